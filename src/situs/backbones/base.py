@@ -1,0 +1,84 @@
+"""The one protocol between situs and a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from situs.config import Config
+from situs.errors import ConfigError
+
+
+class Backbone(nn.Module, ABC):
+    """An encoder with a decoder, seen the same way whatever library it comes from.
+
+    Subclasses fill the attributes and register their encoder's and decoder's parameters under
+    :attr:`encoder` and :attr:`decoder`, so that each can be saved and loaded alone.
+
+    Attributes:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the input.
+        channels: Channels of each scale that :meth:`encode` returns, fine to coarse.
+        strides: For each scale, input voxels a feature spans along each axis.
+        decoder_channels: Channels of what :meth:`decode` returns.
+    """
+
+    spatial_dims: int
+    in_channels: int
+    channels: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    decoder_channels: int
+    encoder: nn.Module
+    decoder: nn.Module
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Multi-scale features, fine to coarse.
+
+        Args:
+            x: ``(B, in_channels, *spatial)``; each spatial size a multiple of :attr:`divisor`.
+
+        Returns:
+            One tensor a scale, ``(B, channels[s], *(size / strides[s]))``.
+        """
+
+    @abstractmethod
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Features at input resolution, ``(B, decoder_channels, *spatial)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``decode(encode(x))``."""
+        return self.decode(self.encode(x))
+
+    @property
+    def divisor(self) -> tuple[int, ...]:
+        """What each input size must be a multiple of."""
+        return self.strides[-1]
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Raise :class:`ConfigError` with the nearest usable size if ``size`` does not fit."""
+        if any(s % d or s < d for s, d in zip(size, self.divisor, strict=True)):
+            usable = tuple(max(1, -(-s // d)) * d for s, d in zip(size, self.divisor, strict=True))
+            raise ConfigError(
+                f"input size {tuple(size)} does not fit this backbone: each axis must be a "
+                f"multiple of {self.divisor}; the next usable size is {usable}"
+            )
+
+    def encoder_state(self) -> dict[str, Tensor]:
+        """The encoder's parameters and buffers, without prefix."""
+        return dict(self.encoder.state_dict())
+
+    def decoder_state(self) -> dict[str, Tensor]:
+        """The decoder's parameters and buffers, without prefix."""
+        return dict(self.decoder.state_dict())
+
+
+class BackboneConfig(Config):
+    """Which network, and its size. ``options`` are the adapter's own keyword arguments."""
+
+    name: str = "cnn"
+    spatial_dims: int = 3
+    in_channels: int = 1
+    options: dict[str, int | float | str | bool | list[int]] = {}

@@ -1,0 +1,73 @@
+"""Errors that a user can act on: each names the thing, what is wrong and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class SitusError(Exception):
+    """Base of every error that situs raises on purpose; the CLI prints it without a traceback."""
+
+
+class ConfigError(SitusError):
+    """A configuration that cannot be used; lists every problem with its dotted key at once."""
+
+
+class ScanRefused(SitusError):
+    """A scan that must not enter a run.
+
+    Args:
+        reason: A stable code such as ``"empty-file"`` (see ``situs.scans.refusals.REASONS``),
+            for tables and tests.
+        path: The file or folder, as the user named it.
+        detail: What exactly is wrong with this one, free of header text that could identify a
+            patient.
+    """
+
+    def __init__(self, reason: str, path: str | Path, detail: str) -> None:
+        self.reason = reason
+        self.path = Path(path)
+        self.detail = detail
+        super().__init__(f"{self.path.name}: {detail} [{reason}]")
+
+    def __reduce__(self) -> tuple[type[ScanRefused], tuple[str, Path, str]]:
+        # Exceptions cross process borders in the parallel catalog; the default would pass only
+        # the formatted message.
+        return (type(self), (self.reason, self.path, self.detail))
+
+
+class StoreError(SitusError):
+    """A store that is missing, damaged, or made with other settings than those asked for."""
+
+
+class RunError(SitusError):
+    """A run folder that cannot be used as asked (absent, not empty, of another configuration)."""
+
+
+class TransferError(SitusError):
+    """Weights that do not fit the network they were asked to fill."""
+
+
+class NonFiniteLoss(SitusError):
+    """A loss term became NaN or infinite; names the term and the scans of the batch."""
+
+    def __init__(self, term: str, scans: list[str], step: int) -> None:
+        self.term, self.scans, self.step = term, scans, step
+        super().__init__(
+            f"loss term '{term}' is not finite at step {step}; scans in the batch: "
+            f"{', '.join(scans)}. The last good state is saved. Look at these scans with "
+            "'situs scan', or lower the learning rate."
+        )
+
+
+def require(package: str, extra: str) -> None:
+    """Raise a helpful :class:`SitusError` where an optional package is absent.
+
+    Args:
+        package: Import name.
+        extra: The extra of situs that installs it.
+    """
+    import importlib.util  # noqa: PLC0415 - only on this path
+
+    if importlib.util.find_spec(package) is None:
+        raise SitusError(f"'{package}' is not installed. Try: pip install 'situs[{extra}]'")

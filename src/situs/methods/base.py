@@ -1,0 +1,172 @@
+"""What a method is: views, heads, losses and an observation, in that order.
+
+A method is stateless: everything that is trained lives in a :class:`Network`, so that the
+teacher is simply an average of one, and a composition shares one backbone between methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from situs.backbones.base import Backbone
+from situs.config import Config
+from situs.observation import Observation
+
+Batch = dict[str, Tensor]
+
+
+class Source(Protocol):
+    """A prepared scan that crops can be read from without reading all of it.
+
+    The store's ``StoredScan`` is one; ``situs.views.ArraySource`` wraps an array.
+    Axes are the scan's own, ordered and directed closest to R, A, S.
+    """
+
+    @property
+    def key(self) -> str:
+        """Name inside the store; holds nothing that identifies a patient."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+
+    @property
+    def channels(self) -> int:
+        """Channels."""
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between voxel centres along each axis."""
+
+    @property
+    def affine(self) -> npt.NDArray[np.float64]:
+        """``(4, 4)``, voxel centres to RAS mm."""
+
+    @property
+    def modality(self) -> str:
+        """``"MR"``, ``"CT"``, … or ``"unknown"``."""
+
+    @property
+    def study(self) -> str:
+        """Scans with the same study share a frame of reference."""
+
+    @property
+    def description(self) -> str:
+        """Role words of the series ("T1", "SAX"), empty when unknown; never free text."""
+
+    def read(
+        self, start: Sequence[int], size: Sequence[int]
+    ) -> npt.NDArray[np.float32]:
+        """The crop ``(C, *size)`` that begins at voxel ``start``; zeros outside the scan."""
+
+
+class Network(nn.Module):
+    """What is trained, and what the teacher averages: one backbone and a method's heads."""
+
+    def __init__(self, backbone: Backbone, heads: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = heads
+
+
+@dataclass
+class StepResult:
+    """What one training step gives.
+
+    Attributes:
+        losses: Named scalar terms, weighted in ``total`` (which carries the gradient).
+        scores: Cheap detached scalars in physical units for the progress bar.
+    """
+
+    losses: dict[str, Tensor]
+    scores: dict[str, Tensor] = field(default_factory=dict)
+
+
+class MethodConfig(Config):
+    """Base of every method's configuration."""
+
+
+class Method(ABC):
+    """A pretext task.
+
+    Class attributes:
+        name: Registry and CLI name.
+        paper: Where it was published.
+        spatial_dims: Of the backbone it trains, 2 or 3.
+        uses_teacher: Whether :meth:`step` needs an averaged copy of the network.
+        item: What :meth:`sample` looks at, one scan or all scans of a study.
+        formulas: Term name → its formula in words or LaTeX-like text, for the report.
+        terms: Names of the loss terms besides ``total``.
+        monitor: Score whose value picks the best checkpoint.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str] = ""
+    spatial_dims: int = 3
+    uses_teacher: bool = False
+    item: Literal["scan", "study"] = "scan"
+    formulas: ClassVar[dict[str, str]] = {}
+    monitor: ClassVar[str] = ""
+    Config: ClassVar[type[MethodConfig]]
+
+    def __init__(self, config: MethodConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
+        """The views of one training sample; runs in a worker, pure in (item, rng).
+
+        Args:
+            item: The scans looked at: one, or all of a study (see :attr:`item`).
+            rng: The only source of randomness.
+
+        Returns:
+            Tensors without batch dimension and with shapes that do not depend on the scan, so
+            that samples stack.
+        """
+
+    @abstractmethod
+    def build_heads(self, backbone: Backbone) -> nn.Module:
+        """Everything that is trained besides the backbone (queues and dustbins included)."""
+
+    @abstractmethod
+    def step(
+        self,
+        batch: Batch,
+        student: Network,
+        teacher: Network | None,
+        generator: torch.Generator,
+    ) -> StepResult:
+        """Forward pass and losses of one batch.
+
+        Args:
+            batch: What :meth:`sample` gave, stacked: a leading batch dimension everywhere.
+            student: Receives gradient.
+            teacher: Moving average of the student, in ``no_grad``; None unless
+                :attr:`uses_teacher`.
+            generator: The step's only source of randomness (a CPU generator).
+        """
+
+    @abstractmethod
+    def observe(
+        self,
+        batch: Batch,
+        student: Network,
+        teacher: Network | None,
+        items: Sequence[Sequence[Source]],
+        step: int,
+    ) -> Observation:
+        """Predictions beside truth on held-out samples, with scores, chance levels and panels.
+
+        Runs in ``eval`` mode and without gradient. ``items[b]`` is what sample ``b`` of the
+        batch was drawn from.
+        """

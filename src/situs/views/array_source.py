@@ -1,0 +1,56 @@
+"""A :class:`~situs.methods.base.Source` over an array in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+def crop_padded(
+    array: npt.NDArray[np.generic], start: Sequence[int], size: Sequence[int]
+) -> npt.NDArray[np.float32]:
+    """Copy the crop ``(C, *size)`` at ``start`` out of ``(C, X, Y, Z)``; zeros outside."""
+    crop = np.zeros((array.shape[0], *size), dtype=np.float32)
+    low = [max(0, s) for s in start]
+    high = [min(n, s + k) for n, s, k in zip(array.shape[1:], start, size, strict=True)]
+    if all(h > l for l, h in zip(low, high, strict=True)):
+        inside = tuple(slice(l, h) for l, h in zip(low, high, strict=True))
+        there = tuple(slice(l - s, h - s) for l, h, s in zip(low, high, start, strict=True))
+        crop[(slice(None), *there)] = array[(slice(None), *inside)]
+    return crop
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """An array ``(C, X, Y, Z)`` already prepared, with its affine; for tests and for transfer."""
+
+    array: npt.NDArray[np.float32]
+    affine: npt.NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    key: str = "array"
+    modality: str = "unknown"
+    study: str = ""
+    description: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        x, y, z = self.array.shape[1:]
+        return (x, y, z)
+
+    @property
+    def channels(self) -> int:
+        """Channels."""
+        return int(self.array.shape[0])
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between voxel centres along each axis."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return (x, y, z)
+
+    def read(self, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.float32]:
+        """The crop ``(C, *size)`` at voxel ``start``; zeros outside."""
+        return crop_padded(self.array, start, size)
