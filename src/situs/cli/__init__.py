@@ -1,0 +1,35 @@
+"""The command line: verbs only, no logic. One module a group of verbs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from situs.cli.console import err
+from situs.errors import SitusError
+
+app = typer.Typer(
+    name="situs",
+    help="Pretrain encoders on unlabelled 3D medical scans by teaching them where things are.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+# Importing a module adds its verbs to ``app``; each imports its heavy parts inside the verb, so
+# that ``situs --help`` stays quick.
+from situs.cli import doctor  # noqa: E402, F401
+
+
+def main() -> None:
+    """Entry point: exit code 0 for success, 1 for a result that is not, 2 for wrong use."""
+    try:
+        app()
+    except SitusError as error:
+        err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped; what was computed is kept")
+        sys.exit(130)

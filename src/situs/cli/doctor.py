@@ -1,0 +1,51 @@
+"""``situs doctor``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+
+from rich.table import Table
+
+from situs.cli import app
+from situs.cli.console import Json, out, print_json
+
+_OPTIONAL = {
+    "nilearn": "demo",
+    "dynamic_network_architectures": "nnunet",
+    "ipyniivue": "notebook",
+}
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Versions, devices, disk; what is missing and how to get it.
+
+    Example: `situs doctor`
+    """
+    import torch  # noqa: PLC0415 - slow to import
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    facts = {
+        "situs": importlib.metadata.version("situs"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "monai": importlib.metadata.version("monai"),
+        "pytorch-lightning": importlib.metadata.version("pytorch-lightning"),
+        "cores": os.cpu_count(),
+        "gpus": ", ".join(gpus) or "none (training runs on the CPU)",
+        "free disk here": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",
+    }
+    for package, extra in _OPTIONAL.items():
+        found = importlib.util.find_spec(package) is not None
+        facts[package] = "found" if found else f"missing: pip install 'situs[{extra}]'"
+    if json:
+        print_json(facts)
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(f"[bold]{name}[/]", str(value))
+    out.print(table)
