@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from situs import __version__
 from situs.cli.console import err
 from situs.errors import SitusError
 
@@ -13,10 +15,22 @@ app = typer.Typer(
     name="situs",
     help="Pretrain encoders on unlabelled 3D medical scans by teaching them where things are.",
     no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def situs(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Pretrain encoders on unlabelled 3D medical scans by teaching them where things are."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
 
 # Importing a module adds its verbs to ``app``; each imports its heavy parts inside the verb, so
 # that ``situs --help`` stays quick.

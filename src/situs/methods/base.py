@@ -62,9 +62,7 @@ class Source(Protocol):
     def description(self) -> str:
         """Role words of the series ("T1", "SAX"), empty when unknown; never free text."""
 
-    def read(
-        self, start: Sequence[int], size: Sequence[int]
-    ) -> npt.NDArray[np.float32]:
+    def read(self, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.float32]:
         """The crop ``(C, *size)`` that begins at voxel ``start``; zeros outside the scan."""
 
 
