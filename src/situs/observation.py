@@ -296,7 +296,7 @@ class Observation:
                 with archive.open(f"{name}.npy") as stream:
                     return np.load(io.BytesIO(stream.read()), allow_pickle=False)
 
-            return _decode(document, array)  # type: ignore[no-any-return]
+            return _decode(document, array)
 
 
 _TYPES: dict[str, type] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from situs.config import Config
@@ -81,4 +82,4 @@ class BackboneConfig(Config):
     name: str = "cnn"
     spatial_dims: int = 3
     in_channels: int = 1
-    options: dict[str, int | float | str | bool | list[int]] = {}
+    options: dict[str, int | float | str | bool | list[int]] = Field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""export"""
+"""Hand the encoder on to other frameworks."""

@@ -1,1 +1,1 @@
-"""geometry"""
+"""Pure functions on coordinates: gaps, planes, correspondence."""

@@ -41,7 +41,7 @@ def method_class(name: str) -> type[Method]:
     if name not in _REGISTRY:
         raise unknown_name("method", name, available())
     module, _, attribute = _REGISTRY[name].partition(":")
-    return getattr(import_module(module), attribute)  # type: ignore[no-any-return]
+    return getattr(import_module(module), attribute)
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Method:

@@ -1,1 +1,1 @@
-"""observe"""
+"""Drawing observations: figures and report."""

@@ -1,1 +1,1 @@
-"""store"""
+"""Preprocessing and the chunked store."""

@@ -1,1 +1,1 @@
-"""training"""
+"""The loop around a method: data, optimiser, teacher, checkpoints."""

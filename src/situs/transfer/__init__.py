@@ -1,1 +1,1 @@
-"""transfer"""
+"""Carrying an encoder over to tasks with few labels."""

@@ -16,9 +16,9 @@ def crop_padded(
     crop = np.zeros((array.shape[0], *size), dtype=np.float32)
     low = [max(0, s) for s in start]
     high = [min(n, s + k) for n, s, k in zip(array.shape[1:], start, size, strict=True)]
-    if all(h > l for l, h in zip(low, high, strict=True)):
-        inside = tuple(slice(l, h) for l, h in zip(low, high, strict=True))
-        there = tuple(slice(l - s, h - s) for l, h, s in zip(low, high, start, strict=True))
+    if all(b > a for a, b in zip(low, high, strict=True)):
+        inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        there = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
         crop[(slice(None), *there)] = array[(slice(None), *inside)]
     return crop
 
