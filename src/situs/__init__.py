@@ -2,4 +2,30 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from situs.errors import ScanRefused, SitusError
+
+if TYPE_CHECKING:
+    from situs.weights import load_encoder
+
 __version__ = "0.1.0"
+
+__all__ = ["ScanRefused", "SitusError", "__version__", "load_encoder"]
+
+# Public name → where it lives; imported when first used, so that ``import situs`` is quick and
+# needs no torch.
+_LAZY = {
+    "load_encoder": "situs.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'situs' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
