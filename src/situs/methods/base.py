@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +118,14 @@ class Method(ABC):
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
+
+    def fitted(self, sources: Sequence[Source]) -> Self:
+        """This method with every field that was left to the data filled in (sizes, lengths).
+
+        The trainer calls it once before training and saves the result with the run.
+        """
+        del sources
+        return self
 
     @abstractmethod
     def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:

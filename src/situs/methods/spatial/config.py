@@ -1,0 +1,68 @@
+"""Configuration of the method ``spatial``."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from situs.config import Config
+from situs.methods.base import MethodConfig
+from situs.views.intensity import IntensityConfig
+
+Size = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class Weights(Config):
+    """Weight of each loss term; a term of weight 0 is not computed.
+
+    ``cycle`` and ``antisymmetry`` constrain only the pairwise head; the difference head fulfils
+    both by construction.
+    """
+
+    gap_axis: float = Field(1.0, ge=0)
+    gap_norm: float = Field(1.0, ge=0)
+    chunk_adjacent: float = Field(0.1, ge=0)
+    chunk_distant: float = Field(0.1, ge=0)
+    vector: float = Field(1.0, ge=0)
+    route: float = Field(0.5, ge=0)
+    cycle: float = Field(0.1, ge=0)
+    antisymmetry: float = Field(0.1, ge=0)
+
+
+class SpatialConfig(MethodConfig):
+    """What ``spatial`` looks at and how its terms are weighted.
+
+    Attributes:
+        views: Sub-volumes a scan, V.
+        view_size: Voxels of a view along each axis.
+        chunk_size: Voxels of a chunk along each axis.
+        length_mm: Length that gaps are divided by, per axis; ``None`` takes the spread of gaps
+            that the scans at hand give (standard deviation of a uniform draw).
+        head: ``"difference"`` predicts positions whose differences are the vectors;
+            ``"pairwise"`` predicts each vector from both views jointly.
+        symmetric: Let every view be the main view in every step (costs V student passes)
+            instead of drawing one anew each step.
+        width: Channels of the view vector.
+        chunk_width: Channels of a chunk embedding.
+        intensity: Intensity changes applied to each view on its own.
+    """
+
+    views: int = Field(3, ge=2, le=6)
+    view_size: Size = (24, 24, 24)
+    chunk_size: Size = (8, 8, 8)
+    length_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    head: Literal["difference", "pairwise"] = "difference"
+    symmetric: bool = False
+    width: PositiveInt = 128
+    chunk_width: PositiveInt = 32
+    weights: Weights = Field(default_factory=Weights)
+    intensity: IntensityConfig = Field(default_factory=IntensityConfig)
+
+    @model_validator(mode="after")
+    def _chunks_fit(self) -> Self:
+        if any(c > v for c, v in zip(self.chunk_size, self.view_size, strict=True)):
+            raise ValueError(
+                f"chunk_size {self.chunk_size} must not exceed view_size {self.view_size}"
+            )
+        return self

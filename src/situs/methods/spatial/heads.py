@@ -1,0 +1,66 @@
+"""What ``spatial`` trains besides the backbone."""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import Tensor, nn
+
+from situs.methods.spatial.config import SpatialConfig
+
+
+def _embedder(channels: int, width: int, strided: int) -> nn.Sequential:
+    """Strided convolutions, then the mean over space: ``(N, C, *spatial)`` → ``(N, width)``."""
+    layers: list[nn.Module] = []
+    for level in range(strided):
+        layers.append(
+            Convolution(
+                spatial_dims=3,
+                in_channels=channels if level == 0 else width,
+                out_channels=width,
+                strides=2,
+                kernel_size=3,
+                norm=("GROUP", {"num_groups": 1}),
+                act="GELU",
+            )
+        )
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten())
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+class SpatialHeads(nn.Module):
+    """Vectors of views, gaps between them, embeddings of chunks (arXiv 2509.05967).
+
+    Args:
+        channels: Channels of the dense feature map.
+        config: Widths and the kind of vector head.
+    """
+
+    def __init__(self, channels: int, config: SpatialConfig) -> None:
+        super().__init__()
+        self.pairwise = config.head == "pairwise"
+        self.view_vector = _embedder(channels, config.width, strided=2)
+        self.chunk_vector = _embedder(channels, config.chunk_width, strided=1)
+        # Without bias, so that equal views have no gap.
+        self.gap = nn.Linear(config.width, 3, bias=False)
+        width = config.width
+        self.direction = _mlp(2 * width, width, 3) if self.pairwise else _mlp(width, width, 3)
+
+    def gaps(self, vectors: Tensor) -> Tensor:
+        """``ĝ_ij = W(v_j − v_i)``: ``(…, V, D)`` → ``(…, V, V, 3)``, in normalised lengths."""
+        projected = self.gap(vectors)
+        return projected[..., None, :, :] - projected[..., :, None, :]
+
+    def steps(self, vectors: Tensor) -> Tensor:
+        """Vectors ``d_ij`` from view to view: ``(…, V, D)`` → ``(…, V, V, 3)``."""
+        if not self.pairwise:
+            position = self.direction(vectors)
+            return position[..., None, :, :] - position[..., :, None, :]
+        views = vectors.shape[-2]
+        shape = (*vectors.shape[:-1], views, vectors.shape[-1])
+        begin = vectors.unsqueeze(-2).expand(shape)
+        end = vectors.unsqueeze(-3).expand(shape)
+        return self.direction(torch.cat([begin, end], dim=-1))

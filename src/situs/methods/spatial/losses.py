@@ -1,0 +1,71 @@
+"""What ``spatial`` minimises: the terms of arXiv 2509.05967, each usable alone.
+
+Gaps and steps are in normalised lengths throughout, shaped ``(…, V, V, 3)``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from situs.geometry import cycle_sums, route_sums
+
+
+def off_diagonal(matrix: Tensor) -> Tensor:
+    """The V(V−1) ordered pairs of different views: ``(…, V, V, K)`` → ``(…, V(V−1), K)``."""
+    views = matrix.shape[-2]
+    pairs = ~torch.eye(views, dtype=torch.bool, device=matrix.device)
+    return matrix[..., pairs, :]
+
+
+def safe_norm(vectors: Tensor) -> Tensor:
+    """Euclidean length of the last dimension, with a zero gradient (not NaN) at zero."""
+    squared = vectors.square().sum(-1)
+    zero = squared == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, squared).sqrt())
+
+
+def gap_axis(predicted: Tensor, true: Tensor) -> Tensor:
+    """MSE(ĝ, g) over different views and axes."""
+    return F.mse_loss(off_diagonal(predicted), off_diagonal(true))
+
+
+def gap_norm(predicted: Tensor, true: Tensor) -> Tensor:
+    """MSE(‖ĝ‖, ‖g‖) over different views."""
+    return F.mse_loss(safe_norm(off_diagonal(predicted)), safe_norm(off_diagonal(true)))
+
+
+def chunk_adjacent(near_i: Tensor, near_j: Tensor) -> Tensor:
+    """−cos between the chunk of view i that faces j and the one of view j that faces i."""
+    return -F.cosine_similarity(near_i, near_j, dim=-1).mean()
+
+
+def chunk_distant(far_i: Tensor, far_j: Tensor) -> Tensor:
+    """+cos between the chunks that face away from each other."""
+    return F.cosine_similarity(far_i, far_j, dim=-1).mean()
+
+
+def vector(steps: Tensor, true: Tensor) -> Tensor:
+    """SmoothL1(d, g) over different views and axes."""
+    return F.smooth_l1_loss(off_diagonal(steps), off_diagonal(true))
+
+
+def route(steps: Tensor, true: Tensor) -> Tensor:
+    """SmoothL1(sum of steps, true sum) over every start and every order of the other views.
+
+    Where steps are differences of positions each sum telescopes to its last step, so that this
+    term is :func:`vector` under another weight.
+    """
+    return F.smooth_l1_loss(route_sums(steps), route_sums(true))
+
+
+def cycle(steps: Tensor) -> Tensor:
+    """‖d_ij + d_jk + d_ki‖² averaged over triangles and axes; 0 for fewer than three views."""
+    sums = cycle_sums(steps)
+    return sums.square().mean() if sums.numel() else steps.sum() * 0.0
+
+
+def antisymmetry(steps: Tensor) -> Tensor:
+    """‖d_ij + d_ji‖² averaged over pairs and axes."""
+    return off_diagonal(steps + steps.transpose(-3, -2)).square().mean()

@@ -1,0 +1,224 @@
+"""The method ``spatial``: gap matrix, adjacent and distant chunks, vectors and routes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from situs.backbones.base import Backbone
+from situs.geometry import gap_matrix
+from situs.methods.base import Batch, Method, Network, Source, StepResult
+from situs.methods.spatial import losses
+from situs.methods.spatial.chunks import chunk_starts, cut
+from situs.methods.spatial.config import SpatialConfig
+from situs.methods.spatial.heads import SpatialHeads
+from situs.methods.spatial.observation import observe
+from situs.methods.spatial.views import gap_spread_mm, sample_views
+from situs.observation import Observation
+
+
+class Encoded(NamedTuple):
+    """Feature maps of a flat list of views: dense ``(N, C, *view)`` and vectors ``(N, D)``."""
+
+    dense: Tensor
+    vectors: Tensor
+
+
+class Roles(NamedTuple):
+    """Which view goes through which network.
+
+    ``student (M,)`` and ``teacher (T,)`` are views; ``others (M, V−1)`` are positions in
+    ``teacher`` of the views that each main view is compared with.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    others: Tensor
+
+
+def roles(views: int, symmetric: bool) -> Roles:
+    """The main view is view 0, or every view in turn when ``symmetric``."""
+    if not symmetric:
+        others = torch.arange(1, views)
+        return Roles(torch.zeros(1, dtype=torch.long), others, (others - 1)[None])
+    every = torch.arange(views)
+    return Roles(every, every, (every[:, None] + torch.arange(1, views)) % views)
+
+
+def encode(network: Network, views: Tensor) -> Encoded:
+    """Dense features and vectors of ``views (N, C, *view)``."""
+    dense = network.backbone(views)
+    return Encoded(dense, cast(SpatialHeads, network.heads).view_vector(dense))
+
+
+class Spatial(Method):
+    """Learn where sub-volumes of one scan lie relative to each other (arXiv 2509.05967)."""
+
+    name: ClassVar[str] = "spatial"
+    title: ClassVar[str] = "Gaps, chunks, vectors and routes between sub-volumes"
+    paper: ClassVar[str] = "arXiv 2509.05967"
+    uses_teacher = True
+    monitor: ClassVar[str] = "gap_error"
+    formulas: ClassVar[dict[str, str]] = {
+        "gap_axis": "MSE(ĝ, g),  ĝᵢⱼ = W(vⱼ − vᵢ)",
+        "gap_norm": "MSE(‖ĝ‖, ‖g‖)",
+        "chunk_adjacent": "−cos(chunk of i towards j, chunk of j towards i)",
+        "chunk_distant": "+cos(chunk of i away from j, chunk of j away from i)",
+        "vector": "SmoothL1(d, g)",
+        "route": "SmoothL1(Σ d along a route, Σ g along it), every start, every order",
+        "cycle": "‖dᵢⱼ + dⱼₖ + dₖᵢ‖²  (pairwise head only)",
+        "antisymmetry": "‖dᵢⱼ + dⱼᵢ‖²  (pairwise head only)",
+    }
+    Config = SpatialConfig
+    config: SpatialConfig
+
+    def __init__(self, config: SpatialConfig) -> None:
+        super().__init__(config)
+
+    def fitted(self, sources: Sequence[Source]) -> Self:
+        """Fill ``length_mm`` from the spread of gaps that the scans give."""
+        if self.config.length_mm is not None:
+            return self
+        length = gap_spread_mm(list(sources), self.config)
+        return type(self)(self.config.model_copy(update={"length_mm": length}))
+
+    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
+        """V views of one scan; see :func:`~situs.methods.spatial.views.sample_views`."""
+        return sample_views(item[0], self.config, rng)
+
+    def build_heads(self, backbone: Backbone) -> SpatialHeads:
+        """View vectors, gaps, chunk vectors, and the chosen vector head."""
+        return SpatialHeads(backbone.decoder_channels, self.config)
+
+    def step(
+        self,
+        batch: Batch,
+        student: Network,
+        teacher: Network | None,
+        generator: torch.Generator,
+    ) -> StepResult:
+        """One view through the student, the others through its average; all terms."""
+        assert teacher is not None
+        views, centers_mm = batch["views"], batch["centers_mm"]
+        count = views.shape[1]
+        if not self.config.symmetric:
+            # A main view drawn anew for each sample: roll it to the front.
+            main = torch.randint(count, (len(views), 1), generator=generator)
+            order = ((main + torch.arange(count)) % count).to(views.device)
+            rows = torch.arange(len(views), device=views.device)[:, None]
+            views, centers_mm = views[rows, order], centers_mm[rows, order]
+        role = roles(count, self.config.symmetric)
+        near = encode(student, views[:, role.student].flatten(0, 1))
+        with torch.no_grad():
+            far = encode(teacher, views[:, role.teacher].flatten(0, 1))
+        terms, errors = self._terms(
+            near, far, student, teacher, role, centers_mm, batch["spacing_mm"]
+        )
+        total = sum(getattr(self.config.weights, name) * term for name, term in terms.items())
+        return StepResult({**terms, "total": cast(Tensor, total)}, errors)
+
+    def _terms(
+        self,
+        near: Encoded,
+        far: Encoded,
+        student: Network,
+        teacher: Network,
+        role: Roles,
+        centers_mm: Tensor,
+        spacing_mm: Tensor,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        batch = len(centers_mm)
+        heads = cast(SpatialHeads, student.heads)
+        weights = self.config.weights
+        mains = near.vectors.reshape(batch, -1, 1, near.vectors.shape[-1])
+        others = far.vectors.reshape(batch, len(role.teacher), -1)[:, role.others]
+        vectors = torch.cat([mains, others], dim=2)  # (B, M, V, D), main view first
+        centers = torch.cat(
+            [centers_mm[:, role.student, None], centers_mm[:, role.teacher][:, role.others]], dim=2
+        )
+        gaps_mm = gap_matrix(centers)
+        length = self.length(gaps_mm)
+        true = gaps_mm / length
+
+        terms: dict[str, Tensor] = {}
+        errors: dict[str, Tensor] = {}
+        if weights.gap_axis or weights.gap_norm:
+            gaps = heads.gaps(vectors).float()
+            terms |= {"gap_axis": losses.gap_axis(gaps, true)} if weights.gap_axis else {}
+            terms |= {"gap_norm": losses.gap_norm(gaps, true)} if weights.gap_norm else {}
+            miss = losses.off_diagonal((gaps.detach() - true) * length)
+            errors["gap_error"] = miss.norm(dim=-1).mean()
+        if weights.chunk_adjacent or weights.chunk_distant:
+            gaps_vox = gaps_mm[:, :, 0, 1:] / spacing_mm[:, None, None]
+            towards, away = self._chunk_pairs(near, far, student, teacher, role, gaps_vox)
+            if weights.chunk_adjacent:
+                terms["chunk_adjacent"] = losses.chunk_adjacent(*towards)
+            if weights.chunk_distant:
+                terms["chunk_distant"] = losses.chunk_distant(*away)
+        if weights.vector or weights.route or self._constrained:
+            steps = heads.steps(vectors).float()
+            terms |= {"vector": losses.vector(steps, true)} if weights.vector else {}
+            terms |= {"route": losses.route(steps, true)} if weights.route else {}
+            if self._constrained and weights.cycle:
+                terms["cycle"] = losses.cycle(steps)
+            if self._constrained and weights.antisymmetry:
+                terms["antisymmetry"] = losses.antisymmetry(steps)
+        return terms, errors
+
+    @property
+    def _constrained(self) -> bool:
+        return self.config.head == "pairwise"
+
+    def length(self, like: Tensor) -> Tensor:
+        """The normalising length ``(3,)`` in mm, on the device and dtype of ``like``."""
+        return like.new_tensor(self.config.length_mm or (1.0, 1.0, 1.0))
+
+    def _chunk_pairs(
+        self,
+        near: Encoded,
+        far: Encoded,
+        student: Network,
+        teacher: Network,
+        role: Roles,
+        gaps_vox: Tensor,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Embeddings ``(B·M·(V−1), D)`` of the adjacent and of the distant chunk pairs."""
+        size = self.config.chunk_size
+        starts = chunk_starts(gaps_vox, self.config.view_size, size)
+        batch, mains, rest = starts.shape[:3]
+        rows = torch.arange(batch, device=starts.device)[:, None, None]
+        which_near = (rows * mains + torch.arange(mains, device=starts.device)[:, None]).expand(
+            batch, mains, rest
+        )
+        which_far = rows * len(role.teacher) + role.others.to(starts.device)
+
+        def embed(network: Network, encoded: Encoded, which: Tensor, corner: int) -> Tensor:
+            chunks = cut(
+                encoded.dense, which.flatten(), starts[..., corner, :].reshape(-1, 3), size
+            )
+            return cast(SpatialHeads, network.heads).chunk_vector(chunks).float()
+
+        near_towards = embed(student, near, which_near, 0)
+        near_away = embed(student, near, which_near, 2)
+        with torch.no_grad():
+            far_towards = embed(teacher, far, which_far, 1)
+            far_away = embed(teacher, far, which_far, 3)
+        return (near_towards, far_towards), (near_away, far_away)
+
+    def observe(
+        self,
+        batch: Batch,
+        student: Network,
+        teacher: Network | None,
+        items: Sequence[Sequence[Source]],
+        step: int,
+    ) -> Observation:
+        """All three sub-tasks on held-out views, in mm and degrees."""
+        del teacher  # what is exported is the student
+        views = batch["views"]
+        encoded = encode(student, views.flatten(0, 1))
+        return observe(self.config, encoded.dense, encoded.vectors, batch, student, items, step)

@@ -1,0 +1,60 @@
+"""What ``spatial`` looks at: V sub-volumes of one scan, with their true centres."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from situs.methods.base import Batch, Source
+from situs.methods.spatial.config import SpatialConfig
+from situs.views.intensity import jitter
+
+
+def sample_views(source: Source, config: SpatialConfig, rng: np.random.Generator) -> Batch:
+    """Draw V sub-volumes uniformly over a scan.
+
+    A view stays inside the scan along every axis that is long enough for it; along a shorter
+    axis it covers the whole scan and is padded with zeros.
+
+    Args:
+        source: The scan.
+        config: Sizes and intensity changes.
+        rng: The only source of randomness.
+
+    Returns:
+        ``views (V, C, *view_size)``; ``start_vox (V, 3)`` first voxels; ``centers_vox`` and
+        ``centers_mm (V, 3)``, in the scan's own axes (voxels times spacing), so that moving the
+        scan in the world changes nothing; ``spacing_mm (3,)``.
+    """
+    size = np.asarray(config.view_size)
+    room = np.asarray(source.shape) - size
+    start_vox = rng.integers(
+        np.minimum(room, 0), np.maximum(room, 0), (config.views, 3), "int64", True
+    )
+    views = [
+        jitter(source.read(start.tolist(), config.view_size), config.intensity, rng)
+        for start in start_vox
+    ]
+    centers_vox = start_vox + (size - 1) / 2
+    spacing_mm = np.asarray(source.spacing)
+    return {
+        "views": torch.from_numpy(np.stack(views)),
+        "start_vox": torch.from_numpy(start_vox),
+        "centers_vox": torch.from_numpy(centers_vox.astype(np.float32)),
+        "centers_mm": torch.from_numpy((centers_vox * spacing_mm).astype(np.float32)),
+        "spacing_mm": torch.from_numpy(spacing_mm.astype(np.float32)),
+    }
+
+
+def gap_spread_mm(sources: list[Source], config: SpatialConfig) -> tuple[float, float, float]:
+    """Standard deviation of the gaps that uniform draws give, per axis, median over scans.
+
+    The difference of two uniform draws from a range r has standard deviation r / √6. Axes
+    along which no scan leaves room get the spacing, so that nothing is divided by zero.
+    """
+    rooms = [
+        np.abs(np.asarray(s.shape) - config.view_size) * np.asarray(s.spacing) for s in sources
+    ]
+    floor = np.median([s.spacing for s in sources], axis=0)
+    x, y, z = np.maximum(np.median(rooms, axis=0) / np.sqrt(6), floor).tolist()
+    return (x, y, z)
