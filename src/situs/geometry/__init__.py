@@ -9,11 +9,17 @@ from situs.geometry.correspondence import (
     token_centres,
 )
 from situs.geometry.gaps import chunk_offsets, cycle_sums, gap_matrix, route_sums
+from situs.geometry.lines import clip_lines, line_heatmap, transform_lines
+from situs.geometry.planes import Plane, intersect
 
 __all__ = [
+    "Plane",
     "chunk_offsets",
+    "clip_lines",
     "cycle_sums",
     "gap_matrix",
+    "intersect",
+    "line_heatmap",
     "map_tokens",
     "match_matrix",
     "match_targets",
@@ -21,4 +27,5 @@ __all__ = [
     "route_sums",
     "token_affine",
     "token_centres",
+    "transform_lines",
 ]

@@ -1,0 +1,215 @@
+"""Image planes in space, and where they cut one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from situs.errors import SitusError
+from situs.geometry.lines import clip_lines
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Array = npt.NDArray[np.float64]
+
+# Headers round direction cosines to four or more digits.
+_PERPENDICULAR = 1e-3
+# Below this sine the direction of the line is rounding noise.
+_PARALLEL = 1e-9
+_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One 2D image in space; RAS mm.
+
+    Pixel (column, row) has its centre at ``origin_mm + column · spacing[1] · row_mm
+    + row · spacing[0] · column_mm``.
+
+    Attributes:
+        origin_mm: ``(3,)`` centre of pixel (0, 0).
+        row_mm: ``(3,)`` unit direction along a row (increasing column index), DICOM's first
+            orientation triplet.
+        column_mm: ``(3,)`` unit direction along a column (increasing row index).
+        shape: (rows, columns).
+        spacing: Millimetres (between rows, between columns), as in DICOM.
+
+    Raises:
+        SitusError: When the directions are not finite, not perpendicular or zero, or shape or
+            spacing is not positive.
+    """
+
+    origin_mm: Array
+    row_mm: Array
+    column_mm: Array
+    shape: tuple[int, int]
+    spacing: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        origin, row, column = (
+            np.asarray(v, dtype=np.float64).reshape(3)
+            for v in (self.origin_mm, self.row_mm, self.column_mm)
+        )
+        rows, columns = (int(n) for n in self.shape)
+        between_rows, between_columns = (float(s) for s in self.spacing)
+        lengths = np.linalg.norm(row), np.linalg.norm(column)
+        if not (np.isfinite(origin).all() and np.isfinite(lengths).all() and min(lengths) > 0):
+            raise SitusError(f"a plane's directions must be finite, got {row} and {column}")
+        row, column = row / lengths[0], column / lengths[1]
+        if abs(row @ column) > _PERPENDICULAR:
+            raise SitusError(
+                f"a plane's row and column directions must be perpendicular, got {row} and "
+                f"{column}; the header or affine has a shear, so resample the scan first"
+            )
+        if min(rows, columns) < 1 or not min(between_rows, between_columns) > 0:
+            raise SitusError(
+                f"a plane needs a positive shape and spacing, got {self.shape}, {self.spacing}"
+            )
+        values = (origin, row, column, (rows, columns), (between_rows, between_columns))
+        for name, value in zip(self.__dataclass_fields__, values, strict=True):
+            object.__setattr__(self, name, value)
+
+    @property
+    def normal_mm(self) -> Array:
+        """``(3,)`` unit normal, row × column."""
+        normal = np.cross(self.row_mm, self.column_mm)
+        return normal / np.linalg.norm(normal)
+
+    @property
+    def center_mm(self) -> Array:
+        """``(3,)`` centre of the image."""
+        rows, columns = self.shape
+        return self.to_mm(np.array([(columns - 1) / 2, (rows - 1) / 2]))
+
+    def to_mm(self, points_px: npt.ArrayLike) -> Array:
+        """Pixels ``(…, 2)`` as (column, row) → ``(…, 3)`` RAS mm."""
+        return self.origin_mm + np.asarray(points_px, dtype=np.float64) @ self._steps()
+
+    def to_px(self, points_mm: npt.ArrayLike) -> Array:
+        """Points ``(…, 3)`` in RAS mm, projected along the normal → ``(…, 2)`` (column, row)."""
+        offset = np.asarray(points_mm, dtype=np.float64) - self.origin_mm
+        return offset @ np.linalg.pinv(self._steps())
+
+    def distance_mm(self, points_mm: npt.ArrayLike) -> Array:
+        """Signed distance of ``(…, 3)`` points from the plane, along its normal."""
+        return (np.asarray(points_mm, dtype=np.float64) - self.origin_mm) @ self.normal_mm
+
+    def _steps(self) -> Array:
+        """``(2, 3)``: mm moved by one column, by one row."""
+        return np.stack([self.spacing[1] * self.row_mm, self.spacing[0] * self.column_mm])
+
+    @classmethod
+    def from_dicom(cls, dataset: Dataset, frame: int = 0) -> Plane:
+        """The plane of a DICOM image, or of one frame of an enhanced multi-frame image.
+
+        Args:
+            dataset: With Image Position and Orientation (Patient), Pixel Spacing, Rows, Columns.
+            frame: Which frame of a multi-frame image.
+
+        Raises:
+            SitusError: Where one of these is missing; names it.
+        """
+        position = _attribute(dataset, "PlanePositionSequence", "ImagePositionPatient", frame)
+        orientation = _attribute(
+            dataset, "PlaneOrientationSequence", "ImageOrientationPatient", frame
+        )
+        spacing = _attribute(dataset, "PixelMeasuresSequence", "PixelSpacing", frame)
+        return cls(
+            origin_mm=np.array(position, dtype=np.float64) * _LPS_TO_RAS,
+            row_mm=np.array(orientation[:3], dtype=np.float64) * _LPS_TO_RAS,
+            column_mm=np.array(orientation[3:], dtype=np.float64) * _LPS_TO_RAS,
+            shape=(int(dataset.Rows), int(dataset.Columns)),
+            spacing=(float(spacing[0]), float(spacing[1])),
+        )
+
+    @classmethod
+    def from_affine(
+        cls, affine: npt.ArrayLike, axis: int, index: float, shape: Sequence[int]
+    ) -> Plane:
+        """The plane of ``np.take(volume, index, axis)``.
+
+        The two axes that remain keep their order: the first runs over rows, the second over
+        columns.
+
+        Args:
+            affine: ``(4, 4)``, voxel centres to RAS mm.
+            axis: Axis of the volume that the slice is taken along.
+            index: Slice; fractions lie between slices.
+            shape: Of the volume ``(X, Y, Z)``, or of the slice (rows, columns).
+        """
+        matrix = np.asarray(affine, dtype=np.float64)
+        axis = range(3)[axis]
+        first, second = (a for a in range(3) if a != axis)
+        rows, columns = (shape[first], shape[second]) if len(shape) == 3 else shape
+        steps = np.linalg.norm(matrix[:3, :3], axis=0)
+        return cls(
+            origin_mm=matrix[:3, 3] + index * matrix[:3, axis],
+            row_mm=matrix[:3, second],
+            column_mm=matrix[:3, first],
+            shape=(rows, columns),
+            spacing=(float(steps[first]), float(steps[second])),
+        )
+
+
+def intersect(
+    sources: Sequence[Plane], targets: Sequence[Plane], min_angle_deg: float = 5.0
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Where every target plane cuts every source image, in closed form.
+
+    A pixel of the source lies in the target plane where n · (origin_s + column · dx · row_mm
+    + row · dy · column_mm − origin_t) = 0, n the target's normal: already a line in pixels. No
+    orientation is special.
+
+    Args:
+        sources: S planes, images whose pixels the lines are given in.
+        targets: T planes, taken as infinite.
+        min_angle_deg: Pairs of planes that meet at a smaller angle are masked.
+
+    Returns:
+        lines: ``(S, T, 3)`` normal form (a, b, c), a² + b² = 1, a·column + b·row + c = 0 in
+            pixels; a·column + b·row + c is positive on the side that the target's normal
+            points to. NaN where the planes are parallel.
+        mask: ``(S, T)`` whether the line crosses the source image (its pixels' whole area) and
+            the planes meet at ``min_angle_deg`` or more.
+    """
+    if not sources or not targets:
+        empty = (len(sources), len(targets))
+        return np.zeros((*empty, 3)), np.zeros(empty, dtype=bool)
+    normals = np.stack([t.normal_mm for t in targets])
+    steps = np.stack([s._steps() for s in sources])
+    gaps = np.stack([s.origin_mm for s in sources])[:, None] - np.stack(
+        [t.origin_mm for t in targets]
+    )
+    direction = np.einsum("skd,td->stk", steps, normals)
+    offset = np.einsum("std,td->st", gaps, normals)
+    # The sine of the angle between the planes is what is left of n inside the source plane.
+    source_normals = np.stack([s.normal_mm for s in sources])
+    sine = np.linalg.norm(np.cross(source_normals[:, None], normals), axis=-1)
+    meets = sine > _PARALLEL
+    length = np.where(meets, np.linalg.norm(direction, axis=-1), 1.0)
+    lines = np.concatenate([direction, offset[..., None]], axis=-1) / length[..., None]
+    lines[~meets] = np.nan
+    _, inside = clip_lines(lines, np.array([s.shape for s in sources])[:, None])
+    return lines, inside & (sine >= np.sin(np.radians(min_angle_deg)))
+
+
+def _attribute(dataset: Dataset, group: str, name: str, frame: int) -> Any:
+    """``name`` from the image, or from its per-frame or shared functional groups."""
+    value = dataset.get(name)
+    if value is not None:
+        return value
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    for functional in (*per_frame[frame : frame + 1], *shared[:1]):
+        for item in functional.get(group) or []:
+            if item.get(name) is not None:
+                return item.get(name)
+    raise SitusError(
+        f"the DICOM image has no {name}, so its plane is unknown; leave localizers, reports and "
+        "secondary captures out"
+    )
