@@ -327,7 +327,7 @@ def _encode(value: Any, arrays: dict[str, Array], name: str) -> Any:
 def _decode(value: Any, array: Any) -> Any:
     if isinstance(value, list):
         return tuple(_decode(item, array) for item in value)
-    if isinstance(value, dict) and "array" in value:
+    if isinstance(value, dict) and "type" not in value:
         return array(value["array"])
     if isinstance(value, dict):
         cls = _TYPES[value["type"]]

@@ -24,6 +24,7 @@ __all__ = [
 # name → where its Method class lives; imported only when asked for.
 _REGISTRY: dict[str, str] = {
     "spatial": "situs.methods.spatial:Spatial",
+    "mae": "situs.methods.mae:Mae",
 }
 
 

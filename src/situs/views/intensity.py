@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,7 @@ def apply_change(view: Array, change: IntensityChange) -> Array:
     Blur comes first and noise last, the order in which a scanner makes them.
     """
     spread = float(view.std()) or 1.0
-    changed = view
+    changed: npt.NDArray[np.floating[Any]] = view
     if change.blur > 0:
         sigma = (0.0, *(change.blur,) * (view.ndim - 1))
         changed = ndimage.gaussian_filter(changed, sigma, mode="nearest")

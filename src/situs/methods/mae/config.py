@@ -1,0 +1,49 @@
+"""Configuration of the method ``mae``."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from situs.methods.base import MethodConfig
+
+Size = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class MaeConfig(MethodConfig):
+    """What is hidden and how the rest is read.
+
+    Attributes:
+        view_size: Voxels of the sub-volume along each axis.
+        block_size: Voxels of a hidden block; must divide ``view_size``. For exact sparse
+            masking, a multiple of the backbone's largest stride.
+        mask_ratio: Share of blocks that are hidden. SparK uses 0.6 for CNNs, MAE 0.75 for ViTs.
+        masking: ``"sparse"`` keeps hidden places empty through a convolutional encoder and
+            fills its features with learned tokens before decoding; ``"input"`` puts a learned
+            token in the hidden voxels and lets the encoder see it, for encoders with attention;
+            ``"auto"`` looks at the encoder.
+        normalise: Whether each block's target has zero mean and unit deviation.
+    """
+
+    view_size: Size = (48, 48, 48)
+    block_size: Size = (8, 8, 8)
+    mask_ratio: float = Field(0.6, gt=0, lt=1)
+    masking: Literal["auto", "sparse", "input"] = "auto"
+    normalise: bool = True
+
+    @model_validator(mode="after")
+    def _blocks_tile(self) -> Self:
+        pairs = list(zip(self.view_size, self.block_size, strict=True))
+        if any(v % b for v, b in pairs):
+            usable = tuple(max(1, round(v / b)) * b for v, b in pairs)
+            raise ValueError(
+                f"view_size {self.view_size} must be a multiple of block_size "
+                f"{self.block_size}, for instance {usable}"
+            )
+        if all(v == b for v, b in pairs):
+            raise ValueError(
+                f"block_size {self.block_size} must be smaller than view_size {self.view_size}, "
+                "or there is nothing to see beside what is hidden"
+            )
+        return self

@@ -1,0 +1,47 @@
+"""What fills the gaps, and what turns decoder features back into intensities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from situs.backbones.base import Backbone
+from situs.methods.mae.sparse import at_size
+
+_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class MaeHeads(nn.Module):
+    """Learned tokens for hidden places and a linear map to intensities.
+
+    Args:
+        backbone: Gives channels and dimensions.
+        sparse: Whether hidden features get one token a scale (SparK's "densify"); otherwise one
+            token a channel stands in for hidden voxels of the input.
+    """
+
+    def __init__(self, backbone: Backbone, sparse: bool) -> None:
+        super().__init__()
+        widths = backbone.channels if sparse else (backbone.in_channels,)
+        self.tokens = nn.ParameterList(nn.Parameter(0.02 * torch.randn(w)) for w in widths)
+        self.to_image = _CONV[backbone.spatial_dims](
+            backbone.decoder_channels, backbone.in_channels, 1
+        )
+
+    def fill(self, features: Sequence[Tensor], visible: Tensor) -> list[Tensor]:
+        """Put each scale's token where nothing was seen.
+
+        Args:
+            features: Fine to coarse, as the backbone's ``encode`` gives; or just the input.
+            visible: ``(B, 1, *spatial)`` at input resolution.
+        """
+        return [
+            torch.where(at_size(visible, f.shape[2:]) > 0, f, _spread(token, f))
+            for f, token in zip(features, self.tokens, strict=True)
+        ]
+
+
+def _spread(token: Tensor, like: Tensor) -> Tensor:
+    return token.to(like.dtype).view(1, -1, *(1,) * (like.ndim - 2)).expand_as(like)

@@ -1,0 +1,103 @@
+"""Masked autoencoding as a :class:`~situs.methods.base.Method`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from situs.backbones.base import Backbone
+from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
+from situs.methods.mae.config import MaeConfig
+from situs.methods.mae.heads import MaeHeads
+from situs.methods.mae.losses import reconstruction
+from situs.methods.mae.observation import observe
+from situs.methods.mae.sparse import is_convolutional, sparse_encoding
+from situs.methods.mae.views import sample_masked, to_voxels
+from situs.observation import Observation
+
+
+class Mae(Method):
+    """Hide blocks of a sub-volume and rebuild them from the rest."""
+
+    name: ClassVar[str] = "mae"
+    title: ClassVar[str] = "Masked autoencoding"
+    paper: ClassVar[str] = (
+        "He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (arXiv "
+        "2111.06377); for CNNs Tian et al., SparK, ICLR 2023 (arXiv 2301.03580)"
+    )
+    formulas: ClassVar[dict[str, str]] = {
+        "reconstruction": "mean over hidden voxels of (predicted − (x − block mean) / block std)²",
+    }
+    monitor: ClassVar[str] = "reconstruction_r2"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "small": {"view_size": (32, 48, 32), "block_size": (8, 8, 8)},
+    }
+    Config: ClassVar[type[MethodConfig]] = MaeConfig
+    config: MaeConfig
+
+    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
+        """One masked sub-volume; see :func:`~situs.methods.mae.views.sample_masked`."""
+        config = self.config
+        return sample_masked(item[0], config.view_size, config.block_size, config.mask_ratio, rng)
+
+    def build_heads(self, backbone: Backbone) -> nn.Module:
+        """Tokens and the map to intensities."""
+        backbone.check_size(self.config.view_size)
+        return MaeHeads(backbone, self._sparse(backbone))
+
+    def step(
+        self,
+        batch: Batch,
+        student: Network,
+        teacher: Network | None,
+        generator: torch.Generator,
+    ) -> StepResult:
+        """Rebuild the hidden blocks of one batch."""
+        config = self.config
+        losses = reconstruction(
+            self.rebuild(batch, student)[0],
+            batch["image"],
+            batch["hidden"],
+            batch["inside"],
+            config.block_size,
+            config.normalise,
+        )
+        return StepResult(losses)
+
+    def rebuild(self, batch: Batch, network: Network) -> tuple[Tensor, list[Tensor]]:
+        """The image as the network imagines it, ``(B, C, *spatial)``, and its features."""
+        image = batch["image"]
+        visible = (~to_voxels(batch["hidden"], image.shape[2:])).to(image.dtype)
+        heads = network.heads
+        assert isinstance(heads, MaeHeads)
+        if self._sparse(network.backbone):
+            with sparse_encoding(network.backbone.encoder, visible):
+                features = network.backbone.encode(image * visible)
+            decoded = network.backbone.decode(heads.fill(features, visible))
+        else:
+            (filled,) = heads.fill([image], visible)
+            features = network.backbone.encode(filled)
+            decoded = network.backbone.decode(features)
+        return heads.to_image(decoded), features
+
+    def observe(
+        self,
+        batch: Batch,
+        student: Network,
+        teacher: Network | None,
+        items: Sequence[Sequence[Source]],
+        step: int,
+    ) -> Observation:
+        """Rebuilt beside hidden beside true."""
+        predicted, features = self.rebuild(batch, student)
+        sources = [item[0] for item in items]
+        return observe(predicted, features[-1], batch, sources, self.config, step)
+
+    def _sparse(self, backbone: Backbone) -> bool:
+        if self.config.masking == "auto":
+            return is_convolutional(backbone.encoder)
+        return self.config.masking == "sparse"

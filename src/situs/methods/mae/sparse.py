@@ -1,0 +1,118 @@
+"""Dense emulation of sparse convolution: hidden places stay empty all through an encoder.
+
+A dense CNN that looks at an image with blank blocks sees the blanks: they leak inwards with
+every layer, and normalisation mixes them into the statistics. SparK (Tian et al., "Designing
+BERT for Convolutional Networks", arXiv 2301.03580, section 3.1) uses submanifold sparse
+convolution instead. The same numbers come from a dense convolution whose output is blanked again
+at hidden places, and from normalisation whose statistics are taken over visible places only. Here
+both are put in for the time of one pass, so that any convolutional encoder is used unchanged.
+
+A coarse feature counts as visible if any voxel under it is. With blocks at least as large as
+the encoder's largest stride (and aligned with it) that is exact; with smaller blocks coarse
+scales are denser than the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+_POOLS = (nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d)
+
+
+def is_convolutional(encoder: nn.Module) -> bool:
+    """Whether places talk to each other through convolutions only, not through attention."""
+    return not any("attention" in type(m).__name__.lower() for m in encoder.modules())
+
+
+def at_size(visible: Tensor, size: torch.Size) -> Tensor:
+    """``visible (B, 1, *spatial)`` at a coarser size: where any voxel below is visible."""
+    if visible.shape[2:] == size:
+        return visible
+    pool = F.adaptive_max_pool3d if visible.ndim == 5 else F.adaptive_max_pool2d
+    return pool(visible, tuple(size))
+
+
+@contextmanager
+def sparse_encoding(encoder: nn.Module, visible: Tensor) -> Iterator[None]:
+    """While active, ``encoder`` keeps hidden places at zero after every layer.
+
+    Args:
+        encoder: Made of convolutions, pooling and normalisation.
+        visible: ``(B, 1, *spatial)``, 1 at visible voxels of the input and 0 at hidden ones.
+    """
+    cache: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
+
+    def mask_like(x: Tensor) -> Tensor:
+        key = (x.shape[2:], x.dtype)
+        if key not in cache:
+            cache[key] = at_size(visible, x.shape[2:]).to(x.dtype)
+        return cache[key]
+
+    def blank(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output * mask_like(output)
+
+    norms: list[nn.Module] = []
+    hooks = []
+    for module in encoder.modules():
+        if isinstance(module, _InstanceNorm | _BatchNorm | nn.GroupNorm):
+            norms.append(module)
+            # An instance attribute hides the class's forward until it is deleted again.
+            module.forward = partial(_masked_norm, module, mask_like)  # type: ignore[method-assign]
+        elif isinstance(module, (_ConvNd, *_POOLS)):
+            hooks.append(module.register_forward_hook(blank))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in norms:
+            del module.forward
+
+
+def _masked_norm(module: nn.Module, mask_like: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What ``module`` would give if hidden places did not exist; they stay zero."""
+    mask = mask_like(x)
+    if isinstance(module, _BatchNorm):
+        return _batch_norm(module, x, mask)
+    groups = module.num_groups if isinstance(module, nn.GroupNorm) else x.shape[1]
+    assert isinstance(module, nn.GroupNorm | _InstanceNorm)
+    split = x.float().unflatten(1, (groups, -1))
+    weight = mask[:, None].float()
+    axes = tuple(range(2, split.ndim))
+    count = (weight.sum(axes, keepdim=True) * split.shape[2]).clamp_min(1)
+    mean = (split * weight).sum(axes, keepdim=True) / count
+    variance = ((split - mean).square() * weight).sum(axes, keepdim=True) / count
+    normal = ((split - mean) * (variance + module.eps).rsqrt()).flatten(1, 2)
+    if module.weight is not None:
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        normal = normal * module.weight.view(shape) + module.bias.view(shape)
+    return (normal * mask).to(x.dtype)
+
+
+def _batch_norm(module: _BatchNorm, x: Tensor, mask: Tensor) -> Tensor:
+    visible = mask[:, 0] > 0
+    rows = x.movedim(1, -1)[visible]
+    training = module.training or module.running_mean is None
+    normal = F.batch_norm(
+        rows,
+        module.running_mean,
+        module.running_var,
+        module.weight,
+        module.bias,
+        training=training,
+        momentum=module.momentum if module.momentum is not None else 0.1,
+        eps=module.eps,
+    )
+    out = torch.zeros(x.movedim(1, -1).shape, dtype=normal.dtype, device=x.device)
+    out[visible] = normal
+    return out.movedim(-1, 1)

@@ -1,0 +1,57 @@
+"""One sub-volume and the blocks of it that are hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from situs.methods.base import Batch, Source
+from situs.views.subvolume import inside_mask, random_start
+
+
+def random_blocks(
+    grid: Sequence[int], ratio: float, rng: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """``(*grid)``, true at exactly ``round(ratio · blocks)`` random blocks that are hidden.
+
+    At least one block stays visible and at least one is hidden.
+    """
+    blocks = int(np.prod(grid))
+    hidden = min(max(round(ratio * blocks), 1), blocks - 1)
+    mask = np.zeros(blocks, dtype=bool)
+    mask[rng.choice(blocks, hidden, replace=False)] = True
+    return mask.reshape(tuple(grid))
+
+
+def sample_masked(
+    source: Source,
+    view_size: tuple[int, int, int],
+    block_size: tuple[int, int, int],
+    ratio: float,
+    rng: np.random.Generator,
+) -> Batch:
+    """A random sub-volume with its mask.
+
+    Returns:
+        ``image (C, *view)``; ``hidden (*grid)`` boolean, one entry a block; ``inside (*view)``
+        boolean, false on padding; ``start (3,)`` first voxel in the scan.
+    """
+    start = random_start(source.shape, view_size, rng)
+    grid = [v // b for v, b in zip(view_size, block_size, strict=True)]
+    return {
+        "image": torch.from_numpy(source.read(start, view_size)),
+        "hidden": torch.from_numpy(random_blocks(grid, ratio, rng)),
+        "inside": torch.from_numpy(inside_mask(source.shape, start, view_size)),
+        "start": torch.tensor(start),
+    }
+
+
+def to_voxels(blocks: Tensor, size: Sequence[int]) -> Tensor:
+    """Block values ``(B, *grid)`` at every voxel, ``(B, 1, *size)``, in the same dtype."""
+    dense = F.interpolate(blocks[:, None].float(), size=tuple(size), mode="nearest")
+    return dense.to(blocks.dtype)
