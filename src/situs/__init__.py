@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 from situs.errors import ScanRefused, SitusError
 
 if TYPE_CHECKING:
+    from situs.scans.read import read_scan
+    from situs.scans.scan import Scan
     from situs.weights import load_encoder
 
 __version__ = "0.1.0"
 
-__all__ = ["ScanRefused", "SitusError", "__version__", "load_encoder"]
+__all__ = ["Scan", "ScanRefused", "SitusError", "__version__", "load_encoder", "read_scan"]
 
 # Public name → where it lives; imported when first used, so that ``import situs`` is quick and
 # needs no torch.
 _LAZY = {
+    "Scan": "situs.scans.scan",
     "load_encoder": "situs.weights",
+    "read_scan": "situs.scans.read",
 }
 
 

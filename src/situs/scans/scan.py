@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ class Provenance:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scan:
     """A scan in memory.
 
@@ -47,6 +48,14 @@ class Scan:
     modality: str = "unknown"
     provenance: Provenance = field(default_factory=Provenance)
 
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.shape))
+        spacing = "×".join(f"{s:.3g}" for s in self.spacing)
+        return (
+            f"Scan({self.array.shape[0]} channel(s) of {size} voxels, {spacing} mm, "
+            f"{self.orientation}, {self.modality}, {self.array.dtype})"
+        )
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along each axis, without channels."""
@@ -58,3 +67,25 @@ class Scan:
         """Millimetres between voxel centres along each array axis."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return (x, y, z)
+
+    @property
+    def orientation(self) -> str:
+        """Anatomical direction that each array axis runs towards, for instance ``"RAS"``."""
+        return axis_codes(self.affine)
+
+
+def axis_codes(affine: npt.NDArray[np.float64]) -> str:
+    """Anatomical direction of each array axis, each axis of the body used once.
+
+    Args:
+        affine: ``(4, 4)``, voxels to RAS mm.
+
+    Returns:
+        Three letters of R/L, A/P, S/I.
+    """
+    # The assignment of array axes to body axes that fits best; a plain argmax by column could
+    # name one body axis twice for a volume that lies at 45°.
+    rotation = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    best = max(permutations(range(3)), key=lambda p: sum(abs(rotation[p[a], a]) for a in range(3)))
+    letters = (("L", "R"), ("P", "A"), ("I", "S"))
+    return "".join(letters[best[a]][int(rotation[best[a], a] > 0)] for a in range(3))

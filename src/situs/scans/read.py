@@ -1,0 +1,137 @@
+"""``read_scan``: one call for every format."""
+
+from __future__ import annotations
+
+import importlib
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from situs.errors import ScanRefused
+from situs.scans import quality
+from situs.scans.readers.options import ReadOptions
+from situs.scans.refusals import refuse
+from situs.scans.scan import Scan
+
+_MODULES = {
+    "nifti": "situs.scans.readers.nifti",
+    "nrrd": "situs.scans.readers.itk",
+    "mha": "situs.scans.readers.itk",
+    "dicom": "situs.scans.readers.dicom",
+}
+_SUFFIXES = {
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".hdr": "nifti",
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".mha": "mha",
+    ".mhd": "mha",
+    ".dcm": "dicom",
+    ".dicom": "dicom",
+    ".ima": "dicom",
+}
+
+
+def read_scan(
+    path: str | Path,
+    volume: int | Literal["all"] | None = None,
+    *,
+    series: str | None = None,
+    modality: str | None = None,
+    planes: bool = False,
+    max_bytes: int = quality.MAX_BYTES,
+) -> Scan:
+    """Read one scan with its geometry, or say why not.
+
+    Args:
+        path: A NIfTI, NRRD or MHA file, a DICOM folder (searched through), or a DICOM file that
+            holds a whole volume.
+        volume: Which volume of a scan that holds several (time, echo, diffusion weighting), or
+            ``"all"`` for all of them as channels. None refuses such a scan.
+        series: Hash of the DICOM series to read where the folder holds several, as in a catalog.
+        modality: ``"CT"``, ``"MR"``, …, where the caller knows better than the file. NIfTI, NRRD
+            and MHA do not record it: they are "CT" where intensities can only be Hounsfield
+            units, and "unknown" otherwise.
+        planes: Accept a volume with a single slice.
+        max_bytes: Refuse a scan whose voxels take more.
+
+    Returns:
+        The scan in the file's own voxel order, with the affine in RAS mm.
+
+    Raises:
+        ScanRefused: With ``.reason`` (a key of ``situs.scans.refusals.REASONS``) and ``.path``.
+
+    Examples:
+        >>> scan = situs.read_scan("brain.nii.gz")  # doctest: +SKIP
+        >>> scan.array.shape, scan.spacing, scan.orientation  # doctest: +SKIP
+    """
+    path = Path(path)
+    options = ReadOptions(volume, series, modality, planes, max_bytes)
+    try:
+        reader = importlib.import_module(_MODULES[format_of(path)])
+        scan: Scan = reader.read(path, options)
+    except ScanRefused:
+        raise
+    except MemoryError:
+        raise refuse("too-large", path, "memory did not suffice") from None
+    except FileNotFoundError:
+        raise refuse("missing-file", path) from None
+    except Exception as error:
+        # A library's own error; its text may repeat the header's, so only its type is told.
+        detail = f"the reader stopped with {type(error).__name__}"
+        raise refuse("unreadable-file", path, detail) from None
+    return finish(scan, path, modality)
+
+
+def finish(scan: Scan, path: Path, modality: str | None = None) -> Scan:
+    """The checks on intensities and the modality, the same for all formats.
+
+    Raises:
+        ScanRefused: ``non-finite`` or ``constant-image``.
+    """
+    quality.check_intensities(scan.array, path)
+    if modality is not None:
+        return replace(scan, modality=modality.upper() if modality != "unknown" else modality)
+    if scan.modality == "unknown" and quality.looks_like_hounsfield(scan.array):
+        note = "taken as CT: intensities are Hounsfield units"
+        notes = (*scan.provenance.notes, note)
+        return replace(scan, modality="CT", provenance=replace(scan.provenance, notes=notes))
+    return scan
+
+
+def format_of(path: Path) -> str:
+    """``"nifti"``, ``"nrrd"``, ``"mha"`` or ``"dicom"``, from the name and the first bytes.
+
+    Raises:
+        ScanRefused: ``missing-file``, ``empty-file`` or ``not-an-image``.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        raise refuse("missing-file", path) from None
+    if stat.S_ISDIR(mode):
+        return "dicom"
+    if not stat.S_ISREG(mode):
+        raise refuse("not-an-image", path, "this is no regular file")
+    if path.stat().st_size == 0:
+        raise refuse("empty-file", path)
+    known = format_by_name(path)
+    if known is not None:
+        return known
+    if starts_as_dicom(path):
+        return "dicom"
+    raise refuse("not-an-image", path)
+
+
+def format_by_name(path: Path) -> str | None:
+    """The format that a file's name promises, None where it promises none."""
+    name = path.name.lower()
+    return next((fmt for suffix, fmt in _SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def starts_as_dicom(path: Path) -> bool:
+    """Whether the file has DICOM's preamble."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"

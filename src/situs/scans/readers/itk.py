@@ -1,0 +1,192 @@
+"""NRRD and MetaImage (MHA, MHD) through SimpleITK, which answers in LPS."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
+
+from situs.scans import quality
+from situs.scans.privacy import digest, role_words
+from situs.scans.readers.options import ReadOptions, chosen_volumes
+from situs.scans.refusals import refuse
+from situs.scans.scan import Provenance, Scan
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_HEADER_BYTES = 65536
+_IO = {"nrrd": "NrrdImageIO", "mha": "MetaImageIO"}
+_DATA_KEYS = ("data file", "datafile", "elementdatafile")
+_SPACING_KEYS = ("spacings", "elementspacing", "elementsize")
+
+
+def read(path: Path, options: ReadOptions) -> Scan:
+    """Read one NRRD or MetaImage file; see :func:`situs.scans.read.read_scan`."""
+    fmt = "nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "mha"
+    fields = _header_fields(path, fmt)
+    data_file = _data_file(path, fields)
+    _check_spacing_text(fields, path)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(_IO[fmt])
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        # ITK's message repeats header text, so it is not passed on.
+        raise refuse("unreadable-file", path, f"the {fmt.upper()} header makes no sense") from None
+    volumes, along_axis = _layout(reader, path, options)
+    shape = _shape(reader)
+    affine = _affine(reader, path)
+    quality.check_affine(affine, path)
+    quality.check_shape(shape, path, planes=options.planes)
+    _check_length(reader, fields, data_file, path, options)
+    array = _read_voxels(reader, volumes, along_axis, path)
+    notes: tuple[str, ...] = ()
+    if fmt == "nrrd" and not any(k in fields for k in ("space", "space dimension")):
+        notes = ("the header names no space: taken as LPS",)
+    provenance = Provenance(
+        format=fmt,
+        series=digest("file", path.resolve()),
+        description=role_words(path.stem),
+        notes=notes,
+    )
+    return Scan(array, affine, "unknown", provenance)
+
+
+def _header_fields(path: Path, fmt: str) -> dict[str, str]:
+    """The text header's fields, keys in lower case; reads its first 64 KiB only."""
+    with path.open("rb") as file:
+        start = file.read(_HEADER_BYTES)
+    if fmt == "nrrd" and not start.startswith(b"NRRD"):
+        raise refuse("unreadable-file", path, "this is no NRRD header")
+    separator = ":" if fmt == "nrrd" else "="
+    fields: dict[str, str] = {}
+    for line in start.split(b"\n"):
+        text = line.decode("latin-1").strip()
+        if fmt == "nrrd" and not text:
+            break
+        key, found, value = text.partition(separator)
+        if found and not text.startswith("#"):
+            fields.setdefault(key.strip().lower(), value.lstrip("=").strip())
+        if fmt == "mha" and key.strip().lower() == "elementdatafile":
+            break
+    if fmt == "mha" and "elementdatafile" not in fields:
+        raise refuse("unreadable-file", path, "this is no MetaImage header")
+    return fields
+
+
+def _data_file(path: Path, fields: dict[str, str]) -> Path:
+    """The file that holds the voxels, which must lie in the header's own folder."""
+    named = next((fields[key] for key in _DATA_KEYS if key in fields), "LOCAL")
+    if named.upper() == "LOCAL":
+        return path
+    if Path(named).name != named or named.upper().startswith("LIST") or "%" in named:
+        raise refuse("outside-file", path, "voxels must be in one file beside the header")
+    beside = path.parent / named
+    if not beside.is_file():
+        raise refuse("missing-file", path, "the data file named in the header is not beside it")
+    return beside
+
+
+def _check_spacing_text(fields: dict[str, str], path: Path) -> None:
+    # ITK replaces a spacing it does not like by 1, or turns the axis round, without a word.
+    for key in _SPACING_KEYS:
+        if key in fields:
+            values = [_number(text) for text in fields[key].split()]
+            # NRRD says "nan" for an axis without spacing, such as a list of components.
+            if key == "spacings":
+                values = [v for v in values if not math.isnan(v)] or [math.nan]
+            quality.check_spacing(values, path)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _layout(
+    reader: sitk.ImageFileReader, path: Path, options: ReadOptions
+) -> tuple[list[int], bool]:
+    """Which volumes to read, and whether they lie along a fourth axis (else are components)."""
+    pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if "complex" in pixel:
+        raise refuse("unsupported-dtype", path, "voxels are complex numbers")
+    size = reader.GetSize()
+    components = reader.GetNumberOfComponents()
+    if len(size) > 4 or (len(size) == 4 and components > 1):
+        raise refuse("four-dimensional", path, f"shape is {size} × {components} components")
+    if components in (3, 4) and "8-bit unsigned" in pixel:
+        raise refuse("colour-image", path)
+    count = size[3] if len(size) == 4 else components
+    return chosen_volumes(count, options.volume, path), len(size) == 4
+
+
+def _shape(reader: sitk.ImageFileReader) -> tuple[int, int, int]:
+    size: tuple[int, ...] = reader.GetSize()
+    x, y, z = (*size[:3], *(1,) * (3 - len(size)))
+    return (x, y, z)
+
+
+def _affine(reader: sitk.ImageFileReader, path: Path) -> npt.NDArray[np.float64]:
+    """Voxel centres to RAS mm, from origin, spacing and direction in LPS."""
+    n = len(reader.GetSize())
+    direction = np.array(reader.GetDirection(), dtype=np.float64).reshape(n, n)
+    if n > 3 and not np.allclose(np.delete(direction[3], 3), 0):
+        raise refuse("bad-orientation", path, "the fourth axis is mixed with those of space")
+    affine = np.eye(4)
+    m = min(n, 3)
+    affine[:m, :m] = (direction * np.array(reader.GetSpacing()))[:m, :m]
+    affine[:m, 3] = reader.GetOrigin()[:m]
+    return _LPS_TO_RAS @ affine
+
+
+def _check_length(
+    reader: sitk.ImageFileReader,
+    fields: dict[str, str],
+    data_file: Path,
+    path: Path,
+    options: ReadOptions,
+) -> None:
+    voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    bytes_each = _bytes_each(reader)
+    size = data_file.stat().st_size
+    packed = fields.get("compresseddata", "").lower() == "true" or fields.get("encoding") not in (
+        None,
+        "raw",
+    )
+    quality.check_size(voxels, bytes_each, size, path, options.max_bytes)
+    if not packed and size < voxels * bytes_each:
+        detail = f"{size} bytes; the header promises {voxels * bytes_each}"
+        raise refuse("truncated-file", path, detail)
+
+
+def _bytes_each(reader: sitk.ImageFileReader) -> int:
+    name = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    return next((n // 8 for n in (64, 32, 16) if f"{n}-bit" in name), 1)
+
+
+def _read_voxels(
+    reader: sitk.ImageFileReader, volumes: list[int], along_axis: bool, path: Path
+) -> npt.NDArray[np.generic]:
+    try:
+        image = reader.Execute()
+    except RuntimeError:
+        raise refuse("truncated-file", path, "the voxels end too early or are damaged") from None
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        pieces = [sitk.VectorIndexSelectionCast(image, v) for v in volumes]
+    elif along_axis:
+        pieces = [image[:, :, :, v] for v in volumes]
+    else:
+        pieces = [image]
+    return np.stack([_array(piece) for piece in pieces])
+
+
+def _array(image: sitk.Image) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = sitk.GetArrayFromImage(image).T
+    array = array.reshape(array.shape + (1,) * (3 - array.ndim))
+    return array.astype(np.float32) if array.dtype == np.float64 else array

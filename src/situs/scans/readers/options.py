@@ -1,0 +1,39 @@
+"""What a caller may choose when a scan is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from situs.scans.quality import MAX_BYTES
+from situs.scans.refusals import refuse
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """See :func:`situs.scans.read.read_scan` for the meaning of each."""
+
+    volume: int | Literal["all"] | None = None
+    series: str | None = None
+    modality: str | None = None
+    planes: bool = False
+    max_bytes: int = MAX_BYTES
+
+
+def chosen_volumes(count: int, volume: int | Literal["all"] | None, path: Path) -> list[int]:
+    """Which of ``count`` volumes to read.
+
+    Raises:
+        ScanRefused: ``four-dimensional`` where nobody chose, ``no-such-volume``.
+    """
+    if volume == "all" or count == 1:
+        if volume not in ("all", None, 0):
+            raise refuse("no-such-volume", path, f"volume {volume} of 1 was asked for")
+        return list(range(count))
+    if volume is None:
+        detail = f"holds {count} volumes; choose one with volume=0 … {count - 1}, or volume='all'"
+        raise refuse("four-dimensional", path, detail)
+    if not 0 <= volume < count:
+        raise refuse("no-such-volume", path, f"volume {volume} of {count} was asked for")
+    return [volume]

@@ -1,0 +1,130 @@
+"""Why a scan is refused: stable codes, each with an explanation and a remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from situs.errors import ScanRefused
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What a code means and what its reader can do.
+
+    Attributes:
+        explanation: What is wrong with such a file, in one clause.
+        remedy: What to do about it.
+    """
+
+    explanation: str
+    remedy: str
+
+
+REASONS = MappingProxyType(
+    {
+        "missing-file": Reason("nothing is at this path", "check the path, or repair the link"),
+        "empty-file": Reason("the file holds no bytes", "copy or download it again"),
+        "truncated-file": Reason("the file ends before its voxels do", "copy or download it again"),
+        "unreadable-file": Reason(
+            "the file is damaged, or is not what its name says", "write it anew from its source"
+        ),
+        "not-an-image": Reason(
+            "the file is no NIfTI, NRRD, MHA or DICOM image",
+            "leave it out, or convert it to one of these",
+        ),
+        "crashed": Reason(
+            "reading the file ended the process that read it", "look at this file on its own"
+        ),
+        "absurd-header": Reason(
+            "the header promises more voxels than the file can hold",
+            "write the file anew from its source",
+        ),
+        "too-large": Reason(
+            "the scan exceeds the memory that reading one scan may take",
+            "crop or resample it, or raise max_bytes",
+        ),
+        "outside-file": Reason(
+            "the header points to a data file in another folder",
+            "keep header and data in one folder, or use one file (.nrrd, .mha)",
+        ),
+        "bad-spacing": Reason(
+            "a voxel's size is zero, negative or not a number", "correct the header's spacing"
+        ),
+        "singular-affine": Reason(
+            "the affine maps the volume onto a plane or is not finite", "correct the header"
+        ),
+        "sheared-affine": Reason(
+            "the axes are not perpendicular", "resample the scan to a grid with right angles"
+        ),
+        "bad-orientation": Reason(
+            "the direction vectors or the quaternion are not those of a rotation",
+            "correct the header's orientation",
+        ),
+        "no-geometry": Reason(
+            "position, orientation or pixel spacing is missing", "export the series with geometry"
+        ),
+        "one-voxel-thick": Reason(
+            "an axis has a single voxel; this is a picture, not a volume",
+            "give the whole series, or allow planes",
+        ),
+        "four-dimensional": Reason(
+            "the file holds several volumes (time, echo, diffusion)",
+            "choose one with volume=0, 1, …",
+        ),
+        "no-such-volume": Reason(
+            "the chosen volume is not in the file", "choose one that the file holds"
+        ),
+        "non-finite": Reason(
+            "voxels are NaN or infinite", "replace them, or find the step that wrote them"
+        ),
+        "constant-image": Reason("all voxels are equal", "leave it out"),
+        "colour-image": Reason("the image has colours", "leave it out, or convert it to grey"),
+        "unsupported-dtype": Reason(
+            "voxels are of a kind without order (complex, vector, structure)",
+            "store magnitude or one component",
+        ),
+        "unsupported-dicom": Reason(
+            "a kind of DICOM object that situs does not read", "export it as a plain image series"
+        ),
+        "unsupported-compression": Reason(
+            "no decoder at hand for this DICOM transfer syntax",
+            "decompress it first (gdcmconv --raw, dcmdjpeg)",
+        ),
+        "localizer": Reason("the series is a localizer (scout)", "leave it out"),
+        "several-series": Reason(
+            "the folder holds more than one image series",
+            "name one series' folder, pass series=…, or use 'situs scan'",
+        ),
+        "mixed-orientation": Reason(
+            "the slices of one series are not parallel", "split the series by orientation"
+        ),
+        "mixed-size": Reason(
+            "the slices of one series differ in rows, columns or pixel spacing",
+            "split the series by size",
+        ),
+        "missing-slice": Reason(
+            "slices are missing inside the stack", "export the whole series again"
+        ),
+        "irregular-spacing": Reason(
+            "the slices are not evenly spaced along a line", "resample, or split the series"
+        ),
+        "duplicate-slices": Reason(
+            "some positions hold several different slices and others do not",
+            "split the series by acquisition",
+        ),
+    }
+)
+
+
+def refuse(reason: str, path: str | Path, detail: str = "") -> ScanRefused:
+    """The error for ``reason``, to be raised by the caller.
+
+    Args:
+        reason: A key of :data:`REASONS`.
+        path: The file or folder, as the user named it.
+        detail: What exactly is wrong, made of numbers and situs's own words only; the
+            code's explanation where empty.
+    """
+    return ScanRefused(reason, path, detail or REASONS[reason].explanation)
