@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import accumulate
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ class Backbone(nn.Module, ABC):
         channels: Channels of each scale that :meth:`encode` returns, fine to coarse.
         strides: For each scale, input voxels a feature spans along each axis.
         decoder_channels: Channels of what :meth:`decode` returns.
+        min_coarse_voxels: Voxels that the coarsest scale must have in all; 2 where instance
+            normalisation would turn a single one into zero.
     """
 
     spatial_dims: int
@@ -31,6 +35,7 @@ class Backbone(nn.Module, ABC):
     channels: tuple[int, ...]
     strides: tuple[tuple[int, ...], ...]
     decoder_channels: int
+    min_coarse_voxels: int = 1
     encoder: nn.Module
     decoder: nn.Module
 
@@ -60,11 +65,15 @@ class Backbone(nn.Module, ABC):
 
     def check_size(self, size: Sequence[int]) -> None:
         """Raise :class:`ConfigError` with the nearest usable size if ``size`` does not fit."""
-        if any(s % d or s < d for s, d in zip(size, self.divisor, strict=True)):
-            usable = tuple(max(1, -(-s // d)) * d for s, d in zip(size, self.divisor, strict=True))
+        cells = [max(1, -(-s // d)) for s, d in zip(size, self.divisor, strict=True)]
+        if math.prod(cells) < self.min_coarse_voxels:
+            cells = [2] * len(cells)
+        usable = tuple(n * d for n, d in zip(cells, self.divisor, strict=True))
+        if usable != tuple(size):
             raise ConfigError(
                 f"input size {tuple(size)} does not fit this backbone: each axis must be a "
-                f"multiple of {self.divisor}; the next usable size is {usable}"
+                f"multiple of {self.divisor}, with at least {self.min_coarse_voxels} voxel(s) "
+                f"left at the coarsest scale; the next usable size is {usable}"
             )
 
     def encoder_state(self) -> dict[str, Tensor]:
@@ -82,4 +91,22 @@ class BackboneConfig(Config):
     name: str = "cnn"
     spatial_dims: int = 3
     in_channels: int = 1
-    options: dict[str, int | float | str | bool | list[int]] = Field(default_factory=dict)
+    options: dict[str, int | float | str | bool | list[int] | list[list[int]]] = Field(
+        default_factory=dict
+    )
+
+
+def cumulative_strides(
+    steps: Sequence[tuple[int, ...]], spatial_dims: int
+) -> tuple[tuple[int, ...], ...]:
+    """:attr:`Backbone.strides` of scales that begin at input resolution.
+
+    Args:
+        steps: Stride from each scale to the next, per axis.
+        spatial_dims: 2 or 3.
+    """
+    return tuple(accumulate(steps, _times, initial=(1,) * spatial_dims))
+
+
+def _times(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(x * y for x, y in zip(a, b, strict=True))

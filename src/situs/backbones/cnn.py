@@ -1,0 +1,156 @@
+"""A small residual U-Net that pretrains on a CPU, from MONAI's blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from monai.networks.blocks.dynunet_block import UnetResBlock, UnetUpBlock
+from pydantic import Field
+from torch import Tensor, nn
+
+from situs.backbones.base import Backbone, BackboneConfig, cumulative_strides
+from situs.config import Config, validate
+from situs.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+
+_NORMS: dict[str, tuple[str, dict[str, bool | int]]] = {
+    "instance": ("INSTANCE", {"affine": True}),
+    "batch": ("BATCH", {}),
+    "group": ("GROUP", {"num_groups": 4}),
+}
+
+
+class CnnOptions(Config):
+    """Options of the ``cnn`` backbone.
+
+    Attributes:
+        channels: Channels of each scale, fine to coarse; the first is at input resolution.
+        strides: Step from each scale to the next, for all axes (``2``) or per axis
+            (``[2, 2, 1]`` for thick slices); one entry for all steps, or one a step.
+        norm: ``instance``, ``batch`` or ``group`` normalisation.
+    """
+
+    channels: list[Positive] = Field(default=[16, 32, 64, 128], min_length=2)
+    strides: list[Positive] | list[list[Positive]] = Field(default=[2])
+    norm: Literal["instance", "batch", "group"] = "instance"
+
+
+class _Encoder(nn.Module):
+    """Residual blocks; every scale but the first begins with a strided one."""
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for block in self.blocks:
+            x = block(x)
+            features.append(x)
+        return features
+
+
+class _Decoder(nn.Module):
+    """Transposed convolution and skip connection, coarse to fine."""
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        *skips, x = features
+        for block, skip in zip(self.blocks, reversed(skips), strict=True):
+            x = block(x, skip)
+        return x
+
+
+class Cnn(Backbone):
+    """Residual U-Net in 2D or 3D; the default encoder has 0.9 million weights in 3D.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the input.
+        options: Its size.
+    """
+
+    def __init__(
+        self, spatial_dims: int = 3, in_channels: int = 1, options: CnnOptions | None = None
+    ) -> None:
+        super().__init__()
+        options = options or CnnOptions()
+        steps = per_step_strides(options.strides, len(options.channels) - 1, spatial_dims)
+        if options.norm == "group" and any(c % 4 for c in options.channels):
+            raise ConfigError(
+                f"norm 'group' needs channels that are multiples of 4, got {options.channels}"
+            )
+        norm = _NORMS[options.norm]
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.channels = tuple(options.channels)
+        self.strides = cumulative_strides(steps, spatial_dims)
+        self.decoder_channels = self.channels[0]
+        # Instance normalisation of a single voxel would be zero whatever the voxel.
+        self.min_coarse_voxels = 2 if options.norm == "instance" else 1
+        widths = [in_channels, *self.channels]
+        self.encoder = _Encoder(
+            [
+                UnetResBlock(spatial_dims, a, b, kernel_size=3, stride=stride, norm_name=norm)
+                for (a, b), stride in zip(
+                    pairwise(widths), [(1,) * spatial_dims, *steps], strict=True
+                )
+            ]
+        )
+        self.decoder = _Decoder(
+            [
+                UnetUpBlock(
+                    spatial_dims,
+                    coarse,
+                    fine,
+                    kernel_size=3,
+                    stride=1,
+                    upsample_kernel_size=stride,
+                    norm_name=norm,
+                )
+                for (fine, coarse), stride in reversed(
+                    list(zip(pairwise(self.channels), steps, strict=True))
+                )
+            ]
+        )
+
+    @classmethod
+    def from_config(cls, config: BackboneConfig) -> Cnn:
+        """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
+        return cls(config.spatial_dims, config.in_channels, validate(CnnOptions, config.options))
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """See :meth:`Backbone.encode`."""
+        self.check_size(x.shape[2:])
+        features: list[Tensor] = self.encoder(x)
+        return features
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """See :meth:`Backbone.decode`."""
+        decoded: Tensor = self.decoder(features)
+        return decoded
+
+
+def per_step_strides(
+    strides: Sequence[int] | Sequence[list[int]], steps: int, spatial_dims: int
+) -> list[tuple[int, ...]]:
+    """The stride of every step along every axis, from the short forms that options allow.
+
+    Raises:
+        ConfigError: When there are neither one nor ``steps`` entries, or one has a wrong length.
+    """
+    full = [(s,) * spatial_dims if isinstance(s, int) else tuple(s) for s in strides]
+    if len(full) == 1:
+        full = full * steps
+    if len(full) != steps or any(len(s) != spatial_dims for s in full):
+        raise ConfigError(
+            f"strides must have one entry or {steps}, each a number or {spatial_dims} numbers, "
+            f"got {list(strides)}"
+        )
+    return full
