@@ -25,6 +25,7 @@ __all__ = [
 _REGISTRY: dict[str, str] = {
     "spatial": "situs.methods.spatial:Spatial",
     "mae": "situs.methods.mae:Mae",
+    "simclr": "situs.methods.simclr:SimClr",
 }
 
 
