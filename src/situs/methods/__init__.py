@@ -26,6 +26,7 @@ _REGISTRY: dict[str, str] = {
     "spatial": "situs.methods.spatial:Spatial",
     "mae": "situs.methods.mae:Mae",
     "simclr": "situs.methods.simclr:SimClr",
+    "voco": "situs.methods.voco:Voco",
 }
 
 

@@ -1,0 +1,64 @@
+"""Configuration of the method ``voco``."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import Field, PositiveInt, model_validator
+
+from situs.config import Config
+from situs.methods.base import MethodConfig
+from situs.views.intensity import IntensityConfig
+
+Size = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class Weights(Config):
+    """Weight of each loss term; the paper sets both to 1 (λ = 1)."""
+
+    prediction: float = Field(1.0, ge=0)
+    regularization: float = Field(1.0, ge=0)
+
+
+class VocoConfig(MethodConfig):
+    """How a region is cut into bases, and what is contrasted with them.
+
+    Attributes:
+        grid: Base crops along each axis; they tile the region without overlap. The paper uses
+            4×4×1.
+        crop_size: Voxels of a crop along each axis, in the scan.
+        view_size: Voxels the network sees of it; ``None`` takes ``crop_size`` (the paper reads
+            96³ and shows 64³).
+        crops: Random crops a region.
+        form: ``"paper"`` as printed, ``"released"`` as in the authors' code; see
+            :func:`~situs.methods.voco.losses.prediction`.
+        teacher: Contrast with bases of an averaged network, in both directions, as the authors'
+            code does, instead of stopping the gradient at the bases.
+        weights: Of the terms.
+        intensity: Intensity changes of each crop on its own.
+        hidden: Width of the projection head.
+        width: Dimensions in which crops are compared.
+    """
+
+    grid: Size = (3, 3, 1)
+    crop_size: Size = (32, 32, 32)
+    view_size: Size | None = None
+    crops: int = Field(4, ge=1)
+    form: Literal["paper", "released"] = "paper"
+    teacher: bool = False
+    weights: Weights = Field(default_factory=Weights)
+    intensity: IntensityConfig = Field(default_factory=lambda: IntensityConfig(probability=0.3))
+    hidden: PositiveInt = 256
+    width: PositiveInt = 128
+
+    @model_validator(mode="after")
+    def _several_bases(self) -> Self:
+        if np.prod(self.grid) < 2:
+            raise ValueError(f"grid must have at least 2 base crops, got {self.grid}")
+        return self
+
+    @property
+    def seen_size(self) -> tuple[int, int, int]:
+        """Voxels of what the network sees."""
+        return self.view_size or self.crop_size
