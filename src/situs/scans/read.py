@@ -6,7 +6,10 @@ import importlib
 import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from situs.errors import ScanRefused
 from situs.scans import quality
@@ -68,7 +71,38 @@ def read_scan(
         >>> scan.array.shape, scan.spacing, scan.orientation  # doctest: +SKIP
     """
     path = Path(path)
-    options = ReadOptions(volume, series, modality, planes, max_bytes)
+    options = ReadOptions(volume, series, planes, max_bytes)
+    return finish(_read(path, options), path, modality)
+
+
+def read_label(path: str | Path, *, max_bytes: int = quality.MAX_BYTES) -> Scan:
+    """Read a label map; a map of background alone is fine.
+
+    Args:
+        path: As in :func:`read_scan`.
+        max_bytes: Refuse a map whose voxels take more.
+
+    Returns:
+        A scan whose array ``(1, X, Y, Z)`` is int16.
+
+    Raises:
+        ScanRefused: As :func:`read_scan`, and ``label-values`` where values are not whole
+            numbers from 0 to 32767.
+    """
+    path = Path(path)
+    scan = _read(path, ReadOptions(planes=True, max_bytes=max_bytes))
+    given: npt.NDArray[Any] = scan.array
+    values = np.rint(given) if given.dtype.kind == "f" else given
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= np.iinfo(np.int16).max):
+        raise refuse("label-values", path, f"values run from {low:g} to {high:g}")
+    # Scale factors in headers leave 2.0000001; a probability map is another thing.
+    if values is not given and float(np.abs(values - given).max()) > 1e-3:
+        raise refuse("label-values", path, "values are not whole numbers")
+    return replace(scan, array=values.astype(np.int16))
+
+
+def _read(path: Path, options: ReadOptions) -> Scan:
     try:
         reader = importlib.import_module(_MODULES[format_of(path)])
         scan: Scan = reader.read(path, options)
@@ -82,7 +116,7 @@ def read_scan(
         # A library's own error; its text may repeat the header's, so only its type is told.
         detail = f"the reader stopped with {type(error).__name__}"
         raise refuse("unreadable-file", path, detail) from None
-    return finish(scan, path, modality)
+    return scan
 
 
 def finish(scan: Scan, path: Path, modality: str | None = None) -> Scan:

@@ -114,6 +114,20 @@ REASONS = MappingProxyType(
             "some positions hold several different slices and others do not",
             "split the series by acquisition",
         ),
+        "label-geometry": Reason(
+            "the label lies on another grid than its image",
+            "resample the label to the image's grid, or correct its header",
+        ),
+        "label-values": Reason(
+            "the label map's values are not class numbers", "round or binarise it"
+        ),
+        "unknown-class": Reason(
+            "the label map holds a class that the dataset does not declare",
+            "declare it, or correct the label",
+        ),
+        "channel-geometry": Reason(
+            "the channels of one case lie on different grids", "resample them to one grid"
+        ),
     }
 )
 

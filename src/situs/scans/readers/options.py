@@ -16,7 +16,6 @@ class ReadOptions:
 
     volume: int | Literal["all"] | None = None
     series: str | None = None
-    modality: str | None = None
     planes: bool = False
     max_bytes: int = MAX_BYTES
 

@@ -1,0 +1,240 @@
+"""Labelled collections: cases with an image, a label or a target, a patient and a split.
+
+Each layout in use (Decathlon, nnU-Net, BIDS, MedMNIST, folder pairs, CSV) is read by one small
+module in ``situs.scans.layouts``; the result is always a :class:`Dataset`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from situs.errors import ScanRefused, SitusError
+from situs.scans.layouts.arrays import read_member
+from situs.scans.read import finish, read_label, read_scan
+from situs.scans.refusals import refuse
+from situs.scans.scan import Provenance, Scan
+
+Task = Literal["segmentation", "classification"]
+Target = int | float | tuple[int, ...]
+
+# In the order of asking: a dataset.json says more than the folders beside it.
+LAYOUTS = ("medmnist", "csv", "nnunet", "decathlon", "bids", "folders")
+
+
+class DatasetError(SitusError):
+    """A labelled collection that cannot be used: no known layout, or a pair that is missing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One labelled scan.
+
+    Attributes:
+        name: Unique in the dataset; taken from the file's name.
+        image: The image; several files are channels of one scan.
+        label: The label map, for segmentation.
+        target: The class, or 0/1 for each class (multi-label), for classification.
+        group: The patient: cases of one group never part company in a split.
+        split: ``"train"``, ``"val"``, ``"test"`` or empty where the layout does not say.
+        member: Name and index of the array inside ``image[0]``, for archives of arrays.
+    """
+
+    name: str
+    image: tuple[Path, ...]
+    label: Path | None = None
+    target: Target | None = None
+    group: str = ""
+    split: str = ""
+    member: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Cases and what their labels mean.
+
+    Attributes:
+        root: The folder or file that was opened.
+        layout: Which reader opened it, one of :data:`LAYOUTS`.
+        cases: All cases, labelled or not.
+        classes: Class number → name. Segmentation counts the background, 0.
+        task: What the labels are for.
+        modality: Where the layout states it.
+        multilabel: Whether a target is 0/1 for each class.
+    """
+
+    root: Path
+    layout: str
+    cases: tuple[Case, ...]
+    classes: dict[int, str]
+    task: Task
+    modality: str | None = None
+    multilabel: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def labelled(self) -> tuple[Case, ...]:
+        """Cases with a label map or a target."""
+        return tuple(c for c in self.cases if c.label is not None or c.target is not None)
+
+    def split(self, name: str) -> Dataset:
+        """The cases of one split."""
+        return replace(self, cases=tuple(c for c in self.cases if c.split == name))
+
+    def read(self, case: Case) -> tuple[Scan, Scan | None]:
+        """Read a case and check that image and label belong together.
+
+        Returns:
+            The image ``(C, X, Y, Z)`` and its label map ``(1, X, Y, Z)`` int16 on the same
+            grid, None where there is none.
+
+        Raises:
+            ScanRefused: From the readers, or ``channel-geometry``, ``label-geometry``,
+                ``unknown-class``.
+        """
+        image = self._read_image(case)
+        if case.label is None:
+            return image, None
+        label = read_label(case.label)
+        _check_same_grid(image, label, case.label, "label-geometry")
+        unknown = sorted(set(np.unique(label.array).tolist()) - set(self.classes))
+        if unknown:
+            known = ", ".join(map(str, sorted(self.classes)))
+            raise refuse("unknown-class", case.label, f"holds classes {unknown}; known: {known}")
+        # Equal up to rounding of the header; from here on exactly equal.
+        return image, replace(label, affine=image.affine)
+
+    def check(
+        self, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Dataset, list[ScanRefused]]:
+        """Read every case once.
+
+        Returns:
+            The dataset without the cases that cannot be used, and why each cannot.
+        """
+        kept, refused = [], []
+        for number, case in enumerate(self.cases, 1):
+            try:
+                self.read(case)
+                kept.append(case)
+            except ScanRefused as error:
+                refused.append(error)
+            if progress is not None:
+                progress(number, len(self.cases))
+        return replace(self, cases=tuple(kept)), refused
+
+    def _read_image(self, case: Case) -> Scan:
+        if case.member is not None:
+            array = read_member(case.image[0], *case.member)
+            provenance = Provenance(format="array", notes=("no geometry: 1 mm voxels assumed",))
+            scan = Scan(array[None], np.eye(4), "unknown", provenance)
+            return finish(scan, case.image[0], self.modality)
+        channels = [read_scan(path, "all", modality=self.modality) for path in case.image]
+        first = channels[0]
+        if len(channels) == 1:
+            return first
+        for channel, path in zip(channels[1:], case.image[1:], strict=True):
+            _check_same_grid(first, channel, path, "channel-geometry")
+        return replace(first, array=np.concatenate([c.array for c in channels]))
+
+
+def open_dataset(
+    path: str | Path,
+    *,
+    layout: str | None = None,
+    classes: dict[int, str] | None = None,
+    patient: str | None = None,
+    suffix: str | None = None,
+    allow_unlabelled: bool = False,
+) -> Dataset:
+    """Open a labelled collection, whatever its layout.
+
+    Args:
+        path: A folder, a ``dataset.json``, an ``.npz`` of MedMNIST or a ``.csv`` of labels.
+        layout: One of :data:`LAYOUTS`; found out where None.
+        classes: Class number → name, where the layout does not declare them. Folder pairs
+            otherwise read every label map once to learn which there are.
+        patient: Regular expression whose first group (or whole match) in a case's name is the
+            patient; by default a BIDS-like ``sub-…``, else every case is its own patient.
+        suffix: BIDS only: which images, for instance ``"T1w"``.
+        allow_unlabelled: Accept images without a label where the layout would have one.
+
+    Raises:
+        DatasetError: Where no layout fits, a pair is missing, or a class is not declared.
+    """
+    path = Path(path)
+    if path.name == "dataset.json":
+        path = path.parent
+    if not path.exists():
+        raise DatasetError(f"dataset not found: {path}")
+    options = OpenOptions(classes, patient, suffix, allow_unlabelled)
+    names = LAYOUTS if layout is None else (layout,)
+    if layout is not None and layout not in LAYOUTS:
+        raise DatasetError(f"unknown layout '{layout}'; known: {', '.join(LAYOUTS)}")
+    for name in names:
+        module = importlib.import_module(f"situs.scans.layouts.{name}")
+        if layout is not None or module.fits(path):
+            dataset: Dataset = module.open_layout(path, options)
+            _check_names(dataset)
+            return dataset
+    raise DatasetError(
+        f"{path} has none of the layouts that situs knows: a dataset.json (Decathlon, nnU-Net), "
+        "dataset_description.json (BIDS), folders images/ and labels/, a MedMNIST .npz, or a "
+        ".csv with a column 'image'"
+    )
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """See :func:`open_dataset`."""
+
+    classes: dict[int, str] | None = None
+    patient: str | None = None
+    suffix: str | None = None
+    allow_unlabelled: bool = False
+
+
+def same_grid(a: Scan, b: Scan) -> float:
+    """How far apart two scans put their voxels, as a share of the smallest voxel side.
+
+    Infinite where their shapes differ.
+    """
+    if a.shape != b.shape:
+        return float("inf")
+    last = np.array(a.shape) - 1
+    corners = np.stack(np.meshgrid(*[[0, n] for n in last], indexing="ij"), -1).reshape(-1, 3)
+    difference = a.affine - b.affine
+    moved_mm = corners @ difference[:3, :3].T + difference[:3, 3]
+    return float(np.linalg.norm(moved_mm, axis=1).max() / min(a.spacing))
+
+
+def _check_same_grid(image: Scan, other: Scan, path: Path, reason: str) -> None:
+    apart = same_grid(image, other)
+    if image.shape != other.shape:
+        raise refuse(reason, path, f"shape is {other.shape}, the image's {image.shape}")
+    if apart > 0.1:
+        raise refuse(reason, path, f"voxels lie up to {apart:.1f} voxels from the image's")
+
+
+def _check_names(dataset: Dataset) -> None:
+    seen: set[str] = set()
+    for case in dataset.cases:
+        if case.name in seen:
+            raise DatasetError(f"{dataset.root}: two cases are named '{case.name}'")
+        seen.add(case.name)
+    if not dataset.cases:
+        raise DatasetError(f"{dataset.root}: layout '{dataset.layout}', but no case in it")
+
+
+def missing_pair(root: Path, what: str, names: Sequence[str], remedy: str) -> DatasetError:
+    """The error for images without labels, or labels without images; names the first few."""
+    shown = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
+    return DatasetError(f"{root.name}: {len(names)} {what}: {shown}. {remedy}")

@@ -1,0 +1,103 @@
+"""What several layouts share: images in a folder, patients, paths that stay inside, classes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from situs.scans.datasets import DatasetError, OpenOptions
+from situs.scans.read import format_by_name, read_label
+
+_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+_MODALITIES = {"mri": "MR", "mr": "MR", "ct": "CT", "pet": "PT", "pt": "PT"}
+
+
+def images_in(folder: Path) -> dict[str, Path]:
+    """Image files directly in a folder, by their name without suffix."""
+    return {
+        stem(path): path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and format_by_name(path) and path.is_file()
+    }
+
+
+def stem(path: Path) -> str:
+    """A file's name without the suffix of its format."""
+    name = path.name
+    suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), path.suffix)
+    return name[: len(name) - len(suffix)]
+
+
+def patient_of(name: str, options: OpenOptions) -> str:
+    """The patient that a case's name tells of, else the name itself."""
+    match = re.search(options.patient, name) if options.patient else _SUBJECT.search(name)
+    if match is None:
+        return name
+    return match.group(1) if match.groups() else match.group()
+
+
+def inside(root: Path, named: str) -> Path:
+    """A path that a dataset's file names, which must stay inside the dataset.
+
+    Raises:
+        DatasetError: Where it leads out.
+    """
+    path = Path(os.path.normpath(root / named))
+    if not path.is_relative_to(os.path.normpath(root)):
+        raise DatasetError(
+            f"{root.name}: '{named}' leads out of the dataset; move the file into it"
+        )
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        DatasetError: Where the file is none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        raise DatasetError(f"{path} is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise DatasetError(f"{path} must hold a JSON object")
+    return value
+
+
+def declared_classes(labels: dict[str, Any], source: Path) -> dict[int, str]:
+    """Class number → name, from ``{"1": "name"}`` (Decathlon) or ``{"name": 1}`` (nnU-Net).
+
+    Raises:
+        DatasetError: Where a class is a set of numbers (region-based training).
+    """
+    classes: dict[int, str] = {}
+    for key, value in labels.items():
+        number, name = (key, value) if str(key).isdigit() else (value, key)
+        if not str(number).isdigit():
+            raise DatasetError(
+                f"{source}: class '{name}' must be one number, got {number!r}; situs does not "
+                "train on regions"
+            )
+        classes[int(number)] = str(name)
+    return dict(sorted(classes.items()))
+
+
+def modality_of(channels: dict[str, Any]) -> str | None:
+    """The modality that all channels share, None where it is not stated."""
+    found = {_MODALITIES.get(str(name).lower()) for name in channels.values()}
+    return found.pop() if len(found) == 1 else None
+
+
+def found_classes(labels: list[Path]) -> dict[int, str]:
+    """The classes that occur in label maps, named by their numbers."""
+    numbers = {0}
+    for path in labels:
+        numbers.update(np.unique(read_label(path).array).tolist())
+    return {n: "background" if n == 0 else str(n) for n in sorted(numbers)}

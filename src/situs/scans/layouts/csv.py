@@ -1,0 +1,131 @@
+"""A CSV of labels: column ``image``, and ``label`` (a map), ``target`` (a class) or 0/1 columns.
+
+Optional columns: ``name``, ``patient`` (hashed), ``split``. Paths are relative to the CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from situs.scans.datasets import Case, Dataset, DatasetError, OpenOptions, Target, missing_pair
+from situs.scans.layouts.common import found_classes, inside, patient_of, stem
+from situs.scans.privacy import digest_patient
+
+_KNOWN = ("image", "label", "target", "name", "patient", "split")
+_SPLITS = ("", "train", "val", "test")
+
+
+def fits(path: Path) -> bool:
+    """Whether this is a CSV file."""
+    return path.suffix.lower() == ".csv"
+
+
+def open_layout(path: Path, options: OpenOptions) -> Dataset:
+    """One case a row.
+
+    Raises:
+        DatasetError: Where a column, a value or a file is missing, or a class is not declared.
+    """
+    rows, columns = _rows(path)
+    extra = [c for c in columns if c not in _KNOWN]
+    images = [inside(path.parent, row["image"]) for row in rows]
+    labels = [inside(path.parent, row["label"]) if row.get("label") else None for row in rows]
+    absent = [p.name for p in (*images, *labels) if p is not None and not p.exists()]
+    if absent:
+        raise missing_pair(path, "files named in the table are absent", absent, "Add them.")
+    if "label" in columns:
+        return _segmentation(path, rows, images, labels, options)
+    if "target" in columns:
+        names = options.classes or _names([row["target"] for row in rows])
+        numbers = {name: number for number, name in names.items()}
+        targets: list[Target] = [_class(row, numbers, path) for row in rows]
+    elif extra:
+        names = dict(enumerate(extra))
+        targets = [_flags(row, extra, path) for row in rows]
+    else:
+        raise DatasetError(f"{path.name}: needs a column 'label', 'target', or one a class")
+    cases = [
+        _case(row, image, None, target, options)
+        for row, image, target in zip(rows, images, targets, strict=True)
+    ]
+    multilabel = "target" not in columns
+    return Dataset(path, "csv", tuple(cases), names, "classification", multilabel=multilabel)
+
+
+def _segmentation(
+    path: Path,
+    rows: list[dict[str, str]],
+    images: list[Path],
+    labels: list[Path | None],
+    options: OpenOptions,
+) -> Dataset:
+    bare = [i.name for i, label in zip(images, labels, strict=True) if label is None]
+    if bare and not options.allow_unlabelled:
+        remedy = "Add the labels, or pass allow_unlabelled=True."
+        raise missing_pair(path, "rows without a label", bare, remedy)
+    cases = tuple(
+        _case(row, image, label, None, options)
+        for row, image, label in zip(rows, images, labels, strict=True)
+    )
+    classes = options.classes or found_classes([p for p in labels if p is not None])
+    return Dataset(path, "csv", cases, classes, "segmentation")
+
+
+def _rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = [c.strip() for c in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path.name} is not UTF-8 text") from None
+    if "image" not in columns:
+        raise DatasetError(f"{path.name}: needs a column 'image', got {', '.join(columns)}")
+    for number, row in enumerate(rows, 2):
+        if not row["image"]:
+            raise DatasetError(f"{path.name}, line {number}: 'image' is empty")
+        if row.get("split", "") not in _SPLITS:
+            raise DatasetError(f"{path.name}, line {number}: split must be train, val or test")
+    return rows, columns
+
+
+def _names(targets: list[str]) -> dict[int, str]:
+    """Classes in the order of their numbers where all are numbers, else of their names."""
+    found = sorted({t for t in targets if t})
+    if all(t.isdigit() for t in found):
+        return {int(t): t for t in sorted(found, key=int)}
+    return dict(enumerate(found))
+
+
+def _class(row: dict[str, str], numbers: dict[str, int], path: Path) -> int:
+    target = row["target"]
+    if target in numbers:
+        return numbers[target]
+    if target.isdigit() and int(target) in numbers.values():
+        return int(target)
+    known = ", ".join(numbers)
+    raise DatasetError(f"{path.name}: {row['image']}: unknown class '{target}'; known: {known}")
+
+
+def _flags(row: dict[str, str], columns: list[str], path: Path) -> tuple[int, ...]:
+    for column in columns:
+        if row[column] not in ("0", "1"):
+            raise DatasetError(
+                f"{path.name}: {row['image']}: column '{column}' must be 0 or 1, "
+                f"got '{row[column]}'"
+            )
+    return tuple(int(row[column]) for column in columns)
+
+
+def _case(
+    row: dict[str, str],
+    image: Path,
+    label: Path | None,
+    target: Target | None,
+    options: OpenOptions,
+) -> Case:
+    name = row.get("name") or stem(image)
+    group = digest_patient(row["patient"]) if row.get("patient") else patient_of(name, options)
+    return Case(name, (image,), label, target, group, row.get("split", ""))

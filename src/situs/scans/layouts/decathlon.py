@@ -1,0 +1,57 @@
+"""Medical Segmentation Decathlon: ``dataset.json`` lists images and labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from situs.scans.datasets import Case, Dataset, DatasetError, OpenOptions, missing_pair
+from situs.scans.layouts.common import (
+    declared_classes,
+    inside,
+    modality_of,
+    patient_of,
+    read_json,
+    stem,
+)
+
+
+def fits(path: Path) -> bool:
+    """Whether the folder has a ``dataset.json`` with a list of training pairs."""
+    description = path / "dataset.json"
+    return description.is_file() and isinstance(read_json(description).get("training"), list)
+
+
+def open_layout(path: Path, options: OpenOptions) -> Dataset:
+    """Cases in the order of the file; those under "test" have no label.
+
+    Raises:
+        DatasetError: Where a listed file is absent or leads out of the dataset.
+    """
+    description = read_json(path / "dataset.json")
+    cases = [_case(path, item, "train", options) for item in description.get("training") or []]
+    cases += [_case(path, item, "val", options) for item in description.get("validation") or []]
+    cases += [_case(path, item, "test", options) for item in description.get("test") or []]
+    files = [p for c in cases for p in (*c.image, c.label) if p is not None]
+    absent = [p.name for p in files if not p.is_file()]
+    if absent:
+        remedy = "Add them, or take them out of dataset.json."
+        raise missing_pair(path, "files listed in dataset.json are absent", absent, remedy)
+    classes = options.classes or declared_classes(
+        description.get("labels") or {}, path / "dataset.json"
+    )
+    if not classes:
+        raise DatasetError(f"{path / 'dataset.json'}: 'labels' must name the classes")
+    modality = modality_of(description.get("modality") or {})
+    return Dataset(path, "decathlon", tuple(cases), classes, "segmentation", modality)
+
+
+def _case(root: Path, item: Any, split: str, options: OpenOptions) -> Case:
+    if isinstance(item, str):
+        item = {"image": item}
+    if not isinstance(item, dict) or not isinstance(item.get("image"), str):
+        raise DatasetError(f"{root.name}/dataset.json: a case must have an 'image', got {item!r}")
+    image = inside(root, item["image"])
+    label = inside(root, item["label"]) if isinstance(item.get("label"), str) else None
+    name = stem(image)
+    return Case(name, (image,), label, group=patient_of(name, options), split=split)
