@@ -64,7 +64,7 @@ def test_torch_and_numpy_agree_and_torch_is_differentiable() -> None:
     assert np.abs(line_heatmap(lines, (20, 25), each, 3.0) - maps.detach().numpy()).max() < 1e-6
     per_line = line_heatmap(tensor, (20, 25), torch.tensor(each), 3.0)
     assert torch.allclose(per_line, maps)
-    assert (maps[0] == 0).all()
+    assert maps[0].max() < 1e-30
     maps[1:].sum().backward()
     assert torch.isfinite(tensor.grad[1:]).all()
     assert tensor.grad[1:].abs().max() > 0

@@ -7,8 +7,9 @@ signs mean the same line. Pixels may be anisotropic: whatever is given in mm tak
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,11 @@ from torch import Tensor
 Array = npt.NDArray[np.float64]
 AnyArray = TypeVar("AnyArray", npt.NDArray[np.floating], Tensor)
 
-# Maps worked on at once: their pixels stay in the second-level cache between the four passes.
-_BLOCK_BYTES = 2**18
+# Bytes of maps worked on at once: they stay in the second-level cache between the passes.
+_BLOCK_BYTES = 2**20
+# 2^−u² is held at u = 11, 4e-37, which counts as zero: the exponential of numbers whose result
+# is denormal takes ten times as long, and most pixels of a map are that far from the line.
+_FAR = 11.0
 
 
 def clip_lines(lines: npt.ArrayLike, shape: npt.ArrayLike) -> tuple[Array, npt.NDArray[np.bool_]]:
@@ -77,55 +81,70 @@ def line_heatmap(
     shape: tuple[int, int],
     spacing: Sequence[float] | AnyArray,
     sigma_mm: float,
+    out: AnyArray | None = None,
 ) -> AnyArray:
     """Heat maps exp(−d² / 2σ²), d the distance in mm of each pixel's centre to the line.
 
     Follows the regression target of arXiv 2403.16499. d is affine in column and row, so a map
-    costs an outer sum and one exponential a pixel; NumPy input is worked on in float32 and in
-    blocks that stay in cache.
+    costs an outer sum and one exponential a pixel.
 
     Args:
         lines: ``(…, 3)`` normal form in pixels; where NaN (no line) the map is zero.
         shape: (rows, columns).
         spacing: Millimetres (between rows, between columns), or ``(…, 2)`` for each line.
         sigma_mm: Standard deviation of the profile across the line.
+        out: Where to write, ``(…, rows, columns)``, contiguous; not with lines that carry a
+            gradient.
 
     Returns:
-        ``(…, rows, columns)``; float32 for NumPy input, the input's dtype and device for torch.
+        ``(…, rows, columns)``; float32 for NumPy input, the input's dtype and device for torch,
+        differentiable where the lines are.
     """
     if isinstance(lines, Tensor):
-        return _heatmap_torch(lines, shape, spacing, sigma_mm)
-    line = np.asarray(lines, dtype=np.float64)
-    flat = (line * (mm_per_unit(line, spacing) / (2**0.5 * sigma_mm))[..., None]).reshape(-1, 3)
-    absent = ~np.isfinite(flat).all(-1)
-    rows, columns = shape
-    across = (flat[:, :1] * np.arange(columns) + flat[:, 2:]).astype(np.float32)
-    down = (flat[:, 1:2] * np.arange(rows)).astype(np.float32)
-    across[absent], down[absent] = np.inf, 0
-    maps = np.empty((len(flat), rows, columns), dtype=np.float32)
-    block = max(1, _BLOCK_BYTES // (4 * rows * columns))
-    for start in range(0, len(flat), block):
-        part = maps[start : start + block]
-        np.add(
-            across[start : start + block, None, :], down[start : start + block, :, None], out=part
-        )
-        np.multiply(part, part, out=part)
-        np.negative(part, out=part)
-        np.exp(part, out=part)
-    return maps.reshape(*line.shape[:-1], rows, columns)
+        across, down = _profile(lines, mm_per_unit(lines, spacing), shape, sigma_mm)
+        if out is None and (lines.requires_grad or lines.device.type != "cpu"):
+            u = (across[..., None, :] + down[..., :, None]).clamp(-_FAR, _FAR)
+            return torch.exp2(-u.square())
+        maps = across.new_empty((*lines.shape[:-1], *shape)) if out is None else out
+        return _fill(maps, across, down)
+    return _numpy_heatmap(lines, shape, np.asarray(spacing, np.float64), sigma_mm, out)
 
 
-def _heatmap_torch(
-    lines: Tensor, shape: tuple[int, int], spacing: Sequence[float] | Tensor, sigma_mm: float
-) -> Tensor:
-    scaled = lines * (mm_per_unit(lines, spacing) / (2**0.5 * sigma_mm))[..., None]
-    columns = torch.arange(shape[1], device=lines.device, dtype=lines.dtype)
-    rows = torch.arange(shape[0], device=lines.device, dtype=lines.dtype)
+def _numpy_heatmap(
+    lines: npt.ArrayLike, shape: tuple[int, int], spacing: Array, sigma_mm: float, out: Any
+) -> Any:
+    line = torch.from_numpy(np.asarray(lines, dtype=np.float64))
+    across, down = _profile(line, mm_per_unit(line, torch.from_numpy(spacing)), shape, sigma_mm)
+    # NumPy's large arrays come in huge pages; torch's cost more in page faults than the maps.
+    maps = np.empty((*line.shape[:-1], *shape), dtype=np.float32) if out is None else out
+    _fill(torch.from_numpy(maps), across.float(), down.float())
+    return maps
+
+
+def _profile(
+    lines: Tensor, mm: Tensor, shape: tuple[int, int], sigma_mm: float
+) -> tuple[Tensor, Tensor]:
+    """``(…, columns)`` and ``(…, rows)`` whose outer sum is u, where exp(−d²/2σ²) = 2^−u²."""
+    scaled = lines * (mm * (math.log2(math.e) / 2) ** 0.5 / sigma_mm)[..., None]
+    absent = ~torch.isfinite(lines).all(-1, keepdim=True)
+    scaled = scaled.masked_fill(absent, 0.0)
+    columns, rows = (
+        torch.arange(n, device=lines.device, dtype=lines.dtype) for n in reversed(shape)
+    )
     across = scaled[..., :1] * columns + scaled[..., 2:]
-    down = scaled[..., 1:2] * rows
-    maps = torch.exp(-((across[..., None, :] + down[..., :, None]) ** 2))
-    absent = ~torch.isfinite(lines).all(-1)
-    return maps.masked_fill(absent[..., None, None], 0.0)
+    return across.masked_fill(absent, _FAR), scaled[..., 1:2] * rows
+
+
+def _fill(maps: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """Write 2^−(across + down)² into ``maps`` block by block."""
+    *_, rows, columns = maps.shape
+    flat, across, down = maps.view(-1, rows, columns), across.view(-1, columns), down.view(-1, rows)
+    block = max(1, _BLOCK_BYTES // (flat.element_size() * rows * columns))
+    for i in range(0, len(flat), block):
+        part = flat[i : i + block]
+        torch.add(across[i : i + block, None, :], down[i : i + block, :, None], out=part)
+        part.clamp_(-_FAR, _FAR).square_().neg_().exp2_()
+    return maps
 
 
 def transform_lines(lines: npt.ArrayLike, matrix: npt.ArrayLike) -> Array:
