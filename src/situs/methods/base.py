@@ -99,6 +99,7 @@ class Method(ABC):
         name: Registry and CLI name.
         paper: Where it was published.
         spatial_dims: Of the backbone it trains, 2 or 3.
+        trains_decoder: Whether the loss reaches the backbone's decoder.
         uses_teacher: Whether :meth:`step` needs an averaged copy of the network.
         item: What :meth:`sample` looks at, one scan or all scans of a study.
         formulas: Term name → its formula in words or LaTeX-like text, for the report.
@@ -110,6 +111,7 @@ class Method(ABC):
     title: ClassVar[str]
     paper: ClassVar[str] = ""
     spatial_dims: int = 3
+    trains_decoder: bool = False
     uses_teacher: bool = False
     item: Literal["scan", "study"] = "scan"
     formulas: ClassVar[dict[str, str]] = {}

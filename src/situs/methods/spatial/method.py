@@ -61,6 +61,7 @@ class Spatial(Method):
     name: ClassVar[str] = "spatial"
     title: ClassVar[str] = "Gaps, chunks, vectors and routes between sub-volumes"
     paper: ClassVar[str] = "arXiv 2509.05967"
+    trains_decoder = True
     uses_teacher = True
     monitor: ClassVar[str] = "gap_error"
     formulas: ClassVar[dict[str, str]] = {

@@ -1,0 +1,176 @@
+"""Several methods on one backbone: ``spatial+s2dc`` is a sum with weights, nothing more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from situs.backbones.base import Backbone
+from situs.errors import ConfigError
+from situs.methods import build, method_class
+from situs.methods.base import Batch, Method, Network, Source, StepResult
+from situs.observation import Observation
+
+CompositionBatch = dict[str, Batch]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One or more methods that share a backbone; a single method is a composition of one.
+
+    Attributes:
+        parts: Method by name, in the order of the expression.
+        weights: Weight of each part's total.
+        uncertainty: Learn each part's weight as exp(−s) with the penalty s (Kendall et al.,
+            arXiv 1705.07115, in the form without the factor ½), on top of ``weights``.
+    """
+
+    parts: dict[str, Method]
+    weights: dict[str, float]
+    uncertainty: bool = False
+
+    @property
+    def name(self) -> str:
+        """The expression, ``"spatial+s2dc"``."""
+        return "+".join(self.parts)
+
+    @property
+    def spatial_dims(self) -> int:
+        """Of the backbone that all parts train."""
+        return next(iter(self.parts.values())).spatial_dims
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether any part needs the averaged network."""
+        return any(part.uses_teacher for part in self.parts.values())
+
+    @property
+    def item(self) -> str:
+        """``"study"`` if any part looks at whole studies, else ``"scan"``."""
+        return "study" if any(p.item == "study" for p in self.parts.values()) else "scan"
+
+    def fitted(self, sources: Sequence[Source]) -> Composition:
+        """Each part with the fields that were left to the data filled in."""
+        return replace(self, parts={n: p.fitted(sources) for n, p in self.parts.items()})
+
+    def options(self) -> dict[str, Any]:
+        """The resolved configuration of each part."""
+        return {name: part.config.model_dump(mode="json") for name, part in self.parts.items()}
+
+    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> CompositionBatch:
+        """Each part's views of one item; parts draw from generators of their own."""
+        streams = rng.spawn(len(self.parts))
+        return {
+            name: part.sample(_looked_at(part, item, stream), stream)
+            for (name, part), stream in zip(self.parts.items(), streams, strict=True)
+        }
+
+    def build_heads(self, backbone: Backbone) -> nn.ModuleDict:
+        """Heads of each part under its name; the learned weights under ``"uncertainty"``."""
+        heads = nn.ModuleDict({n: p.build_heads(backbone) for n, p in self.parts.items()})
+        if self.uncertainty:
+            heads["uncertainty"] = nn.ParameterDict(
+                {name: nn.Parameter(torch.zeros(())) for name in self.parts}
+            )
+        return heads
+
+    def step(
+        self,
+        batch: CompositionBatch,
+        student: Network,
+        teacher: Network | None,
+        generator: torch.Generator,
+    ) -> StepResult:
+        """All parts' terms; those of a true composition are named ``part/term``."""
+        losses: dict[str, Tensor] = {}
+        scores: dict[str, Tensor] = {}
+        totals = []
+        for name, part in self.parts.items():
+            result = part.step(
+                batch[name], _view(student, name), teacher and _view(teacher, name), generator
+            )
+            prefix = f"{name}/" if len(self.parts) > 1 else ""
+            losses |= {prefix + k: v for k, v in result.losses.items() if prefix or k != "total"}
+            scores |= {prefix + k: v for k, v in result.scores.items()}
+            totals.append(self.weights[name] * self._balance(result.losses["total"], student, name))
+        return StepResult({**losses, "total": torch.stack(totals).sum()}, scores)
+
+    def _balance(self, total: Tensor, student: Network, name: str) -> Tensor:
+        if not self.uncertainty:
+            return total
+        log_variance: Tensor = getattr(student.heads.get_submodule("uncertainty"), name)
+        return torch.exp(-log_variance) * total + log_variance
+
+    def observe(
+        self,
+        batch: CompositionBatch,
+        student: Network,
+        teacher: Network | None,
+        items: Sequence[Sequence[Source]],
+        step: int,
+    ) -> dict[str, Observation]:
+        """One observation a part."""
+        return {
+            name: part.observe(
+                batch[name], _view(student, name), teacher and _view(teacher, name), items, step
+            )
+            for name, part in self.parts.items()
+        }
+
+
+def compose(
+    expression: str,
+    options: Mapping[str, Any] | None = None,
+    weights: Mapping[str, float] | None = None,
+    uncertainty: bool = False,
+) -> Composition:
+    """Build what ``expression`` names: one method, or several joined by ``+``.
+
+    Args:
+        expression: For instance ``"spatial"`` or ``"spatial+s2dc"``.
+        options: For a single method its own options, or in any case options under each
+            method's name.
+        weights: Weight of each part, 1 where absent.
+        uncertainty: See :class:`Composition`.
+
+    Raises:
+        ConfigError: For unknown names or options, doubled parts, parts of different dimension,
+            or weights that are not finite and positive.
+    """
+    names = [name.strip() for name in expression.split("+")]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"'{expression}' names a method twice; each may stand once")
+    options, weights = dict(options or {}), dict(weights or {})
+    if len(names) == 1 and names[0] not in options:
+        options = {names[0]: options}
+    method_class_of = {name: method_class(name) for name in names}
+    for what, given in (("options", options), ("weights", weights)):
+        if strangers := set(given) - set(names):
+            raise ConfigError(
+                f"{what} for {sorted(strangers)}, but the method is '{expression}'; "
+                f"{what} stand under the names {names}"
+            )
+    bad = {n: w for n, w in weights.items() if not (math.isfinite(w) and w > 0)}
+    if bad:
+        raise ConfigError(f"weights must be finite and positive, got {bad}")
+    parts = {name: build(name, options.get(name)) for name in method_class_of}
+    dims = {name: part.spatial_dims for name, part in parts.items()}
+    if len(set(dims.values())) > 1:
+        raise ConfigError(f"methods of one composition must share a dimension, got {dims}")
+    return Composition(parts, {n: weights.get(n, 1.0) for n in names}, uncertainty)
+
+
+def _view(network: Network, part: str) -> Network:
+    """The shared backbone with one part's heads."""
+    return Network(network.backbone, network.heads.get_submodule(part))
+
+
+def _looked_at(part: Method, item: Sequence[Source], rng: np.random.Generator) -> Sequence[Source]:
+    """The whole study for a part that looks at studies, else one of its scans."""
+    return item if part.item == "study" or len(item) == 1 else [item[int(rng.integers(len(item)))]]

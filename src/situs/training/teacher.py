@@ -1,0 +1,46 @@
+"""The teacher: an exponential moving average of the student."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from situs.config import Config
+
+
+class TeacherConfig(Config):
+    """The moving average of the network; ramps up from a quick start.
+
+    The momentum at step t is min(momentum, (1 + t) / (10 + t)); with ``"cosine"`` it also rises
+    from ``momentum`` to 1 over the run.
+    """
+
+    momentum: float = Field(0.99, ge=0, lt=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+def make_teacher(student: nn.Module) -> nn.Module:
+    """A copy of the student that receives no gradient."""
+    return copy.deepcopy(student).requires_grad_(False).eval()
+
+
+def momentum_at(config: TeacherConfig, step: int, steps: int) -> float:
+    """Momentum of the average after ``step`` of ``steps`` optimiser steps."""
+    momentum = config.momentum
+    if config.schedule == "cosine":
+        momentum = 1 - (1 - momentum) * (math.cos(math.pi * min(1.0, step / steps)) + 1) / 2
+    return min(momentum, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Parameters: θ_t ← m θ_t + (1 − m) θ_s. Buffers (running statistics) are copied."""
+    averages, values = list(teacher.parameters()), list(student.parameters())
+    torch._foreach_lerp_(averages, values, 1 - momentum)
+    for average, value in zip(teacher.buffers(), student.buffers(), strict=True):
+        average.copy_(value)
