@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -32,7 +32,9 @@ def test_gap_matrix_is_antisymmetric_and_additive(points: np.ndarray) -> None:
 def test_gap_matrix_does_not_change_when_the_frame_moves() -> None:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(5, 3))
-    np.testing.assert_allclose(gap_matrix(points + [10, -3, 8]), gap_matrix(points), atol=1e-12)
+    np.testing.assert_allclose(
+        gap_matrix(points + np.array([10, -3, 8])), gap_matrix(points), atol=1e-12
+    )
     batched = torch.from_numpy(rng.normal(size=(2, 7, 5, 3)))
     assert torch.equal(gap_matrix(batched)[1, 4], gap_matrix(batched[1, 4]))
 
@@ -93,7 +95,7 @@ def test_route_sums_equal_the_sums_of_enumerated_routes() -> None:
         others = [v for v in range(4) if v != start]
         for r, order in enumerate(permutations(others)):
             stops = [start, *order]
-            expected = sum(steps[:, a, b] for a, b in zip(stops, stops[1:], strict=False))
+            expected = sum(steps[:, a, b] for a, b in pairwise(stops))
             torch.testing.assert_close(sums[:, start, r], expected)
 
 

@@ -1,0 +1,133 @@
+"""``situs pretrain`` and ``situs demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from situs.cli import app
+from situs.cli.console import Json, Quiet, out, print_json
+from situs.errors import ConfigError
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting, key.path=value; may be repeated."),
+]
+
+
+@app.command()
+def pretrain(
+    method: Annotated[
+        str | None, typer.Option(help="A method or a sum of methods, 'spatial+s2dc'.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="A store, or scans to prepare first.")
+    ] = None,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="The run folder.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Name of the backbone.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a step and device.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue this run to its planned end.")
+    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from the weights of this run.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Delete what is in --out first.")] = False,
+    settings: Set = None,
+    report: Annotated[bool, typer.Option(help="Write the HTML report at the end.")] = True,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pretrain an encoder on unlabelled scans.
+
+    Example: `situs pretrain --method spatial --data STORE --out runs/first --steps 2000`
+
+    Any setting can be given as `--set optimiser.lr=3e-4` or `--set options.view_size=[32,32,32]`;
+    `situs pretrain --resume runs/first` goes on where a stopped run stood.
+    """
+    from situs.training.pretrain import pretrain as run_pretraining  # noqa: PLC0415
+    from situs.training.run import Run  # noqa: PLC0415
+
+    if resume is not None:
+        if init or overwrite:
+            raise ConfigError("--resume goes with neither --init nor --overwrite")
+        values: dict[str, Any] = {**Run.open(resume).config, "out": str(resume)}
+    else:
+        values = _read(config)
+    given = {
+        "method": method,
+        "data": [str(path) for path in data] if data else None,
+        "out": str(out_folder) if out_folder else None,
+        "steps": steps,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    values |= {key: value for key, value in given.items() if value is not None}
+    if backbone:
+        values["backbone"] = {**values.get("backbone", {}), "name": backbone}
+    for key, option in (("data", "--data"), ("out", "--out")):
+        if key not in values:
+            raise ConfigError(f"{option} is missing; it can also stand in the --config file")
+    mode = "resume" if resume else "overwrite" if overwrite else "new"
+    run = run_pretraining(values, mode=mode, init=init, overrides=settings or (), quiet=quiet)
+    _finish(run, report, json, quiet)
+
+
+@app.command()
+def demo(
+    out_folder: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path(
+        "demo"
+    ),
+    method: Annotated[str, typer.Option(help="The method to show.")] = "spatial",
+    subjects: Annotated[int, typer.Option(help="Subjects of the cohort.")] = 24,
+    steps: Annotated[int | None, typer.Option(help="Pretraining steps.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The main job on embedded data: pretrain, transfer with few labels, report.
+
+    Example: `situs demo` or `situs demo --method s2dc --out demo-s2dc`
+    """
+    from situs.demo import run_demo  # noqa: PLC0415
+
+    result = run_demo(
+        out_folder, method=method, subjects=subjects, steps=steps, seed=seed, quiet=quiet
+    )
+    if json:
+        print_json(result.as_dict())
+    else:
+        out.print(result.summary())
+
+
+def _read(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    if not config.is_file():
+        raise ConfigError(f"configuration file not found: {config}")
+    values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{config} must hold a mapping")
+    return values
+
+
+def _finish(run: Any, report: bool, json: bool, quiet: bool) -> None:
+    from situs.observe.report import write_report  # noqa: PLC0415
+    from situs.observe.terminal import print_scores, score_rows  # noqa: PLC0415
+
+    observations = run.observations()
+    page = write_report(run.path) if report else None
+    if json:
+        print_json(
+            {"run": run.path, **run.info, "scores": score_rows(observations), "report": page}
+        )
+        return
+    if not quiet:
+        print_scores(observations)
+    out.print(f"run: {run.path}", soft_wrap=True)
+    if page is not None:
+        out.print(f"report: {page}", soft_wrap=True)

@@ -1,0 +1,203 @@
+"""What happens around the steps: metrics, observations, checkpoints, time keeping."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from situs.observation import Observation
+from situs.training.module import Pretraining
+from situs.training.run import MetricsFile, Run, sha256, write_text
+from situs.weights import Card, save_weights
+
+
+class Bookkeeping(pl.Callback):
+    """Metrics file, loggers and the share of time spent waiting for data."""
+
+    def __init__(self, run: Run, log_every: int) -> None:
+        self.run, self.log_every = run, log_every
+        self.seconds_before = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Continue the metrics of a resumed run."""
+        self.metrics = MetricsFile(self.run.path / "metrics.csv", trainer.global_step)
+        self._start = self._idle_since = time.perf_counter()
+        self._waited = 0.0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Time since the last step ended was spent waiting for data."""
+        self._waited += time.perf_counter() - self._idle_since
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log the step's terms at the schedule."""
+        assert isinstance(pl_module, Pretraining)
+        now = self._idle_since = time.perf_counter()
+        pl_module.data_wait_share = self._waited / max(1e-9, now - self._start)
+        step = trainer.global_step
+        if step % self.log_every and step != trainer.max_steps:
+            return
+        values = {name: float(value) for name, value in pl_module.latest.items()}
+        values["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        values["seconds"] = self.seconds
+        values["data_wait_share"] = pl_module.data_wait_share
+        pl_module.progress["loss"] = (values["loss/total"], "")
+        for name in pl_module.latest:
+            if name.startswith("step/") and name.endswith("error"):
+                pl_module.progress[name[5:]] = (values[name], "mm")
+        self.log(trainer, step, values)
+
+    @property
+    def seconds(self) -> float:
+        """Training time, that of resumed parts included."""
+        return self.seconds_before + time.perf_counter() - self._start
+
+    def log(self, trainer: pl.Trainer, step: int, values: dict[str, float]) -> None:
+        """To the metrics file and every logger."""
+        if not trainer.is_global_zero:
+            return
+        self.metrics.add(step, values)
+        self.metrics.flush()
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Time spent so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.seconds_before = float(state_dict["seconds"])
+
+
+class Observing(pl.Callback):
+    """Looks at held-out samples at a schedule and at the end."""
+
+    def __init__(self, run: Run, every: int, books: Bookkeeping) -> None:
+        self.run, self.every, self.books = run, every, books
+        self.latest: dict[str, Observation] = {}
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Observe when due."""
+        step = trainer.global_step
+        if step == trainer.max_steps or (self.every and step % self.every == 0):
+            self.observe(trainer, pl_module)
+
+    def observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Observe now: files, metrics, progress."""
+        assert isinstance(pl_module, Pretraining)
+        step = trainer.global_step
+        if not trainer.is_global_zero or any(o.step == step for o in self.latest.values()):
+            return
+        self.latest = pl_module.observe()
+        prefixed = len(self.latest) > 1
+        values = {}
+        for part, observation in self.latest.items():
+            observation.save(self.run.path / "observations" / f"{step:07d}-{part}.obs")
+            for name, score in observation.scores.items():
+                values[f"score/{part}/{name}" if prefixed else f"score/{name}"] = score.value
+        for part, method in pl_module.composition.parts.items():
+            score = self.latest[part].scores.get(method.monitor)
+            if score is not None:
+                pl_module.progress.pop(score.name, None)
+                pl_module.progress[score.label or score.name] = (score.value, score.unit)
+        self.books.log(trainer, step, values)
+
+
+class Checkpoints(pl.Callback):
+    """``last`` (weights and resumable state) and ``best`` (weights), each written whole.
+
+    ``best`` follows the monitored score of the first part; runs that observe only at the end
+    have ``best`` equal to ``last``.
+    """
+
+    def __init__(self, run: Run, every: int, card: Card, observing: Observing) -> None:
+        self.run, self.every, self.card, self.observing = run, every, card, observing
+        self.best: float | None = None
+        self._judged = -1
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save when due; judge each new observation."""
+        assert isinstance(pl_module, Pretraining)
+        self._judge(trainer, pl_module)
+        step = trainer.global_step
+        if step % self.every == 0 or step == trainer.max_steps:
+            self.save_last(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Keep the last good state whatever stopped the run: weights change only after checks."""
+        if trainer.global_step > 0:
+            self.save_last(trainer, pl_module)
+
+    def save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Weights, then the state with its checksum."""
+        state = self.run.state_file
+        state.parent.mkdir(parents=True, exist_ok=True)
+        partial = state.with_name(".state.partial")
+        trainer.save_checkpoint(partial)  # all ranks take part
+        if trainer.is_global_zero:
+            self._save_weights("last", trainer, pl_module)
+            digest = sha256(partial)
+            os.replace(partial, state)
+            write_text(state.with_suffix(".sha256"), digest + "\n")
+
+    def _judge(self, trainer: pl.Trainer, pl_module: Pretraining) -> None:
+        if not trainer.is_global_zero or not self.observing.latest:
+            return
+        part, method = next(iter(pl_module.composition.parts.items()))
+        observation = self.observing.latest[part]
+        if observation.step == self._judged:
+            return
+        self._judged = observation.step
+        score = observation.scores.get(method.monitor)
+        if score is None:
+            self._save_weights("best", trainer, pl_module)
+            return
+        value = score.value if score.better == "lower" else -score.value
+        if self.best is None or value < self.best or not self._folder("best").is_dir():
+            self.best = value
+            self._save_weights("best", trainer, pl_module)
+
+    def _save_weights(self, name: str, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Pretraining)
+        card = self.card.model_copy(update={"step": trainer.global_step})
+        save_weights(self._folder(name), module.student.backbone, card)
+
+    def _folder(self, name: str) -> Path:
+        return self.run.path / "checkpoints" / name
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far."""
+        return {"best": self.best, "judged": self._judged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on judging."""
+        self.best, self._judged = state_dict["best"], state_dict["judged"]

@@ -1,0 +1,291 @@
+"""``situs.pretrain``: from a configuration to a run folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
+import situs
+from situs import backbones
+from situs.backbones.base import Backbone
+from situs.config import dump_yaml, load_config
+from situs.errors import RunError
+from situs.methods.base import Source
+from situs.methods.composition import Composition, compose
+from situs.observe.terminal import TrainingProgress
+from situs.store import Store
+from situs.training.callbacks import Bookkeeping, Checkpoints, Observing
+from situs.training.config import PretrainConfig
+from situs.training.data import Item, split_items
+from situs.training.module import Pretraining
+from situs.training.run import Run, write_json, write_text
+from situs.weights import Card, load_into
+
+# What may differ between a run and its continuation: nothing that changes the numbers.
+_FREE_ON_RESUME = {
+    "out",
+    "data",
+    "workers",
+    "threads",
+    "observe_every",
+    "checkpoint_every",
+    "log_every",
+}
+
+
+def pretrain(
+    config: Mapping[str, Any] | str | Path | PretrainConfig,
+    *,
+    mode: Literal["new", "resume", "overwrite"] = "new",
+    init: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+) -> Run:
+    """Pretrain a backbone; everything that was computed is kept whatever happens.
+
+    Args:
+        config: A mapping, the path of a YAML file, or a :class:`PretrainConfig`.
+        mode: ``"new"`` needs an empty or absent ``out``; ``"resume"`` continues the run there
+            to the same numbers as an uninterrupted one; ``"overwrite"`` deletes it first.
+        init: A run or weights folder whose backbone the training starts from.
+        overrides: ``key.path=value`` strings.
+        quiet: No progress.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: If the configuration cannot be used.
+        RunError: If ``out`` does not fit the mode, or cannot be resumed.
+        NonFiniteLoss: If a loss term or the gradient stops being finite; the last good state
+            is saved.
+    """
+    config = load_config(PretrainConfig, config, overrides)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    run = Run(config.out)
+    state = _open_folder(run, mode, config)
+    store = _open_store(config)
+    composition = compose(config.method, config.options, config.weights, config.uncertainty)
+    items = _items(store, composition)
+    train, held_out = split_items(items, config.held_out, config.seed)
+    composition = composition.fitted([source for item in train for source in item])
+    # The resolved configuration says what was done, not what was left open.
+    config = config.model_copy(update={"options": composition.options()})
+
+    backbone = _build_backbone(config, composition, store)
+    if init is not None:
+        load_into(backbone, init)
+    module = Pretraining(config, composition, backbone, train, held_out)
+    _describe(run, config, store, train, held_out, fresh=state is None)
+
+    card = Card(
+        backbone=backbone_config(config, composition, store),
+        method=composition.name,
+        preprocessing=store.rules.model_dump(mode="json"),
+        view_size=_view_size(composition),
+        data_fingerprint=store.fingerprint,
+        decoder_trained=_decoder_trained(module),
+    )
+    _train(run, config, module, card, state, quiet)
+    return run
+
+
+def _train(
+    run: Run,
+    config: PretrainConfig,
+    module: Pretraining,
+    card: Card,
+    state: Path | None,
+    quiet: bool,
+) -> None:
+    books = Bookkeeping(run, config.log_every)
+    observing = Observing(run, config.observe_every, books)
+    trainer = pl.Trainer(
+        default_root_dir=run.path,
+        max_steps=config.steps,
+        accelerator="auto",
+        devices=config.devices,
+        strategy="auto" if config.devices == 1 else "ddp_find_unused_parameters_true",
+        precision=precision(config.precision),
+        accumulate_grad_batches=config.optimiser.accumulate,
+        use_distributed_sampler=False,  # the endless sampler knows its rank
+        logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
+        callbacks=[
+            books,
+            observing,
+            Checkpoints(run, config.checkpoint_every, card, observing),
+            TrainingProgress(quiet=quiet),
+        ],
+        enable_checkpointing=False,  # ours are atomic and checksummed
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    start, status = time.perf_counter(), "stopped"
+    try:
+        trainer.fit(module, ckpt_path=state, weights_only=True)
+        status = "finished" if trainer.global_step >= config.steps else "stopped"
+    except BaseException as error:
+        run.write_info({"stopped_by": f"{type(error).__name__}: {error}"})
+        raise
+    finally:
+        before = float(run.info.get("wall_seconds", 0.0)) if state is not None else 0.0
+        run.write_info(
+            {
+                "status": status,
+                "step": trainer.global_step,
+                "wall_seconds": round(before + time.perf_counter() - start, 1),
+                "data_wait_share": round(module.data_wait_share, 4),
+                "peak_memory_mib": _peak_memory_mib(),
+            }
+        )
+
+
+def _open_folder(run: Run, mode: str, config: PretrainConfig) -> Path | None:
+    """Make or check the folder; the state to resume from, if any."""
+    occupied = (run.path / "run.json").exists()
+    if mode == "resume":
+        run = Run.open(run.path)
+        _check_same(run, config)
+        return run.verified_state()
+    if occupied and mode == "new":
+        raise RunError(
+            f"{run.path} already holds a run ({run.status}). Choose another folder, or say "
+            "--resume to continue it or --overwrite to delete it."
+        )
+    if occupied:
+        shutil.rmtree(run.path)
+    for folder in ("checkpoints", "observations"):
+        (run.path / folder).mkdir(parents=True, exist_ok=True)
+    return None
+
+
+def _check_same(run: Run, config: PretrainConfig) -> None:
+    """A resumed run must be the same run: name what differs."""
+    asked, kept = config.model_dump(mode="json"), run.config
+    differing = [
+        key
+        for key in asked
+        if key not in _FREE_ON_RESUME | {"options"} and asked[key] != kept.get(key)
+    ]
+    if differing:
+        details = "; ".join(f"{k}: was {kept.get(k)!r}, now {asked[k]!r}" for k in differing)
+        raise RunError(
+            f"{run.path} cannot be resumed with another configuration ({details}). Resume "
+            "without changes, or start a new run with --init."
+        )
+
+
+def _open_store(config: PretrainConfig) -> Store:
+    paths = config.data if isinstance(config.data, tuple) else (config.data,)
+    if len(paths) == 1 and Store.is_store(paths[0]):
+        return Store.open(paths[0])
+    from situs.store import prepare  # noqa: PLC0415
+
+    return prepare(list(paths), config.out / "store", config.preprocessing, workers=os.cpu_count())
+
+
+def _items(store: Store, composition: Composition) -> list[Item]:
+    if composition.item == "study":
+        return [list(study) for study in store.studies()]
+    scans: list[Source] = [store[i] for i in range(len(store))]
+    return [[scan] for scan in scans]
+
+
+def backbone_config(
+    config: PretrainConfig, composition: Composition, store: Store
+) -> backbones.BackboneConfig:
+    """The backbone asked for, with the method's dimension and the store's channels."""
+    return config.backbone.model_copy(
+        update={"spatial_dims": composition.spatial_dims, "in_channels": store[0].channels}
+    )
+
+
+def _build_backbone(config: PretrainConfig, composition: Composition, store: Store) -> Backbone:
+    pl.seed_everything(config.seed, verbose=False)
+    return backbones.build(backbone_config(config, composition, store))
+
+
+def _view_size(composition: Composition) -> tuple[int, ...]:
+    for options in composition.options().values():
+        for key in ("view_size", "crop_size", "size"):
+            if key in options and options[key] is not None:
+                value = options[key]
+                return tuple(value) if isinstance(value, list | tuple) else (int(value),)
+    return ()
+
+
+def _decoder_trained(module: Pretraining) -> bool:
+    return any(p.trains_decoder for p in module.composition.parts.values())
+
+
+def precision(wanted: str) -> Any:
+    """Lightning's precision for ``"auto"``: bf16 or fp16 mixed on a GPU, 32 bits elsewhere."""
+    if wanted != "auto":
+        return wanted
+    if not torch.cuda.is_available():
+        return "32"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+
+
+def _describe(
+    run: Run,
+    config: PretrainConfig,
+    store: Store,
+    train: Sequence[Item],
+    held_out: Sequence[Item],
+    fresh: bool,
+) -> None:
+    """What a reader must know before the first step, so that even a crash leaves it."""
+    write_text(run.path / "config.yaml", dump_yaml(config))
+    known = {
+        "situs_version": situs.__version__,
+        "method": config.method,
+        "data_fingerprint": store.fingerprint,
+        "seed": config.seed,
+        "scans": len(store),
+        "training_items": len(train),
+        "held_out_items": len(held_out),
+        "held_out_is_training": train == held_out,
+        "hardware": _hardware(),
+        "status": "running",
+    }
+    run.write_info({**known, "started": time.strftime("%Y-%m-%dT%H:%M:%S")} if fresh else known)
+    held_out_keys = {source.key for item in held_out for source in item}
+    write_json(
+        run.path / "data.json",
+        {
+            "records": [
+                {**record, "held_out": record["key"] in held_out_keys} for record in store.records
+            ],
+            "refused": store.refused,
+        },
+    )
+
+
+def _hardware() -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "torch": torch.__version__,
+    }
+
+
+def _peak_memory_mib() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated() / 2**20)
+    import resource  # noqa: PLC0415 - absent on Windows
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -1,0 +1,168 @@
+"""The run folder: where everything of a pretraining run stands, and how to read it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from situs.errors import RunError
+from situs.observation import Observation
+
+if TYPE_CHECKING:
+    from situs.backbones.base import Backbone
+
+STATE = "state.ckpt"
+
+
+class Run:
+    """A run folder.
+
+    Layout: ``config.yaml``, ``run.json``, ``data.json``, ``metrics.csv``,
+    ``checkpoints/{last,best}/`` (safetensors weights with their card; ``last`` also holds the
+    resumable state), ``observations/``, ``report/index.html``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """An existing run.
+
+        Raises:
+            RunError: If ``path`` is not a run folder.
+        """
+        run = cls(path)
+        if not (run.path / "run.json").is_file():
+            raise RunError(f"{path} is not a run folder: it has no run.json")
+        return run
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        text = (self.path / "config.yaml").read_text(encoding="utf-8")
+        return dict(yaml.safe_load(text))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """``run.json``: version, method, data fingerprint, seed, hardware, wall time, status."""
+        return dict(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+
+    @property
+    def status(self) -> str:
+        """``"running"``, ``"finished"``, or ``"stopped"`` (interrupted or failed)."""
+        return str(self.info["status"])
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Rows of ``metrics.csv``; absent values are absent keys."""
+        file = self.path / "metrics.csv"
+        if not file.is_file():
+            return []
+        with file.open(newline="", encoding="utf-8") as stream:
+            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
+
+    def observations(self, step: int | None = None) -> list[Observation]:
+        """One observation a part, of ``step`` or of the latest observed step."""
+        files = self.observation_files()
+        if not files:
+            return []
+        return [Observation.load(f) for f in files[max(files) if step is None else step]]
+
+    def observation_files(self) -> dict[int, list[Path]]:
+        """Observation files by step."""
+        by_step: dict[int, list[Path]] = {}
+        for file in sorted((self.path / "observations").glob("*.obs")):
+            by_step.setdefault(int(file.name.split("-", 1)[0]), []).append(file)
+        return by_step
+
+    def encoder(self) -> Backbone:
+        """The pretrained backbone of the best checkpoint."""
+        from situs.weights import load_encoder  # noqa: PLC0415
+
+        return load_encoder(self.path)
+
+    @property
+    def state_file(self) -> Path:
+        """The resumable state."""
+        return self.path / "checkpoints" / "last" / STATE
+
+    def verified_state(self) -> Path:
+        """The resumable state, after its checksum was verified.
+
+        Raises:
+            RunError: If there is none, or it is damaged.
+        """
+        digest = self.state_file.with_suffix(".sha256")
+        if not (self.state_file.is_file() and digest.is_file()):
+            raise RunError(
+                f"{self.path} holds no resumable state ({self.state_file.name}). To start anew "
+                "in this folder, say so with 'overwrite'."
+            )
+        if sha256(self.state_file) != digest.read_text(encoding="utf-8").strip():
+            raise RunError(
+                f"{self.state_file} is damaged (its checksum does not fit). Its weights in "
+                "checkpoints/best can still be used as 'init' of a new run."
+            )
+        return self.state_file
+
+    def write_info(self, changes: Mapping[str, Any]) -> None:
+        """Update ``run.json`` atomically."""
+        present = self.info if (self.path / "run.json").is_file() else {}
+        write_json(self.path / "run.json", {**present, **changes})
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file so that it appears whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=True, default=str) + "\n")
+
+
+class MetricsFile:
+    """``metrics.csv``: one row a logged step; columns may appear at any time.
+
+    A resumed run drops the rows after the step it continues from, and goes on.
+    """
+
+    def __init__(self, path: Path, from_step: int = 0) -> None:
+        self.path = path
+        self._rows: list[dict[str, Any]] = []
+        if path.is_file() and from_step > 0:
+            with path.open(newline="", encoding="utf-8") as stream:
+                rows: Iterable[dict[str, str]] = csv.DictReader(stream)
+                self._rows = [dict(r) for r in rows if int(float(r["step"])) <= from_step]
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Add values to the row of ``step``."""
+        if self._rows and int(float(self._rows[-1]["step"])) == step:
+            self._rows[-1].update(values)
+        else:
+            self._rows.append({"step": step, **values})
+
+    def flush(self) -> None:
+        """Write all rows atomically."""
+        columns = list(dict.fromkeys(key for row in self._rows for key in row))
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        with partial.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        os.replace(partial, self.path)
