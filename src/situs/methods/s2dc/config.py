@@ -1,0 +1,124 @@
+"""Configuration of the method ``s2dc``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from situs.config import Config
+from situs.methods.base import MethodConfig
+from situs.views.intensity import IntensityConfig
+
+Size = tuple[PositiveInt, PositiveInt, PositiveInt]
+Term = Literal["p2p", "p2s", "global"]
+Plane = Literal["volume", "sagittal", "coronal", "axial"]
+
+# The axis that a motion within a plane leaves alone; scans are ordered closest to R, A, S.
+NORMAL_AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+
+class MotionConfig(Config):
+    """The random affine that moves a copy.
+
+    Attributes:
+        plane: ``"volume"`` rotates about any axis, scales and shifts in all directions;
+            ``"axial"``, ``"coronal"`` and ``"sagittal"`` stay within that plane, as the paper
+            does.
+        rotation_deg: Largest angle.
+        scale: Range of the enlargement, the same along all axes that move.
+        translation: Largest shift along each axis, as a share of a crop.
+    """
+
+    plane: Plane = "volume"
+    rotation_deg: float = Field(30.0, ge=0, le=180)
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.2)
+    translation: float = Field(0.25, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale must be (smallest, largest), got {self.scale}")
+        return self
+
+
+class S2dcConfig(MethodConfig):
+    """What ``s2dc`` looks at and how its terms are weighted.
+
+    Attributes:
+        grid: Crops along each axis; together they tile the region.
+        crop_size: Voxels of a crop along each axis.
+        stage: Scale of the encoder whose features are the tokens, as an index into what
+            ``encode`` returns; −1 is the coarsest.
+        per_slice: Match tokens only within their slice of the grid, as the paper does; needs a
+            motion within a plane.
+        motion: How the copy of the region is moved.
+        crop_motion: How the augmented copies of single crops are moved, for ``global``.
+        global_crops: Crops a region that have an augmented copy.
+        intensity: Changes of intensity of the moved region and of the augmented crops.
+        weights: Of the terms; a term of weight 0 is not computed.
+        temperature: Cosines are divided by it before the transport. 1 is the paper's; lower is
+            sharper and takes more iterations.
+        iterations: Cap on Sinkhorn's iterations.
+        tolerance: Change of the potentials at which they stop; ``None`` runs all of them.
+        hidden: Width of the two hidden layers of the projection heads.
+        features: Dimensions in which tokens and crops are compared.
+        norm: ``"batch"`` normalises over tokens and over crops of the batch, as the paper's code
+            does; ``"layer"`` each token by itself, for very small batches.
+        queue_size: Keys of earlier crops kept as negatives of ``global``; 0 keeps none.
+        global_temperature: Of ``global``.
+    """
+
+    grid: Size = (2, 2, 2)
+    crop_size: Size = (16, 16, 16)
+    stage: int = -1
+    per_slice: bool = False
+    motion: MotionConfig = Field(default_factory=MotionConfig)
+    crop_motion: MotionConfig = Field(
+        default_factory=lambda: MotionConfig(rotation_deg=20, scale=(0.95, 1.05))
+    )
+    global_crops: int = Field(4, ge=2)
+    intensity: IntensityConfig = Field(default_factory=IntensityConfig)
+    weights: dict[Term, NonNegativeFloat] = Field(default_factory=dict, validate_default=True)
+    temperature: PositiveFloat = 1.0
+    iterations: PositiveInt = 100
+    tolerance: PositiveFloat | None = 1e-4
+    hidden: PositiveInt = 256
+    features: PositiveInt = 128
+    norm: Literal["batch", "layer"] = "batch"
+    queue_size: int = Field(1024, ge=0)
+    global_temperature: PositiveFloat = 0.2
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _fill_weights(cls, given: Any) -> Any:
+        return (
+            {"p2p": 0.5, "p2s": 0.5, "global": 0.5, **given} if isinstance(given, dict) else given
+        )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.global_crops > int(np.prod(self.grid)):
+            raise ValueError(
+                f"global_crops must not exceed the {int(np.prod(self.grid))} crops of grid "
+                f"{self.grid}, got {self.global_crops}"
+            )
+        if self.per_slice and self.motion.plane == "volume":
+            raise ValueError("per_slice needs motion.plane to be axial, coronal or sagittal")
+        if not any(self.weights.values()):
+            raise ValueError("weights are all 0: nothing would be learned")
+        return self
+
+    @property
+    def region_size(self) -> tuple[int, int, int]:
+        """Voxels of the region along each axis."""
+        x, y, z = (g * c for g, c in zip(self.grid, self.crop_size, strict=True))
+        return (x, y, z)

@@ -1,0 +1,101 @@
+"""What ``s2dc`` trains besides the backbone, and its queue of keys."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from situs.methods.s2dc.config import S2dcConfig
+from situs.methods.s2dc.losses import gather
+
+
+class Projection(nn.Module):
+    """Three-layer projection head; output L2-normalised, in float32.
+
+    Args:
+        in_features: Channels of the features.
+        hidden: Width of both hidden layers.
+        out_features: Dimensions of the output.
+        norm: ``"batch"`` or ``"layer"``, without weights of its own. Batch statistics are those
+            of the batch at hand in evaluation too, so the average of two networks needs none.
+    """
+
+    def __init__(
+        self, in_features: int, hidden: int, out_features: int, norm: Literal["batch", "layer"]
+    ) -> None:
+        super().__init__()
+
+        def normalise() -> nn.Module:
+            if norm == "layer":
+                return nn.LayerNorm(hidden, elementwise_affine=False)
+            return nn.BatchNorm1d(hidden, affine=False, track_running_stats=False)
+
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, hidden),
+            normalise(),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            normalise(),
+            nn.ReLU(),
+            nn.Linear(hidden, out_features),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(…, in_features)`` → ``(…, out_features)``."""
+        projected = self.layers(features.flatten(0, -2)).float()
+        return nn.functional.normalize(projected, dim=-1).unflatten(0, features.shape[:-1])
+
+
+class KeyQueue(nn.Module):
+    """The latest keys, first in first out; the same on every process.
+
+    Lives in buffers, so that a checkpoint holds it.
+
+    Args:
+        size: Keys kept.
+        features: Dimensions of a key.
+    """
+
+    stored: Tensor
+    position: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, features: int) -> None:
+        super().__init__()
+        self.register_buffer("stored", torch.zeros(size, features))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    def keys(self) -> Tensor:
+        """What is stored, ``(K, D)``, K growing up to the size; a copy that a later push spares."""
+        return self.stored[: int(self.filled)].clone()
+
+    @torch.no_grad()
+    def push(self, keys: Tensor) -> None:
+        """Add the keys ``(n, D)`` of all processes in place of the oldest."""
+        size = len(self.stored)
+        if size == 0:
+            return
+        keys = gather(keys).to(self.stored.dtype)[-size:]
+        place = (self.position + torch.arange(len(keys), device=self.stored.device)) % size
+        self.stored[place] = keys
+        self.position.copy_((self.position + len(keys)) % size)
+        self.filled.copy_((self.filled + len(keys)).clamp(max=size))
+
+
+class S2dcHeads(nn.Module):
+    """Projections of tokens and of crops, the dustbin's score, and the queue."""
+
+    def __init__(self, token_channels: int, crop_channels: int, config: S2dcConfig) -> None:
+        super().__init__()
+        self.tokens = Projection(token_channels, config.hidden, config.features, config.norm)
+        self.crops = Projection(crop_channels, config.hidden, config.features, config.norm)
+        self.dustbin = nn.Parameter(torch.ones(()))
+        self.queue = KeyQueue(config.queue_size, config.features)
+
+
+def heads_of(module: nn.Module) -> S2dcHeads:
+    """The heads of a network that this method built."""
+    return cast(S2dcHeads, module)

@@ -1,0 +1,150 @@
+"""The three terms of s2dc (arXiv 2507.02581) as functions; each can be used alone.
+
+``matches`` is boolean ``(B, M, N)``, true where source token m and moved token n are each other's
+nearest. ``valid`` of the same shape leaves out pairs with a token in padding. Every term is the
+mean over samples of a value that each sample gives on its own; a sample without matches, or
+without non-matches, contributes nothing to that part.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed, nn
+
+_MARGIN = 1e-6  # distance that probabilities keep from 0 and 1 before the logarithm
+
+
+def discrepancy(plan: Tensor, matches: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Term ``p2p``: −mean log P on matches − mean log(1 − P) on non-matches.
+
+    Args:
+        plan: Log plan ``(B, M+1, N+1)`` as :func:`~situs.methods.s2dc.log_sinkhorn` gives it. Its
+            exponential is accepted too: the two cannot be taken for each other, since every log
+            plan has a negative entry and no plan has one. The dustbin is not looked at, and may
+            be absent.
+        matches: ``(B, M, N)``, boolean.
+        valid: ``(B, M, N)``, boolean; pairs that count. All by default.
+
+    Returns:
+        Scalar.
+    """
+    matches = matches.bool()
+    log_plan = _as_log(plan)[..., : matches.shape[-2], : matches.shape[-1]]
+    log_plan = log_plan.clamp(max=0.0)
+    others = ~matches if valid is None else valid & ~matches
+    hits = matches if valid is None else valid & matches
+    # log(1 − P) from log P, without forming 1 − P.
+    log_rest = torch.log(-torch.expm1(log_plan.clamp(max=-_MARGIN)))
+    return -(_masked_mean(log_plan, hits) + _masked_mean(log_rest, others)).mean()
+
+
+def consistency(similarity: Tensor, matches: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Term ``p2s``: clear matches are pulled together, weighted by how clear they are.
+
+    With M = (1 + S) / 2, the sharpness of a token is (max − mean) / std of its row (or column)
+    of M, and w its softmax over tokens. The term is the sum of −w log M over the matches, rows
+    and columns averaged, minus the mean of log(1 − M) over the non-matches.
+
+    Args:
+        similarity: Cosines ``(B, M, N)``.
+        matches: ``(B, M, N)``, boolean.
+        valid: ``(B, M, N)``, boolean; pairs that count. All by default.
+
+    Returns:
+        Scalar.
+    """
+    matches = matches.bool()
+    likeness = (1 + similarity) / 2
+    rows = torch.softmax(_sharpness(likeness, valid), dim=-1)
+    columns = torch.softmax(_sharpness(likeness.mT, None if valid is None else valid.mT), dim=-1)
+    others = ~matches if valid is None else valid & ~matches
+    hits = matches if valid is None else valid & matches
+    bounded = likeness.clamp(_MARGIN, 1 - _MARGIN)
+    weight = (rows[..., :, None] + columns[..., None, :]) / 2
+    near = (weight * -torch.log(bounded)).masked_fill(~hits, 0.0).sum((-2, -1))
+    far = _masked_mean(-torch.log1p(-bounded), others)
+    return (near + far).mean()
+
+
+def sharpness(similarity: Tensor, valid: Tensor | None = None) -> Tensor:
+    """How much each source token's best counterpart stands out, (max − mean) / std of its row.
+
+    Args:
+        similarity: Cosines ``(B, M, N)``.
+        valid: ``(B, M, N)``, boolean; pairs that count. All by default.
+
+    Returns:
+        ``(B, M)``; the lowest number there is for tokens without a valid pair.
+    """
+    return _sharpness((1 + similarity) / 2, valid)
+
+
+def info_nce(
+    queries: Tensor, keys: Tensor, negatives: Tensor | None = None, temperature: float = 0.2
+) -> Tensor:
+    """Term ``global``: each query's own key against all other keys and a queue.
+
+    −log softmax of q·k / τ at the query's own key (arXiv 1807.03748), all vectors
+    L2-normalised inside. Under ``torch.distributed`` the keys of all processes are gathered:
+    each process's value is the mean over its own queries, so that the mean over processes, and
+    after gradient averaging the gradient too, equal those of one process with the whole batch.
+
+    Args:
+        queries: ``(n, D)``; receive gradient.
+        keys: ``(n, D)``, row i the counterpart of query i; detached. Every process must bring
+            the same number.
+        negatives: ``(K, D)``, further keys that match no query.
+        temperature: τ.
+
+    Returns:
+        Scalar.
+    """
+    queries = nn.functional.normalize(queries, dim=-1)
+    gathered = nn.functional.normalize(gather(keys.detach()), dim=-1).to(queries.dtype)
+    rank = distributed.get_rank() if _distributed() else 0
+    target = torch.arange(len(queries), device=queries.device) + rank * len(queries)
+    if negatives is not None:
+        negatives = nn.functional.normalize(negatives, dim=-1).to(queries.dtype)
+        gathered = torch.cat([gathered, negatives])
+    return nn.functional.cross_entropy((queries @ gathered.mT).float() / temperature, target)
+
+
+@torch.no_grad()
+def gather(keys: Tensor) -> Tensor:
+    """Rows of all processes in order of rank, ``(W·n, D)``, without gradient."""
+    if not _distributed():
+        return keys
+    parts = [torch.empty_like(keys) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, keys.contiguous())
+    return torch.cat(parts)
+
+
+def _distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _as_log(plan: Tensor) -> Tensor:
+    """``plan`` if it is a log plan, else its logarithm."""
+    if bool((plan < 0).any()):
+        return plan
+    return torch.log(plan.clamp(min=torch.finfo(plan.dtype).tiny))
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the last two axes where ``mask``; 0 where it is empty."""
+    total = values.masked_fill(~mask, 0.0).sum((-2, -1))
+    return total / mask.sum((-2, -1)).clamp(min=1)
+
+
+def _sharpness(likeness: Tensor, valid: Tensor | None) -> Tensor:
+    """(max − mean) / std along the last axis, among valid entries."""
+    if valid is None:
+        valid = torch.ones((), dtype=torch.bool, device=likeness.device).expand(likeness.shape)
+    count = valid.sum(-1)
+    mean = likeness.masked_fill(~valid, 0.0).sum(-1) / count.clamp(min=1)
+    spread = (likeness - mean[..., None]).masked_fill(~valid, 0.0).square().sum(-1)
+    # A row of one value, or of equal values, has no spread and no peak: its sharpness is 0.
+    std = torch.sqrt(spread / (count - 1).clamp(min=1) + 1e-12)
+    peak = likeness.masked_fill(~valid, -1.0).amax(-1)
+    lowest = torch.finfo(likeness.dtype).min  # a softmax over nothing but these stays defined
+    return ((peak - mean) / std).masked_fill(count == 0, lowest)
