@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
-# Headers round direction cosines to four or more digits.
-_PERPENDICULAR = 1e-3
+# Headers round direction cosines; what is left of them is made exactly perpendicular.
+_PERPENDICULAR = 1e-2
 # Below this sine the direction of the line is rounding noise.
 _PARALLEL = 1e-9
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
@@ -66,6 +66,8 @@ class Plane:
                 f"a plane's row and column directions must be perpendicular, got {row} and "
                 f"{column}; the header or affine has a shear, so resample the scan first"
             )
+        column = column - (column @ row) * row
+        column /= np.linalg.norm(column)
         if min(rows, columns) < 1 or not min(between_rows, between_columns) > 0:
             raise SitusError(
                 f"a plane needs a positive shape and spacing, got {self.shape}, {self.spacing}"
@@ -77,8 +79,7 @@ class Plane:
     @property
     def normal_mm(self) -> Array:
         """``(3,)`` unit normal, row × column."""
-        normal = np.cross(self.row_mm, self.column_mm)
-        return normal / np.linalg.norm(normal)
+        return np.cross(self.row_mm, self.column_mm)
 
     @property
     def center_mm(self) -> Array:
@@ -93,7 +94,7 @@ class Plane:
     def to_px(self, points_mm: npt.ArrayLike) -> Array:
         """Points ``(…, 3)`` in RAS mm, projected along the normal → ``(…, 2)`` (column, row)."""
         offset = np.asarray(points_mm, dtype=np.float64) - self.origin_mm
-        return offset @ np.linalg.pinv(self._steps())
+        return offset @ (self._steps() / np.square([self.spacing[::-1]]).T).T
 
     def distance_mm(self, points_mm: npt.ArrayLike) -> Array:
         """Signed distance of ``(…, 3)`` points from the plane, along its normal."""
