@@ -1,1 +1,22 @@
 """Carrying an encoder over to tasks with few labels."""
+
+from __future__ import annotations
+
+from situs.transfer.cases import Cohort, PreparedCase, Split, choose
+from situs.transfer.config import Augmentation, FinetuneConfig
+from situs.transfer.finetune import finetune
+from situs.transfer.model import Model, Task
+from situs.transfer.result import Result
+
+__all__ = [
+    "Augmentation",
+    "Cohort",
+    "FinetuneConfig",
+    "Model",
+    "PreparedCase",
+    "Result",
+    "Split",
+    "Task",
+    "choose",
+    "finetune",
+]

@@ -1,0 +1,144 @@
+"""What a fine-tuning run is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from situs.backbones import BackboneConfig
+from situs.config import Config
+
+Cases = int | tuple[str, ...] | None
+"""Cases by number (drawn by seed), by name, or None for all that no other split took."""
+
+
+class Augmentation(Config):
+    """Random changes of training patches; the ranges are symmetric about no change.
+
+    Attributes:
+        rotation_degrees: Largest rotation about each axis (in the plane for slices).
+        scale: Largest relative change of size.
+        flip_axes: Array axes (0 is left-right) flipped with probability 1/2. Only left-right by
+            default: flipping the other axes makes anatomy that does not exist.
+        contrast: Largest relative change of contrast.
+        brightness: Largest shift, in standard deviations of the patch.
+        noise: Largest standard deviation of Gaussian noise, in those of the patch.
+        gamma: Largest logarithm of the exponent of a gamma curve.
+        probability: Of each change, for each patch.
+    """
+
+    rotation_degrees: float = Field(15.0, ge=0, le=180)
+    scale: float = Field(0.15, ge=0, lt=1)
+    flip_axes: tuple[Literal[0, 1, 2], ...] = (0,)
+    contrast: float = Field(0.25, ge=0, lt=1)
+    brightness: float = Field(0.2, ge=0)
+    noise: float = Field(0.1, ge=0)
+    gamma: float = Field(0.25, ge=0)
+    probability: float = Field(0.5, ge=0, le=1)
+
+    @classmethod
+    def off(cls) -> Augmentation:
+        """No change at all."""
+        return cls(flip_axes=(), probability=0)
+
+
+class FinetuneConfig(Config):
+    """Everything that a fine-tuning run depends on.
+
+    Attributes:
+        task: ``"segmentation"`` of voxels or ``"classification"`` of scans.
+        data: Labelled data set in any of the layouts that situs reads.
+        out: Result folder; must be empty or absent unless ``overwrite``.
+        init: A run or weights folder, or ``"none"`` for random initialisation.
+        load_decoder: Take the decoder along where the pretext task trained it.
+        allow_partial: Accept weights of which less than 90 % fit the encoder.
+        backbone: Network for ``init: none``; otherwise the weights' card says.
+        preprocessing: Rules for the scans; by default those of the weights' card, for ``none``
+            those of a new store.
+        slice_axis: For 2D networks, the array axis slices are perpendicular to; ``"auto"`` takes
+            the one with the largest spacing.
+        train: Labelled cases to train on.
+        validation: Cases for early stopping and for choosing the best weights; 0 for neither.
+        test: Cases that are scored at the end.
+        steps: Optimiser steps.
+        batch_size: Patches a step.
+        patch_size: Voxels along each axis; by default the cases' median size, at most 96 (of
+            slices: 256), made a multiple of what the network needs.
+        lr: Peak learning rate of the head, and of the rest before ``layer_decay``.
+        weight_decay: Of AdamW.
+        layer_decay: Each earlier encoder block learns this many times as fast as the next.
+        warmup_steps: Linear warm-up, then cosine to zero.
+        freeze_encoder: Train decoder and head only.
+        head_warmup_steps: For so many steps only what did not come from the weights is trained.
+        loss: Soft Dice plus cross-entropy, or plus focal loss. Classification uses
+            cross-entropy or focal.
+        class_weights: One a class, in the order of the data set's classes.
+        foreground_share: Of patches centred near a labelled voxel, its class drawn evenly.
+        augmentation: Random changes of training patches.
+        test_flips: Average predictions over flips of ``augmentation.flip_axes``.
+        overlap: Of neighbouring windows in sliding-window inference.
+        surface_tolerance_mm: Of normalised surface Dice.
+        validate_every: Steps between validations.
+        patience: Validations without progress before training stops; 0 never stops early.
+        save_predictions: Write one NIfTI a test case.
+        save_model: Write the weights.
+        precision: Lightning's ``precision``.
+        threads: CPU threads of torch; None leaves them as they are.
+        seed: Of everything random.
+        overwrite: Replace an earlier result in ``out``.
+    """
+
+    data: Path
+    out: Path
+    task: Literal["segmentation", "classification"] = "segmentation"
+    init: str = "none"
+    load_decoder: bool = True
+    allow_partial: bool = False
+    backbone: BackboneConfig | None = None
+    preprocessing: dict[str, Any] | None = None
+    slice_axis: Literal["auto", 0, 1, 2] = "auto"
+
+    train: Cases = None
+    validation: Cases = 0
+    test: Cases = None
+
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(2, ge=1)
+    patch_size: tuple[int, ...] | None = None
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    warmup_steps: int = Field(20, ge=0)
+    freeze_encoder: bool = False
+    head_warmup_steps: int = Field(0, ge=0)
+    loss: Literal["dice_ce", "dice_focal"] = "dice_ce"
+    class_weights: tuple[float, ...] | None = None
+    foreground_share: float = Field(0.67, ge=0, le=1)
+    augmentation: Augmentation = Field(default_factory=Augmentation)
+
+    test_flips: bool = False
+    overlap: float = Field(0.5, ge=0, lt=1)
+    surface_tolerance_mm: float = Field(1.0, gt=0)
+    validate_every: int = Field(50, ge=1)
+    patience: int = Field(0, ge=0)
+
+    save_predictions: bool = True
+    save_model: bool = True
+    precision: str = "32-true"
+    threads: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+    overwrite: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.init != "none" and self.backbone is not None:
+            raise ValueError("'backbone' is for init 'none'; a run's card names its own network")
+        if self.freeze_encoder and self.init == "none":
+            raise ValueError("'freeze_encoder' would freeze random weights; give 'init' a run")
+        if self.patience and self.validation == 0:
+            raise ValueError("'patience' needs validation cases; set 'validation'")
+        if self.train is None and self.test is None:
+            raise ValueError("give 'train' or 'test': both cannot be all remaining cases")
+        return self

@@ -1,0 +1,107 @@
+"""Scoring a model: on validation cases while it trains, on test cases at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from situs.errors import ConfigError
+from situs.transfer.cases import PreparedCase
+from situs.transfer.config import FinetuneConfig
+from situs.transfer.metrics import (
+    Summary,
+    score_classification,
+    score_segmentation,
+    summarise_segmentation,
+)
+from situs.transfer.model import Model
+from situs.transfer.result import write_cases
+
+
+def validation_score(model: Model, cases: Sequence[PreparedCase]) -> float:
+    """Mean Dice on the prepared grid, or mean log-likelihood (an AUC of few cases is coarse)."""
+    values = []
+    for case in cases:
+        probabilities = model.probabilities(case.prepared)
+        if case.label is not None:
+            values += _dices(probabilities.argmax(0), case.label, len(probabilities))
+        elif case.target is not None:
+            p = np.clip(probabilities, 1e-6, 1 - 1e-6)
+            likely = np.where(case.target > 0, p, 1 - p) if case.target.ndim else p[case.target]
+            values.append(float(np.log(likely).mean()))
+    return float(np.mean(values)) if values else 0.0
+
+
+def _dices(
+    predicted: npt.NDArray[np.int64], true: npt.NDArray[np.int16], classes: int
+) -> list[float]:
+    both = np.bincount(true[predicted == true], minlength=classes)
+    sizes = np.bincount(predicted.ravel(), minlength=classes) + np.bincount(
+        true.ravel(), minlength=classes
+    )
+    return [2 * float(both[k]) / float(sizes[k]) for k in range(1, classes) if sizes[k]]
+
+
+def evaluate(config: FinetuneConfig, model: Model, cases: Sequence[PreparedCase]) -> Summary:
+    """Score test cases; write ``cases.csv`` and, for segmentation, the predictions.
+
+    Returns:
+        Class name → scores, and the entry ``"mean"``.
+    """
+    if config.task == "classification":
+        return _classification(config, model, cases)
+    scores = []
+    for case in cases:
+        if case.truth is None:
+            raise ConfigError(f"case '{case.name}' has no label volume to be tested against")
+        predicted = model.segment(case.prepared)
+        scores += score_segmentation(
+            case.name,
+            predicted,
+            case.truth,
+            model.task.classes,
+            np.linalg.norm(case.affine[:3, :3], axis=0).tolist(),
+            config.surface_tolerance_mm,
+        )
+        if config.save_predictions:
+            write_labels(config.out / "predictions" / f"{case.name}.nii.gz", predicted, case.affine)
+    write_cases(config.out, [asdict(score) for score in scores])
+    return summarise_segmentation(scores)
+
+
+def _classification(config: FinetuneConfig, model: Model, cases: Sequence[PreparedCase]) -> Summary:
+    names = list(model.task.classes.values())
+    probabilities = np.stack([model.probabilities(case.prepared) for case in cases])
+    true = np.stack([case.target for case in cases if case.target is not None])
+    rows = []
+    for case, p, target in zip(cases, probabilities, true, strict=True):
+        on = np.flatnonzero(target) if model.task.multi_label else [int(target)]
+        decided = np.flatnonzero(p >= 0.5) if model.task.multi_label else [int(p.argmax())]
+        rows.append(
+            {
+                "case": case.name,
+                "true": " ".join(names[k] for k in on),
+                "predicted": " ".join(names[k] for k in decided),
+                **{f"p({name})": float(v) for name, v in zip(names, p, strict=True)},
+            }
+        )
+    write_cases(config.out, rows)
+    return score_classification(probabilities, true, names)
+
+
+def write_labels(
+    path: Path, labels: npt.NDArray[np.int16], affine: npt.NDArray[np.float64]
+) -> None:
+    """Write a label volume as NIfTI with the geometry of its scan."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int16)
+    image = nib.Nifti1Image(small, affine)
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)

@@ -1,0 +1,274 @@
+"""``situs.finetune``: carry an encoder over to a task with few labels, and score it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import nn
+
+from situs.backbones import Backbone, BackboneConfig
+from situs.config import dump_yaml, load_config, validate
+from situs.errors import ConfigError, RunError
+from situs.ledger import Ledger
+from situs.observe.terminal import TrainingProgress
+from situs.store import Preprocessing
+from situs.training.run import MetricsFile, write_text
+from situs.transfer.cases import Cohort, PreparedCase, Split, choose
+from situs.transfer.config import FinetuneConfig
+from situs.transfer.evaluate import evaluate, validation_score
+from situs.transfer.losses import classification_loss, segmentation_loss
+from situs.transfer.metrics import Summary
+from situs.transfer.model import Model, Task, assemble, initialise, starting_point
+from situs.transfer.patches import PatchSampler
+from situs.transfer.result import Result, defined
+from situs.transfer.training import Finetuning, Watch, fit
+
+
+def finetune(
+    config: Mapping[str, Any] | str | Path | FinetuneConfig,
+    *,
+    overrides: Sequence[str] = (),
+    cohort: Cohort | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Fine-tune on few labelled cases and score on held-out ones.
+
+    Args:
+        config: A mapping, the path of a YAML file, or a :class:`FinetuneConfig`.
+        overrides: ``key.path=value`` strings.
+        cohort: The data set of ``config.data``, already opened; many fine-tunings that share
+            one pay for preparation once. Its rules must be those of this fine-tuning.
+        quiet: No progress.
+
+    Returns:
+        The result; everything it says is also in ``config.out``.
+
+    Raises:
+        ConfigError: If the configuration cannot be used, or does not fit the data.
+        RunError: If ``out`` is not empty and ``overwrite`` was not said.
+        TransferError: If the weights do not fit.
+        ScanRefused: If a case cannot be read.
+    """
+    config = load_config(FinetuneConfig, config, overrides)
+    _check_folder(config)
+    clock = _Clock()
+    with isolate_rng(), _threads(config.threads):
+        _, card = starting_point(config.init, config.backbone, channels=1)
+        cohort = _cohort(config, cohort, card.preprocessing)
+        split = choose(cohort, config.train, config.validation, config.test, config.seed)
+        train = cohort.load(split.train)
+        model, ledger, pretrained = _model(config, cohort, train)
+        # Only now: weights that do not fit must not cost an earlier result.
+        _make_folder(config)
+        validation, test = cohort.load(split.validation), cohort.load(split.test)
+        clock.lap("prepare")
+        watch = _train(config, model, cohort, train, validation, pretrained, quiet)
+        clock.lap("train")
+        summary = evaluate(config, model, test)
+        clock.lap("test")
+    if config.save_model:
+        model.save(config.out / "model")
+    result = _result(config, model, split, ledger, watch, summary, clock.laps)
+    result.save()
+    return result
+
+
+def _cohort(config: FinetuneConfig, cohort: Cohort | None, carded: Mapping[str, Any]) -> Cohort:
+    rules = validate(Preprocessing, config.preprocessing or carded)
+    cohort = cohort or Cohort.open(config.data, rules)
+    expected = cohort.settled(rules)
+    if cohort.rules != expected:
+        raise ConfigError(
+            f"the cohort was prepared with {cohort.rules!r}, but this fine-tuning needs "
+            f"{expected!r}; open another cohort, or set 'preprocessing'"
+        )
+    if cohort.dataset.task != config.task:
+        raise ConfigError(f"{config.data} has labels for {cohort.dataset.task}, not {config.task}")
+    wanted = config.class_weights
+    if wanted is not None and len(wanted) != len(cohort.classes):
+        raise ConfigError(
+            f"'class_weights' has {len(wanted)} numbers, the data set {len(cohort.classes)} "
+            f"classes: {list(cohort.classes.values())}"
+        )
+    return cohort
+
+
+def _model(
+    config: FinetuneConfig, cohort: Cohort, train: Sequence[PreparedCase]
+) -> tuple[Model, Ledger | None, list[nn.Module]]:
+    backbone, source = starting_point(config.init, config.backbone, train[0].image.shape[0])
+    # The same seed gives the same head, whatever was built or drawn before.
+    torch.manual_seed(config.seed)
+    network = assemble(backbone, config.task, len(cohort.classes))
+    axis = _slice_axis(config, backbone, train)
+    task = Task(
+        kind=config.task,
+        classes=cohort.classes,
+        multi_label=cohort.dataset.multilabel,
+        patch_size=_patch_size(config, network.backbone, axis, train),
+        slice_axis=axis,
+        overlap=config.overlap,
+        flip_axes=config.augmentation.flip_axes if config.test_flips else (),
+        preprocessing=cohort.rules.model_dump(mode="json"),
+    )
+    ledger: Ledger | None = None
+    pretrained: list[nn.Module] = []
+    if config.init != "none":
+        ledger, pretrained = initialise(
+            network, config.init, config.load_decoder, config.allow_partial
+        )
+    card = source.model_copy(
+        update={
+            "backbone": backbone,
+            "preprocessing": task.preprocessing,
+            "view_size": task.patch_size,
+            "step": config.steps,
+            "decoder_trained": config.task == "segmentation",
+        }
+    )
+    return Model(network, task, card), ledger, pretrained
+
+
+def _slice_axis(
+    config: FinetuneConfig, backbone: BackboneConfig, train: Sequence[PreparedCase]
+) -> int | None:
+    if backbone.spatial_dims == 3:
+        return None
+    if config.slice_axis != "auto":
+        return config.slice_axis
+    # Slices as they were acquired: thick ones look like their stack's own images. Isotropic
+    # scans are cut axially (the last axis wins a draw).
+    spacing = np.median([case.spacing for case in train], axis=0)
+    return int(max(range(3), key=lambda axis: (round(float(spacing[axis]), 2), axis)))
+
+
+def _patch_size(
+    config: FinetuneConfig, backbone: Backbone, axis: int | None, train: Sequence[PreparedCase]
+) -> tuple[int, ...]:
+    dims = backbone.spatial_dims
+    if config.patch_size is not None:
+        if len(config.patch_size) != dims:
+            raise ConfigError(f"'patch_size' must have {dims} numbers, got {config.patch_size}")
+        backbone.check_size(config.patch_size)
+        return config.patch_size
+    limit = 96 if dims == 3 else 256
+    axes = [a for a in range(3) if a != axis]
+    median = np.median([[case.shape[a] for a in axes] for case in train], axis=0)
+    cells = [
+        max(1, math.ceil(min(n, limit) / d))
+        for n, d in zip(median.tolist(), backbone.divisor, strict=True)
+    ]
+    if math.prod(cells) < backbone.min_coarse_voxels:
+        cells = [2] * dims
+    return tuple(n * d for n, d in zip(cells, backbone.divisor, strict=True))
+
+
+def _train(
+    config: FinetuneConfig,
+    model: Model,
+    cohort: Cohort,
+    train: Sequence[PreparedCase],
+    validation: Sequence[PreparedCase],
+    pretrained: Sequence[nn.Module],
+    quiet: bool,
+) -> Watch:
+    sampler = PatchSampler(
+        train,
+        model.task.framing,
+        config.batch_size,
+        config.augmentation,
+        config.foreground_share,
+        config.seed,
+    )
+    segmenting = config.task == "segmentation"
+    weights = config.class_weights
+    loss = (
+        segmentation_loss(config.loss, weights)
+        if segmenting
+        else classification_loss(config.loss, model.task.multi_label, weights)
+    )
+    module = Finetuning(
+        model.network, loss, config, "label" if segmenting else "target", pretrained
+    )
+    metrics = MetricsFile(config.out / "metrics.csv")
+    score = (lambda: validation_score(model, validation)) if validation else None
+    watch = Watch(metrics, score, config)
+    fit(module, sampler, watch, config.out, [TrainingProgress(quiet=quiet, what="fine-tuning")])
+    return watch
+
+
+def _result(
+    config: FinetuneConfig,
+    model: Model,
+    split: Split,
+    ledger: Ledger | None,
+    watch: Watch,
+    summary: Summary,
+    seconds: dict[str, float],
+) -> Result:
+    numbers = [(p.numel(), p.requires_grad) for p in model.network.parameters()]
+    return Result(
+        folder=config.out,
+        task=config.task,
+        init=config.init,
+        method=model.card.method,
+        scores=defined(summary["mean"]),
+        classes={name: defined(row) for name, row in summary.items() if name != "mean"},
+        split=asdict(split),
+        ledger=ledger,
+        best_step=watch.best_step,
+        validation_score=watch.best_score,
+        seconds=seconds,
+        parameters={
+            "total": sum(n for n, _ in numbers),
+            "trained": sum(n for n, trained in numbers if trained),
+        },
+    )
+
+
+def _check_folder(config: FinetuneConfig) -> None:
+    out = config.out
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not config.overwrite:
+        raise RunError(f"{out} is not empty; choose another 'out', or say 'overwrite'")
+    if not (out / "config.yaml").is_file():
+        raise RunError(f"{out} holds something that is no result of situs; it is not replaced")
+
+
+def _make_folder(config: FinetuneConfig) -> None:
+    shutil.rmtree(config.out, ignore_errors=True)
+    config.out.mkdir(parents=True)
+    write_text(config.out / "config.yaml", dump_yaml(config))
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass
+class _Clock:
+    """Seconds of each stage."""
+
+    laps: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self.last = round(now - self.last, 2), now

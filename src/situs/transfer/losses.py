@@ -1,0 +1,86 @@
+"""Supervised losses, from MONAI, as named terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceLoss, FocalLoss
+from torch import Tensor
+
+Terms = dict[str, Tensor]
+Loss = Callable[[Tensor, Tensor], Terms]
+Kind = Literal["dice_ce", "dice_focal"]
+
+
+def segmentation_loss(kind: Kind, class_weights: Sequence[float] | None = None) -> Loss:
+    """Soft Dice over the batch's foreground classes plus cross-entropy or focal loss.
+
+    Args:
+        kind: Which companion soft Dice has.
+        class_weights: One a class, background first; the background's does not enter Dice.
+
+    Returns:
+        A function of logits ``(B, K, *spatial)`` and labels ``(B, *spatial)`` to the terms
+        ``dice``, ``ce`` or ``focal``, and ``total``.
+    """
+    weights = None if class_weights is None else torch.tensor(class_weights)
+    dice = DiceLoss(
+        include_background=False,
+        to_onehot_y=True,
+        softmax=True,
+        batch=True,
+        weight=None if weights is None else weights[1:],
+    )
+    companion = _multiclass(kind, weights)
+
+    def loss(logits: Tensor, labels: Tensor) -> Terms:
+        terms = {"dice": dice(logits, labels[:, None]), **companion(logits, labels)}
+        return {**terms, "total": torch.stack(list(terms.values())).sum()}
+
+    return loss
+
+
+def classification_loss(
+    kind: Kind, multi_label: bool, class_weights: Sequence[float] | None = None
+) -> Loss:
+    """Cross-entropy or focal loss of scans; sigmoid for several labels a scan, else softmax.
+
+    Returns:
+        A function of logits ``(B, K)`` and labels ``(B,)`` (multi-label: ``(B, K)`` of 0 and 1)
+        to the term ``ce`` or ``focal``, and ``total``.
+    """
+    weights = None if class_weights is None else torch.tensor(class_weights)
+    if not multi_label:
+        multiclass = _multiclass(kind, weights)
+
+        def single(logits: Tensor, labels: Tensor) -> Terms:
+            terms = multiclass(logits, labels)
+            return {**terms, "total": next(iter(terms.values()))}
+
+        return single
+
+    def several(logits: Tensor, labels: Tensor) -> Terms:
+        targets = labels.to(logits)
+        terms = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        name = "ce"
+        if kind == "dice_focal":
+            terms, name = terms * (1 - torch.exp(-terms)) ** 2, "focal"
+        if weights is not None:
+            terms = terms * weights.to(terms)
+        return {name: terms.mean(), "total": terms.mean()}
+
+    return several
+
+
+def _multiclass(kind: Kind, weights: Tensor | None) -> Loss:
+    if kind == "dice_ce":
+        return lambda logits, labels: {
+            "ce": F.cross_entropy(
+                logits, labels, weight=None if weights is None else weights.to(logits)
+            )
+        }
+    focal = FocalLoss(to_onehot_y=True, use_softmax=True, weight=weights)
+    return lambda logits, labels: {"focal": focal(logits, labels[:, None])}

@@ -1,0 +1,67 @@
+"""Who learns how fast: layer-wise decay, frozen parts and the schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from situs.backbones import Backbone
+
+Group = dict[str, Any]
+
+
+def encoder_blocks(encoder: nn.Module) -> list[list[nn.Parameter]]:
+    """The encoder's parameters by block, input side first.
+
+    A block is what stands under the first numbered module on a parameter's path
+    (``stages.2.…``), or under the last module of a path without numbers (``stem.conv.…``).
+    Blocks come in the order of registration, which in the backbones of situs is the order of
+    the forward pass.
+    """
+    blocks: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in encoder.named_parameters():
+        path = name.split(".")[:-1]
+        numbered = next((i for i, part in enumerate(path) if part.isdigit()), len(path) - 1)
+        blocks.setdefault(".".join(path[: numbered + 1]), []).append(parameter)
+    return list(blocks.values())
+
+
+def parameter_groups(
+    backbone: Backbone, head: nn.Module, lr: float, layer_decay: float
+) -> list[Group]:
+    """Optimiser groups: head and decoder at ``lr``, encoder block i of n at ``lr·decay^(n−i)``.
+
+    The last encoder block (i = n−1) learns ``layer_decay`` times as fast as the decoder, the
+    first ``layer_decay**n`` times (as in BEiT, arXiv 2106.08254).
+    """
+    blocks = encoder_blocks(backbone.encoder)
+    groups: list[Group] = [
+        {"name": "head", "params": list(head.parameters()), "lr": lr},
+        {"name": "decoder", "params": list(backbone.decoder.parameters()), "lr": lr},
+    ]
+    for i, block in enumerate(blocks):
+        rate = lr * layer_decay ** (len(blocks) - i)
+        groups.append({"name": f"encoder.{i}", "params": block, "lr": rate})
+    return groups
+
+
+def warmup_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: linear warm-up, then cosine to zero."""
+    warmup_steps = min(warmup_steps, steps // 2)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return factor
+
+
+def freeze(module: nn.Module, frozen: bool = True) -> None:
+    """Stop (or resume) the training of ``module``, running statistics included."""
+    module.requires_grad_(not frozen)
+    module.train(not frozen)

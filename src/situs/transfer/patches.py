@@ -1,0 +1,157 @@
+"""Training patches: where they are cut, near labels or anywhere, and how they are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from situs.transfer.augment import draw, move, recolour
+from situs.transfer.cases import PreparedCase
+from situs.transfer.config import Augmentation
+from situs.views.array_source import crop_padded
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a network sees a volume: whole, or slice by slice.
+
+    Attributes:
+        patch_size: Voxels along each axis of the network.
+        slice_axis: The array axis that slices are perpendicular to; None for 3D networks.
+    """
+
+    patch_size: tuple[int, ...]
+    slice_axis: int | None = None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Volume axis of each of the network's axes."""
+        return tuple(axis for axis in range(3) if axis != self.slice_axis)
+
+    def in_volume(self, size: Sequence[int]) -> tuple[int, ...]:
+        """A size along the network's axes as a size in the volume, one voxel thick for slices."""
+        size = list(size)
+        if self.slice_axis is not None:
+            size.insert(self.slice_axis, 1)
+        return tuple(size)
+
+    def to_batch(self, volume: Tensor) -> Tensor:
+        """``(C, X, Y, Z)`` → ``(1, C, X, Y, Z)``, or the slices as a batch ``(N, C, ·, ·)``."""
+        if self.slice_axis is None:
+            return volume[None]
+        return volume.movedim(self.slice_axis + 1, 0)
+
+    def from_batch(self, batch: Tensor) -> Tensor:
+        """Inverse of :meth:`to_batch` for any number of channels."""
+        if self.slice_axis is None:
+            return batch[0]
+        return batch.movedim(0, self.slice_axis + 1)
+
+
+class PatchSampler(IterableDataset[Batch]):
+    """An endless stream of augmented batches, a pure function of its seed.
+
+    Args:
+        cases: Prepared, in memory.
+        framing: Patch size and slice axis.
+        batch_size: Patches a batch.
+        augmentation: Random changes.
+        foreground_share: Of patches centred near a labelled voxel.
+        seed: Of everything random.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        framing: Framing,
+        batch_size: int,
+        augmentation: Augmentation,
+        foreground_share: float,
+        seed: int,
+    ) -> None:
+        self.cases = cases
+        self.framing = framing
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.foreground_share = foreground_share
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        rng = np.random.default_rng(self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            # Every case comes as often as any other, in a new order each time.
+            order = rng.permutation(len(self.cases))
+            order = np.resize(order, -(-len(order) // self.batch_size) * self.batch_size)
+            for chosen in order.reshape(-1, self.batch_size):
+                yield self.batch([self.cases[i] for i in chosen], rng, generator)
+
+    def batch(
+        self, cases: Sequence[PreparedCase], rng: np.random.Generator, generator: torch.Generator
+    ) -> Batch:
+        """One batch, a patch of each of ``cases``: ``image`` and ``label`` or ``target``."""
+        framing = self.framing
+        spacing = torch.tensor([[c.spacing[a] for a in framing.axes] for c in cases])
+        drawn = draw(self.augmentation, spacing.float(), framing.axes, generator)
+        size = framing.in_volume(drawn.crop_size(framing.patch_size))
+        starts = [self._start(case, size, rng) for case in cases]
+        images = self._crops([c.image for c in cases], starts, size)
+        labels = None
+        if cases[0].label is not None:
+            labels = self._crops([_label(c)[None] for c in cases], starts, size)[:, 0]
+        image, label = move(images, labels, drawn, framing.patch_size)
+        batch = {"image": recolour(image, drawn, generator)}
+        if label is not None:
+            batch["label"] = label
+        if cases[0].target is not None:
+            batch["target"] = torch.from_numpy(np.stack([_target(c) for c in cases]))
+        return batch
+
+    def _crops(
+        self,
+        arrays: Sequence[npt.NDArray[np.generic]],
+        starts: Sequence[Sequence[int]],
+        size: Sequence[int],
+    ) -> Tensor:
+        crops = [crop_padded(a, s, size) for a, s in zip(arrays, starts, strict=True)]
+        stacked = torch.from_numpy(np.stack(crops))
+        axis = self.framing.slice_axis
+        return stacked if axis is None else stacked.squeeze(axis + 2)
+
+    def _start(
+        self, case: PreparedCase, size: Sequence[int], rng: np.random.Generator
+    ) -> list[int]:
+        shape = np.array(case.shape)
+        patch = np.array(self.framing.in_volume(self.framing.patch_size))
+        anchor = rng.uniform(0, shape)
+        if case.places and rng.random() < self.foreground_share:
+            places = case.places[int(rng.integers(len(case.places)))]
+            voxel = np.array(np.unravel_index(int(rng.choice(places)), case.shape))
+            # Off centre, so that the network does not learn that labels are in the middle; a
+            # slice goes through the voxel itself.
+            anchor = voxel + 0.5 + rng.uniform(-0.25, 0.25, 3) * np.where(patch > 1, patch, 0)
+        # A patch stays inside the scan where the scan is large enough, else is centred on it.
+        low, high = np.minimum(patch, shape) / 2, shape - np.minimum(patch, shape) / 2
+        centre = np.clip(anchor, low, high)
+        start = np.floor(centre - np.array(size) / 2 + 0.5)
+        return start.astype(int).tolist()
+
+
+def _label(case: PreparedCase) -> npt.NDArray[np.int16]:
+    if case.label is None:
+        raise ValueError(f"{case.name} has no label volume")
+    return case.label
+
+
+def _target(case: PreparedCase) -> npt.NDArray[np.int64]:
+    if case.target is None:
+        raise ValueError(f"{case.name} has no target")
+    return case.target

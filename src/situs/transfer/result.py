@@ -1,0 +1,127 @@
+"""What a fine-tuning leaves behind, and how to read it again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from situs import __version__
+from situs.config import Config, validate
+from situs.errors import RunError
+from situs.ledger import Ledger
+from situs.training.run import write_json
+
+RESULT = "result.json"
+
+_HEADINGS = {
+    "dice": "Dice",
+    "hd95_mm": "HD95 (mm)",
+    "surface_dice": "surface Dice",
+    "auc": "AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "calibration_error": "calibration error",
+    "chance": "chance (balanced accuracy)",
+    "cases": "cases",
+    "hd95_undefined": "HD95 undefined",
+}
+_DIGITS = {"hd95_mm": 2, "cases": 0, "hd95_undefined": 0}
+
+
+class Result(Config):
+    """A finished fine-tuning.
+
+    Its folder holds ``result.json``, ``config.yaml``, ``cases.csv``, ``metrics.csv``,
+    ``predictions/*.nii.gz`` and ``model/``.
+
+    Attributes:
+        folder: Where it stands.
+        task: ``"segmentation"`` or ``"classification"``.
+        init: The weights it began with, or ``"none"``.
+        method: Pretext task of those weights, or ``"none"``.
+        scores: Means over test cases and classes; None where undefined.
+        classes: The same for every class.
+        split: ``train``, ``validation`` and ``test`` → names of cases.
+        ledger: What was loaded; None for random initialisation.
+        best_step: Whose weights were tested.
+        validation_score: Theirs; None without validation cases.
+        seconds: ``prepare``, ``train`` and ``test``.
+        parameters: Numbers in the network, and how many of them were trained.
+        situs_version: That wrote it.
+    """
+
+    folder: Path
+    task: str
+    init: str
+    method: str
+    scores: dict[str, float | None]
+    classes: dict[str, dict[str, float | None]]
+    split: dict[str, tuple[str, ...]]
+    ledger: Ledger | None = None
+    best_step: int
+    validation_score: float | None = None
+    seconds: dict[str, float]
+    parameters: dict[str, int]
+    situs_version: str = __version__
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Read a result folder.
+
+        Raises:
+            RunError: If the folder holds no finished result.
+        """
+        file = Path(folder) / RESULT
+        if not file.is_file():
+            raise RunError(f"{folder} holds no finished fine-tuning: it has no {RESULT}")
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return validate(cls, {**values, "folder": Path(folder)})
+
+    def save(self) -> None:
+        """Write ``result.json``; it comes last, so that its presence means finished."""
+        write_json(self.folder / RESULT, self.model_dump(mode="json", exclude={"folder"}))
+
+    def cases(self) -> list[dict[str, str]]:
+        """Rows of ``cases.csv``."""
+        with (self.folder / "cases.csv").open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+    def __rich__(self) -> RenderableType:
+        """A table with a row a class, and the time it took."""
+        keys = list(self.scores)
+        table = Table(title=f"{self.task}, {len(self.split['test'])} test cases")
+        table.add_column("class")
+        for key in keys:
+            table.add_column(_HEADINGS.get(key, key), justify="right")
+        for name, row in self.classes.items():
+            table.add_row(escape(name), *(_cell(key, row.get(key)) for key in keys))
+        table.add_section()
+        table.add_row("mean", *(_cell(key, self.scores[key]) for key in keys), style="bold")
+        start = "from scratch" if self.init == "none" else f"from {self.method} weights"
+        spent = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
+        words = f"{len(self.split['train'])} labelled cases, {start}; {spent}; {self.folder}"
+        return Group(table, escape(words))
+
+
+def defined(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """NaN, which JSON does not know, becomes None."""
+    return {key: None if math.isnan(value) else float(value) for key, value in scores.items()}
+
+
+def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``cases.csv``."""
+    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _cell(key: str, value: float | None) -> str:
+    return "–" if value is None else f"{value:.{_DIGITS.get(key, 3)}f}"
