@@ -20,6 +20,9 @@ _MAX_COSINE = 1.75e-3
 # Deflate cannot compress by more than about 1032:1, so a header that promises more is false.
 _MAX_COMPRESSION = 1100
 
+# More than the regions of whole-brain or whole-body segmentations.
+_MAX_CLASSES = 256
+
 
 def check_affine(affine: npt.NDArray[np.float64], path: Path) -> None:
     """Refuse an affine that does not describe a grid with right angles.
@@ -124,6 +127,24 @@ def looks_like_hounsfield(array: npt.NDArray[Any]) -> bool:
     air = np.mean((sample >= -1100) & (sample <= -900))
     tissue = np.mean((sample >= -200) & (sample <= 200))
     return bool(air > 0.03 and tissue > 0.03)
+
+
+def looks_like_labels(array: npt.NDArray[Any]) -> bool:
+    """Whether an image is a label map: few whole numbers, and neighbours inside are equal.
+
+    A scan in 8 bits or less has few values as well, but noise keeps its neighbours apart.
+    """
+    low, high = float(array.min()), float(array.max())
+    step = max(1, array.size // 200_000)
+    sample = array.reshape(-1)[::step]
+    if low < 0 or high > 65535 or (sample != np.rint(sample)).any():
+        return False
+    if len(np.unique(sample)) > _MAX_CLASSES:
+        return False
+    one, next_ = array[:, :-1], array[:, 1:]
+    inside = (one > 0) & (next_ > 0)
+    pairs = int(np.count_nonzero(inside))
+    return pairs > 0 and int(np.count_nonzero(inside & (one == next_))) > 0.8 * pairs
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import stat
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -102,10 +103,40 @@ def read_label(path: str | Path, *, max_bytes: int = quality.MAX_BYTES) -> Scan:
     return replace(scan, array=values.astype(np.int16))
 
 
-def _read(path: Path, options: ReadOptions) -> Scan:
+def read_series(
+    files: Sequence[Path],
+    path: str | Path,
+    volume: int | Literal["all"] | None = None,
+    *,
+    series: str | None,
+    modality: str | None = None,
+    planes: bool = False,
+    max_bytes: int = quality.MAX_BYTES,
+) -> Scan:
+    """Read one DICOM series from files that are already known, as a catalog knows them.
+
+    Args:
+        files: Those of the series, and perhaps of others.
+        path: The folder, for errors.
+        volume: As in :func:`read_scan`, and so the rest.
+        series: Hash of the series; None where the files are all of one.
+        modality: Overrides the header's.
+        planes: Accept a single slice.
+        max_bytes: Refuse a series whose voxels take more.
+
+    Raises:
+        ScanRefused: As :func:`read_scan`.
+    """
+    options = ReadOptions(volume, series, planes, max_bytes)
+    return finish(_read(Path(path), options, files), Path(path), modality)
+
+
+def _read(path: Path, options: ReadOptions, files: Sequence[Path] = ()) -> Scan:
     try:
         reader = importlib.import_module(_MODULES[format_of(path)])
-        scan: Scan = reader.read(path, options)
+        scan: Scan = (
+            reader.read_files(files, path, options) if files else reader.read(path, options)
+        )
     except ScanRefused:
         raise
     except MemoryError:

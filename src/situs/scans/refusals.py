@@ -80,6 +80,10 @@ REASONS = MappingProxyType(
             "voxels are NaN or infinite", "replace them, or find the step that wrote them"
         ),
         "constant-image": Reason("all voxels are equal", "leave it out"),
+        "label-map": Reason(
+            "the image has few values in large patches, as a label map has",
+            "nothing, unless it is a scan: then read it with situs.read_scan",
+        ),
         "colour-image": Reason("the image has colours", "leave it out, or convert it to grey"),
         "unsupported-dtype": Reason(
             "voxels are of a kind without order (complex, vector, structure)",

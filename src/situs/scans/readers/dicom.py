@@ -94,7 +94,7 @@ def _one_series(
         found.setdefault(series.uid, (series, []))[1].extend(slices)
     if options.series is not None:
         found = {uid: value for uid, value in found.items() if uid == options.series}
-    if refused and (len(found) != 1 or options.series is None):
+    if refused and not (found and options.series):
         # A stack with a damaged slice must not pass as whole.
         first = refused[0]
         detail = f"{len(refused)} of {len(files)} files: {first.detail}"
@@ -106,4 +106,7 @@ def _one_series(
         raise refuse("several-series", path, f"{len(found)} series: {hashes}")
     ((series, slices),) = found.values()
     notes = [f"passed over {others} files without an image"] if others else []
+    if refused:
+        # Which series they belonged to cannot be known.
+        notes.append(f"{len(refused)} unusable files beside it; the stack may be incomplete")
     return series, slices, notes

@@ -122,7 +122,8 @@ def read_slices(file: Path) -> tuple[Series, list[Slice]]:
         ScanRefused: Where the file is no greyscale image with a place in space.
     """
     dataset = read_dataset(file, pixels=False)
-    _check_kind(dataset, file)
+    _check_image(dataset, file)
+    _check_grey(dataset, file)
     series = _series(dataset)
     if "PerFrameFunctionalGroupsSequence" in dataset:
         return series, _enhanced(dataset, file)
@@ -138,17 +139,20 @@ def read_series(file: Path) -> Series:
         ScanRefused: Where the file is no DICOM image.
     """
     dataset = read_dataset(file, pixels=False)
-    _check_kind(dataset, file)
+    _check_image(dataset, file)
     return _series(dataset)
 
 
-def _check_kind(dataset: Dataset, file: Path) -> None:
+def _check_image(dataset: Dataset, file: Path) -> None:
     modality = str(dataset.get("Modality", ""))
     if modality in _NO_PIXELS or "Rows" not in dataset:
         if modality not in _NO_PIXELS and str(dataset.SOPClassUID.name).endswith("Image Storage"):
             raise refuse("truncated-file", file, "the header ends too early")
         raise refuse("not-an-image", file, "this DICOM object holds no image")
-    if modality in _NO_SCAN:
+
+
+def _check_grey(dataset: Dataset, file: Path) -> None:
+    if str(dataset.get("Modality", "")) in _NO_SCAN:
         raise refuse("unsupported-dicom", file, "this DICOM object is derived from a scan")
     colour = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not colour.startswith("MONOCHROME"):

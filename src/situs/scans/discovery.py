@@ -1,0 +1,182 @@
+"""Find what could be a scan below some paths, and group DICOM files into series."""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from situs.errors import ScanRefused
+from situs.scans.parallel import isolated_map
+from situs.scans.read import format_by_name, format_of
+from situs.scans.refusals import refuse
+
+# Files that belong to a collection and pretend to be no scan.
+_DOCUMENTS = re.compile(
+    r"(readme|licen[cs]e|changes|citation|dataset|dataset_description|participants|DICOMDIR)"
+    r"(\.(md|txt|rst|html|pdf|json|csv|tsv|cff))?$",
+    re.I,
+)
+_SIDECARS = (".json", ".bval", ".bvec", ".tsv", ".raw", ".zraw", ".img", ".img.gz", ".raw.gz")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing that could be a scan.
+
+    Attributes:
+        path: File, or folder of a DICOM series, relative to the root ("." for the root itself).
+        files: Names relative to ``path`` of a series that does not fill its folder.
+        series: Hash of the DICOM series, empty for other formats.
+    """
+
+    path: str
+    files: tuple[str, ...] = ()
+    series: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What discovery gives: candidates, files refused at sight, and files passed over."""
+
+    candidates: list[Candidate]
+    refused: list[ScanRefused]
+    ignored: int
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file is: DICOM of a series, another format, or why it is nothing."""
+
+    kind: str
+    series: str = ""
+    refusal: ScanRefused | None = None
+
+
+def common_root(paths: Sequence[Path]) -> Path:
+    """The folder that all paths lie in; catalogs name files relative to it."""
+    folders = [p if p.is_dir() else p.parent for p in map(_absolute, paths)]
+    return Path(os.path.commonpath(folders))
+
+
+def discover(
+    paths: Sequence[Path],
+    root: Path,
+    *,
+    workers: int | None = None,
+    skip: Iterable[Path] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Found:
+    """Walk the paths, look at the headers of unknown and DICOM files, group series.
+
+    Args:
+        paths: Files and folders. A file named here is never passed over.
+        root: Contains them all.
+        workers: See :func:`situs.scans.parallel.isolated_map`.
+        skip: Files and folders to leave alone.
+        progress: Told (done, total) files of the header pass.
+    """
+    files, ignored = _walk(paths, {_absolute(p) for p in skip})
+    candidates = [
+        Candidate(_relative(file, root))
+        for file in files
+        if format_by_name(file) not in ("dicom", None)
+    ]
+    unknown = [file for file in files if format_by_name(file) in ("dicom", None)]
+    refused: list[ScanRefused] = []
+    series: dict[tuple[str, str], list[str]] = defaultdict(list)
+    headers = isolated_map(
+        _look, unknown, crashed=_crashed, workers=workers if len(unknown) > 8 else 0, chunk=64
+    )
+    for number, (file, header) in enumerate(headers, 1):
+        if header.kind == "dicom":
+            # Without an identifier, files of one folder are taken for one series.
+            place = "" if header.series else str(file.parent)
+            series[header.series, place].append(_relative(file, root))
+        elif header.refusal is not None:
+            refused.append(header.refusal)
+        else:
+            ignored += 1
+        progress(number, len(unknown))
+    candidates += _group(series)
+    return Found(sorted(candidates, key=lambda c: (c.path, c.series)), refused, ignored)
+
+
+def _walk(paths: Sequence[Path], skip: set[Path]) -> tuple[list[Path], int]:
+    files: dict[Path, None] = {}
+    ignored = 0
+    for path in paths:
+        if not path.is_dir():
+            files[_absolute(path)] = None
+            continue
+        for folder, below, names in os.walk(_absolute(path)):
+            here = Path(folder)
+            below[:] = sorted(d for d in below if not d.startswith(".") and here / d not in skip)
+            for name in sorted(names):
+                if _is_companion(name, names) or here / name in skip:
+                    ignored += 1
+                else:
+                    files[here / name] = None
+    return list(files), ignored
+
+
+def _is_companion(name: str, beside: Sequence[str]) -> bool:
+    if name.startswith(".") or _DOCUMENTS.match(name):
+        return True
+    suffix = next((s for s in _SIDECARS if name.lower().endswith(s)), None)
+    if suffix is None:
+        return False
+    # "a.json" beside "a.nii.gz" describes it; alone it is a file that is no scan.
+    start = name[: -len(suffix)] + "."
+    return any(n.startswith(start) and format_by_name(Path(n)) for n in beside if n != name)
+
+
+def _look(file: Path) -> _Header:
+    """What one file is; runs in a worker and raises nothing."""
+    from situs.scans.readers.dicom_headers import read_series  # noqa: PLC0415 - pydicom is slow
+
+    try:
+        format_of(file)
+        return _Header("dicom", read_series(file).uid)
+    except ScanRefused as error:
+        if error.reason == "not-an-image" and error.detail.startswith("this DICOM object"):
+            return _Header("other")
+        return _Header("refused", refusal=error)
+    except Exception as error:
+        detail = f"the reader stopped with {type(error).__name__}"
+        return _Header("refused", refusal=refuse("unreadable-file", file, detail))
+
+
+def _crashed(file: Path) -> _Header:
+    return _Header("refused", refusal=refuse("crashed", file))
+
+
+def _group(series: dict[tuple[str, str], list[str]]) -> list[Candidate]:
+    everything = sorted(file for files in series.values() for file in files)
+    candidates = []
+    for (uid, _), files in series.items():
+        folder = os.path.commonpath([str(PurePosixPath(f).parent) for f in files]) or "."
+        own = files if folder == "." else [f.removeprefix(folder + "/") for f in files]
+        whole = len(files) == _count_below(everything, folder)
+        candidates.append(Candidate(folder, () if whole else tuple(sorted(own)), uid))
+    return candidates
+
+
+def _count_below(ordered: list[str], folder: str) -> int:
+    if folder == ".":
+        return len(ordered)
+    # "0" follows "/" in ASCII, so this is the first string past everything in the folder.
+    return bisect_left(ordered, folder + "0") - bisect_left(ordered, folder + "/")
+
+
+def _absolute(path: Path) -> Path:
+    # Not resolve(): collections kept in git-annex are links whose targets have other names.
+    return Path(os.path.abspath(path))
+
+
+def _relative(file: Path, root: Path) -> str:
+    return PurePosixPath(os.path.relpath(file, root)).as_posix()

@@ -1,0 +1,117 @@
+"""A parallel map in which an item that kills its process costs only itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def default_workers() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def isolated_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    crashed: Callable[[T], R],
+    workers: int | None = None,
+    chunk: int = 1,
+) -> Iterator[tuple[T, R]]:
+    """Apply ``function`` to every item in other processes.
+
+    When a process dies (a fault in a decoder, memory withdrawn by the system), the items that
+    were under way are tried again one by one, each alone; the one that kills its process again
+    gets ``crashed(item)``, and the rest goes on.
+
+    Args:
+        function: Importable by name, and free of exceptions of its own.
+        items: Picklable.
+        crashed: The result of an item that ended its process.
+        workers: Processes; None for all cores, 0 for this process itself (no isolation).
+        chunk: Items sent at a time.
+
+    Yields:
+        Pairs of item and result, in the order of completion.
+    """
+    if workers == 0:
+        yield from ((item, function(item)) for item in items)
+        return
+    waiting = _chunks(items, chunk)
+    count = default_workers() if workers is None else workers
+    suspects: list[T] = []
+    more = True
+    while more:
+        more = yield from _run_pool(function, waiting, count, suspects)
+        yield from _one_by_one(function, suspects, crashed)
+        suspects.clear()
+
+
+def _run_pool(
+    function: Callable[[T], R], waiting: Iterator[list[T]], workers: int, suspects: list[T]
+) -> Generator[tuple[T, R], None, bool]:
+    """Feed one pool until the chunks end (returns False) or the pool breaks (returns True)."""
+    under_way: dict[Future[list[R]], list[T]] = {}
+    with _pool(workers) as pool:
+        try:
+            while True:
+                # A short queue: what is under way when the pool breaks must run again.
+                while len(under_way) < 2 * workers and (items := next(waiting, None)) is not None:
+                    under_way[pool.submit(_apply, function, items)] = items
+                if not under_way:
+                    return False
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    results = future.result()
+                    yield from zip(under_way.pop(future), results, strict=True)
+        except BrokenProcessPool:
+            suspects.extend(item for items in under_way.values() for item in items)
+            return True
+
+
+def _one_by_one(
+    function: Callable[[T], R], suspects: Sequence[T], crashed: Callable[[T], R]
+) -> Iterator[tuple[T, R]]:
+    left = list(suspects)
+    while left:
+        with _pool(1) as pool:
+            try:
+                while left:
+                    result = pool.submit(_apply, function, left[:1]).result()
+                    yield left.pop(0), result[0]
+            except BrokenProcessPool:
+                item = left.pop(0)
+                yield item, crashed(item)
+
+
+def _apply(function: Callable[[T], R], items: list[T]) -> list[R]:
+    return [function(item) for item in items]
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    chunk: list[T] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Not "fork": the caller may hold threads (torch, a progress bar), whose locks a forked
+    # process would keep forever.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["situs.scans.measure"])
+    return ProcessPoolExecutor(workers, mp_context=context)
