@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from situs import __version__
 from situs.cli.console import err
@@ -34,7 +35,7 @@ def situs(
 
 # Importing a module adds its verbs to ``app``; each imports its heavy parts inside the verb, so
 # that ``situs --help`` stays quick.
-from situs.cli import doctor  # noqa: E402, F401
+from situs.cli import data, doctor  # noqa: E402, F401
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     try:
         app()
     except SitusError as error:
-        err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("stopped; what was computed is kept")

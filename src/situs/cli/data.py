@@ -1,0 +1,183 @@
+"""``situs scan``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from situs.cli import app
+from situs.cli.console import Json, Quiet, err, out, print_json
+
+if TYPE_CHECKING:
+    from situs.scans.catalog import Catalog
+    from situs.scans.measure import Entry
+
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Processes; all cores by default, 0 for this one alone.")
+]
+
+_LABELS = "label-map"  # left out as it should be, and no reason for alarm
+_WIDE = 180  # columns of the table where output goes to a file or a pipe
+
+
+@app.command()
+def scan(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH…")],
+    catalog: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where to save: a folder, a .parquet or a .json file."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that the catalog's paths start from.")
+    ] = None,
+    workers: Workers = None,
+    volumes: Annotated[
+        str, typer.Option(help="Scans of several volumes: refuse, first, or each.")
+    ] = "refuse",
+    modality: Annotated[
+        str | None, typer.Option(help="Of all scans whose files do not tell, e.g. MR.")
+    ] = None,
+    planes: Annotated[bool, typer.Option(help="Accept single slices (for 'planes').")] = False,
+    rows: Annotated[int, typer.Option(help="Scans to list; 0 for all.")] = 50,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find scans, read geometry, measure quality; one line a scan, refused ones with the reason.
+
+    Example: `situs scan data/ --out catalog`
+
+    Exit code 0 where everything can be used, 1 where something was refused (label maps do not
+    count), 2 where nothing can be used.
+    """
+    from situs.scans.catalog import build_catalog  # noqa: PLC0415 - reads pandas and pyarrow
+
+    with _progress(quiet or json) as progress:
+        found = build_catalog(
+            paths,
+            root,
+            workers=workers,
+            progress=_teller(progress),
+            volumes=_volumes(volumes),
+            modality=modality,
+            planes=planes,
+            skip=[catalog] if catalog is not None else [],
+        )
+    saved = found.save(catalog) if catalog is not None else []
+    if json:
+        print_json(_summary(found) | {"entries": [e.model_dump() for e in found.entries]})
+    elif not quiet:
+        _print(found, rows)
+    if not json:
+        _print_summary(found, saved)
+    raise typer.Exit(2 if not found.accepted else int(bool(_summary(found)["refused"])))
+
+
+def _volumes(asked: str) -> Any:
+    if asked not in ("refuse", "first", "each"):
+        raise typer.BadParameter(f"must be refuse, first or each, got '{asked}'")
+    return asked
+
+
+def _progress(hidden: bool) -> Progress:
+    """A bar on standard error, only where somebody looks at it."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=hidden or not err.is_terminal,
+    )
+
+
+def _teller(progress: Progress) -> Any:
+    tasks: dict[str, Any] = {}
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = progress.add_task(f"reading {what}", total=total)
+        progress.update(tasks[what], completed=done)
+
+    return tell
+
+
+def _print(catalog: Catalog, rows: int) -> None:
+    console = out if out.is_terminal else Console(width=_WIDE)
+    accepted = catalog.accepted
+    if accepted:
+        table = Table(box=None, header_style="bold", padding=(0, 1))
+        for name in ("scan", "shape", "mm", "axes", "modality", "role", "intensities", "study"):
+            table.add_column(name, overflow="fold")
+        table.add_column("duplicate of", overflow="fold")
+        names = {e.key: e.path for e in accepted}
+        for entry in accepted[: rows or None]:
+            table.add_row(*(escape(cell) for cell in _cells(entry, names)))
+        console.print(table)
+        if rows and len(accepted) > rows:
+            console.print(f"… and {len(accepted) - rows} more; --rows 0 lists all")
+    refused = [e for e in catalog.refused if e.reason != _LABELS]
+    _print_refused(refused, rows, console)
+
+
+def _cells(entry: Entry, names: dict[str, str]) -> list[str]:
+    twin = entry.duplicate_of or entry.near_duplicate_of
+    volume = "" if entry.volume is None else f" [{entry.volume}]"
+    return [
+        entry.path + volume,
+        "×".join(map(str, entry.shape)) + (f" ×{entry.channels}" if entry.channels > 1 else ""),
+        "×".join(f"{s:.3g}" for s in entry.spacing),
+        entry.orientation,
+        entry.modality,
+        entry.description,
+        f"{entry.intensity_min:.5g} … {entry.intensity_max:.5g}",
+        entry.study[:6],
+        ("≈ " if entry.near_duplicate_of else "") + names.get(twin, "") if twin else "",
+    ]
+
+
+def _print_refused(refused: list[Entry], rows: int, console: Console) -> None:
+    from situs.scans.refusals import REASONS  # noqa: PLC0415
+
+    if not refused:
+        return
+    table = Table(box=None, header_style="bold red", padding=(0, 1))
+    for name in ("refused", "reason", "what"):
+        table.add_column(name, overflow="fold")
+    shown: Counter[str] = Counter()
+    for entry in refused:
+        shown[entry.reason] += 1
+        if not rows or shown[entry.reason] <= rows:
+            table.add_row(escape(entry.path), entry.reason, escape(entry.detail))
+    console.print(table)
+    for reason, count in shown.most_common():
+        console.print(f"{count} × {reason}: {REASONS[reason].remedy}", markup=False)
+
+
+def _summary(catalog: Catalog) -> dict[str, int]:
+    labels = sum(e.reason == _LABELS for e in catalog.refused)
+    return {
+        "accepted": len(catalog.accepted),
+        "refused": len(catalog.refused) - labels,
+        "label_maps": labels,
+        "duplicates": len(catalog.accepted) - len(catalog.unique),
+        "near_duplicates": sum(bool(e.near_duplicate_of) for e in catalog.accepted),
+        "studies": len(catalog.studies()),
+        "ignored": catalog.ignored,
+    }
+
+
+def _print_summary(catalog: Catalog, saved: list[Path]) -> None:
+    counts = {name.replace("_", " "): count for name, count in _summary(catalog).items()}
+    words = ", ".join(f"{name} {count}" for name, count in counts.items())
+    out.print(words, highlight=False, soft_wrap=True)
+    if saved:
+        files = ", ".join(map(str, saved))
+        out.print(f"saved: {files}", markup=False, highlight=False, soft_wrap=True)
