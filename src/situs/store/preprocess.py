@@ -1,0 +1,156 @@
+"""Preprocess one scan, and put results back onto its own grid. Pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from situs.errors import ConfigError, SitusError
+from situs.scans.scan import Scan
+from situs.store.grid import (
+    GridChange,
+    orient,
+    orientation,
+    resample,
+    resample_labels,
+    resampled_shape,
+    unorient,
+)
+from situs.store.intensity import Kind, foreground_box, intensity_kind, normalise
+from situs.store.rules import Preprocessing, Spacing
+
+_LARGEST = 2**31
+"""Voxels of the largest prepared scan: beyond this a spacing is a slip of the pen."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan as a network sees it.
+
+    Attributes:
+        array: ``(C, X, Y, Z)`` float32, axes closest to R, A, S.
+        affine: ``(4, 4)``, voxel centres to RAS mm.
+        label: ``(X, Y, Z)`` int16 on the same grid, or None.
+        modality: The scan's.
+        intensity: How values were read: ``"hounsfield"`` or ``"relative"``.
+        change: From the scan's own grid to this one; :func:`restore` undoes it.
+    """
+
+    array: npt.NDArray[np.float32]
+    affine: npt.NDArray[np.float64]
+    label: npt.NDArray[np.int16] | None
+    modality: str
+    intensity: Kind
+    change: GridChange
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between voxel centres along each axis."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return (x, y, z)
+
+
+def preprocess(
+    scan: Scan,
+    rules: Preprocessing,
+    label: Scan | None = None,
+    spacing_mm: Spacing | None = None,
+) -> Prepared:
+    """Orient, crop to the body, clip and normalise, resample.
+
+    Args:
+        scan: Any scan.
+        rules: What to do.
+        label: Class numbers on the scan's grid.
+        spacing_mm: What ``rules.spacing == "median"`` stands for in this collection.
+
+    Raises:
+        ConfigError: If the rules say ``"median"`` and ``spacing_mm`` is missing, or the
+            spacing asked for would make an absurdly large volume.
+        SitusError: If the label has another shape than the scan.
+    """
+    if label is not None and label.shape != scan.shape:
+        raise SitusError(
+            f"the label has {label.shape} voxels, its scan {scan.shape}; "
+            "resample the label onto the scan's grid first"
+        )
+    axes, flips = orientation(scan.affine)
+    turned = orient(scan.array, axes, flips)
+    spacing = [scan.spacing[a] for a in axes]
+    kind = intensity_kind(turned, scan.modality)
+    start, stop = (0, 0, 0), turned.shape[1:]
+    if rules.crop:
+        start, stop = foreground_box(turned, spacing, kind, rules.margin_mm)
+    cropped = turned[(slice(None), *map(slice, start, stop))]
+    target = _target_spacing(rules, spacing, spacing_mm)
+    shape = resampled_shape(cropped.shape[1:], spacing, target)
+    if np.prod(shape, dtype=float) > _LARGEST:
+        raise ConfigError(f"spacing {target} mm would give {shape} voxels; choose a larger one")
+    scale = (target[0] / spacing[0], target[1] / spacing[1], target[2] / spacing[2])
+    change = GridChange(scan.shape, axes, flips, start, (stop[0], stop[1], stop[2]), shape, scale)
+    values = normalise(cropped, spacing, kind, rules)
+    return Prepared(
+        array=resample(values, shape, scale, rules.interpolation),
+        affine=change.affine(scan.affine),
+        label=None if label is None else _prepare_label(label, change),
+        modality=scan.modality,
+        intensity=kind,
+        change=change,
+    )
+
+
+def restore(
+    values: npt.NDArray[np.generic], prepared: Prepared | GridChange
+) -> npt.NDArray[np.generic]:
+    """Put labels or probabilities back onto the scan's own grid.
+
+    Args:
+        values: ``(X, Y, Z)`` integer labels, resampled class by class, or ``(K, X, Y, Z)``
+            numbers, resampled linearly.
+        prepared: What :func:`preprocess` gave, or its ``change``.
+
+    Returns:
+        ``(*source)`` int16 or ``(K, *source)`` float32; zero outside the crop.
+
+    Raises:
+        SitusError: If ``values`` does not lie on the prepared grid.
+    """
+    change = prepared.change if isinstance(prepared, Prepared) else prepared
+    labels = values.ndim == 3
+    if values.shape[-3:] != change.shape:
+        raise SitusError(f"expected values on the grid {change.shape}, got {values.shape}")
+    back = tuple(1.0 / s for s in change.scale)
+    cropped: npt.NDArray[np.generic]
+    if labels:
+        cropped = resample_labels(np.asarray(values, dtype=np.int64), change.cropped_shape, back)[
+            None
+        ]
+    else:
+        cropped = resample(values, change.cropped_shape, back)
+    full = np.zeros((cropped.shape[0], *change.oriented_shape), dtype=cropped.dtype)
+    full[(slice(None), *map(slice, change.start, change.stop))] = cropped
+    restored = np.ascontiguousarray(unorient(full, change.axes, change.flips))
+    return restored[0] if labels else restored
+
+
+def _target_spacing(
+    rules: Preprocessing, spacing: list[float], spacing_mm: Spacing | None
+) -> Spacing:
+    if rules.spacing == "native":
+        return (spacing[0], spacing[1], spacing[2])
+    if rules.spacing != "median":
+        return rules.spacing
+    if spacing_mm is None:
+        raise ConfigError(
+            "spacing 'median' is that of a collection: pass spacing_mm, or set the rules' "
+            "spacing to millimetres or 'native'"
+        )
+    return spacing_mm
+
+
+def _prepare_label(label: Scan, change: GridChange) -> npt.NDArray[np.int16]:
+    (turned,) = orient(label.array[:1], change.axes, change.flips)
+    cropped = turned[tuple(map(slice, change.start, change.stop))]
+    return resample_labels(np.asarray(cropped, dtype=np.int64), change.shape, change.scale)

@@ -1,0 +1,53 @@
+"""What is done to every scan before a network sees it, as one strict configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from situs.config import Config
+
+Millimetres = Annotated[float, Field(gt=0)]
+Spacing = tuple[Millimetres, Millimetres, Millimetres]
+
+
+class Preprocessing(Config):
+    """Preprocessing rules; the same for pretraining, transfer and prediction.
+
+    Attributes:
+        orientation: Axes are permuted and flipped to run closest to R, A, S; voxels are never
+            rotated.
+        spacing: ``"median"`` of the collection, ``"native"`` (each scan keeps its own), or mm
+            along R, A, S.
+        crop: Whether empty borders (air) are cut off.
+        margin_mm: What is kept around the foreground.
+        ct_window: HU range that maps linearly to -1 … 1; everything else is clipped.
+        percentiles: Foreground percentiles that other scans are clipped to before mean 0 and
+            standard deviation 1.
+        interpolation: For images; labels are always interpolated linearly class by class.
+        dtype: How the store keeps voxels.
+    """
+
+    orientation: Literal["RAS"] = "RAS"
+    spacing: Literal["median", "native"] | Spacing = "median"
+    crop: bool = True
+    margin_mm: Annotated[float, Field(ge=0)] = 4.0
+    ct_window: tuple[float, float] = (-1000.0, 1000.0)
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    interpolation: Literal["linear", "cubic"] = "linear"
+    dtype: Literal["float16", "float32"] = "float16"
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        if not self.ct_window[0] < self.ct_window[1]:
+            raise ValueError("ct_window must be (low, high) with low < high")
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError("percentiles must be (low, high) with 0 <= low < high <= 100")
+        return self
+
+    def resolved(self, spacing_mm: Spacing | None) -> Preprocessing:
+        """The same rules with ``"median"`` replaced by what the collection's median is."""
+        if self.spacing != "median" or spacing_mm is None:
+            return self
+        return self.model_copy(update={"spacing": spacing_mm})
