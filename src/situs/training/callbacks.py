@@ -57,14 +57,14 @@ class Bookkeeping(pl.Callback):
         for name in pl_module.latest:
             if name.startswith("step/") and name.endswith("error"):
                 pl_module.progress[name[5:]] = (values[name], "mm")
-        self.log(trainer, step, values)
+        self.write(trainer, step, values)
 
     @property
     def seconds(self) -> float:
         """Training time, that of resumed parts included."""
         return self.seconds_before + time.perf_counter() - self._start
 
-    def log(self, trainer: pl.Trainer, step: int, values: dict[str, float]) -> None:
+    def write(self, trainer: pl.Trainer, step: int, values: dict[str, float]) -> None:
         """To the metrics file and every logger."""
         if not trainer.is_global_zero:
             return
@@ -120,7 +120,7 @@ class Observing(pl.Callback):
             if score is not None:
                 pl_module.progress.pop(score.name, None)
                 pl_module.progress[score.label or score.name] = (score.value, score.unit)
-        self.books.log(trainer, step, values)
+        self.books.write(trainer, step, values)
 
 
 class Checkpoints(pl.Callback):

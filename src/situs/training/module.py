@@ -116,6 +116,17 @@ class Pretraining(pl.LightningModule):
             momentum = momentum_at(self.config.teacher, step, self.config.steps)
             update_teacher(self.teacher, self.student, momentum)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the loop count whole steps only.
+
+        A state saved between accumulated batches would otherwise continue out of phase; the
+        samples of the broken step are drawn again.
+        """
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        batches = self.global_step * self.config.optimiser.accumulate
+        for count in ("total", "current"):
+            progress[count] = dict.fromkeys(progress[count], batches)
+
     @torch.no_grad()
     def observe(self) -> dict[str, Observation]:
         """Look at the held-out samples; the same ones each time."""

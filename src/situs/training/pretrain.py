@@ -26,6 +26,7 @@ from situs.store import Store
 from situs.training.callbacks import Bookkeeping, Checkpoints, Observing
 from situs.training.config import PretrainConfig
 from situs.training.data import Item, split_items
+from situs.training.engine import precision, quiet_engine
 from situs.training.module import Pretraining
 from situs.training.run import Run, write_json, write_text
 from situs.weights import Card, load_into
@@ -132,7 +133,8 @@ def _train(
     )
     start, status = time.perf_counter(), "stopped"
     try:
-        trainer.fit(module, ckpt_path=state, weights_only=True)
+        with quiet_engine():
+            trainer.fit(module, ckpt_path=state, weights_only=True)
         status = "finished" if trainer.global_step >= config.steps else "stopped"
     except BaseException as error:
         run.write_info({"stopped_by": f"{type(error).__name__}: {error}"})
@@ -226,15 +228,6 @@ def _view_size(composition: Composition) -> tuple[int, ...]:
 
 def _decoder_trained(module: Pretraining) -> bool:
     return any(p.trains_decoder for p in module.composition.parts.values())
-
-
-def precision(wanted: str) -> Any:
-    """Lightning's precision for ``"auto"``: bf16 or fp16 mixed on a GPU, 32 bits elsewhere."""
-    if wanted != "auto":
-        return wanted
-    if not torch.cuda.is_available():
-        return "32"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
 
 
 def _describe(

@@ -1,0 +1,46 @@
+"""Small dealings with pytorch-lightning that every trainer of situs shares."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+# What Lightning says of choices that situs makes on purpose.
+_INTENDED = (
+    ".*module\\(s\\) in eval mode.*",  # the teacher
+    ".*does not have many workers.*",
+    ".*was not set, defaulting to.*",
+    ".*Checkpoint directory.*",
+    ".*GPU available but not used.*",
+)
+
+
+@contextmanager
+def quiet_engine() -> Iterator[None]:
+    """Silence Lightning's hints and advertisements; its errors and other warnings stay."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for pattern in _INTENDED:
+                warnings.filterwarnings("ignore", message=pattern)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def precision(wanted: str) -> Any:
+    """Lightning's precision for ``"auto"``: bf16 or fp16 mixed on a GPU, 32 bits elsewhere."""
+    if wanted != "auto":
+        return wanted
+    if not torch.cuda.is_available():
+        return "32"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"

@@ -1,0 +1,280 @@
+"""A run as its user sees it: files, resume, faults, and the same numbers every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from situs.config import load_config
+from situs.errors import ConfigError, NonFiniteLoss, RunError
+from situs.methods.spatial import Spatial
+from situs.store import Preprocessing, Store, prepare
+from situs.training.config import PretrainConfig
+from situs.training.data import EndlessSampler, ViewDataset, split_items
+from situs.training.module import lr_factor
+from situs.training.pretrain import pretrain
+from situs.training.run import MetricsFile, Run
+from situs.training.teacher import TeacherConfig, momentum_at
+from situs.views import ArraySource
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Eight small scans with structure, prepared."""
+    folder = tmp_path_factory.mktemp("scans")
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (26, 30, 24)], indexing="ij"))
+    for subject in range(8):
+        bumps = np.exp(-4 * ((grid - rng.uniform(-0.5, 0.5, (3, 1, 1, 1))) ** 2).sum(0))
+        array = 100 + 400 * bumps + 50 * grid[0] + rng.normal(0, 5, bumps.shape)
+        nib.save(
+            nib.Nifti1Image(array.astype(np.float32), np.diag([1, 1, 1.2, 1])),
+            folder / f"subject_{subject}.nii.gz",
+        )
+    return prepare([folder], tmp_path_factory.mktemp("stores") / "store", Preprocessing())
+
+
+def settings(store: Store, out: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "data": store.path,
+        "out": out,
+        "steps": 6,
+        "batch_size": 2,
+        "seed": 3,
+        "workers": 0,
+        "observe_every": 3,
+        "observe_samples": 4,
+        "checkpoint_every": 3,
+        "log_every": 1,
+        "threads": 1,
+        "options": {"view_size": [16, 16, 16], "chunk_size": [6, 6, 6], "width": 16},
+        "backbone": {"name": "cnn", "options": {"channels": [4, 8]}},
+        **changes,
+    }
+
+
+def weights(run: Run, which: str = "last") -> dict[str, torch.Tensor]:
+    folder = run.path / "checkpoints" / which
+    return {
+        **load_file(folder / "encoder.safetensors"),
+        **{f"decoder.{k}": v for k, v in load_file(folder / "decoder.safetensors").items()},
+    }
+
+
+def assert_same_weights(one: Run, two: Run) -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An uninterrupted run."""
+    return pretrain(settings(store, tmp_path_factory.mktemp("runs") / "whole"), quiet=True)
+
+
+def test_a_run_leaves_exactly_the_files_it_promises(whole: Run) -> None:
+    files = {
+        str(f.relative_to(whole.path))
+        for f in whole.path.rglob("*")
+        if f.is_file() and "tensorboard" not in f.parts
+    }
+    kept = {
+        f"checkpoints/{w}/{n}"
+        for w in ("last", "best")
+        for n in ("encoder.safetensors", "decoder.safetensors", "card.json")
+    }
+    assert files == kept | {
+        "config.yaml",
+        "run.json",
+        "data.json",
+        "metrics.csv",
+        "checkpoints/last/state.ckpt",
+        "checkpoints/last/state.sha256",
+        "observations/0000003-spatial.obs",
+        "observations/0000006-spatial.obs",
+    }
+    assert whole.status == "finished"
+    assert [row["step"] for row in whole.metrics()] == [1, 2, 3, 4, 5, 6]
+    assert {"loss/total", "loss/gap_axis", "lr", "seconds"} <= whole.metrics()[0].keys()
+    assert "score/gap_error" in whole.metrics()[2]
+    assert whole.config["options"]["spatial"]["length_mm"] is not None
+    assert whole.observations()[0].scores["gap_error"].unit == "mm"
+    assert whole.encoder().spatial_dims == 3
+
+
+def test_the_same_seed_gives_the_same_run_whatever_the_workers(
+    whole: Run, store: Store, tmp_path: Path
+) -> None:
+    again = pretrain(settings(store, tmp_path / "again", workers=2), quiet=True)
+    assert_same_weights(whole, again)
+    other = pretrain(settings(store, tmp_path / "other", seed=4), quiet=True)
+    assert not torch.equal(next(iter(weights(other).values())), next(iter(weights(whole).values())))
+
+
+class Stop(Exception):
+    """A fault from outside."""
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Let the method fail in its ``call``-th step."""
+    original, calls = Spatial.step, iter(range(1, 1000))
+
+    def step(self: Spatial, *args: Any) -> Any:
+        if next(calls) == call:
+            raise Stop
+        return original(self, *args)
+
+    monkeypatch.setattr(Spatial, "step", step)
+
+
+@pytest.mark.parametrize("fails_in", [4, 6])
+def test_a_resumed_run_ends_with_the_same_numbers(
+    whole: Run, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_in: int
+) -> None:
+    config = settings(store, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        stop_at(patched, fails_in)
+        with pytest.raises(Stop):
+            pretrain(config, quiet=True)
+    stopped = Run.open(tmp_path / "run")
+    assert stopped.status == "stopped"
+    resumed = pretrain(config, mode="resume", quiet=True)
+    assert resumed.status == "finished"
+    assert_same_weights(whole, resumed)
+    losses, expected = ([row["loss/total"] for row in r.metrics()] for r in (resumed, whole))
+    assert losses == expected
+    assert [o.scores["gap_error"].value for o in resumed.observations()] == [
+        o.scores["gap_error"].value for o in whole.observations()
+    ]
+
+
+def test_resuming_between_accumulated_batches_changes_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimiser = {"accumulate": 2, "warmup_steps": 1}
+    whole = pretrain(settings(store, tmp_path / "whole", optimiser=optimiser), quiet=True)
+    config = settings(store, tmp_path / "run", optimiser=optimiser)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 8)  # the second half of the fourth step
+        with pytest.raises(Stop):
+            pretrain(config, quiet=True)
+    assert_same_weights(whole, pretrain(config, mode="resume", quiet=True))
+
+
+def test_a_loss_that_is_not_finite_stops_with_names_and_keeps_the_last_good_state(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = Spatial.step, iter(range(100))
+
+    def poisoned(self: Spatial, *args: Any) -> Any:
+        result = original(self, *args)
+        if next(calls) == 4:
+            result.losses["route"] = result.losses["route"] * torch.nan
+            result.losses["total"] = result.losses["total"] * torch.nan
+        return result
+
+    monkeypatch.setattr(Spatial, "step", poisoned)
+    with pytest.raises(NonFiniteLoss, match=r"'route' is not finite at step 4.*subject") as caught:
+        pretrain(settings(store, tmp_path / "run"), quiet=True)
+    assert len(caught.value.scans) == 2
+    run = Run.open(tmp_path / "run")
+    assert run.info["step"] == 4
+    assert all(torch.isfinite(v).all() for v in weights(run).values())
+    assert json.loads((run.path / "checkpoints/last/card.json").read_text())["step"] == 4
+
+
+def test_new_resume_and_overwrite_are_three_wishes(
+    whole: Run, store: Store, tmp_path: Path
+) -> None:
+    config = settings(store, tmp_path / "run")
+    with pytest.raises(RunError, match="not a run folder"):
+        pretrain(config, mode="resume", quiet=True)
+    with pytest.raises(RunError, match="already holds a run"):
+        pretrain(settings(store, whole.path), quiet=True)
+    with pytest.raises(RunError, match="batch_size: was 2, now 3"):
+        pretrain(settings(store, whole.path, batch_size=3), mode="resume", quiet=True)
+
+
+def test_a_damaged_state_is_refused(store: Store, tmp_path: Path) -> None:
+    config = settings(store, tmp_path / "run", steps=3)
+    run = pretrain(config, quiet=True)
+    state = run.state_file.read_bytes()
+    run.state_file.write_bytes(state[: len(state) // 2])
+    with pytest.raises(RunError, match="damaged"):
+        pretrain(config, mode="resume", quiet=True)
+
+
+def test_init_starts_from_given_weights(whole: Run, store: Store, tmp_path: Path) -> None:
+    config = settings(store, tmp_path / "run", steps=1, optimiser={"lr": 1e-12, "weight_decay": 0})
+    started = pretrain(config, init=whole.path, quiet=True)
+    best = weights(whole, "best")
+    for name, value in weights(started).items():
+        torch.testing.assert_close(value, best[name])
+
+
+def test_unknown_keys_suggest_the_nearest(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'optimiser.lrr' \(did you mean 'lr'\?\)"):
+        load_config(PretrainConfig, settings(store, tmp_path), ["optimiser.lrr=1"])
+    with pytest.raises(ConfigError, match=r"unknown method 'spacial' \(did you mean 'spatial'\?\)"):
+        pretrain(settings(store, tmp_path / "x", method="spacial", options={}), quiet=True)
+    with pytest.raises(ConfigError, match="view_sise"):
+        pretrain(settings(store, tmp_path / "y", options={"view_sise": 3}), quiet=True)
+
+
+def test_samples_depend_on_their_number_only() -> None:
+    sampler = EndlessSampler(first_step=5, batch_size=2)
+    numbers = [n for n, _ in zip(sampler, range(4), strict=False)]
+    assert numbers == [10, 11, 12, 13]
+    ranks = [EndlessSampler(0, 2, rank, 2) for rank in (0, 1)]
+    first = [[n for n, _ in zip(r, range(4), strict=False)] for r in ranks]
+    assert first == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    dataset = ViewDataset([[ArraySource(np.zeros((1, 4, 4, 4), np.float32))]] * 5, None, seed=1)  # type: ignore[arg-type]
+    order = [dataset.item_index(n) for n in range(15)]
+    assert all(sorted(order[e : e + 5]) == [0, 1, 2, 3, 4] for e in (0, 5, 10))
+    assert [dataset.item_index(n) for n in (12, 3)] == [order[12], order[3]]
+
+
+def test_scans_of_a_study_stay_on_one_side() -> None:
+    array = np.zeros((1, 2, 2, 2), np.float32)
+    items = [[ArraySource(array, key=f"{s}-{i}", study=f"s{s}")] for s in range(10) for i in (0, 1)]
+    train, held = split_items(items, 0.2, seed=0)
+    assert len(train) == 16
+    assert not {i[0].study for i in train} & {i[0].study for i in held}
+    everything = split_items(items[:6], 0.2, seed=0)
+    assert everything[0] == everything[1] == items[:6]
+
+
+def test_schedules() -> None:
+    optimiser = PretrainConfig(data="x", out="y").optimiser.model_copy(
+        update={"warmup_steps": 10, "final_lr": 0.1}
+    )
+    factors = [lr_factor(optimiser, step, 110) for step in range(111)]
+    assert max(factors) == factors[10] == 1.0
+    assert factors[0] == pytest.approx(1 / 11)
+    assert factors[60] == pytest.approx(0.55)
+    assert factors[110] == pytest.approx(0.1)
+    cosine = TeacherConfig(momentum=0.9, schedule="cosine")
+    assert momentum_at(cosine, 100_000, 100_000) == pytest.approx(1.0, abs=1e-4)
+    assert momentum_at(TeacherConfig(momentum=0.99), 0, 10) == pytest.approx(0.1)
+
+
+def test_metrics_of_a_resumed_run_drop_what_will_be_done_again(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv")
+    for step in (1, 2, 3):
+        file.add(step, {"loss": step})
+    file.add(3, {"score": 1.0})
+    file.flush()
+    again = MetricsFile(tmp_path / "metrics.csv", from_step=2)
+    again.add(3, {"loss": 30.0})
+    again.flush()
+    text = (tmp_path / "metrics.csv").read_text().split()
+    assert text == ["step,loss,score", "1,1,", "2,2,", "3,30.0,"]
