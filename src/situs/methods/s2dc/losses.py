@@ -61,7 +61,7 @@ def consistency(similarity: Tensor, matches: Tensor, valid: Tensor | None = None
     hits = matches if valid is None else valid & matches
     bounded = likeness.clamp(_MARGIN, 1 - _MARGIN)
     weight = (rows[..., :, None] + columns[..., None, :]) / 2
-    near = (weight * -torch.log(bounded)).masked_fill(~hits, 0.0).sum((-2, -1))
+    near = torch.where(hits, weight * -torch.log(bounded), 0.0).sum((-2, -1))
     far = _masked_mean(-torch.log1p(-bounded), others)
     return (near + far).mean()
 
@@ -132,19 +132,25 @@ def _as_log(plan: Tensor) -> Tensor:
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the last two axes where ``mask``; 0 where it is empty."""
-    total = values.masked_fill(~mask, 0.0).sum((-2, -1))
+    total = torch.where(mask, values, 0.0).sum((-2, -1))
     return total / mask.sum((-2, -1)).clamp(min=1)
 
 
 def _sharpness(likeness: Tensor, valid: Tensor | None) -> Tensor:
     """(max − mean) / std along the last axis, among valid entries."""
     if valid is None:
-        valid = torch.ones((), dtype=torch.bool, device=likeness.device).expand(likeness.shape)
-    count = valid.sum(-1)
-    mean = likeness.masked_fill(~valid, 0.0).sum(-1) / count.clamp(min=1)
-    spread = (likeness - mean[..., None]).masked_fill(~valid, 0.0).square().sum(-1)
+        count = likeness.new_tensor(likeness.shape[-1])
+        inside, peak = likeness, likeness.amax(-1)
+    else:
+        count = valid.sum(-1)
+        inside = torch.where(valid, likeness, 0.0)
+        peak = torch.where(valid, likeness, -1.0).amax(-1)
+    mean = inside.sum(-1) / count.clamp(min=1)
+    squares = (inside - mean[..., None]).square()
+    if valid is not None:
+        squares = torch.where(valid, squares, 0.0)
+    variance = squares.sum(-1) / (count - 1).clamp(min=1)
     # A row of one value, or of equal values, has no spread and no peak: its sharpness is 0.
-    std = torch.sqrt(spread / (count - 1).clamp(min=1) + 1e-12)
-    peak = likeness.masked_fill(~valid, -1.0).amax(-1)
-    lowest = torch.finfo(likeness.dtype).min  # a softmax over nothing but these stays defined
-    return ((peak - mean) / std).masked_fill(count == 0, lowest)
+    sharp = (peak - mean) / torch.sqrt(variance + 1e-12)
+    # A softmax over nothing but the lowest number stays defined.
+    return torch.where(count == 0, torch.finfo(sharp.dtype).min, sharp)

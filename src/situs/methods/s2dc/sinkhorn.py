@@ -18,6 +18,7 @@ entries, and would give the dustbin no gradient.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -80,11 +81,9 @@ class _LogSinkhorn(torch.autograd.Function):
         ctx: Any, scores: Tensor, bins: Tensor, iterations: int, tolerance: float | None
     ) -> Tensor:
         couplings = _couplings(scores, bins)
-        finite = couplings.masked_fill(couplings == -torch.inf, torch.inf).amin((1, 2))
-        spread = (couplings.amax((1, 2)) - finite).max()
         # Products of two scalings and a kernel entry stay within the floating-point range.
         limit = 40.0 if couplings.dtype == torch.float32 else 300.0
-        iterate = _kernel_potentials if bool(spread < limit) else _log_potentials
+        iterate = _kernel_potentials if _spread(couplings) < limit else _log_potentials
         u, v = iterate(couplings, iterations, tolerance)
         plan = couplings.add_(u[:, :, None]).add_(v[:, None, :])
         ctx.save_for_backward(plan)
@@ -105,6 +104,16 @@ def _couplings(scores: Tensor, bins: Tensor) -> Tensor:
     right = bins[:, None, None].expand(batch, m, 1)
     below = bins[:, None, None].expand(batch, 1, n + 1)
     return torch.cat([torch.cat([scores, right], dim=2), below], dim=1)
+
+
+def _spread(couplings: Tensor) -> float:
+    """Largest difference between two scores of one sample that are not −inf."""
+    low, high = couplings.amin((1, 2)), couplings.amax((1, 2))
+    spread = float((high - low).max())
+    if math.isinf(spread):
+        low = torch.where(couplings == -torch.inf, torch.inf, couplings).amin((1, 2))
+        spread = float((high - low).max())
+    return spread
 
 
 def _log_marginals(couplings: Tensor) -> tuple[Tensor, Tensor]:
