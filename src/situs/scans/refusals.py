@@ -129,6 +129,10 @@ REASONS = MappingProxyType(
             "the label map holds a class that the dataset does not declare",
             "declare it, or correct the label",
         ),
+        "channel-count": Reason(
+            "the scan has another number of channels than the model",
+            "give one file with as many volumes as the model was trained on",
+        ),
         "channel-geometry": Reason(
             "the channels of one case lie on different grids", "resample them to one grid"
         ),

@@ -7,6 +7,7 @@ case does not have.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -83,9 +84,12 @@ def score_segmentation(
     if both:
         pair = [m[:, both] for m in masks]
         common = {"include_background": True, "spacing": list(spacing)}
-        hd95[both] = compute_hausdorff_distance(*pair, percentile=95, **common)[0]
         limits = [tolerance_mm] * len(both)
-        surface[both] = compute_surface_dice(*pair, class_thresholds=limits, **common)[0]
+        with warnings.catch_warnings():
+            # MONAI warns that it calls itself with an argument it has deprecated.
+            warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
+            hd95[both] = compute_hausdorff_distance(*pair, percentile=95, **common)[0]
+            surface[both] = compute_surface_dice(*pair, class_thresholds=limits, **common)[0]
     voxel_ml = float(np.prod(spacing)) / 1000
     volumes = [(m.flatten(2).sum(2)[0] * voxel_ml).tolist() for m in masks]
     scores = []

@@ -115,9 +115,9 @@ def defined(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {key: None if math.isnan(value) else float(value) for key, value in scores.items()}
 
 
-def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``cases.csv``."""
-    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as stream:
+def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "cases.csv") -> None:
+    """Write a table with one row a case (or class of a case)."""
+    with (folder / name).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

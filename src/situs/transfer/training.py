@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,13 +171,22 @@ def fit(
 ) -> None:
     """Run Lightning's loop for the configured number of steps."""
     config = module.config
-    trainer = pl.Trainer(
+    with _calm():
+        _trainer(config, [watch, *callbacks], out).fit(module, _loader(batches))
+
+
+def _loader(batches: Iterable[Batch]) -> DataLoader[Batch]:
+    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def _trainer(config: FinetuneConfig, callbacks: list[pl.Callback], out: Path) -> pl.Trainer:
+    return pl.Trainer(
         max_steps=config.steps,
         accelerator="auto",
         devices=1,
         precision=config.precision,  # type: ignore[arg-type]  # validated by Lightning
         gradient_clip_val=1.0,
-        callbacks=[watch, *callbacks],
+        callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -182,5 +194,17 @@ def fit(
         default_root_dir=out,
         num_sanity_val_steps=0,
     )
-    loader: DataLoader[Batch] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, loader)
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Without Lightning's advertisements and its warnings about its own internals."""
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")
+            yield
+    finally:
+        logger.setLevel(level)

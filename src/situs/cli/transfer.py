@@ -1,0 +1,158 @@
+"""``situs finetune`` and ``situs predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from situs.cli import app
+from situs.cli.console import Json, Quiet, err, out, print_json
+from situs.errors import ConfigError
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")]
+
+
+@app.command()
+def finetune(
+    data: Annotated[
+        Path | None, typer.Option(help="A labelled data set (Decathlon, nnU-Net, CSV, …).")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="A run or weights folder, or 'none' for random weights.")
+    ] = None,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="The result folder.")] = None,
+    task: Annotated[str | None, typer.Option(help="segmentation or classification.")] = None,
+    labels: Annotated[
+        int | None, typer.Option(help="Labelled cases to train on; all by default.")
+    ] = None,
+    validation: Annotated[int | None, typer.Option(help="Cases for early stopping.")] = None,
+    test: Annotated[int | None, typer.Option(help="Cases to score; the rest by default.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Network, for --init none.")] = None,
+    freeze_encoder: Annotated[
+        bool | None, typer.Option("--freeze-encoder", help="Train decoder and head only.")
+    ] = None,
+    allow_partial: Annotated[
+        bool | None,
+        typer.Option("--allow-partial", help="Accept weights that fit less than 90 %."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a setting, key.path=value; may be repeated."),
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Carry an encoder over to a task with few labels, and score it on held-out cases.
+
+    Example: `situs finetune --data DATASET --init runs/first --labels 4 --out results/first`
+
+    and beside it, from scratch: `situs finetune --data DATASET --init none --labels 4 --out
+    results/scratch`. Any setting can be given as `--set layer_decay=0.7`.
+    """
+    import yaml  # noqa: PLC0415
+
+    from situs.config import load_config  # noqa: PLC0415
+    from situs.transfer import FinetuneConfig  # noqa: PLC0415
+    from situs.transfer import finetune as run_finetuning  # noqa: PLC0415
+
+    values: dict[str, Any] = {}
+    if config is not None:
+        if not config.is_file():
+            raise ConfigError(f"configuration file not found: {config}")
+        values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    given = {
+        "data": data,
+        "init": init,
+        "out": out_folder,
+        "task": task,
+        "train": labels,
+        "validation": validation,
+        "test": test,
+        "steps": steps,
+        "lr": lr,
+        "backbone": {"name": backbone} if backbone else None,
+        "freeze_encoder": freeze_encoder,
+        "allow_partial": allow_partial,
+        "seed": seed,
+        "overwrite": overwrite or None,
+    }
+    values |= {key: value for key, value in given.items() if value is not None}
+    for key, option in (("data", "--data"), ("out", "--out")):
+        if key not in values:
+            raise ConfigError(f"{option} is missing; it can also stand in the --config file")
+    result = run_finetuning(
+        load_config(FinetuneConfig, values, settings or ()), quiet=quiet or json
+    )
+    if json:
+        print_json(result.model_dump(mode="json"))
+        return
+    if result.ledger is not None and not quiet:
+        out.print(result.ledger)
+    out.print(result)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A result folder of 'situs finetune'.")],
+    paths: Annotated[list[Path], typer.Argument(help="Scans, or folders of scans.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="Where predictions are written.")],
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Apply a fine-tuned model to new scans; segmentations keep each scan's geometry.
+
+    Example: `situs predict results/first new-scans/ --out predictions`
+
+    Exit code 1 says that some scans were refused; they are named with the reason.
+    """
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from situs.transfer.model import Model  # noqa: PLC0415
+    from situs.transfer.predict import predict as run_prediction  # noqa: PLC0415
+
+    with Progress(console=err, transient=True, disable=quiet or json) as progress:
+        bar = progress.add_task("predicting", total=None)
+        result = run_prediction(
+            Model.load(model),
+            paths,
+            out_folder,
+            overwrite,
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    refused = [
+        {"scan": e.path.name, "reason": e.reason, "detail": e.detail} for e in result.refused
+    ]
+    if json:
+        print_json({"out": out_folder, "scans": result.rows, "refused": refused})
+    else:
+        if result.rows and not quiet:
+            out.print(_table(result.rows))
+        for error in result.refused:
+            err.print(f"[yellow]refused[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        out.print(
+            f"{len(result.rows)} predicted, {len(refused)} refused; {out_folder}", soft_wrap=True
+        )
+    if refused:
+        raise typer.Exit(1)
+
+
+def _table(rows: list[dict[str, str | float]]) -> Table:
+    table = Table(box=None)
+    for key in rows[0]:
+        table.add_column(
+            escape(key), justify="right" if isinstance(rows[0][key], float) else "left"
+        )
+    for row in rows:
+        cells = (f"{v:.3f}" if isinstance(v, float) else escape(v) for v in row.values())
+        table.add_row(*cells)
+    return table
