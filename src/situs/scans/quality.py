@@ -32,12 +32,14 @@ def check_affine(affine: npt.NDArray[np.float64], path: Path) -> None:
         path: For the error.
 
     Raises:
-        ScanRefused: ``singular-affine``, ``bad-spacing`` or ``sheared-affine``.
+        ScanRefused: ``singular-affine`` or ``sheared-affine``.
     """
     if not np.isfinite(affine).all():
         raise refuse("singular-affine", path, "the affine holds NaN or infinity")
-    check_spacing(np.linalg.norm(affine[:3, :3], axis=0).tolist(), path)
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not lengths.all():
+        raise refuse("singular-affine", path, "an axis of the affine has no length")
+    axes = affine[:3, :3] / lengths
     if abs(np.linalg.det(axes)) < 1e-3:
         raise refuse("singular-affine", path, "two axes of the affine point the same way")
     cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
@@ -73,7 +75,9 @@ def check_shape(shape: tuple[int, ...], path: Path, *, planes: bool = False) -> 
         raise refuse("one-voxel-thick", path, f"shape is {_times(shape)}")
 
 
-def check_size(voxels: int, bytes_each: int, held: int | None, path: Path, max_bytes: int) -> None:
+def check_size(
+    voxels: int, bytes_each: int, held: int | None, path: Path, max_bytes: int | None
+) -> None:
     """Refuse, before anything is allocated, what cannot be there or would not fit.
 
     Args:
@@ -82,7 +86,7 @@ def check_size(voxels: int, bytes_each: int, held: int | None, path: Path, max_b
         held: Bytes of the compressed file that hold them, None where they are not compressed
             (their length is then checked by the reader).
         path: For the error.
-        max_bytes: Limit for the voxels in memory.
+        max_bytes: Limit for the voxels in memory, None for no limit.
 
     Raises:
         ScanRefused: ``absurd-header`` or ``too-large``.
@@ -90,7 +94,7 @@ def check_size(voxels: int, bytes_each: int, held: int | None, path: Path, max_b
     needed = voxels * bytes_each
     if voxels < 1 or (held is not None and needed > _MAX_COMPRESSION * held):
         raise refuse("absurd-header", path, f"{voxels} voxels cannot be in this file")
-    if needed > max_bytes:
+    if max_bytes is not None and needed > max_bytes:
         raise refuse(
             "too-large",
             path,

@@ -96,9 +96,10 @@ def _check_spacing_text(fields: dict[str, str], path: Path) -> None:
     for key in _SPACING_KEYS:
         if key in fields:
             values = [_number(text) for text in fields[key].split()]
-            # NRRD says "nan" for an axis without spacing, such as a list of components.
-            if key == "spacings":
-                values = [v for v in values if not math.isnan(v)] or [math.nan]
+            # NRRD says "nan" for an axis outside space, such as a list of components.
+            known = [v for v in values if not math.isnan(v)]
+            if key == "spacings" and len(known) >= min(3, len(values)):
+                values = known
             quality.check_spacing(values, path)
 
 
@@ -159,10 +160,10 @@ def _check_length(
         None,
         "raw",
     )
-    quality.check_size(voxels, bytes_each, size, path, options.max_bytes)
     if not packed and size < voxels * bytes_each:
         detail = f"{size} bytes; the header promises {voxels * bytes_each}"
         raise refuse("truncated-file", path, detail)
+    quality.check_size(voxels, bytes_each, size if packed else None, path, options.max_bytes)
 
 
 def _bytes_each(reader: sitk.ImageFileReader) -> int:

@@ -162,12 +162,12 @@ def _check_length(
     stored = int(np.prod(header["dim"][1 : int(header["dim"][0]) + 1].astype(object)))
     with data_file.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    quality.check_size(stored, bytes_each, size if zipped else None, path, 2**62)
-    voxels = int(np.prod(shape)) * volumes
-    quality.check_size(voxels, max(4, bytes_each), None, path, options.max_bytes)
     needed = stored * bytes_each + int(float(header["vox_offset"]))
     if not zipped and size < needed:
         raise refuse("truncated-file", path, f"{size} bytes; the header promises {needed}")
+    quality.check_size(stored, bytes_each, size if zipped else None, path, max_bytes=None)
+    voxels = int(np.prod(shape)) * volumes
+    quality.check_size(voxels, max(4, bytes_each), None, path, options.max_bytes)
 
 
 def _read_voxels(

@@ -1,0 +1,166 @@
+"""Write small DICOM series with every hazard that a test asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
+
+# Row and column directions of an oblique stack, in LPS, as a scanner would write them.
+OBLIQUE = ((1.0, 0.0, 0.0), (0.0, 0.98228725, -0.18738131))
+AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+SAGITTAL = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 1000, shape).astype(np.int16)
+
+
+def common(rows: int, columns: int, sop_class: str = MR) -> Dataset:
+    """A header without place or pixels."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = sop_class
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
+    ds.Modality = "MR"
+    ds.PatientName, ds.PatientID = "Test", "test-1"
+    ds.Rows, ds.Columns = rows, columns
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+    return ds
+
+
+def write_series(
+    folder: Path,
+    voxels: np.ndarray,
+    *,
+    directions: tuple[Sequence[float], Sequence[float]] = OBLIQUE,
+    origin: Sequence[float] = (-40.0, -30.0, 12.0),
+    spacing: tuple[float, float] = (0.8, 0.6),
+    step: Sequence[float] | float = 3.0,
+    names: Sequence[str] | None = None,
+    numbers: Sequence[int] | None = None,
+    slopes: Sequence[float] | None = None,
+    intercepts: Sequence[float] | None = None,
+    **header: Any,
+) -> list[Path]:
+    """Write ``voxels (columns, rows, slices)``, one file a slice.
+
+    ``step`` is a distance along the normal or a vector, from slice to slice; ``names`` and
+    ``numbers`` are file names and instance numbers in the order of position; ``header`` sets
+    further attributes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    row, column = (np.asarray(d, dtype=float) for d in directions)
+    normal = np.cross(row, column)
+    vector = normal * step if np.isscalar(step) else np.asarray(step, dtype=float)
+    uids = {name: generate_uid() for name in ("series", "study", "frame")}
+    files = []
+    for k in range(voxels.shape[2]):
+        ds = common(voxels.shape[1], voxels.shape[0])
+        ds.SeriesInstanceUID, ds.StudyInstanceUID = uids["series"], uids["study"]
+        ds.FrameOfReferenceUID = uids["frame"]
+        ds.InstanceNumber = k + 1 if numbers is None else numbers[k]
+        ds.ImageOrientationPatient = [f"{v:.8f}" for v in (*row, *column)]
+        ds.ImagePositionPatient = [f"{v:.8f}" for v in np.asarray(origin) + k * vector]
+        ds.PixelSpacing = [f"{s:.10g}" for s in spacing]
+        ds.SliceThickness = "3"
+        if slopes is not None:
+            ds.RescaleSlope = str(slopes[k])
+        if intercepts is not None:
+            ds.RescaleIntercept = str(intercepts[k])
+        for key, value in header.items():
+            setattr(ds, key, value)
+        ds.PixelData = np.ascontiguousarray(voxels[..., k].T).tobytes()
+        file = folder / (f"{k:04d}.dcm" if names is None else names[k])
+        ds.save_as(file, enforce_file_format=True)
+        files.append(file)
+    return files
+
+
+def edit(file: Path, **header: Any) -> None:
+    """Change attributes of a written file; None deletes one."""
+    ds = pydicom.dcmread(file)
+    for key, value in header.items():
+        if value is None:
+            delattr(ds, key)
+        else:
+            setattr(ds, key, value)
+    ds.save_as(file)
+
+
+def write_enhanced(
+    file: Path,
+    voxels: np.ndarray,
+    *,
+    directions: tuple[Sequence[float], Sequence[float]] = OBLIQUE,
+    origin: Sequence[float] = (-40.0, -30.0, 12.0),
+    spacing: tuple[float, float] = (0.8, 0.6),
+    step: float = 3.0,
+    order: Sequence[int] | None = None,
+    slopes: Sequence[float] | None = None,
+    times: int = 1,
+) -> None:
+    """Write ``voxels (columns, rows, slices·times)`` as one enhanced multi-frame file.
+
+    ``order`` is the order of the frames in the file; orientation is shared, position and
+    rescaling are per frame.
+    """
+    frames = voxels.shape[2]
+    slices = frames // times
+    row, column = (np.asarray(d, dtype=float) for d in directions)
+    normal = np.cross(row, column)
+    ds = common(voxels.shape[1], voxels.shape[0], ENHANCED_MR)
+    ds.SeriesInstanceUID, ds.StudyInstanceUID = generate_uid(), generate_uid()
+    ds.FrameOfReferenceUID = generate_uid()
+    ds.NumberOfFrames = frames
+    shared = Dataset()
+    shared.PlaneOrientationSequence = DicomSequence([Dataset()])
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = [*row, *column]
+    shared.PixelMeasuresSequence = DicomSequence([Dataset()])
+    shared.PixelMeasuresSequence[0].PixelSpacing = list(spacing)
+    shared.PixelMeasuresSequence[0].SliceThickness = step
+    ds.SharedFunctionalGroupsSequence = DicomSequence([shared])
+    groups, pixels = [], []
+    for f in range(frames) if order is None else order:
+        own = Dataset()
+        own.PlanePositionSequence = DicomSequence([Dataset()])
+        place = np.asarray(origin) + (f % slices) * step * normal
+        own.PlanePositionSequence[0].ImagePositionPatient = [float(v) for v in place]
+        own.FrameContentSequence = DicomSequence([Dataset()])
+        own.FrameContentSequence[0].TemporalPositionIndex = f // slices + 1
+        own.PixelValueTransformationSequence = DicomSequence([Dataset()])
+        own.PixelValueTransformationSequence[0].RescaleSlope = 1 if slopes is None else slopes[f]
+        own.PixelValueTransformationSequence[0].RescaleIntercept = 0
+        groups.append(own)
+        pixels.append(np.ascontiguousarray(voxels[..., f].T).tobytes())
+    ds.PerFrameFunctionalGroupsSequence = DicomSequence(groups)
+    ds.PixelData = b"".join(pixels)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(file, enforce_file_format=True)
+
+
+def affine_ras(
+    directions: tuple[Sequence[float], Sequence[float]] = OBLIQUE,
+    origin: Sequence[float] = (-40.0, -30.0, 12.0),
+    spacing: tuple[float, float] = (0.8, 0.6),
+    step: float = 3.0,
+) -> np.ndarray:
+    """What the affine of such a series must be, written out by hand."""
+    row, column = (np.asarray(d, dtype=float) for d in directions)
+    affine = np.eye(4)
+    affine[:3, 0] = row * spacing[1]
+    affine[:3, 1] = column * spacing[0]
+    affine[:3, 2] = np.cross(row, column) * step
+    affine[:3, 3] = origin
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
