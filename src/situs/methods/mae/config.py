@@ -26,7 +26,7 @@ class MaeConfig(MethodConfig):
         normalise: Whether each block's target has zero mean and unit deviation.
     """
 
-    view_size: Size = (48, 48, 48)
+    view_size: Size = (32, 32, 32)
     block_size: Size = (8, 8, 8)
     mask_ratio: float = Field(0.6, gt=0, lt=1)
     masking: Literal["auto", "sparse", "input"] = "auto"

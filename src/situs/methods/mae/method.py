@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,9 +33,7 @@ class Mae(Method):
         "reconstruction": "mean over hidden voxels of (predicted − (x − block mean) / block std)²",
     }
     monitor: ClassVar[str] = "reconstruction_r2"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "small": {"view_size": (32, 48, 32), "block_size": (8, 8, 8)},
-    }
+    trains_decoder = True
     Config: ClassVar[type[MethodConfig]] = MaeConfig
     config: MaeConfig
 

@@ -29,7 +29,7 @@ class SimClrConfig(MethodConfig):
         width: Dimensions in which views are compared.
     """
 
-    view_size: Size = (48, 48, 48)
+    view_size: Size = (32, 32, 32)
     zoom: tuple[float, float] = (0.7, 1.2)
     max_shift: float = Field(0.4, ge=0)
     flip: float = Field(0.0, ge=0, le=1)

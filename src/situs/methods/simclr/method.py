@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ class SimClr(Method):
         "nt_xent": "mean over views of −log exp(s_ij / τ) / Σ_{k≠i} exp(s_ik / τ), s = cosine",
     }
     monitor: ClassVar[str] = "retrieval_accuracy"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"small": {"view_size": (32, 32, 32)}}
     Config: ClassVar[type[MethodConfig]] = SimClrConfig
     config: SimClrConfig
 

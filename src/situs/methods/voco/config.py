@@ -26,7 +26,7 @@ class VocoConfig(MethodConfig):
 
     Attributes:
         grid: Base crops along each axis; they tile the region without overlap. The paper uses
-            4×4×1.
+            4×4×1 of 96³.
         crop_size: Voxels of a crop along each axis, in the scan.
         view_size: Voxels the network sees of it; ``None`` takes ``crop_size`` (the paper reads
             96³ and shows 64³).
@@ -41,8 +41,8 @@ class VocoConfig(MethodConfig):
         width: Dimensions in which crops are compared.
     """
 
-    grid: Size = (3, 3, 1)
-    crop_size: Size = (32, 32, 32)
+    grid: Size = (2, 2, 2)
+    crop_size: Size = (16, 16, 16)
     view_size: Size | None = None
     crops: int = Field(4, ge=1)
     form: Literal["paper", "released"] = "paper"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,9 +30,6 @@ class Voco(Method):
         "regularization": "mean over pairs of bases of |cos(base i, base j)|",
     }
     monitor: ClassVar[str] = "overlap_mae"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "small": {"grid": (2, 3, 2), "crop_size": (16, 16, 16)},
-    }
     Config: ClassVar[type[MethodConfig]] = VocoConfig
     config: VocoConfig
 

@@ -1,0 +1,121 @@
+"""``situs study``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from situs.cli import app
+from situs.cli.console import Json, Quiet, out, print_json
+
+
+@app.command()
+def study(
+    config: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a setting, key.path=value; may be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and say what would be run.")
+    ] = False,
+    only_report: Annotated[
+        bool, typer.Option("--only-report", help="Run nothing; report what is finished.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods, label counts and seeds on one budget; run what is missing.
+
+    Example: `situs study examples/hippocampus.yaml --set processes=2`
+
+    A second call goes on where the first one stopped. Exit code 1 if a job failed.
+    """
+    from situs.study import describe, run_study  # noqa: PLC0415
+
+    if dry_run:
+        plan, folders = describe(config, overrides=settings or ())
+        _print_plan(plan, folders, json)
+        return
+    result = run_study(
+        config,
+        overrides=settings or (),
+        report=None if quiet or json else _print_event,
+        only_report=only_report,
+    )
+    if json:
+        print_json(
+            {
+                "summary": result.summary.to_dict("records"),
+                "done": result.done,
+                "expected": result.expected,
+                "failed": result.failed,
+                "page": result.page,
+            }
+        )
+    else:
+        _print_summary(result)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def _print_event(event: Any, done: int, total: int) -> None:
+    what = f"{event.job.kind} {event.job.title}"
+    if event.what == "started":
+        out.print(f"[dim]\\[{done}/{total}][/] {what} …", highlight=False)
+    elif event.what == "done":
+        out.print(f"\\[{done}/{total}] {what}: done in {event.seconds:.0f} s", highlight=False)
+    else:
+        out.print(f"[bold red]{what} failed[/], see {event.job.name}/log.txt", highlight=False)
+
+
+def _print_plan(plan: Any, folders: Any, json: bool) -> None:
+    jobs = plan.jobs()
+    missing = [job for job in jobs if folders.result(job) is None]
+    facts = {
+        "jobs": plan.expected(),
+        "done": len(jobs) - len(missing),
+        "next": [f"{job.kind} {job.title}".strip() for job in missing],
+        "test": len(plan.cases.split.test),
+        "validation": len(plan.cases.split.validation),
+        "pool": len(plan.cases.split.pool),
+        "unlabelled": len(plan.cases.unlabelled),
+    }
+    if json:
+        print_json(facts)
+        return
+    out.print(f"{facts['jobs']} jobs, {facts['done']} done", highlight=False)
+    out.print(
+        f"{facts['test']} test, {facts['validation']} validation and {facts['pool']} pool cases; "
+        f"{facts['unlabelled']} scans to pretrain on",
+        highlight=False,
+    )
+    for name in facts["next"]:
+        out.print(f"  {name}", highlight=False)
+
+
+def _print_summary(result: Any) -> None:
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from situs.study.page import findings, number, p_value  # noqa: PLC0415
+
+    table = Table(title=escape(result.study.name))
+    for name in ("method", "labels", result.study.score, "95 % interval", "gain", "adjusted p"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for row in result.summary.to_dict("records"):
+        gain = row.get("gain", float("nan"))
+        table.add_row(
+            escape(row["arm"]),
+            str(row["labels"]),
+            number(row["mean"]),
+            f"{number(row['low'])} – {number(row['high'])}",
+            number(100 * gain, 1, sign=True),
+            p_value(row["p_holm"]),
+        )
+    out.print(table)
+    for sentence in findings(result):
+        out.print(sentence, highlight=False)
+    out.print(f"page: {result.page}", soft_wrap=True, highlight=False)

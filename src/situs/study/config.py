@@ -1,0 +1,188 @@
+"""What a study compares, on which data, within which budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from situs.backbones import BackboneConfig
+from situs.config import Config, validate
+from situs.methods import method_class
+from situs.store import Preprocessing
+
+SCRATCH = "none"
+
+# What the study decides for every run; an arm that sets one of these would be no fair peer.
+_PRETRAIN_RESERVED = {"method", "data", "out", "options", "weights", "backbone", "seed"}
+_FINETUNE_RESERVED = {"task", "data", "out", "init", "backbone", "preprocessing", "train"} | {
+    "validation",
+    "test",
+    "seed",
+    "overwrite",
+}
+
+
+class Arm(Config):
+    """One way to begin: a method, a composition, or ``none``.
+
+    Attributes:
+        name: In tables; by default the method's.
+        method: A method or a sum of methods; ``"none"`` starts from random weights.
+        options: The method's own; for a composition under each method's name.
+        weights: Of a composition's parts.
+        backbone: Changes to the study's backbone, for instance ``spatial_dims: 2``.
+        against: The scratch arm that this one is tested against; by default the one with the
+            same backbone.
+        pretrain: Changes to the study's pretraining settings.
+        finetune: Changes to the study's fine-tuning settings.
+    """
+
+    name: str = ""
+    method: str = SCRATCH
+    options: dict[str, Any] = Field(default_factory=dict)
+    weights: dict[str, float] = Field(default_factory=dict)
+    backbone: dict[str, Any] = Field(default_factory=dict)
+    against: str | None = None
+    pretrain: dict[str, Any] = Field(default_factory=dict)
+    finetune: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_word(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @property
+    def title(self) -> str:
+        """Its name in tables."""
+        return self.name or self.method
+
+
+class Tuning(Config):
+    """Choice of each arm's learning rate, on validation cases that are never tested on.
+
+    Attributes:
+        lr: Candidates; with fewer than two nothing is tuned.
+        labels: Label counts at which the choice is made; each count of the study takes the
+            choice made at the nearest one. Empty: at every count.
+        seed: Draws the training cases of the tuning runs.
+    """
+
+    lr: tuple[PositiveFloat, ...] = ()
+    labels: tuple[PositiveInt, ...] = ()
+    seed: NonNegativeInt = 0
+
+
+class StudyConfig(Config):
+    """Everything that decides the numbers of a study, and how it is carried out.
+
+    Attributes:
+        name: Heads the report.
+        data: Labelled data set in any layout that situs reads.
+        out: Where everything is kept; a second call goes on there.
+        task: What the labels are for.
+        metric: Column of the per-case results that is compared; by default ``dice``, for
+            classification ``correct``.
+        patient: Regular expression whose first group in a case's name is the patient.
+        unlabelled: Further scans for pretraining.
+        arms: What is compared.
+        labels: Numbers of labelled training cases.
+        seeds: Each draws its own labelled cases, and seeds their fine-tuning.
+        test: Test cases (at least; whole patients), or ``"given"`` by the data set.
+        validation: Cases for tuning, disjoint from test and training.
+        split_seed: Draws test and validation cases.
+        near_duplicates: Scans of different patients that are (nearly) the same: refuse the
+            study, or treat them as one patient.
+        duplicate_correlation: From which correlation of downsampled scans on.
+        backbone: Network and size of all arms.
+        preprocessing: Of all scans, for all arms.
+        pretrain: Settings of :class:`~situs.training.config.PretrainConfig` for all arms.
+        pretrain_per_seed: Pretrain anew for each seed, instead of once an arm.
+        finetune: Settings of :class:`~situs.transfer.config.FinetuneConfig` for all arms.
+        tune: Choice of learning rates.
+        processes: Runs at a time; 0 takes as many as cores and threads allow.
+        threads: CPU threads of each run.
+        bootstrap: Draws of the bootstrap.
+    """
+
+    name: str = "study"
+    data: Path
+    out: Path
+    task: Literal["segmentation", "classification"] = "segmentation"
+    metric: str = ""
+    patient: str | None = None
+    unlabelled: tuple[Path, ...] = ()
+    arms: tuple[Arm, ...]
+    labels: tuple[PositiveInt, ...] = (4, 10, 40)
+    seeds: tuple[NonNegativeInt, ...] = (0, 1, 2)
+    test: PositiveInt | Literal["given"] = 60
+    validation: NonNegativeInt = 10
+    split_seed: NonNegativeInt = 0
+    near_duplicates: Literal["refuse", "group"] = "refuse"
+    duplicate_correlation: float = Field(0.98, gt=0, le=1)
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
+    preprocessing: Preprocessing = Field(default_factory=Preprocessing)
+    pretrain: dict[str, Any] = Field(default_factory=dict)
+    pretrain_per_seed: bool = False
+    finetune: dict[str, Any] = Field(default_factory=dict)
+    tune: Tuning = Field(default_factory=Tuning)
+    processes: NonNegativeInt = 0
+    threads: PositiveInt = 1
+    bootstrap: PositiveInt = 5000
+
+    @field_validator("labels", "seeds")
+    @classmethod
+    def _sorted_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"must name each number once, got {value}")
+        return tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        titles = [arm.title for arm in self.arms]
+        if len(set(titles)) != len(titles) or not titles:
+            raise ValueError(f"arms must have names of their own, got {titles}")
+        for arm in self.arms:
+            if arm.against is not None and arm.against not in titles:
+                raise ValueError(f"arm '{arm.title}' is tested against '{arm.against}', no arm")
+        if len(self.tune.lr) > 1 and self.validation == 0:
+            raise ValueError("tuning learning rates needs validation cases; set 'validation'")
+        settings = [("study", self.pretrain, self.finetune)]
+        settings += [(f"arm '{a.title}'", a.pretrain, a.finetune) for a in self.arms]
+        for who, pretrain, finetune in settings:
+            if taken := _PRETRAIN_RESERVED & set(pretrain):
+                raise ValueError(f"{who}: pretrain settings {sorted(taken)} belong to the study")
+            if taken := _FINETUNE_RESERVED & set(finetune):
+                raise ValueError(f"{who}: finetune settings {sorted(taken)} belong to the study")
+        return self
+
+    @property
+    def score(self) -> str:
+        """Name of the per-case score that is compared."""
+        return self.metric or ("dice" if self.task == "segmentation" else "correct")
+
+    def backbone_of(self, arm: Arm) -> BackboneConfig:
+        """The study's backbone with the arm's changes, in the method's dimension."""
+        values = {**self.backbone.model_dump(), **arm.backbone}
+        if arm.method != SCRATCH:
+            values["spatial_dims"] = method_class(arm.method.split("+")[0].strip()).spatial_dims
+        return validate(BackboneConfig, values)
+
+    def scratch_of(self, arm: Arm) -> Arm | None:
+        """The arm that ``arm`` is tested against; None for scratch itself, or without one."""
+        if arm.method == SCRATCH:
+            return None
+        for other in self.arms:
+            wanted = arm.against in (None, other.title)
+            same = self.backbone_of(other) == self.backbone_of(arm) or arm.against is not None
+            if other.method == SCRATCH and wanted and same:
+                return other
+        return None

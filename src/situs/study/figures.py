@@ -1,0 +1,114 @@
+"""Figures of a study, in the house style."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from situs.observe import style
+from situs.observe.svg import Tile, tile
+from situs.study.config import SCRATCH
+
+
+def looks(arms: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """Line style of each arm, ``(name, method)``; scratch is grey, dotted and behind the rest."""
+    chosen: dict[str, dict[str, Any]] = {}
+    peers = 0
+    for name, method in arms:
+        if method == SCRATCH:
+            chosen[name] = {"color": style.chart("guess"), "zorder": 1, **style.LINES["guess"]}
+            chosen[name] |= {"marker": "s", "linewidth": 2.2}
+            continue
+        chosen[name] = {
+            "color": style.SERIES[peers % len(style.SERIES)],
+            "linestyle": style.SERIES_LINES[peers % len(style.SERIES_LINES)],
+            "marker": style.SERIES_MARKERS[peers % len(style.SERIES_MARKERS)],
+            "zorder": 2,
+        }
+        peers += 1
+    return chosen
+
+
+def efficiency(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) -> Tile:
+    """Mean score against the number of labels, with 95 % intervals."""
+    style_of = looks(arms)
+    with style.figure(640, 400) as figure:
+        axes = figure.subplots()
+        counts = sorted(summary["labels"].unique())
+        for i, (name, _) in enumerate(arms):
+            rows = summary[summary["arm"] == name].sort_values("labels")
+            if rows.empty:
+                continue
+            # A few percent apart, so that intervals at one label count can be told apart.
+            x = rows["labels"].to_numpy() * 1.022 ** (i - (len(arms) - 1) / 2)
+            y = rows["mean"].to_numpy()
+            spread = np.stack([y - rows["low"], rows["high"] - y]).clip(min=0)
+            axes.errorbar(x, y, spread, label=name, markersize=5, capsize=2, **style_of[name])
+        axes.set_xscale("log")
+        axes.set_xticks(counts, [str(c) for c in counts])
+        axes.minorticks_off()
+        axes.set_xlabel("labelled cases")
+        axes.set_ylabel(f"{words(metric)} (mean, 95 % interval)")
+        axes.grid(axis="y")
+        axes.legend(loc="lower right", ncols=2)
+        return tile(figure, _said(summary, metric), "Label efficiency")
+
+
+def gains(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) -> Tile | None:
+    """Gain over scratch of each arm and label count, with 95 % intervals."""
+    rows = summary[summary["gain"].notna()] if "gain" in summary else summary.iloc[:0]
+    if rows.empty:
+        return None
+    style_of = looks(arms)
+    names = [name for name, _ in arms if name in set(rows["arm"])]
+    counts = sorted(rows["labels"].unique())
+    with style.figure(640, 60 + 22 * len(names) * len(counts)) as figure:
+        axes = figure.subplots()
+        ticks, labels = [], []
+        for j, count in enumerate(counts):
+            for i, name in enumerate(names):
+                row = rows[(rows["arm"] == name) & (rows["labels"] == count)]
+                place = j * (len(names) + 1) + i
+                ticks.append(place)
+                labels.append(f"{name}, {count} labels")
+                if row.empty:
+                    continue
+                gain, low, high = (
+                    100 * float(row[c].iloc[0]) for c in ("gain", "gain_low", "gain_high")
+                )
+                marker = {k: style_of[name][k] for k in ("color", "marker")}
+                spread = np.clip([[gain - low], [high - gain]], 0, None)
+                axes.errorbar([gain], [place], xerr=spread, capsize=2, linestyle="", **marker)
+        axes.axvline(0, color=style.chart("guess"), linewidth=1)
+        axes.set_yticks(ticks, labels)
+        axes.invert_yaxis()
+        axes.set_xlabel(f"{words(metric)} points above scratch (mean, 95 % interval)")
+        axes.grid(axis="x")
+        best = max(rows.to_dict("records"), key=lambda row: row["gain"])
+        alt = (
+            f"Gain over scratch for {len(names)} methods; the largest is {100 * best['gain']:.1f} "
+            f"points, {best['arm']} with {best['labels']} labels."
+        )
+        return tile(figure, alt, "Gain over training from scratch")
+
+
+def words(metric: str) -> str:
+    """A metric's name for people."""
+    known: Mapping[str, str] = {
+        "dice": "Dice",
+        "surface_dice": "surface Dice",
+        "hd95_mm": "HD95 (mm)",
+        "correct": "accuracy",
+    }
+    return known.get(metric, metric)
+
+
+def _said(summary: pd.DataFrame, metric: str) -> str:
+    parts = [
+        f"{row['arm']} {row['mean']:.3f} with {row['labels']} labels"
+        for row in summary.to_dict("records")
+    ]
+    return f"{words(metric)} by number of labelled cases: " + "; ".join(parts)

@@ -1,0 +1,254 @@
+"""Which jobs a study consists of, as far as that is known from the results so far.
+
+A plan is a pure function of the configuration, the cases and the finished results: a fine-tuning
+whose learning rate is still being tuned is not in it yet, and appears once it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from situs.config import unknown_name
+from situs.study.cases import CaseFacts, fingerprint
+from situs.study.config import SCRATCH, Arm, StudyConfig
+from situs.study.jobs import RUN, Job
+from situs.study.splits import Split, training_cases
+
+Results = Callable[[Job], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class StudyCases:
+    """The data of a study.
+
+    Attributes:
+        facts: Of all labelled cases.
+        split: Test, validation and pool.
+        unlabelled: Images for pretraining: of every case that is not tested, and further ones.
+    """
+
+    facts: tuple[CaseFacts, ...]
+    split: Split
+    unlabelled: tuple[Path, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the labelled data."""
+        return fingerprint(self.facts)
+
+
+class Plan:
+    """The jobs of a study that are known by now.
+
+    Args:
+        study: The configuration.
+        cases: Its data.
+        results: Result of a job, None while it is not done.
+        folder: Folder of a job.
+    """
+
+    def __init__(
+        self,
+        study: StudyConfig,
+        cases: StudyCases,
+        results: Results,
+        folder: Callable[[Job], Path],
+    ) -> None:
+        self.study, self.cases, self.results, self.folder = study, cases, results, folder
+        self._drawn: dict[tuple[int, int], tuple[str, ...]] = {}
+
+    def jobs(self) -> list[Job]:
+        """All known jobs, in the order in which they are worth doing, each once.
+
+        One seed is finished before the next begins, so that a study that is stopped early still
+        compares all arms.
+        """
+        found: dict[str, Job] = {}
+        for seed in self.study.seeds:
+            for labels in self.study.labels:
+                for arm in self.study.arms:
+                    for job in self._path_to(arm, labels, seed):
+                        found.setdefault(job.key, job)
+        return list(found.values())
+
+    def expected(self) -> int:
+        """Number of jobs in the whole study, known and still unknown."""
+        study = self.study
+        pretrained = sum(arm.method != SCRATCH for arm in study.arms)
+        stores = 1
+        pretrainings = pretrained * (len(study.seeds) if study.pretrain_per_seed else 1)
+        tunings = 0
+        if len(study.tune.lr) > 1:
+            points = {self._tuned_at(n) for n in study.labels}
+            tunings = len(study.arms) * len(points) * len(study.tune.lr)
+        runs = len(study.arms) * len(study.labels) * len(study.seeds)
+        return stores + pretrainings + tunings + runs
+
+    def runs(self) -> Iterator[tuple[Job, Arm, int, int]]:
+        """The fine-tunings that are compared: job, arm, labels, seed; as far as known."""
+        for arm in self.study.arms:
+            for labels in self.study.labels:
+                for seed in self.study.seeds:
+                    *_, last = self._path_to(arm, labels, seed)
+                    if last.kind == "finetune":
+                        yield last, arm, labels, seed
+
+    @cached_property
+    def store(self) -> Job:
+        """Preprocessing of everything that is pretrained on."""
+        paths = [str(p.resolve()) for p in self.cases.unlabelled]
+        rules = self.study.preprocessing.model_dump(mode="json")
+        identity = {"data": self.cases.fingerprint, "paths": _sizes(self.cases.unlabelled)}
+        return Job("store", "store", {"paths": paths, "rules": rules}, identity)
+
+    def pretraining(self, arm: Arm, seed: int) -> Job:
+        """The pretraining of an arm, shared by label counts and, by default, by seeds."""
+        store = self.store
+        study = self.study
+        seed = seed if study.pretrain_per_seed else 0
+        config = {
+            **study.pretrain,
+            **arm.pretrain,
+            "method": arm.method,
+            "options": arm.options,
+            "weights": arm.weights,
+            "backbone": study.backbone_of(arm).model_dump(mode="json"),
+            "seed": seed,
+            "threads": study.threads,
+            "data": str((self.folder(store) / RUN).resolve()),
+        }
+        return Job(
+            "pretrain",
+            f"{arm.title} seed{seed}",
+            config,
+            {"data": store.key},
+            (store.key,),
+            {"arm": arm.title, "seed": seed},
+        )
+
+    def _path_to(self, arm: Arm, labels: int, seed: int) -> list[Job]:
+        """Jobs that lead to one compared run; the run itself last, once it is known."""
+        store = self.store
+        jobs, start = [store], store
+        if arm.method != SCRATCH:
+            start = self.pretraining(arm, seed)
+            jobs.append(start)
+        prepared = self.results(store)
+        if prepared is None:
+            return jobs
+        rules = prepared["rules"]
+        lr: float | None = None
+        if len(self.study.tune.lr) > 1:
+            tuning = self._tunings(arm, self._tuned_at(labels), start, rules)
+            jobs += tuning
+            results = [self.results(job) for job in tuning]
+            if any(r is None for r in results):
+                return jobs
+            scores = [
+                mean_score(case_scores(r["cases"], self.study.score))
+                for r in results
+                if r is not None
+            ]
+            lr = self.study.tune.lr[scores.index(max(scores))]
+        train = self._training(labels, seed)
+        job = self._finetuning(arm, start, rules, train, self.cases.split.test, seed, lr)
+        about = {"arm": arm.title, "labels": labels, "seed": seed, "lr": job.config.get("lr")}
+        title = f"{arm.title} {labels} labels seed{seed}"
+        return [
+            *jobs,
+            Job("finetune", title, job.config, job.identity, job.needs, about),
+        ]
+
+    def _tuned_at(self, labels: int) -> int:
+        points = self.study.tune.labels or (labels,)
+        return min(points, key=lambda n: (abs(math.log(n / labels)), n))
+
+    def _tunings(self, arm: Arm, labels: int, start: Job, rules: dict[str, Any]) -> list[Job]:
+        tune = self.study.tune
+        train, test = self._training(labels, tune.seed), self.cases.split.validation
+        jobs = []
+        for lr in tune.lr:
+            job = self._finetuning(arm, start, rules, train, test, tune.seed, lr)
+            about = {"arm": arm.title, "labels": labels, "seed": tune.seed, "lr": lr}
+            title = f"{arm.title} {labels} labels lr{lr:g}"
+            jobs.append(Job("tune", title, job.config, job.identity, job.needs, about))
+        return jobs
+
+    def _training(self, labels: int, seed: int) -> tuple[str, ...]:
+        if (labels, seed) not in self._drawn:
+            facts, pool = self.cases.facts, self.cases.split.pool
+            by_stratum = self.study.task == "classification"
+            self._drawn[labels, seed] = training_cases(facts, pool, labels, seed, by_stratum)
+        return self._drawn[labels, seed]
+
+    def _finetuning(
+        self,
+        arm: Arm,
+        start: Job,
+        rules: dict[str, Any],
+        train: Sequence[str],
+        test: Sequence[str],
+        seed: int,
+        lr: float | None,
+    ) -> Job:
+        study = self.study
+        config: dict[str, Any] = {
+            "save_predictions": False,
+            "save_model": False,
+            **study.finetune,
+            **arm.finetune,
+            "task": study.task,
+            "data": str(study.data.resolve()),
+            "train": list(train),
+            "validation": 0,
+            "test": list(test),
+            "seed": seed,
+            "threads": study.threads,
+        }
+        if lr is not None:
+            config["lr"] = lr
+        identity = {"data": self.cases.fingerprint}
+        if arm.method == SCRATCH:
+            config["backbone"] = study.backbone_of(arm).model_dump(mode="json")
+            config["preprocessing"] = rules
+        else:
+            config["init"] = str((self.folder(start) / RUN).resolve())
+            identity["init"] = start.key
+        return Job("finetune", "", config, identity, (start.key,))
+
+
+def case_scores(rows: Sequence[Mapping[str, str]], metric: str) -> dict[str, float]:
+    """One value a case from the rows of a ``cases.csv``: the mean over the case's classes.
+
+    Args:
+        rows: As ``Result.cases`` gives; a class that a case does not have has no value.
+        metric: A column, or ``"correct"`` for whether ``true`` equals ``predicted``.
+
+    Raises:
+        ConfigError: If there is no such column.
+    """
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        known = values.setdefault(row["case"], [])
+        if metric == "correct":
+            known.append(float(row["true"] == row["predicted"]))
+        elif metric not in row:
+            raise unknown_name("metric", metric, list(row))
+        elif row[metric] not in ("", "nan") and row.get("presence") != "absent":
+            known.append(float(row[metric]))
+    return {case: sum(v) / len(v) if v else math.nan for case, v in values.items()}
+
+
+def mean_score(cases: Mapping[str, float]) -> float:
+    """Mean over cases that have a score; minus infinity without any."""
+    known = [v for v in cases.values() if not math.isnan(v)]
+    return sum(known) / len(known) if known else -math.inf
+
+
+def _sizes(paths: Sequence[Path]) -> list[list[str | int]]:
+    return [[p.name, p.stat().st_size if p.is_file() else 0] for p in paths]

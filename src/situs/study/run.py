@@ -1,0 +1,186 @@
+"""A study from its configuration to its tables."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from situs.config import dump_yaml, load_config, validate
+from situs.errors import ConfigError, RunError
+from situs.methods.composition import compose
+from situs.scans.datasets import Dataset, open_dataset
+from situs.study.cases import CaseFacts, inspect
+from situs.study.config import SCRATCH, StudyConfig
+from situs.study.jobs import Job, JobFolders
+from situs.study.plan import Plan, StudyCases
+from situs.study.results import StudyResult, collect
+from situs.study.scheduler import WORKER, Event, Scheduler
+from situs.study.splits import split_cases, without_leaks
+from situs.training.config import PretrainConfig
+from situs.training.run import write_json, write_text
+from situs.transfer.config import FinetuneConfig
+
+
+def run_study(
+    config: Mapping[str, Any] | str | Path | StudyConfig,
+    *,
+    overrides: Sequence[str] = (),
+    report: Callable[[Event, int, int], None] | None = None,
+    only_report: bool = False,
+    worker: Sequence[str] = WORKER,
+) -> StudyResult:
+    """Carry out what is missing of a study, and compare what is there.
+
+    Args:
+        config: A mapping, the path of a YAML file, or a :class:`StudyConfig`.
+        overrides: ``key.path=value`` strings.
+        report: Called with each event, the number of finished jobs and of all jobs.
+        only_report: Run nothing; compare what has been finished so far.
+        worker: Command line of a worker process.
+
+    Returns:
+        The tables; also written to ``out`` as CSV and one HTML page.
+
+    Raises:
+        ConfigError: If the configuration, or that of any of its runs, cannot be used.
+        LeakError: If test scans would be known from training.
+        RunError: If another process is at work in ``out``.
+    """
+    from situs.study.page import write_page  # noqa: PLC0415 - draws figures
+
+    study = load_config(StudyConfig, config, overrides)
+    check_settings(study)
+    study.out.mkdir(parents=True, exist_ok=True)
+    plan, folders = open_plan(study)
+    failed: dict[str, Job] = {}
+    if not only_report:
+        with _alone(study.out):
+            write_text(study.out / "study.yaml", dump_yaml(study))
+            scheduler = Scheduler(folders, processes(study), study.threads, worker)
+            total = plan.expected()
+
+            def on_event(event: Event) -> None:
+                if report is not None:
+                    done = sum(folders.result(job) is not None for job in plan.jobs())
+                    report(event, done, total)
+
+            scheduler.run(plan.jobs, on_event)
+            failed = scheduler.failed
+    result = collect(plan, folders, [job.name for job in failed.values()])
+    _write_tables(result, plan)
+    return replace(result, page=write_page(result, plan.cases))
+
+
+def describe(
+    config: Mapping[str, Any] | str | Path | StudyConfig, *, overrides: Sequence[str] = ()
+) -> tuple[Plan, JobFolders]:
+    """The plan of a study without running anything; every setting is checked."""
+    study = load_config(StudyConfig, config, overrides)
+    check_settings(study)
+    study.out.mkdir(parents=True, exist_ok=True)
+    return open_plan(study)
+
+
+def open_plan(study: StudyConfig) -> tuple[Plan, JobFolders]:
+    """Read the data, split it, and plan the jobs.
+
+    Raises:
+        LeakError: For near-duplicates that are not one patient.
+    """
+    dataset = open_dataset(study.data, patient=study.patient)
+    if dataset.task != study.task:
+        raise ConfigError(f"{study.data} has labels for {dataset.task}, not for {study.task}")
+    facts = inspect(dataset, study.out / "cases.json")
+    facts = without_leaks(facts, study.duplicate_correlation, study.near_duplicates)
+    split = split_cases(facts, study.test, study.validation, study.split_seed)
+    cases = StudyCases(tuple(facts), split, _unlabelled(study, dataset, facts, split.test))
+    folders = JobFolders(study.out / "jobs")
+    return Plan(study, cases, folders.result, folders.folder), folders
+
+
+def check_settings(study: StudyConfig) -> None:
+    """Validate the settings of every run before the first one starts.
+
+    Raises:
+        ConfigError: Naming the arm.
+    """
+    for arm in study.arms:
+        try:
+            backbone = study.backbone_of(arm)
+            values: dict[str, Any] = {"data": "d", "out": "o", "train": 1, "test": 1}
+            validate(FinetuneConfig, {**values, **study.finetune, **arm.finetune})
+            if arm.method != SCRATCH:
+                compose(arm.method, arm.options, arm.weights)
+                settings = {**study.pretrain, **arm.pretrain, "backbone": backbone}
+                validate(PretrainConfig, {"data": "d", "out": "o", **settings})
+        except ConfigError as error:
+            raise ConfigError(f"arm '{arm.title}': {error}") from None
+
+
+def processes(study: StudyConfig) -> int:
+    """Jobs at a time."""
+    return study.processes or max(1, (os.cpu_count() or 1) // study.threads)
+
+
+def _unlabelled(
+    study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts], test: Sequence[str]
+) -> tuple[Path, ...]:
+    """Images to pretrain on: none of a tested patient, not even without its labels."""
+    pretrained = any(arm.method != SCRATCH for arm in study.arms)
+    if pretrained and any(case.member is not None for case in dataset.cases):
+        raise ConfigError(
+            f"{study.data} keeps many scans in one archive, which pretraining cannot read apart; "
+            "name scan files of other patients in 'unlabelled' and compare with 'situs finetune'"
+        )
+    tested = set(test)
+    groups = {f.group for f in facts if f.name in tested}
+    group_of = {f.name: f.group for f in facts}
+    images = [
+        path
+        for case in dataset.cases
+        if group_of.get(case.name, case.group or case.name) not in groups
+        for path in case.image
+    ]
+    return (*images, *study.unlabelled)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"another process is carrying out the study in {out}; wait for it, or use "
+                "--only-report to see how far it is"
+            ) from None
+        yield
+
+
+def _write_tables(result: StudyResult, plan: Plan) -> None:
+    out = result.study.out
+    tables = {
+        "summary": result.summary,
+        "runs": result.runs,
+        "cases": result.cases,
+        "pretrainings": result.pretrainings,
+        "tuning": result.tuning,
+    }
+    for name, table in tables.items():
+        write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    split = plan.cases.split
+    write_json(
+        out / "split.json",
+        {
+            "fingerprint": plan.cases.fingerprint,
+            "test": split.test,
+            "validation": split.validation,
+            "pool": split.pool,
+            "pretrained_on": [p.name for p in plan.cases.unlabelled],
+        },
+    )

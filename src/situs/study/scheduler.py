@@ -1,0 +1,123 @@
+"""Hands jobs to worker processes, as many at a time as is asked for."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from situs.study.jobs import Job, JobFolders
+
+WORKER: tuple[str, ...] = (sys.executable, "-m", "situs.study.worker")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job: ``"started"``, ``"done"`` or ``"failed"``."""
+
+    what: str
+    job: Job
+    seconds: float = 0.0
+
+
+class Scheduler:
+    """Runs what is ready until nothing is left that could be.
+
+    Args:
+        folders: Where jobs stand.
+        processes: Jobs at a time.
+        threads: CPU threads each may use.
+        worker: Command line of a worker.
+    """
+
+    def __init__(
+        self,
+        folders: JobFolders,
+        processes: int = 1,
+        threads: int = 1,
+        worker: Sequence[str] = WORKER,
+    ) -> None:
+        self.folders, self.processes, self.worker = folders, processes, worker
+        self.environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
+        self.failed: dict[str, Job] = {}
+        self._idle: list[subprocess.Popen[str]] = []
+        self._busy: dict[str, tuple[Job, subprocess.Popen[str], float]] = {}
+
+    def run(self, plan: Callable[[], list[Job]], report: Callable[[Event], None]) -> None:
+        """Carry out every job of ``plan``, which is asked anew after each job.
+
+        A job that fails is reported and left; what does not build on it goes on. When this
+        process is interrupted, the workers are ended; what they were doing can be resumed.
+        """
+        try:
+            while True:
+                for job in self._ready(plan())[: self.processes - len(self._busy)]:
+                    self._start(job)
+                    report(Event("started", job))
+                if not self._busy:
+                    return
+                for event in self._wait():
+                    report(event)
+        finally:
+            self._end()
+
+    def _ready(self, jobs: Sequence[Job]) -> list[Job]:
+        done = {job.key for job in jobs if self.folders.result(job) is not None}
+        taken = done | set(self._busy) | set(self.failed)
+        return [job for job in jobs if job.key not in taken and done.issuperset(job.needs)]
+
+    def _start(self, job: Job) -> None:
+        process = self._idle.pop() if self._idle else self._hire()
+        assert process.stdin is not None
+        process.stdin.write(f"{self.folders.write(job).resolve()}\n")
+        process.stdin.flush()
+        self._busy[job.key] = (job, process, time.perf_counter())
+
+    def _hire(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            list(self.worker),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+        )
+
+    def _wait(self) -> list[Event]:
+        """Wait until at least one job has ended."""
+        with selectors.DefaultSelector() as selector:
+            for key, (_, process, _) in self._busy.items():
+                assert process.stdout is not None
+                selector.register(process.stdout, selectors.EVENT_READ, key)
+            ended = [selected.data for selected, _ in selector.select()]
+        events = []
+        for key in ended:
+            job, process, start = self._busy.pop(key)
+            assert process.stdout is not None
+            answer = process.stdout.readline().strip()
+            if answer:
+                self._idle.append(process)
+            else:  # it died, for instance of too little memory
+                process.wait()
+            good = answer == "done" and self.folders.result(job) is not None
+            if not good:
+                self.failed[key] = job
+            seconds = time.perf_counter() - start
+            events.append(Event("done" if good else "failed", job, seconds))
+        return events
+
+    def _end(self) -> None:
+        processes = [*self._idle, *(process for _, process, _ in self._busy.values())]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self._idle.clear()
+        self._busy.clear()

@@ -1,0 +1,154 @@
+"""Carries out jobs in a process of its own: ``python -m situs.study.worker``.
+
+It reads one job folder a line from standard input and answers each with ``done`` or ``failed``.
+One process does many jobs, so that imports and the preparation of labelled cases are paid once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from situs.errors import RunError
+from situs.study.cost import Cost
+from situs.study.jobs import JOB, LOG, RESULT, RUN
+from situs.training.run import write_json
+
+if TYPE_CHECKING:
+    from situs.transfer.cases import Cohort
+
+
+class Worker:
+    """Does jobs one after another; keeps the labelled cases that the last one needed."""
+
+    def __init__(self) -> None:
+        self._cohort: tuple[str, Cohort] | None = None
+
+    def carry_out(self, folder: Path) -> dict[str, Any]:
+        """Do the job of ``folder`` and write ``result.json`` as the very last thing."""
+        job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+        actions: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
+            "store": self._store,
+            "pretrain": self._pretrain,
+            "tune": self._finetune,
+            "finetune": self._finetune,
+        }
+        cost = Cost()
+        found = actions[job["kind"]](job["config"], folder / RUN)
+        result = {**{k: job[k] for k in ("kind", "title", "key", "about")}, **found, **cost.read()}
+        result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
+        write_json(folder / RESULT, result)
+        return result
+
+    def _store(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
+        from situs.store import Preprocessing, prepare  # noqa: PLC0415
+
+        rules = Preprocessing.model_validate(config["rules"])
+        store = prepare([Path(p) for p in config["paths"]], out, rules, workers=1)
+        return {
+            "rules": store.rules.model_dump(mode="json"),
+            "scans": len(store),
+            "refused": len(store.refused),
+        }
+
+    def _pretrain(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
+        from situs.training.pretrain import pretrain  # noqa: PLC0415
+        from situs.training.run import Run  # noqa: PLC0415
+
+        resumable = False
+        if (out / "run.json").is_file():
+            try:
+                resumable = bool(Run.open(out).verified_state())
+            except RunError as error:
+                print(f"starting anew: {error}", flush=True)  # noqa: T201 - the job's log
+        run = pretrain(
+            {**config, "out": str(out)}, mode="resume" if resumable else "overwrite", quiet=True
+        )
+        if run.status != "finished":
+            raise RunError(f"{out} was stopped before its last step")
+        scores = {
+            f"{observation.method}/{name}" if "+" in config["method"] else name: score.value
+            for observation in run.observations()
+            for name, score in observation.scores.items()
+        }
+        return {"scores": scores, "run": RUN}
+
+    def _finetune(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
+        from situs.transfer.finetune import finetune  # noqa: PLC0415
+
+        result = finetune(
+            {**config, "out": str(out), "overwrite": True},
+            cohort=self._cohort_for(config),
+            quiet=True,
+        )
+        return {"scores": result.scores, "cases": result.cases(), "run": RUN}
+
+    def _cohort_for(self, config: dict[str, Any]) -> Cohort:
+        from situs.scans.datasets import open_dataset  # noqa: PLC0415
+        from situs.store import Preprocessing  # noqa: PLC0415
+        from situs.transfer.cases import Cohort  # noqa: PLC0415
+        from situs.weights import load_card  # noqa: PLC0415
+
+        rules = config.get("preprocessing") or load_card(config["init"]).preprocessing
+        key = json.dumps([config["data"], rules], sort_keys=True, default=str)
+        if self._cohort is None or self._cohort[0] != key:
+            cohort = Cohort(open_dataset(config["data"]), Preprocessing.model_validate(rules))
+            self._cohort = (key, cohort)
+        return self._cohort[1]
+
+
+@contextlib.contextmanager
+def _output_to(file: Path) -> Iterator[None]:
+    """Standard output and error, also those of libraries written in C, into a job's log."""
+    kept = [os.dup(stream) for stream in (1, 2)]
+    with file.open("ab") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, stream)
+            os.close(old)
+
+
+def _end_with_parent() -> None:
+    """A worker without its study would go on unseen, and a new study would start it again."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    """Entry point."""
+    _end_with_parent()
+    worker = Worker()
+    for line in sys.stdin:
+        folder = Path(line.strip())
+        answer = "done"
+        with _output_to(folder / LOG):
+            try:
+                worker.carry_out(folder)
+            except Exception:  # whatever a job dies of belongs in its log, and others go on
+                traceback.print_exc()
+                answer = "failed"
+        print(answer, flush=True)  # noqa: T201 - the protocol
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Splits never part a patient, keep strata, repeat themselves, and refuse to leak."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from situs.errors import SitusError
+from situs.scans.datasets import open_dataset
+from situs.study.cases import CaseFacts, inspect, near_duplicates, thumbnail
+from situs.study.splits import LeakError, split_cases, training_cases, without_leaks
+
+
+def facts(groups: list[int], strata: int = 3) -> list[CaseFacts]:
+    rng = np.random.default_rng(0)
+    return [
+        CaseFacts(
+            f"case{i:03d}",
+            f"p{g}",
+            str(g % strata),
+            f"hash{i}",
+            thumbnail(rng.random((1, 16, 16, 16))),
+        )
+        for i, g in enumerate(groups)
+    ]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    groups=st.lists(st.integers(0, 30), max_size=30).map(lambda more: [*range(25), *more]),
+    test=st.integers(1, 8),
+    validation=st.integers(0, 5),
+    seed=st.integers(0, 50),
+)
+def test_every_case_is_in_one_part_and_every_patient_too(groups, test, validation, seed):
+    cases = facts(groups)
+    group_of = {c.name: c.group for c in cases}
+    split = split_cases(cases, test, validation, seed)
+    parts = [split.test, split.validation, split.pool]
+    assert sorted(n for part in parts for n in part) == sorted(group_of)
+    patients = [{group_of[n] for n in part} for part in parts]
+    assert sum(map(len, patients)) == len(set().union(*patients))
+    assert len(split.test) >= test
+    assert len(split.validation) >= validation
+    assert split == split_cases(list(reversed(cases)), test, validation, seed)
+    labels = min(4, len(split.pool))
+    few = training_cases(cases, split.pool, labels, seed, False)
+    more = training_cases(cases, split.pool, len(split.pool), seed, False)
+    assert more[:labels] == few
+    assert sorted(more) == sorted(split.pool)
+
+
+def test_parts_have_the_strata_of_the_whole():
+    cases = facts(list(range(120)))
+    for seed in range(5):
+        split = split_cases(cases, 30, 12, seed)
+        strata = {c.name: c.stratum for c in cases}
+        counts = np.bincount([int(strata[n]) for n in split.test])
+        assert counts.max() - counts.min() <= 1
+        drawn = training_cases(cases, split.pool, 9, seed, True)
+        assert sorted(np.bincount([int(strata[n]) for n in drawn])) == [3, 3, 3]
+    assert len({split_cases(cases, 30, 12, seed).test for seed in range(5)}) == 5
+
+
+def test_too_few_cases_say_so():
+    with pytest.raises(SitusError, match="ask for fewer"):
+        split_cases(facts(list(range(5))), 5, 0, 0)
+    with pytest.raises(SitusError, match="only 3 are left"):
+        training_cases(facts(list(range(5))), ["case000", "case001", "case002"], 4, 0, False)
+
+
+def test_given_test_split_is_kept_and_must_not_divide_a_patient():
+    cases = facts(list(range(10)))
+    given_test = [
+        CaseFacts(**{**vars(c), "given": "test" if i < 3 else "train"}) for i, c in enumerate(cases)
+    ]
+    assert sorted(split_cases(given_test, "given", 2, 0).test) == ["case000", "case001", "case002"]
+    torn = [CaseFacts(**{**vars(c), "group": "one"}) for c in given_test[2:4]]
+    with pytest.raises(LeakError, match="divides 1 patients"):
+        split_cases([*given_test[:2], *torn, *given_test[4:]], "given", 2, 0)
+
+
+def test_copies_are_found_whatever_was_done_to_their_intensities():
+    rng = np.random.default_rng(0)
+    scans = [rng.random((1, 30, 40, 20)) for _ in range(4)]
+    altered = 1000 * np.exp(scans[1] + 0.01 * rng.random(scans[1].shape))
+    cases = [
+        CaseFacts(f"c{i}", f"p{i}", "0", f"h{i}", thumbnail(a))
+        for i, a in enumerate([*scans, altered])
+    ]
+    assert [(a.name, b.name) for a, b, _ in near_duplicates(cases, 0.98)] == [("c1", "c4")]
+    with pytest.raises(LeakError, match="c1 and c4"):
+        without_leaks(cases, 0.98)
+    merged = {c.name: c.group for c in without_leaks(cases, 0.98, "group")}
+    assert merged["c1"] == merged["c4"]
+    assert len(set(merged.values())) == 4
+    # One patient may have two scans that look the same.
+    same = [*cases[:4], CaseFacts("c4", "p1", "0", "h4", cases[4].thumbnail)]
+    assert without_leaks(same, 0.98) == same
+
+
+def test_equal_content_is_found_without_likeness():
+    cases = facts([0, 1, 2])
+    copy = CaseFacts("copy", "p9", "0", cases[0].content, -cases[0].thumbnail)
+    assert [(a.name, b.name) for a, b, _ in near_duplicates([*cases, copy], 0.98)] == [
+        ("case000", "copy")
+    ]
+
+
+def test_inspection_knows_patients_and_rereads_only_what_changed(organs, tmp_path):
+    dataset = open_dataset(organs, patient=r"(p\d+)_")
+    first = inspect(dataset, tmp_path / "cases.json")
+    assert len({f.group for f in first}) == 15
+    assert {f.stratum for f in first} == {"0", "1", "2"}
+    assert not near_duplicates(first, 0.98)
+    text = (tmp_path / "cases.json").read_text()
+    (tmp_path / "cases.json").write_text(text.replace(first[0].content, "remembered"))
+    again = inspect(dataset, tmp_path / "cases.json")
+    assert again[0].content == "remembered"
+    assert [f.content for f in again[1:]] == [f.content for f in first[1:]]
+
+
+def test_real_scans_of_different_patients_are_not_taken_for_copies(shared_data, tmp_path):
+    dataset = open_dataset(shared_data / "hippocampus")
+    some = type(dataset)(**{**vars(dataset), "cases": dataset.cases[:40]})
+    assert not near_duplicates(inspect(some, tmp_path / "cases.json"), 0.98)

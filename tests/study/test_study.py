@@ -1,0 +1,255 @@
+"""Planning, scheduling, resuming and reporting, with a worker that answers from a formula."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from situs.cli import app
+from situs.errors import ConfigError, RunError
+from situs.study import StudyConfig, describe, run_study
+from situs.study.plan import case_scores
+from situs.study.run import _alone
+
+FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
+
+
+def config(organs: Path, out: Path, **changes) -> dict:
+    return {
+        "name": "<b>organs</b>",
+        "data": str(organs),
+        "out": str(out),
+        "patient": r"(p\d+)_",
+        "arms": ["none", "mae", {"name": "both", "method": "mae+simclr"}],
+        "labels": [2, 4],
+        "seeds": [0, 1],
+        "test": 8,
+        "validation": 4,
+        "backbone": {"options": {"channels": [4, 8]}},
+        "pretrain": {"steps": 2},
+        "finetune": {"steps": 2},
+        "tune": {"lr": [0.001, 0.01, 0.1], "labels": [4]},
+        "processes": 2,
+        "bootstrap": 200,
+        **changes,
+    }
+
+
+def order(out: Path) -> list[str]:
+    return (out / "jobs" / "order.txt").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def finished(organs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    events = []
+    study = config(organs, out)
+    result = run_study(
+        study, worker=FAKE, report=lambda e, done, all_: events.append((e, done, all_))
+    )
+    return study, result, events
+
+
+def test_every_job_is_done_once_and_after_what_it_needs(finished):
+    study, result, events = finished
+    done = order(Path(study["out"]))
+    # 1 store, 2 pretrainings, 3 arms × 3 rates, 3 arms × 2 counts × 2 seeds.
+    assert len(done) == len(set(done)) == result.done == result.expected == 1 + 2 + 9 + 12
+    assert done[0] == "store store"
+    for arm in ("mae", "both"):
+        first = done.index(f"pretrain {arm} seed0")
+        assert all(first < i for i, d in enumerate(done) if f" {arm} " in d and i != first)
+    assert max(total for *_, total in events) == 24
+    assert not result.failed
+
+
+def test_a_second_call_runs_nothing_and_a_new_seed_only_what_is_new(finished, organs, tmp_path):
+    study, result, _ = finished
+    out = tmp_path / "moved"
+    shutil.copytree(study["out"], out)
+    (out / "jobs" / "order.txt").write_text("")
+    again = run_study({**study, "out": str(out), "finetune": {"steps": 2}}, worker=FAKE)
+    assert order(out) == []
+    pd.testing.assert_frame_equal(again.summary, result.summary)
+    run_study({**study, "out": str(out), "seeds": [0, 1, 2]}, worker=FAKE)
+    assert len(order(out)) == 6
+    assert all("finetune" in line and "seed2" in line for line in order(out))
+
+
+def test_other_settings_are_other_runs(finished):
+    study, *_ = finished
+    plan, folders = describe({**study, "finetune": {"steps": 3}})
+    kinds = [job.kind for job in plan.jobs() if folders.result(job) is None]
+    assert set(kinds) == {"tune"}, "pretraining is kept, fine-tuning waits for tuning"
+    plan, folders = describe({**study, "pretrain": {"steps": 3}})
+    missing = [job.title for job in plan.jobs() if folders.result(job) is None]
+    assert not any(title.startswith("none") for title in missing), "scratch is kept"
+    plan, folders = describe({**study, "threads": 2, "processes": 1})
+    assert all(folders.result(job) for job in plan.jobs())
+
+
+def test_each_arm_gets_the_rate_that_was_best_on_validation(finished):
+    study, result, _ = finished
+    assert set(result.runs["lr"]) == {0.01}
+    assert set(result.tuning["lr"]) == {0.001, 0.01, 0.1}
+    plan, _ = describe(study)
+    split = plan.cases.split
+    for job in plan.jobs():
+        if job.kind == "tune":
+            assert job.config["test"] == list(split.validation)
+        if job.kind == "finetune":
+            assert job.config["test"] == list(split.test)
+            assert set(job.config["train"]) <= set(split.pool)
+            assert job.config["preprocessing" if "init" not in job.config else "init"]
+
+
+def test_no_tested_patient_is_pretrained_on(finished):
+    study, *_ = finished
+    plan, _ = describe(study)
+    tested = {name.split("_")[0] for name in plan.cases.split.test}
+    assert len(tested) == 4, "whole patients"
+    assert not any(p.name.split("_")[0] in tested for p in plan.cases.unlabelled)
+    assert len(plan.cases.unlabelled) == 30 - len(plan.cases.split.test)
+
+
+def test_the_table_says_what_the_formula_put_in(finished):
+    _, result, _ = finished
+    table = result.summary.set_index(["arm", "labels"])
+    assert table.loc[("mae", 2), "gain"] == pytest.approx(0.1)
+    assert table.loc[("mae", 2), "gain_low"] == pytest.approx(0.1)
+    assert (table["low"] <= table["mean"]).all()
+    assert (table["mean"] <= table["high"]).all()
+    step = table.loc[("none", 4), "mean"] - table.loc[("none", 2), "mean"]
+    assert step == pytest.approx(0.05 * (2 - np.sqrt(2)), abs=1e-6)
+    assert table.loc[("both", 4), "scratch_labels_is"] == "≥"
+    p = result.summary["p"].dropna()
+    assert len(p) == 4
+    assert (result.summary["p_holm"].dropna() >= p).all()
+    assert result.runs["folder"].is_unique
+    assert len(result.cases) == 12 * 8
+
+
+def test_the_page_opens_by_itself_and_shows_hostile_names_as_text(finished):
+    study, result, _ = finished
+    page = result.page.read_text()
+    assert "<b>organs</b>" not in page
+    assert "&lt;b&gt;organs&lt;/b&gt;" in page
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
+    assert "<script" not in page
+    assert page.count("<svg") == 2
+    assert "With 2 labels the best method" in page
+    for folder in re.findall(r'href="jobs/([^/"]+)/', page):
+        assert (Path(study["out"]) / "jobs" / folder).is_dir()
+
+
+def test_a_failed_job_stops_only_what_builds_on_it(organs, tmp_path, monkeypatch):
+    study = config(organs, tmp_path, tune={}, seeds=[0], finetune={"steps": 2, "lr": 0.01})
+    monkeypatch.setenv("FAKE_FAIL", "pretrain mae")
+    monkeypatch.setenv("FAKE_DIE", "finetune both 2 labels")
+    result = run_study(study, worker=FAKE)
+    assert {name.split("-")[0] for name in result.failed} == {"pretrain", "finetune"}
+    assert set(result.runs["arm"]) == {"none", "both"}
+    assert "jobs are still to be done" in result.page.read_text()
+    monkeypatch.delenv("FAKE_FAIL")
+    monkeypatch.delenv("FAKE_DIE")
+    before = order(tmp_path)
+    healed = run_study(study, worker=FAKE)
+    assert not healed.failed
+    assert healed.done == healed.expected
+    assert len(order(tmp_path)) == len(before) + 4
+
+
+def test_a_kill_in_the_middle_loses_only_the_running_job(organs, tmp_path):
+    study = config(organs, tmp_path, processes=1, tune={}, finetune={"steps": 2, "lr": 0.01})
+
+    def stop(event, done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, worker=FAKE, report=stop)
+    assert len(order(tmp_path)) in (5, 6)
+    result = run_study(study, worker=FAKE)
+    assert result.done == result.expected == len(set(order(tmp_path)))
+
+
+def test_two_studies_do_not_share_a_folder_at_a_time(organs, tmp_path):
+    with _alone(tmp_path), pytest.raises(RunError, match="another process"):
+        run_study(config(organs, tmp_path), worker=FAKE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ["none", "mea"]}, "did you mean 'mae'"),
+        (
+            {"arms": [{"method": "mae", "options": {"mask_ration": 0.5}}]},
+            r"arm 'mae'[\s\S]*mask_ration",
+        ),
+        ({"finetune": {"stepz": 3}}, "did you mean 'steps'"),
+        ({"finetune": {"seed": 3}}, "belong to the study"),
+        ({"arms": ["none", "none"]}, "names of their own"),
+        ({"validation": 0}, "needs validation cases"),
+        ({"labels": []}, "name each number once"),
+    ],
+)
+def test_wrong_settings_are_told_before_anything_runs(organs, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        run_study(config(organs, tmp_path, **changes), worker=FAKE)
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_two_dimensional_arms_are_tested_against_two_dimensional_scratch(organs, tmp_path):
+    flat = {"name": "flat", "backbone": {"spatial_dims": 2}}
+    study = StudyConfig.model_validate(
+        config(organs, tmp_path, arms=["none", flat, {"name": "m", "method": "mae"}])
+    )
+    none, flat_arm, mae = study.arms
+    assert study.scratch_of(mae) is none
+    assert study.scratch_of(none) is None
+    assert study.backbone_of(flat_arm).spatial_dims == 2
+    named = study.model_copy(
+        update={"arms": (none, flat_arm, mae.model_copy(update={"against": "flat"}))}
+    )
+    assert named.scratch_of(named.arms[2]) is flat_arm
+
+
+def test_case_scores_average_the_classes_that_a_case_has():
+    rows = [
+        {"case": "a", "presence": "both", "dice": "0.5"},
+        {"case": "a", "presence": "both", "dice": "0.7"},
+        {"case": "b", "presence": "absent", "dice": "nan"},
+        {"case": "b", "presence": "missed", "dice": "0.0"},
+        {"case": "c", "presence": "absent", "dice": "nan"},
+    ]
+    scores = case_scores(rows, "dice")
+    assert (scores["a"], scores["b"]) == (pytest.approx(0.6), 0)
+    assert np.isnan(scores["c"])
+    with pytest.raises(ConfigError, match="did you mean 'dice'"):
+        case_scores(rows, "dise")
+    said = [
+        {"case": "a", "true": "x", "predicted": "x"},
+        {"case": "b", "true": "x", "predicted": "y"},
+    ]
+    assert case_scores(said, "correct") == {"a": 1.0, "b": 0.0}
+
+
+def test_command_line_describes_and_reports(finished, tmp_path):
+    study, *_ = finished
+    file = tmp_path / "study.yaml"
+    file.write_text(json.dumps(study))
+    runner = CliRunner()
+    told = runner.invoke(app, ["study", str(file), "--dry-run", "--json"])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.output)["done"] == 24
+    told = runner.invoke(app, ["study", str(file), "--only-report", "--json"])
+    assert told.exit_code == 0, told.output
+    assert len(json.loads(told.output)["summary"]) == 6
