@@ -27,6 +27,7 @@ _REGISTRY: dict[str, str] = {
     "mae": "situs.methods.mae:Mae",
     "simclr": "situs.methods.simclr:SimClr",
     "voco": "situs.methods.voco:Voco",
+    "sal": "situs.methods.sal:Sal",
 }
 
 

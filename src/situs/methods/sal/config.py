@@ -1,0 +1,71 @@
+"""Configuration of ``sal``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from situs.errors import ConfigError
+from situs.methods.base import MethodConfig
+from situs.views.intensity import IntensityConfig
+from situs.views.slices import PoseConfig, ViewGrid
+
+Term = Literal["local", "global", "spread"]
+
+
+class SalConfig(MethodConfig):
+    """Everything that decides what ``sal`` looks at and asks for.
+
+    Attributes:
+        size: (rows, columns) of a slice's view; None fits the data.
+        spacing_mm: Of the view's pixels; None fits the data.
+        axes: Array axes that slices are taken along, 0 sagittal, 1 coronal, 2 axial; None takes
+            the direction of the stack where there is one, and any axis otherwise.
+        max_distance_mm: Largest distance between the two slices of a pair; where slices lie
+            farther apart, neighbours are taken.
+        pairs: Pairs drawn from a scan for each sample.
+        stride: Pixels between the positions that are matched, along rows and columns.
+        embedding: Channels of a position's embedding.
+        window: Positions are matched inside windows of this many positions a side; None
+            matches over the whole slice.
+        position: How slices' places along the scan are learned.
+        position_threshold: Slices at positions closer than this share of the scan are positives
+            of ``contrast``; 0.1 suits CT, 0.35 short-axis stacks.
+        temperature: Of ``contrast``.
+        width: Channels of a slice's embedding.
+        hidden: Hidden channels of its projection head.
+        pose: In-plane augmentation, drawn for each slice of a pair on its own.
+        intensity: Changes of intensity, likewise; None for none.
+        weights: Of the terms; 1 for those not named, 0 switches one off.
+    """
+
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    spacing_mm: PositiveFloat | None = None
+    axes: tuple[Literal[0, 1, 2], ...] | None = None
+    max_distance_mm: PositiveFloat = 6.0
+    pairs: PositiveInt = 2
+    stride: PositiveInt = 4
+    embedding: PositiveInt = 64
+    window: PositiveInt | None = None
+    position: Literal["contrast", "regress"] = "contrast"
+    position_threshold: float = Field(0.1, gt=0, lt=1)
+    temperature: PositiveFloat = 0.1
+    width: PositiveInt = 64
+    hidden: PositiveInt = 128
+    pose: PoseConfig = Field(default_factory=PoseConfig)
+    intensity: IntensityConfig | None = Field(default_factory=IntensityConfig)
+    weights: dict[Term, NonNegativeFloat] = Field(default_factory=dict)
+
+    @property
+    def grid(self) -> ViewGrid:
+        """Pixels of a view."""
+        if self.size is None or self.spacing_mm is None:
+            raise ConfigError(
+                "'size' and 'spacing_mm' are left to the data: call fitted(sources) first"
+            )
+        return ViewGrid(self.size, self.spacing_mm)
+
+    def weight(self, term: Term) -> float:
+        """Weight of one term."""
+        return self.weights.get(term, 1.0)

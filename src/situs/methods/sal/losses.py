@@ -1,0 +1,210 @@
+"""Losses of ``sal``: local alignment and global position."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+# Similarities held at once, 16 MB in float32: stays in the last-level cache.
+_BLOCK = 2**22
+
+
+def local_alignment(x_i: Tensor, x_j: Tensor, window: int | None = None) -> Tensor:
+    """Every position of a slice should have one in the near slice that looks like it.
+
+    With A = X_iᵀ X_j of L2-normalised features, mean |1 − max_q A_pq| over the positions p of i,
+    averaged with the same from j to i (arXiv 2406.15699; design 5.3).
+
+    The largest similarities are searched block by block without gradient, and only the pairs
+    found carry one: the same value and gradient as through the whole matrix, in memory that
+    grows with the number of positions instead of its square.
+
+    Args:
+        x_i: ``(B, C, H, W)`` features of one slice of each pair.
+        x_j: ``(B, C, H, W)`` of the other.
+        window: Match inside windows of this many positions a side only, so that time grows with
+            H·W·window² instead of (H·W)². The map is partitioned from its first position; the
+            windows at its end may be smaller.
+
+    Returns:
+        Scalar, 0 (all matched) to 2.
+    """
+    to_j, to_i = similarity_of_matches(x_i, x_j, window)
+    return ((1 - to_j).abs().mean() + (1 - to_i).abs().mean()) / 2
+
+
+def similarity_of_matches(
+    x_i: Tensor, x_j: Tensor, window: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosine of every position with its best match, ``(B, H·W)`` from i to j and from j to i."""
+    i, j = (F.normalize(x.float(), dim=1) for x in (x_i, x_j))
+    to_j, to_i = best_matches(i.detach(), j.detach(), window)
+    i, j = i.flatten(2), j.flatten(2)
+    return (i * _gathered(j, to_j)).sum(1), (j * _gathered(i, to_i)).sum(1)
+
+
+@torch.no_grad()
+def best_matches(
+    unit_i: Tensor, unit_j: Tensor, window: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Index of the most similar position, ``(B, H·W)`` each: in j for i's, in i for j's.
+
+    Args:
+        unit_i: ``(B, C, H, W)``, normalised over channels.
+        unit_j: ``(B, C, H, W)``, likewise.
+        window: See :func:`local_alignment`.
+    """
+    height, width = unit_i.shape[2:]
+    if window is None or window >= max(height, width):
+        return _argmaxes(unit_i.flatten(2), unit_j.flatten(2), None)
+    size = (min(window, height), min(window, width))
+    index = torch.arange(height * width, device=unit_i.device).view(1, 1, height, width)
+    # Position 0 belongs to the map, so padding needs a value of its own.
+    where = _windows(index + 1, size) - 1
+    where = where.expand(len(unit_i), *where.shape[1:]).flatten(0, 1)[:, 0]
+    part_i, part_j = (_windows(unit, size).flatten(0, 1) for unit in (unit_i, unit_j))
+    inside = where >= 0
+    found = _argmaxes(part_i, part_j, inside)
+    to_j, to_i = (_from_windows(f, where, inside, unit_i.shape) for f in found)
+    return to_j, to_i
+
+
+def _from_windows(found: Tensor, where: Tensor, inside: Tensor, shape: torch.Size) -> Tensor:
+    """Indices inside windows → indices in the map, ``(B, H·W)``."""
+    batch, _, height, width = shape
+    matched = where.gather(1, found)
+    whole = found.new_empty(batch, height * width)
+    windows = len(where) // batch
+    sample = torch.arange(batch, device=found.device).repeat_interleave(windows)[:, None]
+    sample = sample.expand_as(where)
+    whole[sample[inside], where[inside]] = matched[inside]
+    return whole
+
+
+def _windows(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """``(B, C, H, W)`` → ``(B, windows, C, positions)``, zero-padded at the end."""
+    h, w = size
+    x = F.pad(x, (0, -x.shape[3] % w, 0, -x.shape[2] % h))
+    batch, channels, height, width = x.shape
+    x = x.view(batch, channels, height // h, h, width // w, w)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels, h * w)
+
+
+def _argmaxes(i: Tensor, j: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Row and column argmax of iᵀj ``(B, N, N)``, never held as a whole.
+
+    Args:
+        i: ``(B, C, N)``.
+        j: ``(B, C, N)``.
+        inside: ``(B, N)``, which positions are real; None for all.
+    """
+    batch, _, n = i.shape
+    together = max(1, min(batch, _BLOCK // n**2))
+    results = [
+        _argmaxes_rows(
+            i[b : b + together],
+            j[b : b + together],
+            None if inside is None else inside[b : b + together],
+        )
+        for b in range(0, batch, together)
+    ]
+    to_j, to_i = zip(*results, strict=True)
+    return torch.cat(to_j), torch.cat(to_i)
+
+
+def _argmaxes_rows(i: Tensor, j: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+    batch, _, n = i.shape
+    rows = max(1, _BLOCK // (batch * n))
+    to_j = torch.empty(batch, n, dtype=torch.long, device=i.device)
+    best = i.new_full((batch, n), -torch.inf)
+    to_i = torch.zeros(batch, n, dtype=torch.long, device=i.device)
+    for start in range(0, n, rows):
+        block = slice(start, start + rows)
+        similarity = i[:, :, block].transpose(1, 2) @ j
+        if inside is not None:
+            similarity.masked_fill_(~inside[:, None, :], -torch.inf)
+            to_j[:, block] = similarity.argmax(2)
+            similarity.masked_fill_(~inside[:, block, None], -torch.inf)
+        else:
+            to_j[:, block] = similarity.argmax(2)
+        value, index = similarity.max(1)
+        better = value > best
+        best = torch.where(better, value, best)
+        to_i = torch.where(better, index + start, to_i)
+    return to_j, to_i
+
+
+def _gathered(x: Tensor, index: Tensor) -> Tensor:
+    return x.gather(2, index[:, None].expand(-1, x.shape[1], -1))
+
+
+def position_contrast(
+    embeddings: Tensor,
+    positions: Tensor,
+    groups: Tensor,
+    threshold: float = 0.1,
+    temperature: float = 0.1,
+) -> Tensor:
+    """Slices at similar places along their scans are positives of each other.
+
+    For slice a with positives P(a) = {p ≠ a : |position_a − position_p| < threshold},
+    −1/|P(a)| Σ_p log exp(z_a·z_p/τ) / Σ_{k≠a} exp(z_a·z_k/τ), averaged over the slices that
+    have a positive (positional contrastive learning, Zeng et al., arXiv 2106.09157). Under
+    distributed training the slices of all processes are candidates.
+
+    Args:
+        embeddings: ``(N, D)``, normalised inside.
+        positions: ``(N,)``, share of the way from the first slice of the scan to the last.
+        groups: ``(N,)`` integers; slices of different groups (stack directions) have no common
+            scale and are never positives.
+        threshold: On the difference of positions.
+        temperature: τ.
+
+    Returns:
+        Scalar; 0 where no slice has a positive.
+    """
+    own = F.normalize(embeddings.float(), dim=-1)
+    every, at, of, rank = own, positions, groups, 0
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        rank = dist.get_rank()
+        every, at, of = (torch.cat(all_gather(t.contiguous())) for t in (own, positions, groups))
+    itself = torch.zeros(len(own), len(every), dtype=torch.bool, device=own.device)
+    index = torch.arange(len(own), device=own.device)
+    itself[index, index + rank * len(own)] = True
+    near = (positions[:, None] - at).abs() < threshold
+    positive = near & (groups[:, None] == of) & ~itself
+    logits = (own @ every.T / temperature).masked_fill(itself, -torch.inf)
+    log_share = logits.log_softmax(1).masked_fill(~positive, 0.0)
+    count = positive.sum(1)
+    each = -log_share.sum(1) / count.clamp_min(1)
+    return each.sum() / (count > 0).sum().clamp_min(1)
+
+
+def position_regression(predicted: Tensor, positions: Tensor, groups: Tensor) -> Tensor:
+    """SmoothL1 between the predicted and the true position of a slice.
+
+    Args:
+        predicted: ``(N, 3)``, one position for each stack direction.
+        positions: ``(N,)`` in [0, 1].
+        groups: ``(N,)``, which direction each slice's stack has.
+    """
+    chosen = predicted.float().gather(1, groups[:, None])[:, 0]
+    return F.smooth_l1_loss(chosen, positions, beta=0.1)
+
+
+def spread(embeddings: Tensor) -> Tensor:
+    """Hinge that keeps position embeddings from collapsing to one vector.
+
+    mean_c max(0, 1 − √C · std_c) of L2-normalised embeddings: a unit vector with independent
+    channels has std 1/√C. Not part of the method's paper; the form is that of VICReg's variance
+    term (arXiv 2105.04906, equation 1). ``local`` alone is solved by a constant.
+
+    Args:
+        embeddings: ``(B, C, H, W)``.
+    """
+    unit = F.normalize(embeddings.float(), dim=1).transpose(0, 1).flatten(1)
+    std = (unit.var(1) + 1e-6).sqrt() * unit.shape[0] ** 0.5
+    return F.relu(1 - std).mean()

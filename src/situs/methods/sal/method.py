@@ -1,0 +1,99 @@
+"""Local alignment and global position as a :class:`~situs.methods.base.Method`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from situs.backbones.base import Backbone
+from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
+from situs.methods.sal import losses
+from situs.methods.sal.config import SalConfig, Term
+from situs.methods.sal.heads import SalHeads, embed
+from situs.methods.sal.observation import observe
+from situs.methods.sal.views import sample_pairs
+from situs.observation import Observation
+from situs.views.slices import fitted_grid
+
+
+class Sal(Method):
+    """Near slices match position by position; slices know their place in the scan."""
+
+    name: ClassVar[str] = "sal"
+    title: ClassVar[str] = "Local alignment and global position of slices"
+    paper: ClassVar[str] = "arXiv 2406.15699"
+    spatial_dims = 2
+    trains_decoder = True
+    monitor: ClassVar[str] = "match_distance"
+    formulas: ClassVar[dict[str, str]] = {
+        "local": "mean |1 − max_q cos(x_i[p], x_j[q])| over positions p, both directions",
+        "global": "contrast: −mean over positives log softmax(z·z′/τ), positives where "
+        "|position − position′| < threshold; regress: SmoothL1(predicted, true position)",
+        "spread": "mean over channels of max(0, 1 − √C·std) of the position embeddings (ours)",
+    }
+    Config: ClassVar[type[MethodConfig]] = SalConfig
+    config: SalConfig
+
+    def fitted(self, sources: Sequence[Source]) -> Self:
+        """Fill the size and spacing of the views from the scans."""
+        grid = fitted_grid(sources)
+        filled = {
+            "size": self.config.size or grid.size,
+            "spacing_mm": self.config.spacing_mm or grid.spacing_mm,
+        }
+        return type(self)(self.config.model_copy(update=filled))
+
+    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
+        """Pairs of one scan; see :func:`~situs.methods.sal.views.sample_pairs`."""
+        method = self if self.config.size and self.config.spacing_mm else self.fitted(item)
+        return sample_pairs(item[0], method.config, rng)
+
+    def build_heads(self, backbone: Backbone) -> nn.Module:
+        """Embeddings of positions and of slices."""
+        if self.config.size:
+            backbone.check_size(self.config.size)
+        return SalHeads(backbone, self.config)
+
+    def step(
+        self,
+        batch: Batch,
+        student: Network,
+        teacher: Network | None,
+        generator: torch.Generator,
+    ) -> StepResult:
+        """All slices in one pass; pairs aligned, slices of the whole batch placed."""
+        out = embed(student, batch["slices"].flatten(0, 2))
+        terms: dict[Term, Tensor] = {}
+        pairs = out.positions.unflatten(0, (-1, 2))
+        if self.config.weight("local"):
+            terms["local"] = losses.local_alignment(pairs[:, 0], pairs[:, 1], self.config.window)
+        if self.config.weight("spread"):
+            terms["spread"] = losses.spread(out.positions)
+        if self.config.weight("global"):
+            terms["global"] = self._placed(out.slices, batch)
+        total = sum(self.config.weight(name) * term for name, term in terms.items())
+        return StepResult({**{str(k): v for k, v in terms.items()}, "total": cast(Tensor, total)})
+
+    def _placed(self, slices: Tensor, batch: Batch) -> Tensor:
+        positions, axes = batch["position"].flatten(), batch["axis"].flatten()
+        if self.config.position == "regress":
+            return losses.position_regression(slices, positions, axes)
+        return losses.position_contrast(
+            slices, positions, axes, self.config.position_threshold, self.config.temperature
+        )
+
+    def observe(
+        self,
+        batch: Batch,
+        student: Network,
+        teacher: Network | None,
+        items: Sequence[Sequence[Source]],
+        step: int,
+    ) -> Observation:
+        """Matched positions and places along the scan, on held-out slices."""
+        out = embed(student, batch["slices"].flatten(0, 2))
+        return observe(self.config, out, batch, student, [item[0] for item in items], step)

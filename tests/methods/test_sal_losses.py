@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from situs.methods.sal import local_alignment, position_contrast, position_regression, spread
+from situs.methods.sal import losses as sal_losses
+from situs.methods.sal.losses import best_matches
+
+
+def maps(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(shape, generator=generator, dtype=torch.float32, requires_grad=True),
+        torch.randn(shape, generator=generator, dtype=torch.float32, requires_grad=True),
+    )
+
+
+def straightforward(x_i: torch.Tensor, x_j: torch.Tensor, window: int | None) -> torch.Tensor:
+    """The whole matrix, one sample after another, with a mask of windows."""
+    height, width = x_i.shape[2:]
+    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    w = window or max(height, width)
+    part = (row // w * width + column // w).flatten()
+    terms = []
+    for i, j in zip(x_i, x_j, strict=True):
+        unit_i, unit_j = (F.normalize(x, dim=0).flatten(1) for x in (i, j))
+        a = (unit_i.T @ unit_j).masked_fill(part[:, None] != part, -torch.inf)
+        terms += [(1 - a.max(1).values).abs().mean(), (1 - a.max(0).values).abs().mean()]
+    return torch.stack(terms).mean()
+
+
+@pytest.mark.parametrize("window", [None, 3, 4, 7, 100])
+@pytest.mark.parametrize("block", [50, 2**22])
+def test_equals_the_whole_matrix_with_gradients(
+    window: int | None, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sal_losses, "_BLOCK", block)
+    i, j = maps(3, 5, 8, 11)
+    loss = local_alignment(i, j, window)
+    expected = straightforward(i, j, window)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    got = torch.autograd.grad(loss, (i, j))
+    want = torch.autograd.grad(expected, (i, j))
+    for a, b in zip(got, want, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [8, 11, 12])
+def test_one_window_over_the_map_is_the_full_loss(window: int) -> None:
+    i, j = maps(2, 6, 8, 8, seed=1)
+    full = local_alignment(i, j).item()
+    assert local_alignment(i, j, window).item() == pytest.approx(full, abs=1e-7)
+
+
+def test_identical_and_permuted_maps_match_perfectly() -> None:
+    i, _ = maps(2, 16, 6, 6, seed=2)
+    order = torch.randperm(36, generator=torch.Generator().manual_seed(0))
+    moved = i.flatten(2)[:, :, order].view_as(i) * 3  # scale is normalised away
+    assert local_alignment(i, moved).item() == pytest.approx(0, abs=1e-6)
+    to_moved, back = best_matches(F.normalize(i, dim=1), F.normalize(moved, dim=1))
+    assert (to_moved[:, order] == torch.arange(36)).all()
+    assert (back == order).all()
+
+
+def test_constant_features_are_a_trivial_optimum_that_spread_sees() -> None:
+    constant = torch.ones(2, 8, 5, 5)
+    assert local_alignment(constant, constant) == pytest.approx(0, abs=1e-6)
+    assert spread(constant) > 0.9
+    assert spread(torch.randn(8, 32, 20, 20)) < 0.05
+
+
+def test_opposite_features_cost_two() -> None:
+    x = torch.ones(1, 3, 4, 4)
+    assert local_alignment(x, -x) == pytest.approx(2)
+
+
+def contrast_by_loops(
+    z: torch.Tensor, at: torch.Tensor, group: torch.Tensor, threshold: float, tau: float
+) -> float:
+    z = F.normalize(z, dim=1)
+    terms = []
+    for a in range(len(z)):
+        others = [k for k in range(len(z)) if k != a]
+        positives = [k for k in others if abs(at[a] - at[k]) < threshold and group[a] == group[k]]
+        if positives:
+            total = sum(torch.exp(z[a] @ z[k] / tau) for k in others)
+            terms.append(
+                -sum(torch.log(torch.exp(z[a] @ z[p] / tau) / total) for p in positives)
+                / len(positives)
+            )
+    return float(sum(terms) / len(terms))
+
+
+def test_contrast_equals_the_formula_written_out() -> None:
+    generator = torch.Generator().manual_seed(3)
+    z = torch.randn(14, 6, generator=generator)
+    at = torch.rand(14, generator=generator)
+    group = torch.randint(0, 2, (14,), generator=generator)
+    loss = position_contrast(z, at, group, threshold=0.2, temperature=0.3)
+    assert loss == pytest.approx(contrast_by_loops(z, at, group, 0.2, 0.3), rel=1e-5)
+
+
+def test_contrast_without_positives_is_zero_with_a_gradient() -> None:
+    z = torch.randn(3, 4, requires_grad=True)
+    loss = position_contrast(z, torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, dtype=torch.long))
+    loss.backward()
+    assert loss == 0
+    assert (z.grad == 0).all()
+
+
+def test_contrast_prefers_neighbours_together() -> None:
+    at = torch.tensor([0.1, 0.12, 0.8, 0.83])
+    group = torch.zeros(4, dtype=torch.long)
+    together = torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]])
+    apart = together[[0, 2, 1, 3]]
+    assert position_contrast(together, at, group) < position_contrast(apart, at, group)
+
+
+def test_regression_reads_the_place_of_the_right_direction() -> None:
+    predicted = torch.tensor([[0.1, 0.9, 0.5], [0.2, 0.3, 0.4]])
+    exact = position_regression(predicted, torch.tensor([0.9, 0.2]), torch.tensor([1, 0]))
+    assert exact == 0
+    assert position_regression(predicted, torch.tensor([0.9, 0.2]), torch.tensor([0, 0])) > 0

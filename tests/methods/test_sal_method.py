@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from situs import backbones
+from situs.backbones.base import BackboneConfig
+from situs.errors import ConfigError
+from situs.geometry import Plane
+from situs.methods.base import Network
+from situs.methods.sal import Sal, SalConfig
+from situs.methods.sal.matching import matches, planes_of
+from situs.methods.sal.views import draw_pair, sample_pairs
+from situs.observation import Observation
+from situs.views import ArraySource
+from situs.views.slices import Pose, ViewGrid, posed
+
+
+def scan(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int
+) -> ArraySource:
+    rng = np.random.default_rng(seed)
+    affine = np.diag([*spacing, 1.0])
+    array = gaussian_filter(rng.normal(size=shape), 2)[None] * 10
+    return ArraySource(array.astype(np.float32), affine, key=f"scan {seed}")
+
+
+def network(method: Sal) -> Network:
+    torch.manual_seed(0)
+    options = {"channels": [8, 16, 16], "strides": [2]}
+    backbone = backbones.build(BackboneConfig(name="cnn", spatial_dims=2, options=options))
+    return Network(backbone, method.build_heads(backbone))
+
+
+@pytest.mark.parametrize(
+    ("spacing", "axes"), [((1.0, 1.0, 5.0), {2}), ((4.0, 1.0, 1.0), {0}), ((1, 1, 1), {0, 1, 2})]
+)
+def test_pairs_follow_the_stack_and_the_distance(
+    spacing: tuple[float, float, float], axes: set[int]
+) -> None:
+    source = scan((20, 22, 18), spacing, 0)
+    rng = np.random.default_rng(0)
+    config = SalConfig(max_distance_mm=3.0)
+    drawn = [draw_pair(source, config, rng) for _ in range(200)]
+    assert {p.axis for p in drawn} == axes
+    for axis, first, second in drawn:
+        gap = abs(first - second) * spacing[axis]
+        assert 0 < gap <= max(3.0, spacing[axis])
+        assert 0 <= min(first, second) <= max(first, second) < source.shape[axis]
+
+
+def test_a_single_slice_is_its_own_neighbour() -> None:
+    source = scan((20, 20, 1), (1, 1, 8), 0)
+    pair = draw_pair(source, SalConfig(), np.random.default_rng(0))
+    assert pair == (2, 0, 0)
+
+
+def test_a_posed_view_is_turned_within_its_slice() -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", [20, 10, 5], degrees=True).as_matrix()
+    base = Plane.from_affine(affine, 1, 3, (10, 10, 10))
+    grid = ViewGrid((8, 12), 0.5)
+    still = posed(base, base.center_mm, grid, Pose())
+    turned = posed(base, base.center_mm, grid, Pose(np.radians(30), 1.2, (0.1, -0.2)))
+    assert np.allclose(still.center_mm, base.center_mm)
+    assert turned.spacing == (0.6, 0.6)
+    assert np.degrees(np.arccos(turned.row_mm @ still.row_mm)) == pytest.approx(30)
+    assert np.allclose(turned.normal_mm, base.normal_mm)
+    corners = turned.to_mm([[0, 0], [11, 0], [0, 7], [11, 7]])
+    assert np.abs(base.distance_mm(corners)).max() < 1e-12
+    shift = turned.center_mm - still.center_mm
+    assert shift @ turned.column_mm == pytest.approx(0.1 * 8 * 0.6)
+    assert shift @ turned.row_mm == pytest.approx(-0.2 * 12 * 0.6)
+
+
+def test_samples_are_reproducible_and_stack() -> None:
+    method = Sal(SalConfig(size=(32, 32), spacing_mm=1.0, pairs=3))
+    sources = [scan((40, 30, 20), (1, 1, 1), 0), scan((18, 30, 9), (0.7, 0.7, 5), 1)]
+    samples = [method.sample([s], np.random.default_rng(4)) for s in (*sources, sources[0])]
+    assert all(torch.equal(samples[0][k], samples[2][k]) for k in samples[0])
+    assert {k: v.shape for k, v in samples[0].items()} == {
+        k: v.shape for k, v in samples[1].items()
+    }
+    assert samples[0]["slices"].shape == (3, 2, 1, 32, 32)
+    assert samples[1]["axis"].unique().tolist() == [2]
+    assert ((samples[0]["position"] >= 0) & (samples[0]["position"] <= 1)).all()
+
+
+def test_perfect_features_have_no_match_error() -> None:
+    """Features that are the patient's own coordinates find the place straight across."""
+    source = scan((40, 40, 40), (1, 1, 1), 0)
+    config = SalConfig(size=(32, 32), spacing_mm=1.0, pairs=2, intensity=None)
+    batch = {k: v[None] for k, v in sample_pairs(source, config, np.random.default_rng(1)).items()}
+    for pair in range(2):
+        planes = planes_of(batch, 0, pair)
+        axis = int(batch["axis"][0, pair, 0])
+        maps = []
+        for plane in planes:
+            pixel = (np.stack(np.meshgrid(np.arange(8), np.arange(8)), -1) + 0.5) * 4 - 0.5
+            place = np.delete(plane.to_mm(pixel), axis, axis=-1) / 40
+            # Bumps of one width around fixed centres: cosine is largest at the same place.
+            centers = np.stack(np.meshgrid(np.linspace(0, 1, 30), np.linspace(0, 1, 30)), -1)
+            d = place[:, :, None, None] - centers
+            maps.append(np.exp(-(d**2).sum(-1) / 0.02).reshape(8, 8, -1).transpose(2, 0, 1))
+        image = torch.ones(32, 32)
+        image[0, 0] = -100  # all but one corner is tissue
+        found = matches(*(torch.from_numpy(m) for m in maps), image, planes)
+        assert len(found.error_mm) > 20
+        assert np.median(found.error_mm) < 2.5  # half a position of 4 mm, in both directions
+        assert found.chance_mm > 10
+        assert found.returned.mean() > 0.9
+
+
+@pytest.mark.parametrize("position", ["contrast", "regress"])
+def test_learns_and_observes(position: str) -> None:
+    sources = [scan((30, 30, 24), (1, 1, 1), seed) for seed in range(4)]
+    for s in sources:  # a ramp along every axis tells the position
+        s.array[0] += sum(np.meshgrid(*[np.linspace(-4, 4, n) for n in s.shape], indexing="ij"))
+    method = Sal(SalConfig(axes=(2,), embedding=16, position=position, intensity=None))
+    method = method.fitted(sources)
+    assert method.config.size == (32, 32)
+    assert method.config.spacing_mm == 1.0
+    net = network(method)
+    optimiser = torch.optim.AdamW(net.parameters(), 3e-3)
+    generator = torch.Generator()
+    totals = []
+    for step in range(25):
+        samples = [method.sample([s], np.random.default_rng([step, i]))
+                   for i, s in enumerate(sources)]  # fmt: skip
+        batch = torch.utils.data.default_collate(samples)
+        result = method.step(batch, net, None, generator)
+        assert set(result.losses) == {"local", "spread", "global", "total"}
+        optimiser.zero_grad()
+        result.losses["total"].backward()
+        optimiser.step()
+        totals.append(result.losses["total"].item())
+    assert np.mean(totals[-5:]) < 0.9 * np.mean(totals[:5])
+    net.eval()
+    with torch.no_grad():
+        observation = method.observe(batch, net, None, [[s] for s in sources], 25)
+    scores = observation.scores
+    assert scores["match_distance"].chance > 0
+    assert len(scores["match_distance"].samples) == len(observation.scans) == 4
+    assert np.isfinite([s.value for s in scores.values()]).all()
+    kinds = {p.kind for section in observation.sections for p in section.panels}
+    assert kinds == {"matches", "scatter", "curve"}
+
+
+def test_observation_survives_a_file(tmp_path) -> None:
+    sources = [scan((30, 30, 24), (1, 1, 1), 0)]
+    method = Sal(SalConfig(pairs=1)).fitted(sources)
+    net = network(method).eval()
+    batch = torch.utils.data.default_collate([method.sample(sources, np.random.default_rng(0))])
+    with torch.no_grad():
+        observation = method.observe(batch, net, None, [sources], 0)
+    observation.save(tmp_path / "x.obs")
+    again = Observation.load(tmp_path / "x.obs")
+    assert again.scores.keys() == observation.scores.keys()
+
+
+def test_collapse_is_warned_about_with_a_remedy() -> None:
+    sources = [scan((30, 30, 24), (1, 1, 1), 0)]
+    method = Sal(SalConfig(pairs=1)).fitted(sources)
+    net = network(method).eval()
+    with torch.no_grad():
+        net.heads.local.weight.zero_()
+        batch = torch.utils.data.default_collate([method.sample(sources, np.random.default_rng(0))])
+        observation = method.observe(batch, net, None, [sources], 0)
+    assert "weights.spread" in observation.warnings[0]
+
+
+def test_terms_can_be_switched_off_and_typos_are_errors() -> None:
+    sources = [scan((30, 30, 24), (1, 1, 1), 0)]
+    method = Sal(SalConfig(weights={"global": 0, "spread": 0})).fitted(sources)
+    batch = torch.utils.data.default_collate([method.sample(sources, np.random.default_rng(0))])
+    result = method.step(batch, network(method), None, torch.Generator())
+    assert set(result.losses) == {"local", "total"}
+    assert result.losses["total"] == result.losses["local"]
+    with pytest.raises(ConfigError, match="fitted"):
+        _ = SalConfig().grid
