@@ -47,7 +47,7 @@ class Entry(BaseModel):
         intensity_p1: First percentile.
         intensity_p99: Last percentile.
         intensity_max: Highest value.
-        series: Hash.
+        series: Hash of the DICOM series (empty where it has no identifier) or of the path.
         study: Hash; scans of one study share a frame of reference. Empty where unknown.
         patient: Hash, empty where unknown.
         content: Hash of the voxels' values.
@@ -188,6 +188,7 @@ def _measured(candidate: Candidate, scan: Scan, volume: int | None) -> Measured:
     sample = values.reshape(-1)[:: max(1, values.size // _SAMPLE)].astype(np.float64)
     p1, p99 = np.percentile(sample, (1, 99)).tolist()
     provenance = scan.provenance
+    dicom = provenance.format == "dicom"
     entry = Entry(
         key=_key(candidate, volume),
         path=candidate.path,
@@ -206,7 +207,7 @@ def _measured(candidate: Candidate, scan: Scan, volume: int | None) -> Measured:
         intensity_p1=p1,
         intensity_p99=p99,
         intensity_max=float(values.max()),
-        series=candidate.series or digest("file", candidate.path),
+        series=candidate.series if dicom else digest("file", candidate.path),
         study=provenance.study,
         patient=provenance.patient,
         content=_content(values),

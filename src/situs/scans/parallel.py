@@ -9,6 +9,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+# Imported once, before workers part from their server, rather than in each of them.
+_PRELOAD = [
+    "situs.scans.measure",
+    "situs.scans.readers.dicom",
+    "situs.scans.readers.itk",
+    "situs.scans.readers.nifti",
+]
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -113,5 +121,5 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["situs.scans.measure"])
+        context.set_forkserver_preload(_PRELOAD)
     return ProcessPoolExecutor(workers, mp_context=context)

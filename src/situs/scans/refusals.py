@@ -118,6 +118,10 @@ REASONS = MappingProxyType(
             "some positions hold several different slices and others do not",
             "split the series by acquisition",
         ),
+        "not-prepared": Reason(
+            "the scan was read but could not be preprocessed",
+            "look at this scan on its own with situs.store.preprocess",
+        ),
         "label-geometry": Reason(
             "the label lies on another grid than its image",
             "resample the label to the image's grid, or correct its header",

@@ -78,14 +78,22 @@ class Slice:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence pydicom's warnings: they quote header values, which may name a patient."""
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        yield
+    """Silence pydicom's warnings and log: they quote header values, which may name a patient.
+
+    Values are converted when they are first looked at, so this encloses all use of a dataset.
+    """
+    logger = pydicom.config.logger
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was_disabled
 
 
 def read_dataset(file: Path, *, pixels: bool) -> Dataset:
-    """The dataset of one file.
+    """The dataset of one file; to be used inside :func:`quiet`.
 
     Raises:
         ScanRefused: ``empty-file``, ``truncated-file``, ``not-an-image`` or ``too-large``.
@@ -94,10 +102,9 @@ def read_dataset(file: Path, *, pixels: bool) -> Dataset:
     if size == 0:
         raise refuse("empty-file", file)
     try:
-        with quiet():
-            if size > _MAX_DEFLATED_BYTES and _is_deflated(file):
-                raise refuse("too-large", file, "a deflated file of this size is not opened")
-            dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
+        if size > _MAX_DEFLATED_BYTES and _is_deflated(file):
+            raise refuse("too-large", file, "a deflated file of this size is not opened")
+        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
     except (EOFError, OSError):
         raise refuse("truncated-file", file, "the header ends too early") from None
     if "SOPClassUID" not in dataset and "Rows" not in dataset:
@@ -115,6 +122,7 @@ def _is_deflated(file: Path) -> bool:
     return str(meta.get("TransferSyntaxUID", "")) == _DEFLATED
 
 
+@quiet()
 def read_slices(file: Path) -> tuple[Series, list[Slice]]:
     """All slices of one file, from its header alone.
 
@@ -132,6 +140,7 @@ def read_slices(file: Path) -> tuple[Series, list[Slice]]:
     return series, [_classic(dataset, file)]
 
 
+@quiet()
 def read_series(file: Path) -> Series:
     """The series that a file belongs to, whether or not its slices can be used.
 

@@ -69,19 +69,19 @@ class Pixels:
                 out[..., k] = values * np.float64(slice_.slope) + slice_.intercept
         return _narrowed(out)
 
+    @quiet()
     def _decode(self, file: Path) -> npt.NDArray[Any]:
         """All frames of a file, ``(frames, rows, columns)``."""
         dataset = read_dataset(file, pixels=True)
         if not any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             raise refuse("truncated-file", self._path, "a file of the series holds no pixels")
-        with quiet():
-            try:
-                frames = dataset.pixel_array
-            except (NotImplementedError, RuntimeError):
-                frames = _decode_with_gdcm(dataset, self._path)
-            except (AttributeError, ValueError, KeyError, EOFError):
-                detail = "a file of the series has damaged or too few pixels"
-                raise refuse("truncated-file", self._path, detail) from None
+        try:
+            frames = dataset.pixel_array
+        except (NotImplementedError, RuntimeError):
+            frames = _decode_with_gdcm(dataset, self._path)
+        except (AttributeError, ValueError, KeyError, EOFError):
+            detail = "a file of the series has damaged or too few pixels"
+            raise refuse("truncated-file", self._path, detail) from None
         return frames[None] if frames.ndim == 2 else frames
 
 
