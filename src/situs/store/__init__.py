@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from situs.store.prepare import estimate_bytes, median_spacing, prepare
 from situs.store.preprocess import Prepared, preprocess, restore
+from situs.store.record import Record
 from situs.store.rules import Preprocessing
+from situs.store.store import Store, StoredScan
 
-__all__ = ["Prepared", "Preprocessing", "preprocess", "restore"]
+__all__ = [
+    "Prepared",
+    "Preprocessing",
+    "Record",
+    "Store",
+    "StoredScan",
+    "estimate_bytes",
+    "median_spacing",
+    "prepare",
+    "preprocess",
+    "restore",
+]

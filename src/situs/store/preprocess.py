@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,7 @@ def preprocess(
     if rules.crop:
         start, stop = foreground_box(turned, spacing, kind, rules.margin_mm)
     cropped = turned[(slice(None), *map(slice, start, stop))]
-    target = _target_spacing(rules, spacing, spacing_mm)
+    target = target_spacing(rules, cropped.shape[1:], spacing, spacing_mm)
     shape = resampled_shape(cropped.shape[1:], spacing, target)
     if np.prod(shape, dtype=float) > _LARGEST:
         raise ConfigError(f"spacing {target} mm would give {shape} voxels; choose a larger one")
@@ -135,19 +136,37 @@ def restore(
     return restored[0] if labels else restored
 
 
-def _target_spacing(
-    rules: Preprocessing, spacing: list[float], spacing_mm: Spacing | None
+def target_spacing(
+    rules: Preprocessing,
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    spacing_mm: Spacing | None,
 ) -> Spacing:
+    """Spacing that a scan gets, along R, A, S.
+
+    Args:
+        rules: What to do.
+        shape: Voxels along R, A, S. An axis of one voxel keeps its spacing: a single slice
+            holds nothing to interpolate.
+        spacing: The scan's own.
+        spacing_mm: What ``"median"`` stands for.
+
+    Raises:
+        ConfigError: If the rules say ``"median"`` and ``spacing_mm`` is missing.
+    """
     if rules.spacing == "native":
-        return (spacing[0], spacing[1], spacing[2])
-    if rules.spacing != "median":
-        return rules.spacing
-    if spacing_mm is None:
+        target: Sequence[float] = spacing
+    elif rules.spacing != "median":
+        target = rules.spacing
+    elif spacing_mm is not None:
+        target = spacing_mm
+    else:
         raise ConfigError(
             "spacing 'median' is that of a collection: pass spacing_mm, or set the rules' "
             "spacing to millimetres or 'native'"
         )
-    return spacing_mm
+    x, y, z = (s if n == 1 else t for n, s, t in zip(shape, spacing, target, strict=True))
+    return (x, y, z)
 
 
 def _prepare_label(label: Scan, change: GridChange) -> npt.NDArray[np.int16]:

@@ -1,0 +1,91 @@
+"""What a store knows about one scan, and about itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field
+
+from situs.config import Config
+from situs.store.grid import GridChange
+from situs.store.rules import Preprocessing, Spacing
+
+FORMAT = 1
+
+
+class Record(Config):
+    """One scan. Holds hashes where headers hold identifiers.
+
+    Attributes:
+        key: Name in the store.
+        source: File or folder, relative to the root of its catalog.
+        origin: Hash of the scan's voxels and affine before preprocessing.
+        channels: Channels.
+        shape: Voxels along each axis.
+        spacing: Millimetres.
+        affine: Row by row, voxel centres to RAS mm.
+        modality: ``"MR"``, ``"CT"``, … or ``"unknown"``.
+        intensity: How values were read: ``"hounsfield"`` or ``"relative"``.
+        description: Role words of the series.
+        series: Hash.
+        study: Hash, empty where unknown.
+        patient: Hash, empty where unknown.
+        near_duplicate_of: Key of a scan with almost the same voxels.
+        change: From the scan's own grid to the prepared one.
+        bytes: Size of the voxel file.
+        checksum: SHA-256 of the voxel file.
+    """
+
+    # Keys become file names: nothing but hexadecimal digits may.
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+    source: str
+    origin: str
+    channels: int
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    affine: Annotated[tuple[float, ...], Field(min_length=16, max_length=16)]
+    modality: str = "unknown"
+    intensity: str = ""
+    description: str = ""
+    series: str = ""
+    study: str = ""
+    patient: str = ""
+    near_duplicate_of: str = ""
+    change: GridChange
+    bytes: int
+    checksum: str
+
+
+class Head(Config):
+    """A store's own description.
+
+    Attributes:
+        format: Of the store's files.
+        rules: As asked for.
+        spacing_mm: What ``"median"`` became, fixed when the store was begun.
+        complete: False from the beginning of a preparation to its end.
+        fingerprint: Of data and settings; see :func:`fingerprint`.
+        scans: Number of records.
+        refused: Number of refused scans.
+    """
+
+    format: int = FORMAT
+    rules: Preprocessing
+    spacing_mm: Spacing | None = None
+    complete: bool = False
+    fingerprint: str = ""
+    scans: int = 0
+    refused: int = 0
+
+
+def fingerprint(rules: Preprocessing, records: Iterable[Record]) -> str:
+    """Hash of settings and data: equal where a network would see the same scans.
+
+    Does not depend on where the files lay, on their order, or on how voxels were compressed.
+    """
+    hashed = hashlib.sha256(f"{FORMAT}\n{rules.model_dump_json()}".encode())
+    for origin in sorted(record.origin for record in records):
+        hashed.update(f"\n{origin}".encode())
+    return hashed.hexdigest()[:16]

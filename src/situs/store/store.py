@@ -1,0 +1,262 @@
+"""Read a store: its records, and crops of its scans."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from situs.config import Config
+from situs.errors import StoreError
+from situs.store.chunks import damaged, file_checksum, open_array
+from situs.store.crop import crop_padded
+from situs.store.files import HEAD, RECORDS, REFUSED, array_file
+from situs.store.grid import GridChange
+from situs.store.record import FORMAT, Head, Record
+from situs.store.rules import Preprocessing
+
+
+class Refusal(Config):
+    """A scan that is not in the store, and why."""
+
+    source: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class StoredScan:
+    """One prepared scan; a :class:`~situs.methods.base.Source`.
+
+    Picklable: the voxel file is opened where crops are read, at the first crop.
+
+    Attributes:
+        store: The store's folder.
+        record: What the store knows about it.
+    """
+
+    store: Path
+    record: Record
+
+    @property
+    def key(self) -> str:
+        """Name inside the store; a hash."""
+        return self.record.key
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        return self.record.shape
+
+    @property
+    def channels(self) -> int:
+        """Channels."""
+        return self.record.channels
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between voxel centres along each axis."""
+        return self.record.spacing
+
+    @property
+    def affine(self) -> npt.NDArray[np.float64]:
+        """``(4, 4)``, voxel centres to RAS mm."""
+        return np.array(self.record.affine).reshape(4, 4)
+
+    @property
+    def modality(self) -> str:
+        """``"MR"``, ``"CT"``, … or ``"unknown"``."""
+        return self.record.modality
+
+    @property
+    def study(self) -> str:
+        """Scans with the same study share a frame of reference; empty where unknown."""
+        return self.record.study
+
+    @property
+    def description(self) -> str:
+        """Role words of the series."""
+        return self.record.description
+
+    @property
+    def change(self) -> GridChange:
+        """From the scan's own grid to this one; :func:`situs.store.restore` takes it."""
+        return self.record.change
+
+    def read(self, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.float32]:
+        """The crop ``(C, *size)`` that begins at voxel ``start``; zeros outside the scan.
+
+        Only the chunks that the crop touches are read.
+
+        Raises:
+            StoreError: If the voxel file is missing or damaged.
+        """
+        file = array_file(self.store, self.key)
+        array = open_array(file, self.record.bytes, self.record.checksum)
+        if array.shape != (self.channels, *self.shape):
+            raise damaged(file, f"its shape is {array.shape}")
+        try:
+            return crop_padded(array, start, size)
+        except (RuntimeError, ValueError) as error:
+            raise damaged(file, str(error)) from None
+
+    def array(self) -> npt.NDArray[np.float32]:
+        """All voxels, ``(C, X, Y, Z)``."""
+        return self.read((0, 0, 0), self.shape)
+
+
+class Store(Sequence[StoredScan]):
+    """Prepared scans on disk; made by :func:`situs.store.prepare`.
+
+    Pickles as its path: the index is read again where it arrives.
+
+    Args:
+        path: The folder.
+        head: Its description.
+        records: Its scans.
+    """
+
+    def __init__(self, path: Path, head: Head, records: Sequence[Record]) -> None:
+        self.path = path
+        self._head = head
+        self._records = records
+
+    @staticmethod
+    def is_store(path: str | Path) -> bool:
+        """Whether a store was begun in this folder."""
+        return (Path(path) / HEAD).is_file()
+
+    @classmethod
+    def open(cls, path: str | Path, rules: Preprocessing | None = None) -> Store:
+        """Open a store.
+
+        Args:
+            path: The folder.
+            rules: What it must have been made with; not checked where None.
+
+        Raises:
+            StoreError: If there is none, it is unfinished, of another version, damaged, or
+                made with other rules (which the error names).
+        """
+        path = Path(os.path.abspath(path))
+        head = read_head(path)
+        if not head.complete:
+            raise StoreError(
+                f"the store {path} is unfinished; 'situs prepare' with the same catalog and "
+                "settings goes on where it stopped"
+            )
+        if rules is not None:
+            check_rules(path, head, rules)
+        return cls(path, head, _lines(path / RECORDS, Record, head.scans))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopened, (self.path, self.fingerprint))
+
+    def __repr__(self) -> str:
+        return f"Store({self.path}, {len(self)} scans, {self._head.refused} refused)"
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The scan at ``index``, or those of a slice."""
+        if isinstance(index, slice):
+            return [StoredScan(self.path, record) for record in self._records[index]]
+        return StoredScan(self.path, self._records[index])
+
+    def __iter__(self) -> Iterator[StoredScan]:
+        return (StoredScan(self.path, record) for record in self._records)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of data and settings: equal where a network would see the same scans."""
+        return self._head.fingerprint
+
+    @property
+    def rules(self) -> Preprocessing:
+        """What was done to the scans, the median spacing in mm: fit for new scans too."""
+        return self._head.rules.resolved(self._head.spacing_mm)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """One row a scan, JSON-able."""
+        return [record.model_dump(mode="json") for record in self._records]
+
+    @cached_property
+    def refused(self) -> list[dict[str, Any]]:
+        """``source``, ``reason`` and ``detail`` of what is not in the store."""
+        rows = _lines(self.path / REFUSED, Refusal, self._head.refused)
+        return [row.model_dump(mode="json") for row in rows]
+
+    def studies(self) -> list[list[StoredScan]]:
+        """Scans by study, in the order of the records; one of unknown study stands alone."""
+        groups: dict[str, list[StoredScan]] = {}
+        for scan in self:
+            groups.setdefault(scan.study or f"scan {scan.key}", []).append(scan)
+        return list(groups.values())
+
+    def damaged(self) -> list[str]:
+        """Keys of scans whose voxels are not what was written; reads every file."""
+        return [
+            record.key
+            for record in self._records
+            if file_checksum(array_file(self.path, record.key)) != record.checksum
+        ]
+
+
+def read_head(path: Path) -> Head:
+    """The description of the store in ``path``.
+
+    Raises:
+        StoreError: If there is none that this version reads.
+    """
+    try:
+        head = Head.model_validate_json((path / HEAD).read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"no store at {path}; make one with 'situs prepare'") from None
+    except ValidationError:
+        raise StoreError(
+            f"{path / HEAD} cannot be read; delete the folder and run 'situs prepare' again"
+        ) from None
+    if head.format != FORMAT:
+        raise StoreError(f"the store {path} has format {head.format}, situs reads {FORMAT}")
+    return head
+
+
+def check_rules(path: Path, head: Head, rules: Preprocessing) -> None:
+    """Raise :class:`StoreError` that names every setting in which ``rules`` differ."""
+    made = head.rules
+    if rules.spacing == head.spacing_mm:
+        made = made.resolved(head.spacing_mm)
+    old, new = made.model_dump(), rules.model_dump()
+    differing = [f"{k} is {old[k]}, asked for {new[k]}" for k in new if old[k] != new[k]]
+    if differing:
+        raise StoreError(
+            f"the store {path} was made with other settings ({'; '.join(differing)}); "
+            "choose another folder, or the same settings"
+        )
+
+
+def _reopened(path: Path, fingerprint: str) -> Store:
+    store = Store.open(path)
+    if store.fingerprint != fingerprint:
+        raise StoreError(f"the store {path} was prepared anew while it was in use; start again")
+    return store
+
+
+def _lines(path: Path, model: type[Any], count: int) -> list[Any]:
+    try:
+        with path.open("rb") as file:
+            rows = [model.model_validate_json(line) for line in file]
+    except (OSError, ValidationError):
+        rows = []
+    if len(rows) != count:
+        raise StoreError(f"{path} is damaged; 'situs prepare' with the same settings repairs it")
+    return rows
