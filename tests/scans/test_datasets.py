@@ -1,0 +1,303 @@
+"""Every layout opens to the same cases, and names what does not fit together."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from situs.errors import ScanRefused
+from situs.scans.datasets import Dataset, DatasetError, open_dataset
+
+SHAPE = (9, 8, 7)
+AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def image(path: Path, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> Path:
+    return save(path, np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def label(path: Path, classes: int = 3, affine: np.ndarray = AFFINE) -> Path:
+    array = np.random.default_rng(1).integers(0, classes, SHAPE).astype(np.uint8)
+    array[0, 0, :classes] = np.arange(classes)
+    return save(path, array, affine)
+
+
+def write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def folders(root: Path, cases: int = 3) -> Path:
+    for n in range(cases):
+        image(root / "images" / f"case{n}.nii.gz", n)
+        label(root / "labels" / f"case{n}.nii.gz")
+    return root
+
+
+def decathlon(root: Path) -> Path:
+    for n in range(2):
+        image(root / "imagesTr" / f"hippo_{n:04d}.nii.gz", n)
+        label(root / "labelsTr" / f"hippo_{n:04d}.nii.gz")
+    image(root / "imagesTs" / "hippo_0009.nii.gz", 9)
+    pairs = [
+        {"image": f"./imagesTr/hippo_{n:04d}.nii.gz", "label": f"./labelsTr/hippo_{n:04d}.nii.gz"}
+        for n in range(2)
+    ]
+    labels = {"0": "background", "1": "Anterior", "2": "Posterior"}
+    write_json(
+        root / "dataset.json",
+        {
+            "modality": {"0": "MRI"},
+            "labels": labels,
+            "training": pairs,
+            "test": ["./imagesTs/hippo_0009.nii.gz"],
+        },
+    )
+    return root
+
+
+def nnunet(root: Path, version: int = 2) -> Path:
+    for n in range(2):
+        for channel in range(2):
+            image(root / "imagesTr" / f"p{n}_{channel:04d}.nii.gz", 10 * n + channel)
+        label(root / "labelsTr" / f"p{n}.nii.gz")
+    numbers = {"background": 0, "liver": 1, "tumour": 2}
+    if version == 2:
+        content: dict[str, object] = {"channel_names": {"0": "CT", "1": "CT"}, "labels": numbers}
+        content["file_ending"] = ".nii.gz"
+    else:
+        content = {"modality": {"0": "CT", "1": "CT"}}
+        content["labels"] = {str(v): k for k, v in numbers.items()}
+        content["training"] = [
+            {"image": f"./imagesTr/p{n}.nii.gz", "label": f"./labelsTr/p{n}.nii.gz"}
+            for n in range(2)
+        ]
+    write_json(root / "dataset.json", content)
+    return root
+
+
+def bids(root: Path) -> Path:
+    write_json(root / "dataset_description.json", {"Name": "x", "BIDSVersion": "1.8.0"})
+    for subject in ("01", "02"):
+        for session in ("a", "b"):
+            stem = f"sub-{subject}_ses-{session}"
+            folder = Path(f"sub-{subject}") / f"ses-{session}" / "anat"
+            image(root / folder / f"{stem}_T1w.nii.gz", int(subject))
+            image(root / folder / f"{stem}_FLAIR.nii.gz", int(subject) + 9)
+            label(root / "derivatives" / "manual" / folder / f"{stem}_desc-manual_dseg.nii.gz")
+    (root / "derivatives" / "manual" / "dseg.tsv").write_text("index\tname\n1\tcore\n2\tedema\n")
+    return root
+
+
+def medmnist(path: Path, columns: int = 1) -> Path:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 4), ("val", 2), ("test", 3)):
+        arrays[f"{split}_images"] = rng.integers(0, 255, (count, 6, 6, 6)).astype(np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, 2, (count, columns))
+    arrays["train_labels"][0], arrays["train_labels"][1] = 0, 1
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("make", [folders, decathlon, nnunet, bids])
+def test_layouts_are_recognised_and_read(tmp_path: Path, make) -> None:
+    dataset = open_dataset(make(tmp_path))
+    assert dataset.layout == make.__name__
+    assert dataset.task == "segmentation"
+    assert sorted(dataset.classes) == [0, 1, 2]
+    kept, refused = dataset.check()
+    assert kept == dataset
+    assert not refused
+    scan, mask = dataset.read(dataset.labelled[0])
+    assert mask is not None
+    assert (scan.shape, mask.shape, mask.array.dtype) == (SHAPE, SHAPE, np.int16)
+    np.testing.assert_array_equal(scan.affine, mask.affine)
+    assert open_dataset(tmp_path, layout=make.__name__) == dataset
+
+
+def test_decathlon(tmp_path: Path) -> None:
+    dataset = open_dataset(decathlon(tmp_path) / "dataset.json")
+    assert dataset.classes == {0: "background", 1: "Anterior", 2: "Posterior"}
+    assert [(c.name, c.split) for c in dataset.cases] == [
+        ("hippo_0000", "train"),
+        ("hippo_0001", "train"),
+        ("hippo_0009", "test"),
+    ]
+    assert [c.name for c in dataset.labelled] == ["hippo_0000", "hippo_0001"]
+    assert len(dataset.split("test")) == 1
+    assert dataset.read(dataset.cases[0])[0].modality == "MR"
+    assert dataset.read(dataset.cases[2])[1] is None
+
+
+def test_decathlon_channels_in_one_file(tmp_path: Path) -> None:
+    decathlon(tmp_path)
+    image(tmp_path / "imagesTr" / "hippo_0000.nii.gz", shape=(*SHAPE, 4))
+    dataset = open_dataset(tmp_path)
+    assert dataset.read(dataset.cases[0])[0].array.shape == (4, *SHAPE)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_nnunet_channels_are_stacked(tmp_path: Path, version: int) -> None:
+    dataset = open_dataset(nnunet(tmp_path, version))
+    assert dataset.layout == "nnunet"
+    assert dataset.classes == {0: "background", 1: "liver", 2: "tumour"}
+    scan, _ = dataset.read(dataset.cases[1])
+    second = nib.load(tmp_path / "imagesTr" / "p1_0001.nii.gz").get_fdata()
+    assert scan.array.shape == (2, *SHAPE)
+    np.testing.assert_allclose(scan.array[1], second)
+    assert scan.modality == "CT"
+
+
+def test_bids_groups_by_subject(tmp_path: Path) -> None:
+    dataset = open_dataset(bids(tmp_path))
+    assert [c.group for c in dataset.cases] == ["sub-01", "sub-01", "sub-02", "sub-02"]
+    assert dataset.classes == {0: "background", 1: "core", 2: "edema"}
+    assert open_dataset(tmp_path, suffix="FLAIR").cases[0].name == "sub-01_ses-a_FLAIR"
+    with pytest.raises(DatasetError, match="FLAIR, T1w"):
+        open_dataset(tmp_path, suffix="T2w")
+
+
+def test_medmnist(tmp_path: Path) -> None:
+    path = medmnist(tmp_path / "organ.npz")
+    dataset = open_dataset(path)
+    assert (dataset.task, dataset.classes, len(dataset)) == ("classification", {0: "0", 1: "1"}, 9)
+    assert [len(dataset.split(s)) for s in ("train", "val", "test")] == [4, 2, 3]
+    case = dataset.split("val").cases[1]
+    with np.load(path) as arrays:
+        np.testing.assert_array_equal(dataset.read(case)[0].array[0], arrays["val_images"][1])
+        assert case.target == arrays["val_labels"][1, 0]
+    several = open_dataset(medmnist(tmp_path / "many.npz", columns=5))
+    assert several.multilabel
+    assert len(several.cases[0].target) == 5  # type: ignore[arg-type]
+
+
+def test_pickles_stay_closed(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", train_images=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ScanRefused, match="Python objects"):
+        open_dataset(tmp_path / "a.npz")
+
+
+def test_csv_of_classes(tmp_path: Path) -> None:
+    for n in range(3):
+        image(tmp_path / "scans" / f"s{n}.nii.gz", n)
+    rows = ["image,target,patient,split"]
+    rows += [f"scans/s{n}.nii.gz,{'sick' if n else 'well'},MRN-{n // 2},train" for n in range(3)]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    dataset = open_dataset(tmp_path / "t.csv")
+    assert dataset.classes == {0: "sick", 1: "well"}
+    assert [c.target for c in dataset.cases] == [1, 0, 0]
+    groups = [c.group for c in dataset.cases]
+    assert groups[0] == groups[1] != groups[2]
+    assert "MRN" not in repr(dataset)
+    assert open_dataset(tmp_path / "t.csv", classes={0: "well", 1: "sick"}).cases[0].target == 0
+    with pytest.raises(DatasetError, match="unknown class 'sick'"):
+        open_dataset(tmp_path / "t.csv", classes={0: "well", 1: "ill"})
+
+
+def test_csv_of_findings_and_of_label_maps(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz")
+    label(tmp_path / "a_seg.nii.gz")
+    (tmp_path / "f.csv").write_text("image,nodule,effusion\na.nii.gz,1,0\n")
+    dataset = open_dataset(tmp_path / "f.csv")
+    assert (dataset.multilabel, dataset.cases[0].target) == (True, (1, 0))
+    assert dataset.classes == {0: "nodule", 1: "effusion"}
+    (tmp_path / "f.csv").write_text("image,nodule\na.nii.gz,maybe\n")
+    with pytest.raises(DatasetError, match="must be 0 or 1, got 'maybe'"):
+        open_dataset(tmp_path / "f.csv")
+    (tmp_path / "s.csv").write_text("image,label\na.nii.gz,a_seg.nii.gz\n")
+    dataset = open_dataset(tmp_path / "s.csv")
+    assert (dataset.task, sorted(dataset.classes)) == ("segmentation", [0, 1, 2])
+
+
+def test_folder_pairs_by_name(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "p1_image.nii.gz")
+    label(tmp_path / "labels" / "p1_seg.nii.gz")
+    dataset = open_dataset(tmp_path)
+    assert dataset.cases[0].name == "p1"
+    image(tmp_path / "images" / "p2_b.nii.gz")
+    label(tmp_path / "labels" / "p2_b.nii.gz")
+    dataset = open_dataset(tmp_path, patient=r"^(p\d+)")
+    assert [c.group for c in dataset.cases] == ["p1", "p2"]
+
+
+def refused_case(dataset: Dataset, reason: str, match: str) -> None:
+    kept, refused = dataset.check()
+    assert [error.reason for error in refused] == [reason]
+    assert re.search(match, str(refused[0]))
+    assert len(kept) == len(dataset) - 1
+
+
+def test_label_of_another_geometry(tmp_path: Path) -> None:
+    moved = AFFINE.copy()
+    moved[:3, 3] = (0, 0, 1.0)
+    label(folders(tmp_path) / "labels" / "case1.nii.gz", affine=moved)
+    refused_case(open_dataset(tmp_path), "label-geometry", r"case1.nii.gz: .* 1.0 voxels")
+    save(tmp_path / "labels" / "case1.nii.gz", np.ones((9, 8, 6), np.uint8))
+    refused_case(open_dataset(tmp_path), "label-geometry", r"\(9, 8, 6\), the image's \(9, 8, 7\)")
+    # What float32 headers leave of an affine is no other geometry.
+    label(tmp_path / "labels" / "case1.nii.gz", affine=AFFINE * (1 + 1e-6))
+    assert not open_dataset(tmp_path).check()[1]
+
+
+def test_unknown_classes(tmp_path: Path) -> None:
+    label(decathlon(tmp_path) / "labelsTr" / "hippo_0001.nii.gz", classes=5)
+    refused_case(open_dataset(tmp_path), "unknown-class", r"holds classes \[3, 4\]; known: 0, 1, 2")
+
+
+def test_missing_pairs(tmp_path: Path) -> None:
+    (folders(tmp_path / "a") / "labels" / "case1.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="1 images without a label: case1"):
+        open_dataset(tmp_path / "a")
+    assert len(open_dataset(tmp_path / "a", allow_unlabelled=True).labelled) == 2
+    (folders(tmp_path / "b") / "images" / "case1.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="1 labels without an image: case1"):
+        open_dataset(tmp_path / "b")
+    (nnunet(tmp_path / "c") / "imagesTr" / "p1_0001.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="1 cases lack a channel: p1"):
+        open_dataset(tmp_path / "c")
+    (decathlon(tmp_path / "d") / "imagesTr" / "hippo_0001.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="absent: hippo_0001"):
+        open_dataset(tmp_path / "d")
+    next(iter((bids(tmp_path / "e") / "derivatives").rglob("sub-02*b*dseg.nii.gz"))).unlink()
+    with pytest.raises(DatasetError, match="without a label: sub-02_ses-b_T1w"):
+        open_dataset(tmp_path / "e")
+
+
+def test_paths_cannot_lead_out(tmp_path: Path) -> None:
+    image(tmp_path / "secret.nii.gz")
+    write_json(
+        tmp_path / "set" / "dataset.json",
+        {"labels": {"0": "background"}, "training": [{"image": "../secret.nii.gz"}]},
+    )
+    with pytest.raises(DatasetError, match="leads out of the dataset"):
+        open_dataset(tmp_path / "set", layout="decathlon")
+
+
+def test_what_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="none of the layouts"):
+        open_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="dataset not found"):
+        open_dataset(tmp_path / "absent")
+    with pytest.raises(DatasetError, match="unknown layout 'nnU-Net'"):
+        open_dataset(tmp_path, layout="nnU-Net")
+
+
+def test_real_pairs(shared_data: Path) -> None:
+    dataset = open_dataset(shared_data / "hippocampus", classes={0: "background", 1: "a", 2: "p"})
+    assert len(dataset) == 200
+    scan, mask = dataset.read(dataset.cases[17])
+    assert mask is not None
+    assert scan.shape == mask.shape
+    assert set(np.unique(mask.array)) == {0, 1, 2}
