@@ -83,4 +83,5 @@ def _multiclass(kind: Kind, weights: Tensor | None) -> Loss:
             )
         }
     focal = FocalLoss(to_onehot_y=True, use_softmax=True, weight=weights)
-    return lambda logits, labels: {"focal": focal(logits, labels[:, None])}
+    # MONAI also averages over classes, all but one of which are zero at a voxel.
+    return lambda logits, labels: {"focal": logits.shape[1] * focal(logits, labels[:, None])}

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 - its own examples call it so
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import situs
+from conftest import write_collection
+from situs.backbones import BackboneConfig, build
+from situs.cli import app
+from situs.errors import ConfigError, RunError, TransferError
+from situs.transfer import Cohort, FinetuneConfig, Model, Result, Task, finetune
+from situs.transfer.predict import predict
+from situs.weights import Card, load_encoder, save_weights
+
+SMALL = {"name": "cnn", "options": {"channels": [4, 8]}}
+QUICK: dict[str, Any] = {
+    "backbone": SMALL,
+    "train": 2,
+    "test": 2,
+    "steps": 3,
+    "patch_size": [16, 16, 8],
+    "threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def cohort(collection: Path) -> Cohort:
+    return Cohort.open(collection)
+
+
+@pytest.fixture
+def run(tmp_path: Path, cohort: Cohort) -> Path:
+    """What a pretraining leaves behind."""
+    torch.manual_seed(1)
+    config = BackboneConfig.model_validate(SMALL)
+    card = Card(
+        backbone=config,
+        method="spatial",
+        preprocessing=cohort.rules.model_dump(mode="json"),
+        decoder_trained=True,
+    )
+    save_weights(tmp_path / "run" / "checkpoints" / "best", build(config), card)
+    return tmp_path / "run"
+
+
+def go(collection: Path, out: Path, cohort: Cohort | None = None, **changes: Any) -> Result:
+    values = {**QUICK, "data": collection, "out": out, **changes}
+    if values.get("init", "none") != "none":
+        values["backbone"] = None
+    return finetune(values, cohort=cohort, quiet=True)
+
+
+def test_same_seed_same_numbers(collection: Path, cohort: Cohort, tmp_path: Path) -> None:
+    first = go(collection, tmp_path / "a", cohort)
+    torch.rand(3)  # whatever else draws must not matter
+    again = go(collection, tmp_path / "b", cohort)
+    other = go(collection, tmp_path / "c", cohort, seed=1, train=first.split["train"])
+    assert first.scores == again.scores
+    weights = [load_encoder(r.folder).state_dict() for r in (first, again, other)]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert not all(torch.equal(weights[0][k], weights[2][k]) for k in weights[0])
+
+
+def test_result_folder(collection: Path, cohort: Cohort, tmp_path: Path) -> None:
+    result = go(collection, tmp_path / "out", cohort, validation=1, validate_every=2)
+    assert sorted(str(p.relative_to(result.folder)) for p in result.folder.rglob("*.*")) == [
+        "cases.csv",
+        "config.yaml",
+        "metrics.csv",
+        "model/card.json",
+        "model/decoder.safetensors",
+        "model/encoder.safetensors",
+        "model/head.safetensors",
+        "model/task.json",
+        *sorted(f"predictions/{name}.nii.gz" for name in result.split["test"]),
+        "result.json",
+    ]
+    assert Result.open(result.folder) == result
+    assert result.best_step in (2, 3)
+    rows = result.cases()
+    assert [r["case"] for r in rows] == [c for c in result.split["test"] for _ in range(2)]
+    mean = np.nanmean([[float(r["dice"]) for r in rows if r["label"] == k] for k in "12"])
+    assert result.scores["dice"] == pytest.approx(mean)
+    metrics = (result.folder / "metrics.csv").read_text().splitlines()
+    assert metrics[0] == "step,loss/dice,loss/ce,loss/total,lr,seconds,score/validation"
+    with pytest.raises(RunError, match="is not empty"):
+        go(collection, tmp_path / "out", cohort)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear to me")
+    with pytest.raises(RunError, match="no result of situs"):
+        go(collection, tmp_path / "mine", cohort, overwrite=True)
+
+
+def test_pretrained_parts_arrive_and_frozen_ones_stay(
+    collection: Path, cohort: Cohort, tmp_path: Path, run: Path
+) -> None:
+    before = load_encoder(run)
+    frozen = go(collection, tmp_path / "a", cohort, init=str(run), freeze_encoder=True)
+    after = load_encoder(frozen.folder)
+    for name, tensor in before.encoder_state().items():
+        assert torch.equal(tensor, after.encoder_state()[name]), name
+    moved = [
+        not torch.equal(t, after.decoder_state()[k]) for k, t in before.decoder_state().items()
+    ]
+    assert any(moved)
+    assert frozen.ledger is not None
+    assert (frozen.ledger.encoder_share, frozen.ledger.share("decoder")) == (1, 1)
+    assert frozen.method == "spatial"
+    assert frozen.parameters["trained"] < frozen.parameters["total"]
+
+    # While the head warms up nothing that was pretrained moves, then everything does.
+    warm = {"init": str(run), "head_warmup_steps": 3}
+    resting = load_encoder(go(collection, tmp_path / "b", cohort, **warm).folder)
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tensor, resting.state_dict()[name]), name
+    awake = load_encoder(go(collection, tmp_path / "c", cohort, **warm, steps=6).folder)
+    assert not torch.equal(next(before.encoder.parameters()), next(awake.encoder.parameters()))
+
+
+def test_weights_that_do_not_fit_cost_no_earlier_result(
+    collection: Path, cohort: Cohort, tmp_path: Path, run: Path
+) -> None:
+    result = go(collection, tmp_path / "out", cohort)
+    card = json.loads((run / "checkpoints" / "best" / "card.json").read_text())
+    card["backbone"]["options"] = {"channels": [6, 10]}
+    (run / "checkpoints" / "best" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(TransferError, match="none of the weights fit"):
+        go(collection, tmp_path / "out", cohort, init=str(run), overwrite=True)
+    assert Result.open(result.folder) == result
+
+
+def test_early_stopping_keeps_the_best_weights(
+    collection: Path, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.7, 0.6, 0.6, 0.9])
+    seen: list[Tensor] = []
+
+    def score(model: Model, cases: object) -> float:
+        seen.append(model.network.head.weight.detach().clone())
+        return next(scores)
+
+    monkeypatch.setattr(import_module("situs.transfer.finetune"), "validation_score", score)
+    changes = {"steps": 50, "validation": 1, "validate_every": 2, "patience": 2}
+    result = go(collection, tmp_path / "out", cohort, **changes)
+    assert (result.best_step, result.validation_score, len(seen)) == (4, 0.7, 4)
+    assert torch.equal(Model.load(result.folder).network.head.weight, seen[1])
+
+
+class Threshold(nn.Module):
+    """Bright is 1, dark is 2: a model that is right, so that only geometry can be wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unit = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([2 * self.unit * torch.ones_like(x), x, -x], 1) * 50
+
+
+@pytest.mark.parametrize("slice_axis", [None, 1])
+@pytest.mark.parametrize("spacing", ["native", (1.5, 1.0, 1.3)])
+def test_predictions_lie_where_the_scan_lies(
+    collection: Path, tmp_path: Path, spacing: Any, slice_axis: int | None
+) -> None:
+    task = Task(
+        kind="segmentation",
+        classes={0: "background", 1: "ball", 5: "hole"},
+        patch_size=(16, 16, 16) if slice_axis is None else (16, 16),
+        slice_axis=slice_axis,
+        preprocessing={"spacing": spacing},
+    )
+    model = Model(Threshold(), task, Card(backbone=BackboneConfig()))  # type: ignore[arg-type]
+    result = predict(model, [collection / "images"], tmp_path)
+    assert len(result.rows) == 6
+    for file in sorted((collection / "images").iterdir()):
+        scan, written = sitk.ReadImage(str(file)), sitk.ReadImage(str(tmp_path / file.name))
+        assert written.GetSize() == scan.GetSize()
+        for what in ("GetOrigin", "GetSpacing", "GetDirection"):
+            np.testing.assert_allclose(getattr(written, what)(), getattr(scan, what)(), atol=1e-3)
+        # SimpleITK puts the prediction back onto the input by its header alone.
+        back = sitk.Resample(written, scan, sitk.Transform(), sitk.sitkNearestNeighbor)
+        truth = sitk.ReadImage(str(collection / "labels" / file.name))
+        p, t = (sitk.GetArrayFromImage(image) for image in (back, truth))
+        for value, label in ((1, 1), (5, 2)):
+            dice = (
+                2 * ((p == value) & (t == label)).sum() / ((p == value).sum() + (t == label).sum())
+            )
+            assert dice > (0.98 if spacing == "native" else 0.9)
+
+
+def test_two_dimensional_backbones(collection: Path, cohort: Cohort, tmp_path: Path) -> None:
+    flat = {**SMALL, "spatial_dims": 2}
+    result = go(
+        collection, tmp_path / "out", cohort, backbone=flat, patch_size=None, steps=40, lr=2e-2
+    )
+    model = Model.load(result.folder)
+    # The thickest slices are 2 mm apart, along the prepared last axis.
+    assert model.task.slice_axis == 2
+    assert len(model.task.patch_size) == 2
+    (name, _) = result.split["test"]
+    prediction = nib.load(result.folder / "predictions" / f"{name}.nii.gz")
+    scan = nib.load(collection / "images" / f"{name}.nii.gz")
+    assert prediction.shape == scan.shape
+    np.testing.assert_allclose(prediction.affine, scan.affine, atol=1e-4)
+    assert result.scores["dice"] > 0.5, "bright and dark are easily learned"
+
+
+def test_wrong_wishes_are_named(collection: Path, cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'step' \(did you mean 'steps'"):
+        go(collection, tmp_path, step=3)
+    with pytest.raises(ConfigError, match="would freeze random weights"):
+        go(collection, tmp_path, freeze_encoder=True)
+    with pytest.raises(ConfigError, match="labels for segmentation, not classification"):
+        go(collection, tmp_path / "x", cohort, task="classification")
+    with pytest.raises(ConfigError, match="'class_weights' has 2 numbers, the data set 3"):
+        go(collection, tmp_path / "x", cohort, class_weights=(1, 2))
+    with pytest.raises(ConfigError, match="must have 3 numbers"):
+        go(collection, tmp_path / "x", cohort, patch_size=(16, 16))
+    with pytest.raises(ConfigError, match="the cohort was prepared with"):
+        go(collection, tmp_path / "x", cohort, preprocessing={"spacing": (2, 2, 2)})
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_whole_journey_through_the_command_line(tmp_path: Path, run: Path) -> None:
+    data = write_collection(tmp_path / "data", cases=4)
+    out = tmp_path / "result"
+    call = CliRunner().invoke
+    done = call(
+        app,
+        f"finetune --data {data} --init {run} --out {out} --labels 2 --test 2 --steps 2 "
+        "--set patch_size=[16,16,8] --quiet".split(),
+        catch_exceptions=False,
+    )
+    assert done.exit_code == 0, done.output
+    assert "from spatial weights" in done.output
+    result = Result.open(out)
+    (data / "images" / "broken.nii.gz").write_bytes(b"")
+    predicted = tmp_path / "predicted"
+    done = call(app, ["predict", str(out), str(data / "images"), "--out", str(predicted), "--json"])
+    assert done.exit_code == 1, "one scan was refused"
+    report = json.loads(done.stdout)
+    assert [(r["scan"], r["reason"]) for r in report["refused"]] == [
+        ("broken.nii.gz", "empty-file")
+    ]
+    assert len(report["scans"]) == 4
+    # What was written while testing and what 'predict' writes is the same.
+    for name in result.split["test"]:
+        tested = nib.load(out / "predictions" / f"{name}.nii.gz")
+        again = nib.load(predicted / f"{name}.nii.gz")
+        assert np.array_equal(tested.get_fdata(), again.get_fdata())
+    with pytest.raises(RunError, match="exists; choose another folder"):
+        call(app, ["predict", str(out), str(data), "--out", str(predicted)], catch_exceptions=False)
+    for verb in ("finetune", "predict"):
+        assert "Example" in call(app, [verb, "--help"]).output
+
+
+def test_situs_finetune_is_public() -> None:
+    assert situs.finetune is finetune
+    assert FinetuneConfig(data=Path("d"), out=Path("o"), test=3).init == "none"

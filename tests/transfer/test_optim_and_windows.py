@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from situs.backbones import BackboneConfig, build
+from situs.transfer import windows
+from situs.transfer.losses import classification_loss, segmentation_loss
+from situs.transfer.networks import Classifier, Segmenter, pooled
+from situs.transfer.optim import encoder_blocks, parameter_groups, warmup_cosine
+from situs.transfer.patches import Framing
+
+SMALL = {"channels": [4, 8, 8]}
+
+
+def small(dims: int = 3) -> Segmenter:
+    torch.manual_seed(0)
+    return Segmenter(build(BackboneConfig(spatial_dims=dims, options=SMALL)), 3)
+
+
+def test_each_block_learns_slower_than_the_next() -> None:
+    model = small()
+    groups = parameter_groups(model.backbone, model.head, lr=0.1, layer_decay=0.5)
+    rates = {g["name"]: g["lr"] for g in groups}
+    assert rates == {
+        "head": 0.1,
+        "decoder": 0.1,
+        "encoder.0": pytest.approx(0.1 / 8),
+        "encoder.1": pytest.approx(0.1 / 4),
+        "encoder.2": pytest.approx(0.1 / 2),
+    }
+    listed = [id(p) for g in groups for p in g["params"]]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters())
+    assert len(set(listed)) == len(listed)
+
+
+def test_blocks_follow_the_numbers_in_names() -> None:
+    conv = nn.Conv1d
+    encoder = nn.ModuleDict(
+        {"stem": conv(1, 1, 1), "stages": nn.ModuleList([nn.Sequential(conv(1, 1, 1))] * 1)}
+    )
+    encoder["stages"].append(nn.Sequential(conv(1, 1, 1), conv(1, 1, 1)))
+    assert [len(b) for b in encoder_blocks(encoder)] == [2, 2, 4]
+
+
+def test_schedule() -> None:
+    factor = warmup_cosine(10, 110)
+    assert [factor(0), factor(4), factor(9), factor(10)] == pytest.approx([0.1, 0.5, 1, 1])
+    assert factor(60) == pytest.approx(0.5)
+    assert factor(110) == pytest.approx(0)
+    assert warmup_cosine(100, 10)(9) > 0, "a warm-up longer than the run is cut short"
+
+
+class Pointwise(nn.Module):
+    """Logits from each voxel alone: windows must not change the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.scale * x - 1], 1)
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    shape=st.tuples(*[st.integers(3, 20)] * 3),
+    axis=st.sampled_from([None, 0, 1, 2]),
+    flips=st.sampled_from([(), (0,), (0, 2)]),
+)
+def test_windows_slices_and_flips_come_together_again(shape, axis, flips) -> None:
+    image = torch.randn(1, *shape)
+    model = Pointwise()
+    framing = Framing((8, 8, 8) if axis is None else (8, 8), axis)
+    probabilities = windows.segment(model, image, framing, 0.5, flips)
+    expected = torch.cat([image, 2 * image - 1]).softmax(0)
+    torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_slice_network_sees_each_slice_alone() -> None:
+    model = small(dims=2).eval()
+    image = torch.randn(1, 6, 16, 16)
+    framing = Framing((16, 16), 0)
+    whole = windows.segment(model, image, framing)
+    alone = model(image[:, 4][None])[0].softmax(0)
+    torch.testing.assert_close(whole[:, 4], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_flipping_makes_predictions_symmetric() -> None:
+    model = small().eval()
+    image = torch.randn(1, 16, 16, 16)
+    symmetric = windows.segment(model, image, Framing((16, 16, 16)), flip_axes=(0,))
+    mirrored = windows.segment(model, image.flip(1), Framing((16, 16, 16)), flip_axes=(0,))
+    torch.testing.assert_close(symmetric, mirrored.flip(1), atol=1e-5, rtol=1e-4)
+
+
+def test_a_scans_class_is_the_mean_over_its_windows() -> None:
+    model = Classifier(build(BackboneConfig(spatial_dims=2, options=SMALL)), 4).eval()
+    image = torch.randn(1, 16, 16, 5)
+    mean = windows.classify(model, image, Framing((16, 16), 2), multi_label=False)
+    expected = model(image.movedim(3, 0)).softmax(1).mean(0)
+    torch.testing.assert_close(mean, expected)
+    assert float(mean.sum()) == pytest.approx(1, abs=1e-5)
+    padded = windows.pad_to(torch.ones(1, 1, 3, 20), (8, 8))
+    assert padded.shape == (1, 1, 8, 20)
+    assert padded[0, 0, :, 0].tolist() == [0, 0, 1, 1, 1, 0, 0, 0]
+
+
+def test_pooled_features() -> None:
+    features = [torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2)]
+    assert torch.allclose(pooled(features)[:, :3], features[0].mean((2, 3)))
+    assert pooled(features).shape == (2, 8)
+
+
+def test_losses_against_plain_formulas() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 5, 4, 3), torch.randint(0, 3, (2, 5, 4, 3))
+    p = logits.softmax(1)
+    weights = (0.5, 1.0, 2.0)
+    terms = segmentation_loss("dice_ce", weights)(logits, labels)
+    log_p = p.log().gather(1, labels[:, None])[:, 0]
+    w = torch.tensor(weights)[labels]
+    torch.testing.assert_close(terms["ce"], -(w * log_p).sum() / w.sum())
+    dices = []
+    for k in (1, 2):
+        truth = (labels == k).float()
+        overlap = 2 * (p[:, k] * truth).sum()
+        dices.append(weights[k] * (1 - overlap / (p[:, k].sum() + truth.sum())))
+    torch.testing.assert_close(terms["dice"], torch.stack(dices).mean(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(terms["total"], terms["ce"] + terms["dice"])
+
+    focal = segmentation_loss("dice_focal")(logits, labels)["focal"]
+    torch.testing.assert_close(focal, -((1 - log_p.exp()) ** 2 * log_p).mean())
+
+    several = torch.tensor([[0.0, 1.0, 1.0]])
+    terms = classification_loss("dice_ce", multi_label=True)(torch.zeros(1, 3), several)
+    assert float(terms["total"]) == pytest.approx(math.log(2))
+    terms = classification_loss("dice_focal", multi_label=True)(torch.zeros(1, 3), several)
+    assert float(terms["focal"]) == pytest.approx(math.log(2) / 4)

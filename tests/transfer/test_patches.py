@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from situs.transfer.augment import draw, move, recolour
+from situs.transfer.cases import PreparedCase, places
+from situs.transfer.config import Augmentation
+from situs.transfer.patches import Framing, PatchSampler
+
+
+class Grid:
+    """Stands for a prepared scan: an array and its spacing."""
+
+    def __init__(self, array: np.ndarray, spacing: tuple[float, float, float]) -> None:
+        self.array, self.spacing = array, spacing
+
+
+def case(shape: tuple[int, int, int], spacing=(1.0, 1.0, 1.0), seed: int = 0) -> PreparedCase:
+    """Every voxel's intensity is its flat index, so that a patch tells where it came from."""
+    label = np.zeros(shape, np.int16)
+    rng = np.random.default_rng(seed)
+    label[tuple(int(rng.integers(n)) for n in shape)] = 1
+    array = np.arange(1, label.size + 1, dtype=np.float32).reshape(1, *shape)
+    return PreparedCase("c", Grid(array, spacing), np.eye(4), label, places=places(label))
+
+
+def sampler(cases, framing, augmentation=None, share=1.0, seed=0, batch=2) -> PatchSampler:
+    augmentation = augmentation or Augmentation.off()
+    return PatchSampler(cases, framing, batch, augmentation, share, seed)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    shape=st.tuples(*[st.integers(3, 12)] * 3),
+    size=st.tuples(*[st.sampled_from([4, 5, 8])] * 3),
+    seed=st.integers(0, 50),
+)
+def test_unchanged_patches_are_exact_copies(shape, size, seed) -> None:
+    one = case(shape, seed=seed)
+    batch = next(iter(sampler([one], Framing(size), seed=seed)))
+    inside = tuple(min(n, s) for n, s in zip(shape, size, strict=True))
+    for image, label in zip(batch["image"], batch["label"], strict=True):
+        values = image[image > 0.5].round().long().numpy() - 1
+        # As much of the scan as fits, each voxel once, the rest zero.
+        assert len(values) == math.prod(inside) == len(np.unique(values))
+        corner = np.array(np.unravel_index(values.min(), shape))
+        block = tuple(slice(c, c + n) for c, n in zip(corner, inside, strict=True))
+        assert np.array_equal(np.sort(values), one.image[0][block].ravel().astype(int) - 1)
+        assert torch.equal(label[image[0] > 0.5], torch.tensor(one.label.ravel()[values]).long())
+        assert label.any(), "every patch was asked to hold the labelled voxel"
+
+
+def test_the_stream_depends_on_the_seed_only() -> None:
+    cases = [case((10, 11, 12), seed=i) for i in range(3)]
+    streams = [iter(sampler(cases, Framing((6, 6, 6)), Augmentation(), 0.5, s)) for s in (1, 1, 2)]
+    first, again, other = ([next(s) for _ in range(4)] for s in streams)
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0]["image"], other[0]["image"])
+
+
+def test_every_case_comes_equally_often() -> None:
+    cases = [case((6, 6, 6)) for _ in range(4)]
+    for i, c in enumerate(cases):
+        c.image[:] = i + 1
+    stream = iter(sampler(cases, Framing((4, 4, 4))))
+    seen = torch.cat([next(stream)["image"].amax((1, 2, 3, 4)) for _ in range(10)])
+    assert torch.bincount(seen.int())[1:].tolist() == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_are_slices_of_the_volume(axis: int) -> None:
+    one = case((7, 8, 9))
+    framing = Framing((8, 8), axis)
+    batch = next(iter(sampler([one], framing)))
+    assert batch["image"].shape == (2, 1, 8, 8)
+    for image in batch["image"]:
+        place = np.unravel_index(image[image > 0.5].round().long().numpy() - 1, one.shape)
+        assert len(np.unique(place[axis])) == 1
+    volume = torch.from_numpy(one.image)
+    assert torch.equal(framing.from_batch(framing.to_batch(volume)), volume)
+    slices = framing.to_batch(volume)
+    assert torch.equal(slices[3], volume.select(axis + 1, 3))
+
+
+def test_rotations_are_rigid_in_space_and_spare_thick_slices() -> None:
+    config = Augmentation(rotation_degrees=90, scale=0, flip_axes=(), probability=1)
+    spacing = torch.tensor([[0.5, 1.0, 1.2], [1.0, 1.0, 6.0]])
+    matrix = draw(config, spacing, (0, 1, 2), torch.Generator().manual_seed(3)).matrix
+    # In mm the matrix must be orthogonal: S M S⁻¹.
+    rigid = matrix * spacing[:, :, None] / spacing[:, None, :]
+    identity = torch.eye(3).expand(2, 3, 3)
+    torch.testing.assert_close(rigid @ rigid.mT, identity, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(rigid), torch.ones(2))
+    assert not torch.allclose(rigid[0, :2, 2], torch.zeros(2), atol=1e-3)
+    torch.testing.assert_close(rigid[1, 2], torch.tensor([0.0, 0.0, 1.0]))
+
+
+@settings(deadline=None, max_examples=15)
+@given(dims=st.sampled_from([2, 3]), seed=st.integers(0, 99))
+def test_image_and_label_move_together_and_stay_in_the_crop(dims: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    config = Augmentation(rotation_degrees=40, scale=0.4, flip_axes=(0, 1, 2), probability=1)
+    spacing = torch.rand((2, dims), generator=generator) + 0.5
+    drawn = draw(config, spacing, tuple(range(dims)), generator)
+    size = (8, 9, 6)[:dims]
+    crop = drawn.crop_size(size)
+    # A smooth image whose thresholds are the labels.
+    axes = torch.meshgrid(*[torch.linspace(0, 3, n) for n in crop], indexing="ij")
+    image = sum(a.sin() for a in axes).expand(2, 1, *crop) + 2
+    label = (image[:, 0] > 3).long()
+    moved, picked = move(image, label, drawn, size)
+    assert (moved > 1.9).all(), "nothing from beyond the crop"
+    clear = (moved[:, 0] - 3).abs() > 0.4
+    assert torch.equal(picked[clear], (moved[:, 0] > 3).long()[clear])
+
+
+def test_flips_are_flips() -> None:
+    generator = torch.Generator().manual_seed(0)
+    config = replace_probability(Augmentation(flip_axes=(1,)), 0)
+    drawn = draw(config, torch.ones(16, 2), (1, 2), generator)
+    image = torch.rand(16, 1, 6, 5)
+    moved, _ = move(image, None, drawn, (6, 5))
+    flipped = torch.isclose(moved, image.flip(2), atol=1e-5).flatten(1).all(1)
+    kept = torch.isclose(moved, image, atol=1e-5).flatten(1).all(1)
+    assert (flipped != kept).all()
+    assert 0 < flipped.sum() < 16
+
+
+def replace_probability(config: Augmentation, probability: float) -> Augmentation:
+    return config.model_copy(update={"probability": probability})
+
+
+def test_recolouring() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand((2, 1, 8, 8, 8), generator=generator)
+    still = draw(Augmentation.off(), torch.ones(2, 3), (0, 1, 2), generator)
+    torch.testing.assert_close(recolour(image, still, generator), image)
+    drawn = replace(still, contrast=torch.tensor([1.5, 1.0]), brightness=torch.tensor([0.0, 2.0]))
+    out = recolour(image, drawn, generator)
+    torch.testing.assert_close(out[0].std(), 1.5 * image[0].std())
+    torch.testing.assert_close(out[0].mean(), image[0].mean())
+    torch.testing.assert_close(out[1], image[1] + 2 * image[1].std())
