@@ -18,7 +18,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from situs.errors import SitusError
-from situs.methods import method_class
 from situs.training.run import Run
 from situs.transfer import Result
 
@@ -34,8 +33,7 @@ class DemoResult:
 
     Attributes:
         run: The pretraining run.
-        results: Fine-tuning results under ``"scratch"`` and ``"pretrained"``; empty for methods
-            whose encoder the demo's segmentation cannot use.
+        results: Fine-tuning results under ``"scratch"`` and ``"pretrained"``.
         report: The HTML report.
         seconds: Of each stage.
     """
@@ -45,13 +43,11 @@ class DemoResult:
     report: Path
     seconds: dict[str, float]
 
-    def gain(self) -> tuple[float, float, float] | None:
+    def gain(self) -> tuple[float, float, float]:
         """Mean paired difference in Dice, pretrained − scratch, with its 95 % interval.
 
         The interval is the bootstrap's over test subjects.
         """
-        if len(self.results) < 2:
-            return None
         dice = [_dice_by_case(self.results[name]) for name in ("pretrained", "scratch")]
         difference = np.array([dice[0][case] - dice[1][case] for case in sorted(dice[0])])
         rng = np.random.default_rng(0)
@@ -61,10 +57,7 @@ class DemoResult:
 
     def verdict(self) -> str:
         """What was gained or lost, in one honest sentence."""
-        gain = self.gain()
-        if gain is None:
-            return "No transfer was measured."
-        mean, low, high = (100 * value for value in gain)
+        mean, low, high = (100 * value for value in self.gain())
         scratch = 100 * (self.results["scratch"].scores["dice"] or 0.0)
         amount = (
             f"{abs(mean):.1f} Dice points (95 % interval {low:+.1f} to {high:+.1f}) against "
@@ -156,10 +149,9 @@ def run_demo(
     finished("pretrain")
 
     results: dict[str, Result] = {}
-    if _transfers(method):
-        for name, init in (("scratch", "none"), ("pretrained", str(run.path))):
-            results[name] = _finetune(cohort, run, name, init, names[:LABELLED], test, seed)
-            finished(f"finetune {name}")
+    for name, init in (("scratch", "none"), ("pretrained", str(run.path))):
+        results[name] = _finetune(cohort, run, name, init, names[:LABELLED], test, seed)
+        finished(f"finetune {name}")
     report = write_report(run.path)
     finished("report")
     return DemoResult(run, results, report, seconds)
@@ -180,10 +172,6 @@ def demo_config(
         "checkpoint_every": 100,
         "optimiser": {"lr": 1e-3, "warmup_steps": 30},
     }
-
-
-def _transfers(method: str) -> bool:
-    return method_class(method.split("+")[0]).spatial_dims in (2, 3)
 
 
 def _finetune(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -72,7 +72,8 @@ def pretrain(
     for key, option in (("data", "--data"), ("out", "--out")):
         if key not in values:
             raise ConfigError(f"{option} is missing; it can also stand in the --config file")
-    mode = "resume" if resume else "overwrite" if overwrite else "new"
+    mode: Literal["new", "resume", "overwrite"] = "overwrite" if overwrite else "new"
+    mode = "resume" if resume else mode
     run = run_pretraining(values, mode=mode, init=init, overrides=settings or (), quiet=quiet)
     _finish(run, report, json, quiet)
 

@@ -116,10 +116,11 @@ class Observing(pl.Callback):
             for name, score in observation.scores.items():
                 values[f"score/{part}/{name}" if prefixed else f"score/{name}"] = score.value
         for part, method in pl_module.composition.parts.items():
-            score = self.latest[part].scores.get(method.monitor)
-            if score is not None:
-                pl_module.progress.pop(score.name, None)
-                pl_module.progress[score.label or score.name] = (score.value, score.unit)
+            monitored = self.latest[part].scores.get(method.monitor)
+            if monitored is not None:
+                pl_module.progress.pop(monitored.name, None)
+                label = monitored.label or monitored.name
+                pl_module.progress[label] = (monitored.value, monitored.unit)
         self.books.write(trainer, step, values)
 
 

@@ -5,7 +5,7 @@ A run can therefore be continued at any step, in any number of workers, with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,14 +71,23 @@ def loader(dataset: ViewDataset, sampler: EndlessSampler, workers: int) -> DataL
     )
 
 
-def split_items(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """Training and held-out items; the scans of one study never stand on both sides.
+def split_items(
+    items: Sequence[Item], share: float, seed: int, group_of: Mapping[str, str] | None = None
+) -> tuple[list[Item], list[Item]]:
+    """Training and held-out items; one group (patient, study) never stands on both sides.
 
     With fewer than five groups nothing can be spared: all items are on both sides.
+
+    Args:
+        items: What samples are drawn from.
+        share: Of the groups to hold out.
+        seed: Of the draw.
+        group_of: Group by the key of an item's first scan; its study, or itself, where absent.
     """
     groups: dict[str, list[Item]] = {}
     for item in items:
-        groups.setdefault(item[0].study or item[0].key, []).append(item)
+        group = (group_of or {}).get(item[0].key) or item[0].study or item[0].key
+        groups.setdefault(group, []).append(item)
     names = sorted(groups)
     if share == 0 or len(names) < 5:
         return list(items), list(items)

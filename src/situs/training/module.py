@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Pretraining(pl.LightningModule):
         progress: Latest scores, name → (value, unit), for whoever shows progress.
         data_wait_share: Share of wall time spent waiting for data.
         latest: Loss terms and scores of the latest step, detached.
+        names: Key of a scan → the file a person would look for, for errors.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class Pretraining(pl.LightningModule):
         backbone: Backbone,
         train: Sequence[Item],
         held_out: Sequence[Item],
+        names: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.composition = composition
         self.train_items, self.held_out_items = train, held_out
+        self.names = dict(names or {})
         self.student = Network(backbone, composition.build_heads(backbone))
         self.teacher = make_teacher(self.student) if composition.uses_teacher else None
         self.progress: dict[str, tuple[float, str]] = {}
@@ -158,7 +161,8 @@ class Pretraining(pl.LightningModule):
         return torch.Generator().manual_seed(here)
 
     def _scans(self, batch: dict[str, Any]) -> list[str]:
-        return [self.train_items[int(i)][0].key for i in batch["item"]]
+        keys = [self.train_items[int(i)][0].key for i in batch["item"]]
+        return [self.names.get(key, key) for key in keys]
 
 
 def lr_factor(config: OptimiserConfig, step: int, steps: int) -> float:

@@ -22,7 +22,7 @@ from situs.errors import RunError
 from situs.methods.base import Source
 from situs.methods.composition import Composition, compose
 from situs.observe.terminal import TrainingProgress
-from situs.store import Store
+from situs.store import Store, prepare
 from situs.training.callbacks import Bookkeeping, Checkpoints, Observing
 from situs.training.config import PretrainConfig
 from situs.training.data import Item, split_items
@@ -78,7 +78,8 @@ def pretrain(
     store = _open_store(config)
     composition = compose(config.method, config.options, config.weights, config.uncertainty)
     items = _items(store, composition)
-    train, held_out = split_items(items, config.held_out, config.seed)
+    groups = {r["key"]: r["near_duplicate_of"] or r["patient"] for r in store.records}
+    train, held_out = split_items(items, config.held_out, config.seed, groups)
     composition = composition.fitted([source for item in train for source in item])
     # The resolved configuration says what was done, not what was left open.
     config = config.model_copy(update={"options": composition.options()})
@@ -86,7 +87,8 @@ def pretrain(
     backbone = _build_backbone(config, composition, store)
     if init is not None:
         load_into(backbone, init)
-    module = Pretraining(config, composition, backbone, train, held_out)
+    names = {record["key"]: record["source"] for record in store.records}
+    module = Pretraining(config, composition, backbone, train, held_out, names)
     _describe(run, config, store, train, held_out, fresh=state is None)
 
     card = Card(
@@ -191,8 +193,6 @@ def _open_store(config: PretrainConfig) -> Store:
     paths = config.data if isinstance(config.data, tuple) else (config.data,)
     if len(paths) == 1 and Store.is_store(paths[0]):
         return Store.open(paths[0])
-    from situs.store import prepare  # noqa: PLC0415
-
     return prepare(list(paths), config.out / "store", config.preprocessing, workers=os.cpu_count())
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from situs.config import Config
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class TeacherConfig(Config):
@@ -24,7 +27,7 @@ class TeacherConfig(Config):
     schedule: Literal["constant", "cosine"] = "constant"
 
 
-def make_teacher(student: nn.Module) -> nn.Module:
+def make_teacher(student: M) -> M:
     """A copy of the student that receives no gradient."""
     return copy.deepcopy(student).requires_grad_(False).eval()
 
@@ -40,7 +43,8 @@ def momentum_at(config: TeacherConfig, step: int, steps: int) -> float:
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Parameters: θ_t ← m θ_t + (1 − m) θ_s. Buffers (running statistics) are copied."""
-    averages, values = list(teacher.parameters()), list(student.parameters())
+    averages: list[Tensor] = list(teacher.parameters())
+    values: list[Tensor] = list(student.parameters())
     torch._foreach_lerp_(averages, values, 1 - momentum)
     for average, value in zip(teacher.buffers(), student.buffers(), strict=True):
         average.copy_(value)

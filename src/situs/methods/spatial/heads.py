@@ -10,7 +10,11 @@ from situs.methods.spatial.config import SpatialConfig
 
 
 def _embedder(channels: int, width: int, strided: int) -> nn.Sequential:
-    """Strided convolutions, then the mean over space: ``(N, C, *spatial)`` → ``(N, width)``."""
+    """Strided convolutions, the mean over space, a projection: ``(N, C, …)`` → ``(N, width)``.
+
+    The projection lets entries be negative: means of activations all point the same way, and
+    their cosines would start, and stay, near 1.
+    """
     layers: list[nn.Module] = []
     for level in range(strided):
         layers.append(
@@ -24,7 +28,8 @@ def _embedder(channels: int, width: int, strided: int) -> nn.Sequential:
                 act="GELU",
             )
         )
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    projection = nn.Linear(width, width)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), projection)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
