@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 from situs.transfer.augment import draw, move, recolour
 from situs.transfer.cases import PreparedCase
 from situs.transfer.config import Augmentation
-from situs.views.array_source import crop_padded
+from situs.store.crop import crop_padded
 
 Batch = dict[str, Tensor]
 
