@@ -111,6 +111,15 @@ def test_each_arm_gets_the_rate_that_was_best_on_validation(finished):
             assert job.config["preprocessing" if "init" not in job.config else "init"]
 
 
+def test_arms_may_take_the_rate_of_their_scratch_arm(finished):
+    study, *_ = finished
+    plan, folders = describe({**study, "tune": {**study["tune"], "arms": "scratch"}})
+    tuned = {job.about["arm"] for job in plan.jobs() if job.kind == "tune"}
+    assert tuned == {"none"}
+    assert plan.expected() == len(plan.jobs()) == 1 + 2 + 3 + 12
+    assert all(folders.result(job) for job in plan.jobs())
+
+
 def test_no_tested_patient_is_pretrained_on(finished):
     study, *_ = finished
     plan, _ = describe(study)

@@ -73,11 +73,14 @@ class Tuning(Config):
         lr: Candidates; with fewer than two nothing is tuned.
         labels: Label counts at which the choice is made; each count of the study takes the
             choice made at the nearest one. Empty: at every count.
+        arms: Tune ``"each"`` arm, or only the ``"scratch"`` arms; the others then take the rate
+            that was best from scratch, which favours scratch and costs less.
         seed: Draws the training cases of the tuning runs.
     """
 
     lr: tuple[PositiveFloat, ...] = ()
     labels: tuple[PositiveInt, ...] = ()
+    arms: Literal["each", "scratch"] = "each"
     seed: NonNegativeInt = 0
 
 
@@ -186,3 +189,7 @@ class StudyConfig(Config):
             if other.method == SCRATCH and wanted and same:
                 return other
         return None
+
+    def tuned_for(self, arm: Arm) -> Arm:
+        """The arm whose tuning decides the learning rate of ``arm``."""
+        return (self.scratch_of(arm) if self.tune.arms == "scratch" else None) or arm

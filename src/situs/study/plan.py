@@ -85,7 +85,8 @@ class Plan:
         tunings = 0
         if len(study.tune.lr) > 1:
             points = {self._tuned_at(n) for n in study.labels}
-            tunings = len(study.arms) * len(points) * len(study.tune.lr)
+            tuned = {study.tuned_for(arm).title for arm in study.arms}
+            tunings = len(tuned) * len(points) * len(study.tune.lr)
         runs = len(study.arms) * len(study.labels) * len(study.seeds)
         return stores + pretrainings + tunings + runs
 
@@ -144,7 +145,7 @@ class Plan:
         rules = prepared["rules"]
         lr: float | None = None
         if len(self.study.tune.lr) > 1:
-            tuning = self._tunings(arm, self._tuned_at(labels), start, rules)
+            tuning = self._tunings(self.study.tuned_for(arm), self._tuned_at(labels), rules)
             jobs += tuning
             results = [self.results(job) for job in tuning]
             if any(r is None for r in results):
@@ -168,8 +169,9 @@ class Plan:
         points = self.study.tune.labels or (labels,)
         return min(points, key=lambda n: (abs(math.log(n / labels)), n))
 
-    def _tunings(self, arm: Arm, labels: int, start: Job, rules: dict[str, Any]) -> list[Job]:
+    def _tunings(self, arm: Arm, labels: int, rules: dict[str, Any]) -> list[Job]:
         tune = self.study.tune
+        start = self.store if arm.method == SCRATCH else self.pretraining(arm, tune.seed)
         train, test = self._training(labels, tune.seed), self.cases.split.validation
         jobs = []
         for lr in tune.lr:
