@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from situs.store.crop import crop_padded
 from situs.transfer.augment import draw, move, recolour
 from situs.transfer.cases import PreparedCase
 from situs.transfer.config import Augmentation
-from situs.store.crop import crop_padded
 
 Batch = dict[str, Tensor]
 
