@@ -283,6 +283,22 @@ class TestCommand:
         assert document["accepted"] == document["refused"] == 1
         assert document["entries"][0]["shape"] == [12, 11, 10]
 
+    def test_prepare_makes_a_store_of_a_catalog(self, tmp_path: Path) -> None:
+        for seed in range(2):
+            save(tmp_path / "data" / f"{seed}.nii.gz", seed)
+        self.scan(tmp_path / "data", "--out", tmp_path / "catalog")
+        prepare = ["prepare", str(tmp_path / "catalog"), "--out", str(tmp_path / "store")]
+        prepare += ["--spacing", "1,2,2", "--workers", "0"]
+        result = runner.invoke(app, prepare)
+        assert result.exit_code == 0, result.output
+        assert "2 scans in" in result.output
+        document = json.loads(runner.invoke(app, [*prepare, "--json"]).output)
+        assert (document["scans"], document["rules"]["spacing"]) == (2, [1.0, 2.0, 2.0])
+        # Settings that differ are not silently taken for the same store.
+        assert isinstance(
+            runner.invoke(app, [*prepare, "--set", "crop=false"]).exception, SitusError
+        )
+
 
 TELLING = {
     "PatientName": "Kowalska^Wanda",

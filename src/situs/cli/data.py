@@ -1,4 +1,4 @@
-"""``situs scan``."""
+"""``situs scan`` and ``situs prepare``."""
 
 from __future__ import annotations
 
@@ -77,6 +77,64 @@ def scan(
     if not json:
         _print_summary(found, saved)
     raise typer.Exit(2 if not found.accepted else int(bool(_summary(found)["refused"])))
+
+
+@app.command()
+def prepare(
+    data: Annotated[
+        list[Path],
+        typer.Argument(help="A catalog from 'situs scan', or scans.", metavar="CATALOG"),
+    ],
+    store: Annotated[Path, typer.Option("--out", help="Folder of the store.")],
+    spacing: Annotated[
+        str | None, typer.Option(help="median, native, or mm along R, A, S as in 1,1,2.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file with the rules.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a rule, key=value; may be repeated."),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare checksums of what is there already.")
+    ] = False,
+    workers: Workers = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Orient, crop, resample and normalise scans into a store; resumable.
+
+    Example: `situs prepare catalog --out store --spacing median`
+
+    A second call does only what is missing. Exit code 1 where something was refused on the way.
+    """
+    from situs.config import load_config  # noqa: PLC0415
+    from situs.store import Preprocessing  # noqa: PLC0415 - torch-free, yet slow to import
+    from situs.store import prepare as make_store  # noqa: PLC0415
+
+    overrides = [*(settings or ()), *([f"spacing={_spacing(spacing)}"] if spacing else ())]
+    rules = load_config(Preprocessing, config or {}, overrides)
+    asked = data[0] if len(data) == 1 else data
+    with _progress(quiet or json) as progress:
+        made = make_store(
+            asked, store, rules, workers=workers, progress=_teller(progress), verify=verify
+        )
+    refused = [r for r in made.refused if r["reason"] != _LABELS]
+    if json:
+        facts = {"store": str(store), "scans": len(made), "fingerprint": made.fingerprint}
+        print_json(facts | {"rules": made.rules.model_dump(mode="json"), "refused": refused})
+    else:
+        if not quiet:
+            for refusal in refused:
+                line = f"refused {refusal['source']}: {refusal['detail']} [{refusal['reason']}]"
+                err.print(line, markup=False, highlight=False, soft_wrap=True)
+        words = f"{len(made)} scans in {store}, {len(refused)} refused"
+        out.print(words, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(int(bool(refused)))
+
+
+def _spacing(text: str) -> str:
+    """``1,1,2`` as the YAML list that the rules expect."""
+    return f"[{text}]" if "," in text else text
 
 
 def _volumes(asked: str) -> Any:
