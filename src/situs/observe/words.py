@@ -29,6 +29,11 @@ def printable(text: str) -> str:
     return "".join("�" if unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """:func:`printable` of each line; the line breaks stay."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
 def number(value: float | None) -> str:
     """Three significant digits at most, never scientific between 0.001 and a million."""
     if value is None or math.isnan(value):
@@ -36,11 +41,18 @@ def number(value: float | None) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     size = abs(value)
+    if size == 0:
+        return "0"
     if size >= 1e6 or 0 < size < 1e-3:
         text = f"{value:.2g}"
     else:
         text = f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
     return text.replace("-", "−")
+
+
+def count(value: float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{round(value):,}".replace(",", "\u202f")
 
 
 def quantity(value: float | None, unit: str) -> str:

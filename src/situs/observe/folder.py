@@ -1,0 +1,167 @@
+"""What a report is made from: one run folder, read without loading a network.
+
+Everything that may be absent (a run that is still going on, or stopped early) is empty here.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from situs.errors import RunError
+from situs.observation import Observation
+from situs.training.run import Run
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One fine-tuning result.
+
+    Attributes:
+        name: Of its folder.
+        result: ``result.json``.
+        cases: Rows of ``cases.csv``.
+        observations: What it was seen to do, where it kept observations.
+    """
+
+    name: str
+    result: dict[str, Any]
+    cases: list[dict[str, str]]
+    observations: tuple[Observation, ...] = ()
+
+    @property
+    def scratch(self) -> bool:
+        """Whether it began with random weights."""
+        return str(self.result.get("init", "none")) == "none"
+
+    @property
+    def labelled(self) -> int:
+        """Labelled cases that it was trained on."""
+        return len(self.result.get("split", {}).get("train", ()))
+
+    @property
+    def task(self) -> str:
+        """``"segmentation"`` or ``"classification"``."""
+        return str(self.result.get("task", "segmentation"))
+
+    def by_case(self, score: str = "dice") -> dict[str, float]:
+        """Mean over classes of each test case, classes that are absent left out."""
+        values: dict[str, list[float]] = {}
+        for row in self.cases:
+            text = row.get(score, "")
+            value = float(text) if text else math.nan
+            if not math.isnan(value):
+                values.setdefault(row.get("case", ""), []).append(value)
+        return {case: float(np.mean(of_case)) for case, of_case in values.items()}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run as its files tell it.
+
+    Attributes:
+        path: The folder.
+        config: The resolved configuration.
+        info: ``run.json``.
+        data: ``data.json``: ``records`` and ``refused``.
+        metrics: Column → values, NaN where a row has none; ``step`` is always there.
+        files: Step → observation files, one a part.
+        transfers: Fine-tunings that began from this run, and those from scratch beside them.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    info: dict[str, Any]
+    data: dict[str, list[dict[str, Any]]]
+    metrics: dict[str, npt.NDArray[np.float64]]
+    files: dict[int, list[Path]]
+    transfers: tuple[Transfer, ...] = ()
+    _cache: dict[int, tuple[Observation, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.resolve().name
+
+    @property
+    def method(self) -> str:
+        """The method or composition."""
+        return str(self.info.get("method") or self.config.get("method") or "unknown method")
+
+    @property
+    def steps(self) -> list[int]:
+        """Observed steps, in order."""
+        return sorted(self.files)
+
+    def at(self, step: int) -> tuple[Observation, ...]:
+        """The observations of a step, one a part."""
+        if step not in self._cache:
+            self._cache[step] = tuple(Observation.load(file) for file in self.files[step])
+        return self._cache[step]
+
+    @cached_property
+    def latest(self) -> tuple[Observation, ...]:
+        """The observations of the last observed step."""
+        return self.at(self.steps[-1]) if self.files else ()
+
+
+def read_run(path: str | Path, transfers: Sequence[str | Path] = ()) -> RunFolder:
+    """Read a run folder.
+
+    Args:
+        path: The folder.
+        transfers: Result folders beside those under ``transfer/`` of the run.
+
+    Raises:
+        RunError: If ``path`` is no run folder, or a file in it cannot be read.
+    """
+    run = Run.open(path)
+    found = sorted(file.parent for file in (run.path / "transfer").glob("*/result.json"))
+    try:
+        return RunFolder(
+            path=run.path,
+            config=run.config if (run.path / "config.yaml").is_file() else {},
+            info=run.info,
+            data=_read_data(run.path / "data.json"),
+            metrics=_columns(run.metrics()),
+            files=run.observation_files(),
+            transfers=tuple(read_transfer(f) for f in [*found, *map(Path, transfers)]),
+        )
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def read_transfer(folder: Path) -> Transfer:
+    """Read a fine-tuning's result folder.
+
+    Raises:
+        RunError: If it holds no finished result.
+    """
+    file = folder / "result.json"
+    if not file.is_file():
+        raise RunError(f"{folder} holds no finished fine-tuning: it has no {file.name}")
+    cases: list[dict[str, str]] = []
+    if (folder / "cases.csv").is_file():
+        with (folder / "cases.csv").open(newline="", encoding="utf-8") as stream:
+            cases = list(csv.DictReader(stream))
+    seen = tuple(Observation.load(f) for f in sorted(folder.glob("**/*.obs")))
+    return Transfer(folder.name, json.loads(file.read_text(encoding="utf-8")), cases, seen)
+
+
+def _read_data(file: Path) -> dict[str, list[dict[str, Any]]]:
+    document = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {key: list(document.get(key) or ()) for key in ("records", "refused")}
+
+
+def _columns(rows: list[dict[str, float]]) -> dict[str, npt.NDArray[np.float64]]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: np.asarray([row.get(name, math.nan) for row in rows]) for name in names}

@@ -1,0 +1,24 @@
+"""One synthetic run and its report, made once for all tests of the observatory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import observe_samples as samples
+import pytest
+
+from situs.observe.report import write_report
+
+HOSTILE = "<script>window.hostile=1</script><img src=x onerror='window.hostile=2'>\"'&\x1b[31m"
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose every free string is hostile."""
+    return samples.write_run(tmp_path_factory.mktemp("runs") / "first", hostile=HOSTILE)
+
+
+@pytest.fixture(scope="session")
+def report(run_folder: Path) -> Path:
+    """Its report."""
+    return write_report(run_folder)
