@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from situs.errors import ConfigError
 from situs.scans.datasets import Case, Dataset
 from situs.store import Preprocessing
-from situs.transfer.cases import Cohort, choose, places
+from situs.transfer.cases import Cohort, places
+from situs.transfer.splits import choose
 
 
 def cohort_of(groups: list[int]) -> Cohort:
@@ -53,6 +54,23 @@ def test_fewer_labels_are_a_subset_and_the_test_cases_stay() -> None:
     rest = choose(cohort, 4, 2, None, seed=3)
     assert len(rest.test) == 14
     assert rest.train == few.train
+
+
+def test_declared_splits_are_kept_and_classes_take_turns() -> None:
+    declared = ["train"] * 8 + ["test"] * 4
+    classes = [0, 0, 0, 0, 0, 0, 1, 2, 0, 1, 2, 0]
+    cases = tuple(
+        Case(f"case-{i:02d}", (Path("x"),), target=classes[i], split=declared[i]) for i in range(12)
+    )
+    names = {0: "a", 1: "b", 2: "c"}
+    dataset = Dataset(Path("d"), "csv", cases, names, "classification")
+    cohort = Cohort(dataset, Preprocessing(spacing="native"))
+    split = choose(cohort, 4, 0, None, seed=1)
+    assert sorted(split.test) == ["case-08", "case-09", "case-10", "case-11"]
+    assert {"case-06", "case-07"} < set(split.train), "one of each class comes first"
+    assert choose(cohort, None, 2, 2, 1).validation[0] < "case-08", "no 'val' is declared"
+    with pytest.raises(ConfigError, match="asks for 9 cases, but 8 are left"):
+        choose(cohort, 9, 0, None, seed=1)
 
 
 def test_lists_are_taken_as_they_are() -> None:

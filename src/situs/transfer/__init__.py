@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from situs.transfer.cases import Cohort, PreparedCase, Split, choose
+from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import Augmentation, FinetuneConfig
 from situs.transfer.finetune import finetune
 from situs.transfer.model import Model, Task
 from situs.transfer.result import Result
+from situs.transfer.splits import Split, choose
 
 __all__ = [
     "Augmentation",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,6 +98,10 @@ class Cohort:
         """What must not be split: the patient of a case."""
         return self._cases[name].group or name
 
+    def declared_split(self, name: str) -> str:
+        """``"train"``, ``"val"`` or ``"test"`` where the data set says, else empty."""
+        return self._cases[name].split
+
     def target(self, name: str) -> tuple[int, ...]:
         """The class index of a scan, or 0/1 a class; empty for segmentation."""
         target = self._cases[name].target
@@ -114,10 +118,18 @@ class Cohort:
 
     def __getitem__(self, name: str) -> PreparedCase:
         if name not in self._cases:
-            raise _unknown(name, self)
+            raise self.unknown(name)
         if name not in self._prepared:
             self._prepared[name] = self._prepare(self._cases[name])
         return self._prepared[name]
+
+    def unknown(self, name: str) -> ConfigError:
+        """The error for a case that is not there; suggests the nearest name."""
+        near = difflib.get_close_matches(name, self.names, n=1) or self.names[:1]
+        return ConfigError(
+            f"no labelled case '{name}' in {self.dataset.root}, which has {len(self.names)} "
+            f"(for instance '{near[0]}')"
+        )
 
     def load(self, names: Iterable[str]) -> list[PreparedCase]:
         """Several cases, prepared."""
@@ -157,93 +169,6 @@ class Cohort:
             spacings.append([scan.spacing[a] for a in axes])
         x, y, z = (round(float(s), 4) for s in np.median(spacings, axis=0))
         return rules.resolved((x, y, z))
-
-
-@dataclass(frozen=True)
-class Split:
-    """Names of the cases of each part."""
-
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-
-
-def choose(
-    cohort: Cohort,
-    train: int | Sequence[str] | None,
-    validation: int | Sequence[str] | None,
-    test: int | Sequence[str] | None,
-    seed: int,
-) -> Split:
-    """Fix who is trained on, who stops training early and who is tested.
-
-    Numbers are drawn from the patients that no list names, in one order that depends on
-    ``seed`` only: test cases from its end, validation cases before them, training cases from
-    its start. So with one seed fewer training cases are a subset of more, and the test cases
-    are the same. The cases of a patient are never parted.
-
-    Args:
-        cohort: Where the cases are.
-        train: Names, a number of cases, or None for all that remain.
-        validation: The same.
-        test: The same.
-        seed: Of the drawing.
-
-    Raises:
-        ConfigError: For unknown names, a case or patient in two parts, or too few cases.
-    """
-    wishes = {"train": train, "validation": validation, "test": test}
-    named = {k: list(w) for k, w in wishes.items() if w is not None and not isinstance(w, int)}
-    _check(cohort, named)
-    taken = {cohort.group(name) for names in named.values() for name in names}
-    groups: dict[str, list[str]] = {}
-    for name in cohort.names:
-        if cohort.group(name) not in taken:
-            groups.setdefault(cohort.group(name), []).append(name)
-    order = [list(groups)[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-    parts: dict[str, list[str]] = dict(named)
-    # All that remain comes last, when the numbers have taken their share.
-    for part in sorted(("test", "validation", "train"), key=lambda p: wishes[p] is None):
-        if part in parts:
-            continue
-        wish = wishes[part]
-        end = 0 if part == "train" else -1
-        parts[part] = []
-        while order and (wish is None or len(parts[part]) < int(wish)):  # type: ignore[arg-type]
-            parts[part] += groups[order.pop(end)]
-        if isinstance(wish, int):
-            if len(parts[part]) < wish:
-                raise ConfigError(
-                    f"'{part}' asks for {wish} cases, but {len(parts[part])} are left of "
-                    f"{len(cohort.names)} labelled ones"
-                )
-            parts[part] = parts[part][:wish]
-    if not parts["train"] or not parts["test"]:
-        empty = "train" if not parts["train"] else "test"
-        raise ConfigError(f"no case is left for '{empty}'")
-    return Split(*(tuple(parts[part]) for part in ("train", "validation", "test")))
-
-
-def _check(cohort: Cohort, named: dict[str, list[str]]) -> None:
-    where: dict[str, str] = {}
-    for part, names in named.items():
-        for name in names:
-            if name not in cohort.names:
-                raise _unknown(name, cohort)
-            patient = cohort.group(name)
-            if where.setdefault(patient, part) != part:
-                raise ConfigError(
-                    f"case '{name}' in '{part}' belongs to a patient who is in "
-                    f"'{where[patient]}', too: scores would be too good"
-                )
-
-
-def _unknown(name: str, cohort: Cohort) -> ConfigError:
-    near = difflib.get_close_matches(name, cohort.names, n=1) or cohort.names[:1]
-    return ConfigError(
-        f"no labelled case '{name}' in {cohort.dataset.root}, which has {len(cohort.names)} "
-        f"(for instance '{near[0]}')"
-    )
 
 
 def places(label: npt.NDArray[np.int16], seed: int = 0) -> tuple[npt.NDArray[np.int64], ...]:

@@ -23,7 +23,7 @@ from situs.ledger import Ledger
 from situs.observe.terminal import TrainingProgress
 from situs.store import Preprocessing
 from situs.training.run import MetricsFile, write_text
-from situs.transfer.cases import Cohort, PreparedCase, Split, choose
+from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.evaluate import evaluate, validation_score
 from situs.transfer.losses import classification_loss, segmentation_loss
@@ -31,6 +31,7 @@ from situs.transfer.metrics import Summary
 from situs.transfer.model import Model, Task, assemble, initialise, starting_point
 from situs.transfer.patches import PatchSampler
 from situs.transfer.result import Result, defined
+from situs.transfer.splits import Split, choose
 from situs.transfer.training import Finetuning, Watch, fit
 
 
