@@ -231,6 +231,21 @@ class TestRefusals:
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
         refused(path, "truncated-file")
 
+    @pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])
+    def test_damaged_while_compressed(self, tmp_path: Path, suffix: str) -> None:
+        """A few bytes changed or lost in the middle: the checksum tells, whatever the values."""
+        path = tmp_path / f"a.{suffix}"
+        array = np.random.default_rng(0).integers(0, 900, (30, 30, 30)).astype(np.int16)
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(path), True)
+        raw = path.read_bytes()
+        middle = len(raw) // 2
+        path.write_bytes(
+            raw[:middle] + bytes(b ^ 5 for b in raw[middle : middle + 3]) + raw[middle + 3 :]
+        )
+        refused(path, "truncated-file")
+        path.write_bytes(raw[:-40])
+        refused(path, "truncated-file")
+
     def test_promises_that_no_file_can_keep(self, tmp_path: Path) -> None:
         raw = bytearray(save_nifti(tmp_path / "a.nii", voxels()).read_bytes())
         struct.pack_into("<8h", raw, 40, 3, 32767, 32767, 32767, 1, 1, 1, 1)

@@ -36,9 +36,10 @@ def check_affine(affine: npt.NDArray[np.float64], path: Path) -> None:
     """
     if not np.isfinite(affine).all():
         raise refuse("singular-affine", path, "the affine holds NaN or infinity")
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not lengths.all():
-        raise refuse("singular-affine", path, "an axis of the affine has no length")
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (np.isfinite(lengths).all() and lengths.all()):
+        raise refuse("singular-affine", path, "an axis of the affine has no length, or no end")
     axes = affine[:3, :3] / lengths
     if abs(np.linalg.det(axes)) < 1e-3:
         raise refuse("singular-affine", path, "two axes of the affine point the same way")

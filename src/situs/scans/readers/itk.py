@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from situs.scans.scan import Provenance, Scan
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 65536
+_PIECE = 2**20
 _IO = {"nrrd": "NrrdImageIO", "mha": "MetaImageIO"}
 _DATA_KEYS = ("data file", "datafile", "elementdatafile")
 _SPACING_KEYS = ("spacings", "elementspacing", "elementsize")
@@ -164,6 +166,27 @@ def _check_length(
         detail = f"{size} bytes; the header promises {voxels * bytes_each}"
         raise refuse("truncated-file", path, detail)
     quality.check_size(voxels, bytes_each, size if packed else None, path, options.max_bytes)
+    if fields.get("compresseddata", "").lower() == "true":
+        _check_zlib(path, data_file, voxels * bytes_each)
+
+
+def _check_zlib(path: Path, data_file: Path, expected: int) -> None:
+    """Whether a MetaImage's voxels decompress whole: ITK prints that they do not, and goes on."""
+    try:
+        with data_file.open("rb") as file:
+            if data_file == path:
+                for line in file:
+                    if line.lower().startswith(b"elementdatafile"):
+                        break
+            stream, length = zlib.decompressobj(), 0
+            while not stream.eof and (piece := stream.unconsumed_tail or file.read(_PIECE)):
+                length += len(stream.decompress(piece, _PIECE))
+                if length > expected:
+                    break
+    except zlib.error:
+        length = -1
+    if length != expected or not stream.eof:
+        raise refuse("truncated-file", path, "the voxels end too early or are damaged")
 
 
 def _bytes_each(reader: sitk.ImageFileReader) -> int:

@@ -25,6 +25,7 @@ from situs.scans.scan import Provenance, Scan
 _HEADERS: dict[int, type[Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _MAGIC = {b"n+1\x00": True, b"ni1\x00": False, b"n+2\x00": True, b"ni2\x00": False}
 _TO_MM = {1: 1000.0, 3: 1e-3}  # xyzt_units: metre, micron
+_TRAILING_BYTES = 2**20
 _UNORDERED = ("c", "V")  # numpy kinds: complex, structured (RGB)
 
 
@@ -87,7 +88,7 @@ def _volumes(header: Any, path: Path, options: ReadOptions) -> tuple[tuple[int, 
         raise refuse("four-dimensional", path, f"shape is {dims}; situs reads up to 4 dimensions")
     try:
         kind = header.get_data_dtype().kind
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):
         raise refuse("unsupported-dtype", path, "the header's data type is unknown") from None
     if kind in _UNORDERED:
         rgb = int(header["datatype"]) in (128, 2304)
@@ -135,8 +136,9 @@ def _note_disagreement(
     """Measure how far apart the two put the volume's corners."""
     last = np.maximum(header["dim"][1:4].astype(int) - 1, 0)
     corners = np.stack(np.meshgrid(*[[0, n] for n in last]), axis=-1).reshape(-1, 3)
-    moved_mm = corners @ (sform - qform)[:3, :3].T + (sform - qform)[:3, 3]
-    worst = float(np.linalg.norm(moved_mm, axis=1).max())
+    with np.errstate(over="ignore"):
+        moved_mm = corners @ (sform - qform)[:3, :3].T + (sform - qform)[:3, 3]
+        worst = float(np.linalg.norm(moved_mm, axis=1).max())
     if worst > 0.1:
         notes.append(f"sform used; qform places voxels up to {worst:.1f} mm elsewhere")
 
@@ -176,14 +178,17 @@ def _read_voxels(
     if single and float(header["vox_offset"]) < header.sizeof_hdr:
         raise refuse("unreadable-file", path, "voxels would start inside the header")
     try:
-        proxy = nib.arrayproxy.ArrayProxy(str(data_file), header)
-        if proxy.ndim > 3 and len(volumes) < proxy.shape[3]:
-            stack = [np.asanyarray(proxy[:, :, :, v, ...]) for v in volumes]
-            raw = np.stack([v.reshape(v.shape[:3]) for v in stack])
-        else:
-            raw = np.asanyarray(proxy)
-            raw = raw.reshape(*(raw.shape[:3] + (1,) * (3 - raw.ndim)), len(volumes))
-            raw = np.moveaxis(raw, -1, 0)
+        with _open(data_file) as file:
+            proxy = nib.arrayproxy.ArrayProxy(file, header, mmap=False)
+            if proxy.ndim > 3 and len(volumes) < proxy.shape[3]:
+                stack = [np.asanyarray(proxy[:, :, :, v, ...]) for v in volumes]
+                raw = np.stack([v.reshape(v.shape[:3]) for v in stack])
+            else:
+                raw = np.asanyarray(proxy)
+                raw = raw.reshape(*(raw.shape[:3] + (1,) * (3 - raw.ndim)), len(volumes))
+                raw = np.moveaxis(raw, -1, 0)
+                # gzip compares its checksum only where the stream ends.
+                file.read(_TRAILING_BYTES)
     except (EOFError, zlib.error, OSError, ValueError):
         raise refuse("truncated-file", path, "the voxels end too early or are damaged") from None
     except HeaderDataError:
