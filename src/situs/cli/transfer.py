@@ -1,4 +1,4 @@
-"""``situs finetune`` and ``situs predict``."""
+"""``situs finetune``, ``situs predict`` and ``situs probe``."""
 
 from __future__ import annotations
 
@@ -144,6 +144,31 @@ def predict(
         )
     if refused:
         raise typer.Exit(1)
+
+
+@app.command()
+def probe(
+    run: Annotated[Path, typer.Argument(help="A run or weights folder.")],
+    data: Annotated[Path, typer.Option(help="A labelled data set.")],
+    labels: Annotated[
+        int | None, typer.Option(help="Cases to learn from; half of them by default.")
+    ] = None,
+    test: Annotated[int | None, typer.Option(help="Cases to score; the rest by default.")] = None,
+    voxels: Annotated[int, typer.Option(help="Voxels of each class drawn from each case.")] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    json: Json = False,
+) -> None:
+    """Ask how well labels can be read off frozen features, beside random weights and chance.
+
+    Example: `situs probe runs/first --data DATASET --labels 10`
+    """
+    from situs.transfer.probe import probe as run_probe  # noqa: PLC0415
+
+    result = run_probe(run, data, train=labels, test=test, voxels_per_class=voxels, seed=seed)
+    if json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        out.print(result)
 
 
 def _table(rows: list[dict[str, str | float]]) -> Table:

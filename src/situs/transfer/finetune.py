@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-from situs.backbones import Backbone, BackboneConfig
+from situs.backbones import Backbone
 from situs.config import dump_yaml, load_config, validate
 from situs.errors import ConfigError, RunError
 from situs.ledger import Ledger
@@ -26,6 +26,7 @@ from situs.training.run import MetricsFile, write_text
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.evaluate import evaluate, validation_score
+from situs.transfer.features import slice_axis_of
 from situs.transfer.losses import classification_loss, segmentation_loss
 from situs.transfer.metrics import Summary
 from situs.transfer.model import Model, Task, assemble, initialise, starting_point
@@ -111,7 +112,9 @@ def _model(
     # The same seed gives the same head, whatever was built or drawn before.
     torch.manual_seed(config.seed)
     network = assemble(backbone, config.task, len(cohort.classes))
-    axis = _slice_axis(config, backbone, train)
+    axis = slice_axis_of(network.backbone, train)
+    if axis is not None and config.slice_axis != "auto":
+        axis = config.slice_axis
     task = Task(
         kind=config.task,
         classes=cohort.classes,
@@ -138,19 +141,6 @@ def _model(
         }
     )
     return Model(network, task, card), ledger, pretrained
-
-
-def _slice_axis(
-    config: FinetuneConfig, backbone: BackboneConfig, train: Sequence[PreparedCase]
-) -> int | None:
-    if backbone.spatial_dims == 3:
-        return None
-    if config.slice_axis != "auto":
-        return config.slice_axis
-    # Slices as they were acquired: thick ones look like their stack's own images. Isotropic
-    # scans are cut axially (the last axis wins a draw).
-    spacing = np.median([case.spacing for case in train], axis=0)
-    return int(max(range(3), key=lambda axis: (round(float(spacing[axis]), 2), axis)))
 
 
 def _patch_size(

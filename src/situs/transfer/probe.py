@@ -1,0 +1,251 @@
+"""``situs probe``: what frozen features already know, by nearest neighbours and a linear layer."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import recall_score
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from situs.backbones import Backbone, build
+from situs.config import Config, validate
+from situs.errors import ConfigError
+from situs.store import Preprocessing
+from situs.transfer.cases import Cohort, PreparedCase
+from situs.transfer.features import scan_feature, slice_axis_of, voxel_features
+from situs.transfer.splits import Split, choose
+from situs.weights import load_card, load_encoder
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+_NEIGHBOURS = 20
+
+
+class ProbeRow(Config):
+    """One probe on one kind of features.
+
+    Attributes:
+        features: ``"pretrained"``, or ``"random"`` weights of the same network.
+        probe: ``"knn"`` (20 nearest neighbours) or ``"linear"`` (logistic regression).
+        balanced_accuracy: Mean recall of the classes that the test samples have.
+        recall: Class name → recall; None for a class without a test sample.
+    """
+
+    features: Literal["pretrained", "random"]
+    probe: Literal["knn", "linear"]
+    balanced_accuracy: float
+    recall: dict[str, float | None]
+
+
+class ProbeResult(Config):
+    """Both probes on both kinds of features.
+
+    Attributes:
+        run: Whose encoder was probed.
+        what: ``"voxel labels"`` or ``"scan labels"``.
+        rows: The scores.
+        chance: Balanced accuracy of guessing.
+        samples: ``train`` and ``test`` → voxels (or scans) that the probes saw.
+        cases: ``train`` and ``test`` → names of cases.
+        seconds: In all.
+    """
+
+    run: str
+    what: Literal["voxel labels", "scan labels"]
+    rows: tuple[ProbeRow, ...]
+    chance: float
+    samples: dict[str, int]
+    cases: dict[str, tuple[str, ...]]
+    seconds: float
+
+    def __rich__(self) -> RenderableType:
+        """A table with a row a probe."""
+        table = Table(title=f"{self.what} from frozen features: balanced accuracy")
+        table.add_column("probe")
+        for heading in ("pretrained", "random weights", "chance"):
+            table.add_column(heading, justify="right")
+        score = {(r.probe, r.features): r.balanced_accuracy for r in self.rows}
+        for probe, words in (("knn", "nearest neighbours"), ("linear", "linear")):
+            cells = [f"{score[probe, kind]:.3f}" for kind in ("pretrained", "random")]  # type: ignore[index]
+            table.add_row(words, *cells, f"{self.chance:.3f}")
+        counts = ", ".join(
+            f"{part}: {self.samples[part]} {self.what.split()[0]}s of {len(names)} cases"
+            for part, names in self.cases.items()
+        )
+        return Group(table, f"{counts}; {self.seconds:.0f} s")
+
+
+def probe(
+    run: str | Path,
+    data: str | Path,
+    *,
+    train: int | Sequence[str] | None = None,
+    test: int | Sequence[str] | None = None,
+    voxels_per_class: int = 50,
+    seed: int = 0,
+    cohort: Cohort | None = None,
+) -> ProbeResult:
+    """Ask how well labels can be read off frozen features.
+
+    For voxel labels, a voxel's feature is what all scales say at its place; for scan labels, the
+    mean over the scan. Random weights of the same network are asked the same.
+
+    Args:
+        run: Run or weights folder.
+        data: A labelled data set.
+        train: Cases that the probes learn from; by default half of them.
+        test: Cases they are scored on; by default all others.
+        voxels_per_class: Drawn from each case, background included.
+        seed: Of everything drawn.
+        cohort: The data set already opened with the run's preprocessing.
+
+    Raises:
+        TransferError: If the run has no weights.
+        ConfigError: If the data set cannot be split as asked.
+    """
+    began = time.perf_counter()
+    card = load_card(run)
+    cohort = cohort or Cohort.open(data, validate(Preprocessing, card.preprocessing))
+    if train is None and test is None:
+        train = max(1, len(cohort.names) // 2)
+    split = choose(cohort, train, 0, test, seed)
+    segmentation = cohort.dataset.task == "segmentation"
+    rows: list[ProbeRow] = []
+    counts = {"train": 0, "test": 0}
+    truth: Ints = np.empty(0, np.int64)
+    for kind, backbone in _networks(run, seed):
+        _check_channels(backbone, cohort[split.train[0]])
+        samples = {
+            part: _samples(backbone, cohort.load(names), segmentation, voxels_per_class, seed)
+            for part, names in (("train", split.train), ("test", split.test))
+        }
+        counts = {part: len(y) for part, (_, y) in samples.items()}
+        truth = samples["test"][1]
+        rows += _fit_both(kind, samples["train"], samples["test"], list(cohort.classes.values()))
+    return ProbeResult(
+        run=str(run),
+        what="voxel labels" if segmentation else "scan labels",
+        rows=tuple(rows),
+        chance=0.5 if truth.ndim == 2 else 1 / len(np.unique(truth)),
+        samples=counts,
+        cases=_case_names(split),
+        seconds=round(time.perf_counter() - began, 2),
+    )
+
+
+def _networks(run: str | Path, seed: int) -> list[tuple[Literal["pretrained", "random"], Backbone]]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random = build(load_card(run).backbone).eval()
+    return [("pretrained", load_encoder(run)), ("random", random)]
+
+
+def _samples(
+    backbone: Backbone,
+    cases: Sequence[PreparedCase],
+    segmentation: bool,
+    voxels_per_class: int,
+    seed: int,
+) -> tuple[Floats, Ints]:
+    axis = slice_axis_of(backbone, cases)
+    features: list[Floats] = []
+    labels: list[Ints] = []
+    for number, case in enumerate(cases):
+        if case.target is not None and not segmentation:
+            features.append(scan_feature(backbone, case.image, axis)[None])
+            labels.append(np.atleast_1d(case.target)[None])
+            continue
+        # The same voxels for every network.
+        rng = np.random.default_rng([seed, number])
+        voxels, values = _draw_voxels(case, voxels_per_class, rng)
+        features.append(voxel_features(backbone, case.image, voxels, axis))
+        labels.append(values)
+    y = np.concatenate(labels)
+    single = y.ndim == 2 and y.shape[1] == 1
+    return np.concatenate(features), y[:, 0] if single else y
+
+
+def _draw_voxels(case: PreparedCase, per_class: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """``(N, 3)`` voxels and ``(N,)`` classes; as many of each class as there are, at most."""
+    if case.label is None:
+        raise ValueError(f"{case.name} has no label volume")
+    flat = case.label.ravel()
+    background = np.flatnonzero(flat == 0)
+    chosen = [
+        rng.choice(places, min(per_class, len(places)), replace=False)
+        for places in (background, *case.places)
+        if len(places)
+    ]
+    index = np.concatenate(chosen)
+    voxels = np.stack(np.unravel_index(index, case.shape), axis=-1)
+    return voxels.astype(np.int64), flat[index].astype(np.int64)
+
+
+def _fit_both(
+    kind: Literal["pretrained", "random"],
+    train: tuple[Floats, Ints],
+    test: tuple[Floats, Ints],
+    names: Sequence[str],
+) -> list[ProbeRow]:
+    multi_label = train[1].ndim == 2
+    neighbours = min(_NEIGHBOURS, max(1, len(train[1]) // 4))
+    linear: Any = LogisticRegression(max_iter=1000, class_weight="balanced")
+    if multi_label:
+        linear = MultiOutputClassifier(linear)
+    probes: dict[Literal["knn", "linear"], Any] = {
+        "knn": KNeighborsClassifier(neighbours, weights="distance"),
+        "linear": linear,
+    }
+    rows = []
+    for name, classifier in probes.items():
+        pipeline: Pipeline = make_pipeline(StandardScaler(), classifier)
+        with warnings.catch_warnings():
+            # Separable features have no optimum; where it stopped is good enough for a probe.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            pipeline.fit(*train)
+        recall, balanced = _recalls(test[1], pipeline.predict(test[0]), names)
+        rows.append(ProbeRow(features=kind, probe=name, balanced_accuracy=balanced, recall=recall))
+    return rows
+
+
+def _recalls(
+    true: Ints, predicted: Ints, names: Sequence[str]
+) -> tuple[dict[str, float | None], float]:
+    recall: dict[str, float | None] = {}
+    scores = []
+    for k, name in enumerate(names):
+        t, p = (true[:, k], predicted[:, k]) if true.ndim == 2 else (true == k, predicted == k)
+        recall[name] = float(recall_score(t, p)) if t.any() else None
+        if t.any():
+            # For several labels a scan, a class is decided by itself: both of its sides count.
+            other = float(np.mean(p[t == 0] == 0)) if true.ndim == 2 and (t == 0).any() else None
+            hit = recall[name] or 0.0
+            scores.append(hit if other is None else (hit + other) / 2)
+    return recall, float(np.mean(scores))
+
+
+def _check_channels(backbone: Backbone, case: PreparedCase) -> None:
+    if case.image.shape[0] != backbone.in_channels:
+        raise ConfigError(
+            f"case '{case.name}' has {case.image.shape[0]} channel(s), the encoder was trained "
+            f"on {backbone.in_channels}; frozen features cannot be adapted, fine-tune instead"
+        )
+
+
+def _case_names(split: Split) -> dict[str, tuple[str, ...]]:
+    return {"train": split.train, "test": split.test}
