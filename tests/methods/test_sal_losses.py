@@ -67,8 +67,20 @@ def test_identical_and_permuted_maps_match_perfectly() -> None:
 def test_constant_features_are_a_trivial_optimum_that_spread_sees() -> None:
     constant = torch.ones(2, 8, 5, 5)
     assert local_alignment(constant, constant) == pytest.approx(0, abs=1e-6)
-    assert spread(constant) > 0.9
-    assert spread(torch.randn(8, 32, 20, 20)) < 0.05
+    assert spread(constant) == pytest.approx(1)
+    orthogonal = torch.eye(25).view(1, 25, 5, 5)
+    assert spread(orthogonal) == pytest.approx(0, abs=1e-6)
+
+
+def test_spread_equals_the_formula_written_out() -> None:
+    x, _ = maps(2, 6, 3, 4, seed=8)
+    terms = []
+    for sample in F.normalize(x.detach(), dim=1).flatten(2):
+        u = sample.T
+        pairs = [torch.exp(-2 * (u[p] - u[q]).square().sum())
+                 for p in range(12) for q in range(12) if p != q]  # fmt: skip
+        terms.append(1 + torch.stack(pairs).mean().log() / 4)
+    assert spread(x).item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
 
 
 def test_opposite_features_cost_two() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -195,16 +197,22 @@ def position_regression(predicted: Tensor, positions: Tensor, groups: Tensor) ->
     return F.smooth_l1_loss(chosen, positions, beta=0.1)
 
 
-def spread(embeddings: Tensor) -> Tensor:
-    """Hinge that keeps position embeddings from collapsing to one vector.
+def spread(embeddings: Tensor, most: int = 256) -> Tensor:
+    """Keeps the positions of one slice apart: 1 when all are alike, 0 when they are orthogonal.
 
-    mean_c max(0, 1 − √C · std_c) of L2-normalised embeddings: a unit vector with independent
-    channels has std 1/√C. Not part of the method's paper; the form is that of VICReg's variance
-    term (arXiv 2105.04906, equation 1). ``local`` alone is solved by a constant.
+    1 + ¼ log mean_{p≠q} exp(−2‖u_p − u_q‖²) over pairs of positions of one slice, averaged over
+    slices: the uniformity loss of Wang and Isola (arXiv 2005.10242), scaled. It is not part of
+    the method's paper. ``local`` alone is solved by a constant, and with slices kept apart by
+    ``global`` still by features of a few directions, whose matches are no better than untrained.
 
     Args:
-        embeddings: ``(B, C, H, W)``.
+        embeddings: ``(B, C, H, W)``, normalised inside.
+        most: Positions of a slice that are compared, evenly spread over it.
     """
-    unit = F.normalize(embeddings.float(), dim=1).transpose(0, 1).flatten(1)
-    std = (unit.var(1) + 1e-6).sqrt() * unit.shape[0] ** 0.5
-    return F.relu(1 - std).mean()
+    unit = F.normalize(embeddings.float(), dim=1).flatten(2)
+    unit = unit[:, :, :: -(-unit.shape[2] // most)]
+    n = unit.shape[2]
+    squared = 2 - 2 * unit.transpose(1, 2) @ unit
+    itself = torch.eye(n, dtype=torch.bool, device=unit.device)
+    apart = torch.logsumexp((-2 * squared).masked_fill(itself, -torch.inf), dim=(1, 2))
+    return 1 + (apart - math.log(n * (n - 1))).mean() / 4

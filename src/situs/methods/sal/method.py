@@ -33,7 +33,7 @@ class Sal(Method):
         "local": "mean |1 − max_q cos(x_i[p], x_j[q])| over positions p, both directions",
         "global": "contrast: −mean over positives log softmax(z·z′/τ), positives where "
         "|position − position′| < threshold; regress: SmoothL1(predicted, true position)",
-        "spread": "mean over channels of max(0, 1 − √C·std) of the position embeddings (ours)",
+        "spread": "1 + ¼ log mean exp(−2‖u_p − u_q‖²) over positions p ≠ q of one slice (ours)",
     }
     Config: ClassVar[type[MethodConfig]] = SalConfig
     config: SalConfig
