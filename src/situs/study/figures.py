@@ -65,28 +65,23 @@ def gains(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) -> Ti
     style_of = looks(arms)
     names = [name for name, _ in arms if name in set(rows["arm"])]
     counts = sorted(rows["labels"].unique())
-    with style.figure(640, 60 + 22 * len(names) * len(counts)) as figure:
-        axes = figure.subplots()
-        ticks, labels = [], []
-        for j, count in enumerate(counts):
-            for i, name in enumerate(names):
+    with style.figure(640, 70 + 24 * len(names)) as figure:
+        # The page's font is wider than the one that the layout is computed with.
+        figure.set_layout_engine("constrained", w_pad=16 / 72)
+        axes = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+        for count, here in zip(counts, axes, strict=True):
+            for place, name in enumerate(names):
                 row = rows[(rows["arm"] == name) & (rows["labels"] == count)]
-                place = j * (len(names) + 1) + i
-                ticks.append(place)
-                labels.append(f"{name}, {count} labels")
-                if row.empty:
-                    continue
-                gain, low, high = (
-                    100 * float(row[c].iloc[0]) for c in ("gain", "gain_low", "gain_high")
-                )
-                marker = {k: style_of[name][k] for k in ("color", "marker")}
-                spread = np.clip([[gain - low], [high - gain]], 0, None)
-                axes.errorbar([gain], [place], xerr=spread, capsize=2, linestyle="", **marker)
-        axes.axvline(0, color=style.chart("guess"), linewidth=1)
-        axes.set_yticks(ticks, labels)
-        axes.invert_yaxis()
-        axes.set_xlabel(f"{words(metric)} points above scratch (mean, 95 % interval)")
-        axes.grid(axis="x")
+                for gain, low, high in 100 * row[["gain", "gain_low", "gain_high"]].to_numpy():
+                    spread = np.clip([[gain - low], [high - gain]], 0, None)
+                    marker = {k: style_of[name][k] for k in ("color", "marker")}
+                    here.errorbar([gain], [place], xerr=spread, capsize=2, ls="", **marker)
+            here.axvline(0, color=style.chart("guess"), linewidth=1)
+            here.set_title(f"{count} labels")
+            here.grid(axis="x")
+        axes[0].set_yticks(range(len(names)), names)
+        axes[0].set_ylim(len(names) - 0.5, -0.5)
+        figure.supxlabel(f"{words(metric)} points above scratch", fontsize=9)
         best = max(rows.to_dict("records"), key=lambda row: row["gain"])
         alt = (
             f"Gain over scratch for {len(names)} methods; the largest is {100 * best['gain']:.1f} "
