@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 from situs.backbones.base import Backbone, BackboneConfig
 from situs.config import unknown_name
 
-__all__ = ["Backbone", "BackboneConfig", "available", "build"]
+__all__ = ["Backbone", "BackboneConfig", "available", "backbone_class", "build"]
 
-
-def _cnn(config: BackboneConfig) -> Backbone:
-    from situs.backbones.cnn import Cnn  # noqa: PLC0415
-
-    return Cnn.from_config(config)
-
-
-# Adapters import their library only when they are asked for.
-_REGISTRY: dict[str, Callable[[BackboneConfig], Backbone]] = {
-    "cnn": _cnn,
+# name → where its class lives; imported only when asked for.
+_REGISTRY: dict[str, str] = {
+    "cnn": "situs.backbones.cnn:Cnn",
+    "nnunet": "situs.backbones.nnunet:Nnunet",
+    "resnet_unet": "situs.backbones.resnet_unet:ResnetUnet",
+    "swin_unetr": "situs.backbones.swin_unetr:SwinUnetr",
 }
 
 
@@ -27,12 +24,24 @@ def available() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def backbone_class(name: str) -> type[Any]:
+    """The class of a registered backbone; it has ``from_config``.
+
+    Raises:
+        ConfigError: For an unknown name; lists the known ones.
+    """
+    if name not in _REGISTRY:
+        raise unknown_name("backbone", name, available())
+    module, _, attribute = _REGISTRY[name].partition(":")
+    found: type[Any] = getattr(import_module(module), attribute)
+    return found
+
+
 def build(config: BackboneConfig) -> Backbone:
     """The backbone that ``config`` names.
 
     Raises:
         ConfigError: For an unknown name or options that the adapter does not take.
     """
-    if config.name not in _REGISTRY:
-        raise unknown_name("backbone", config.name, available())
-    return _REGISTRY[config.name](config)
+    built: Backbone = backbone_class(config.name).from_config(config)
+    return built

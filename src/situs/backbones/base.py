@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import accumulate
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -94,19 +93,3 @@ class BackboneConfig(Config):
     options: dict[str, int | float | str | bool | list[int] | list[list[int]]] = Field(
         default_factory=dict
     )
-
-
-def cumulative_strides(
-    steps: Sequence[tuple[int, ...]], spatial_dims: int
-) -> tuple[tuple[int, ...], ...]:
-    """:attr:`Backbone.strides` of scales that begin at input resolution.
-
-    Args:
-        steps: Stride from each scale to the next, per axis.
-        spatial_dims: 2 or 3.
-    """
-    return tuple(accumulate(steps, _times, initial=(1,) * spatial_dims))
-
-
-def _times(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(x * y for x, y in zip(a, b, strict=True))

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
 
 from monai.networks.blocks.dynunet_block import UnetResBlock, UnetUpBlock
 from pydantic import Field
 from torch import Tensor, nn
 
-from situs.backbones.base import Backbone, BackboneConfig, cumulative_strides
+from situs.backbones.base import Backbone, BackboneConfig
+from situs.backbones.options import (
+    Norm,
+    PerStep,
+    Positive,
+    cumulative_strides,
+    min_coarse_voxels,
+    monai_norm,
+    per_step,
+)
 from situs.config import Config, validate
-from situs.errors import ConfigError
-
-Positive = Annotated[int, Field(gt=0)]
-
-_NORMS: dict[str, tuple[str, dict[str, bool | int]]] = {
-    "instance": ("INSTANCE", {"affine": True}),
-    "batch": ("BATCH", {}),
-    "group": ("GROUP", {"num_groups": 4}),
-}
 
 
 class CnnOptions(Config):
@@ -34,8 +33,8 @@ class CnnOptions(Config):
     """
 
     channels: list[Positive] = Field(default=[16, 32, 64, 128], min_length=2)
-    strides: list[Positive] | list[list[Positive]] = Field(default=[2])
-    norm: Literal["instance", "batch", "group"] = "instance"
+    strides: PerStep = Field(default=[2])
+    norm: Norm = "instance"
 
 
 class _Encoder(nn.Module):
@@ -81,19 +80,14 @@ class Cnn(Backbone):
     ) -> None:
         super().__init__()
         options = options or CnnOptions()
-        steps = per_step_strides(options.strides, len(options.channels) - 1, spatial_dims)
-        if options.norm == "group" and any(c % 4 for c in options.channels):
-            raise ConfigError(
-                f"norm 'group' needs channels that are multiples of 4, got {options.channels}"
-            )
-        norm = _NORMS[options.norm]
+        steps = per_step(options.strides, len(options.channels) - 1, spatial_dims, "strides")
+        norm = monai_norm(options.norm, options.channels)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.channels = tuple(options.channels)
         self.strides = cumulative_strides(steps, spatial_dims)
         self.decoder_channels = self.channels[0]
-        # Instance normalisation of a single voxel would be zero whatever the voxel.
-        self.min_coarse_voxels = 2 if options.norm == "instance" else 1
+        self.min_coarse_voxels = min_coarse_voxels(options.norm)
         widths = [in_channels, *self.channels]
         self.encoder = _Encoder(
             [
@@ -135,22 +129,3 @@ class Cnn(Backbone):
         """See :meth:`Backbone.decode`."""
         decoded: Tensor = self.decoder(features)
         return decoded
-
-
-def per_step_strides(
-    strides: Sequence[int] | Sequence[list[int]], steps: int, spatial_dims: int
-) -> list[tuple[int, ...]]:
-    """The stride of every step along every axis, from the short forms that options allow.
-
-    Raises:
-        ConfigError: When there are neither one nor ``steps`` entries, or one has a wrong length.
-    """
-    full = [(s,) * spatial_dims if isinstance(s, int) else tuple(s) for s in strides]
-    if len(full) == 1:
-        full = full * steps
-    if len(full) != steps or any(len(s) != spatial_dims for s in full):
-        raise ConfigError(
-            f"strides must have one entry or {steps}, each a number or {spatial_dims} numbers, "
-            f"got {list(strides)}"
-        )
-    return full
