@@ -68,7 +68,11 @@ def _print_event(event: Any, done: int, total: int) -> None:
     elif event.what == "done":
         out.print(f"\\[{done}/{total}] {what}: done in {event.seconds:.0f} s", highlight=False)
     else:
-        out.print(f"[bold red]{what} failed[/], see {event.job.name}/log.txt", highlight=False)
+        out.print(
+            f"[bold red]{what} failed[/], see {event.job.name}/log.txt",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _print_plan(plan: Any, folders: Any, json: bool) -> None:
