@@ -136,7 +136,7 @@ def test_gradient_reaches_every_parameter_and_only_through_its_part(sample: Samp
     net = build(sample.config).train()
     with torch.no_grad():  # nnU-Net begins with each residual branch multiplied by zero
         for parameter in net.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
+            parameter.add_(0.02 * torch.randn_like(parameter))
     x = image(sample, sample.sizes[-1])
     features = net.encode(x)
     net.decode(features).square().mean().backward()
