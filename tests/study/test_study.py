@@ -159,6 +159,15 @@ def test_the_page_opens_by_itself_and_shows_hostile_names_as_text(finished):
         assert (Path(study["out"]) / "jobs" / folder).is_dir()
 
 
+def test_markdown_has_a_row_an_arm_and_label_count(finished):
+    study, *_ = finished
+    lines = (Path(study["out"]) / "summary.md").read_text().splitlines()
+    assert len(lines) == 2 + 6
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| none | 2 | 0.")
+    assert "| +10.0 | +10.0 to +10.0 |" in lines[4]
+
+
 def test_a_failed_job_stops_only_what_builds_on_it(organs, tmp_path, monkeypatch):
     study = config(organs, tmp_path, tune={}, seeds=[0], finetune={"steps": 2, "lr": 0.01})
     monkeypatch.setenv("FAKE_FAIL", "pretrain mae")

@@ -104,7 +104,7 @@ def _print_summary(result: Any) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from situs.study.page import findings, number, p_value  # noqa: PLC0415
+    from situs.study.words import findings, number, p_value  # noqa: PLC0415
 
     table = Table(title=escape(result.study.name))
     for name in ("method", "labels", result.study.score, "95 % interval", "gain", "adjusted p"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 from situs.observe import style
 from situs.observe.svg import Tile, tile
 from situs.study.config import SCRATCH
+from situs.study.words import metric_name
 
 
 def looks(arms: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
@@ -51,7 +51,7 @@ def efficiency(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) 
         axes.set_xticks(counts, [str(c) for c in counts])
         axes.minorticks_off()
         axes.set_xlabel("labelled cases")
-        axes.set_ylabel(f"{words(metric)} (mean, 95 % interval)")
+        axes.set_ylabel(f"{metric_name(metric)} (mean, 95 % interval)")
         axes.grid(axis="y")
         axes.legend(loc="lower right", ncols=2)
         return tile(figure, _said(summary, metric), "Label efficiency")
@@ -81,7 +81,7 @@ def gains(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) -> Ti
             here.grid(axis="x")
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.supxlabel(f"{words(metric)} points above scratch", fontsize=9)
+        figure.supxlabel(f"{metric_name(metric)} points above scratch", fontsize=9)
         best = max(rows.to_dict("records"), key=lambda row: row["gain"])
         alt = (
             f"Gain over scratch for {len(names)} methods; the largest is {100 * best['gain']:.1f} "
@@ -90,20 +90,9 @@ def gains(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) -> Ti
         return tile(figure, alt, "Gain over training from scratch")
 
 
-def words(metric: str) -> str:
-    """A metric's name for people."""
-    known: Mapping[str, str] = {
-        "dice": "Dice",
-        "surface_dice": "surface Dice",
-        "hd95_mm": "HD95 (mm)",
-        "correct": "accuracy",
-    }
-    return known.get(metric, metric)
-
-
 def _said(summary: pd.DataFrame, metric: str) -> str:
     parts = [
         f"{row['arm']} {row['mean']:.3f} with {row['labels']} labels"
         for row in summary.to_dict("records")
     ]
-    return f"{words(metric)} by number of labelled cases: " + "; ".join(parts)
+    return f"{metric_name(metric)} by number of labelled cases: " + "; ".join(parts)

@@ -21,6 +21,7 @@ from situs.study.plan import Plan, StudyCases
 from situs.study.results import StudyResult, collect
 from situs.study.scheduler import WORKER, Event, Scheduler
 from situs.study.splits import split_cases, without_leaks
+from situs.study.words import markdown
 from situs.training.config import PretrainConfig
 from situs.training.run import write_json, write_text
 from situs.transfer.config import FinetuneConfig
@@ -173,6 +174,7 @@ def _write_tables(result: StudyResult, plan: Plan) -> None:
     }
     for name, table in tables.items():
         write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_text(out / "summary.md", markdown(result))
     split = plan.cases.split
     write_json(
         out / "split.json",
