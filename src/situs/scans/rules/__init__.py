@@ -1,0 +1,1 @@
+"""Ready role rules, one YAML file a kind of study."""
