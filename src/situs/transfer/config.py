@@ -58,7 +58,7 @@ class FinetuneConfig(Config):
         preprocessing: Rules for the scans; by default those of the weights' card, for ``none``
             those of a new store.
         slice_axis: For 2D networks, the array axis slices are perpendicular to; ``"auto"`` takes
-            the one with the largest spacing.
+            that of the stack, and cuts isotropic scans into axial slices.
         train: Labelled cases to train on.
         validation: Cases for early stopping and for choosing the best weights; 0 for neither.
         test: Cases that are scored at the end.

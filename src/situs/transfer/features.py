@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from situs.backbones import Backbone
+from situs.geometry.stacks import stack_axis
 from situs.transfer.cases import PreparedCase
 from situs.transfer.networks import pooled
 from situs.transfer.patches import Framing
@@ -24,13 +25,15 @@ _SLICES_AT_ONCE = 16
 def slice_axis_of(backbone: Backbone, cases: Sequence[PreparedCase]) -> int | None:
     """The axis that a 2D network's slices are perpendicular to; None for a 3D network.
 
-    Slices lie as they were acquired: across the axis with the largest spacing. Isotropic scans
-    are cut across their last axis.
+    Slices lie as they were acquired, across the stack's own axis. Isotropic scans are cut into
+    axial slices.
     """
     if backbone.spatial_dims == 3:
         return None
+    shape = np.median([case.shape for case in cases], axis=0)
     spacing = np.median([case.spacing for case in cases], axis=0)
-    return int(max(range(3), key=lambda axis: (round(float(spacing[axis]), 2), axis)))
+    axis = stack_axis(shape.tolist(), spacing.tolist())
+    return 2 if axis is None else axis
 
 
 @torch.no_grad()
