@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -41,9 +43,22 @@ def by_path(catalog: Catalog) -> dict[str, object]:
 
 
 def test_a_process_that_dies_costs_only_its_item() -> None:
-    items = range(1, 31)
+    items = range(1, 16)
     results = dict(isolated_map(square, items, crashed=minus_one, workers=2, chunk=4))
     assert results == {n: -1 if n % 7 == 0 else n * n for n in items}
+
+
+def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
+    for seed in range(3):
+        save(tmp_path / "data" / f"{seed}.nii", seed)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from situs.scans.catalog import build_catalog\n"
+        f"catalog = build_catalog({str(tmp_path / 'data')!r}, workers=1)\n"
+        "print('accepted', len(catalog.accepted))\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("accepted 3\n", "")
 
 
 def test_entries_say_what_the_files_hold(tmp_path: Path) -> None:

@@ -305,6 +305,18 @@ class TestRefusals:
         sitk.WriteImage(colour, str(tmp_path / "f.nrrd"))
         refused(tmp_path / "f.nrrd", "colour-image")
 
+    @pytest.mark.parametrize(
+        "line", ["NDims = 93", "DimSize = 7 6 5 4 3", "Offset = 0", "NDims = 3\nNDims = 93"]
+    )
+    def test_numbers_that_metaio_would_trust(self, tmp_path: Path, line: str) -> None:
+        """ITK overruns a buffer on such headers, so they must not reach it."""
+        path = tmp_path / "a.mha"
+        sitk.WriteImage(sitk.GetImageFromArray(voxels().T), str(path), False)
+        key = line.split(maxsplit=1)[0].encode()
+        raw = path.read_bytes().split(b"\n", 12)
+        path.write_bytes(b"\n".join(line.encode() if p.startswith(key) else p for p in raw))
+        refused(path, "unreadable-file")
+
     def test_a_header_cannot_point_elsewhere(self, tmp_path: Path) -> None:
         (tmp_path / "secret.raw").write_bytes(voxels().tobytes())
         (tmp_path / "in").mkdir()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from types import ModuleType
 from typing import TypeVar
 
 # Imported once, before workers part from their server, rather than in each of them.
@@ -74,7 +77,7 @@ def _run_pool(
             while True:
                 # A short queue: what is under way when the pool breaks must run again.
                 while len(under_way) < 2 * workers and (items := next(waiting, None)) is not None:
-                    under_way[pool.submit(_apply, function, items)] = items
+                    under_way[_submit(pool, function, items)] = items
                 if not under_way:
                     return False
                 for future in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -93,11 +96,32 @@ def _one_by_one(
         with _pool(1) as pool:
             try:
                 while left:
-                    result = pool.submit(_apply, function, left[:1]).result()
+                    result = _submit(pool, function, left[:1]).result()
                     yield left.pop(0), result[0]
             except BrokenProcessPool:
                 item = left.pop(0)
                 yield item, crashed(item)
+
+
+def _submit(
+    pool: ProcessPoolExecutor, function: Callable[[T], R], items: list[T]
+) -> Future[list[R]]:
+    """Hand out items; this is also the moment at which the pool starts its processes.
+
+    A new process imports the script that started it, which would run the script again where it
+    has no ``if __name__ == "__main__"``. Ours need nothing of it, so they find it empty.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        return pool.submit(_apply, function, items)
+    finally:
+        sys.modules["__main__"] = script
+
+
+def _ignore_interrupt() -> None:
+    # Ctrl-C is for the process that waits; workers end with it, and without tracebacks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _apply(function: Callable[[T], R], items: list[T]) -> list[R]:
@@ -122,4 +146,4 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(_PRELOAD)
-    return ProcessPoolExecutor(workers, mp_context=context)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)

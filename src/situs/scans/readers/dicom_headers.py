@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -310,7 +311,8 @@ def _numbers(dataset: Dataset, name: str, count: int, file: Path) -> list[float]
         values = [float(v) for v in dataset.get(name) or ()]
     except (TypeError, ValueError):
         values = []
-    if len(values) != count:
+    finite = name == "PixelSpacing" or all(map(math.isfinite, values))  # checked as a spacing
+    if len(values) != count or not finite:
         raise refuse("no-geometry", file, f"{name} is missing or has not {count} numbers")
     return values
 

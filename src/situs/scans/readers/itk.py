@@ -18,10 +18,24 @@ from situs.scans.refusals import refuse
 from situs.scans.scan import Provenance, Scan
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_HEADER_BYTES = 65536
+_HEADER_BYTES = 2**20
 _PIECE = 2**20
 _IO = {"nrrd": "NrrdImageIO", "mha": "MetaImageIO"}
 _DATA_KEYS = ("data file", "datafile", "elementdatafile")
+_META_COUNTS = {  # key → power of the number of dimensions
+    "dimsize": 1,
+    "elementspacing": 1,
+    "elementsize": 1,
+    "offset": 1,
+    "origin": 1,
+    "position": 1,
+    "centerofrotation": 1,
+    "transformmatrix": 2,
+    "rotation": 2,
+    "orientation": 2,
+}
+_MAX_CHANNELS = 1024
+_MAX_VALUE = 1000
 _SPACING_KEYS = ("spacings", "elementspacing", "elementsize")
 
 
@@ -29,6 +43,8 @@ def read(path: Path, options: ReadOptions) -> Scan:
     """Read one NRRD or MetaImage file; see :func:`situs.scans.read.read_scan`."""
     fmt = "nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "mha"
     fields = _header_fields(path, fmt)
+    if fmt == "mha":
+        _check_meta_fields(fields, path)
     data_file = _data_file(path, fields)
     _check_spacing_text(fields, path)
     reader = sitk.ImageFileReader()
@@ -59,30 +75,55 @@ def read(path: Path, options: ReadOptions) -> Scan:
 
 
 def _header_fields(path: Path, fmt: str) -> dict[str, str]:
-    """The text header's fields, keys in lower case; reads its first 64 KiB only."""
+    """The text header's fields, keys in lower case; reads its first megabyte only."""
     with path.open("rb") as file:
         start = file.read(_HEADER_BYTES)
     if fmt == "nrrd" and not start.startswith(b"NRRD"):
         raise refuse("unreadable-file", path, "this is no NRRD header")
     separator = ":" if fmt == "nrrd" else "="
     fields: dict[str, str] = {}
+    complete = len(start) < _HEADER_BYTES  # a detached header ends with its file
     for line in start.split(b"\n"):
         text = line.decode("latin-1").strip()
         if fmt == "nrrd" and not text:
+            complete = True
             break
         key, found, value = text.partition(separator)
+        key = key.strip().lower()
         if found and not text.startswith("#"):
-            fields.setdefault(key.strip().lower(), value.lstrip("=").strip())
-        if fmt == "mha" and key.strip().lower() == "elementdatafile":
+            # Which of two would ITK believe? A second one could lead it round the checks.
+            if key in fields:
+                raise refuse("unreadable-file", path, "a field stands in the header twice")
+            fields[key] = value.lstrip("=").strip()
+        if fmt == "mha" and key == "elementdatafile":
             break
-    if fmt == "mha" and "elementdatafile" not in fields:
-        raise refuse("unreadable-file", path, "this is no MetaImage header")
+    if not complete or (fmt == "mha" and "elementdatafile" not in fields):
+        raise refuse("unreadable-file", path, f"this is no whole {fmt.upper()} header")
     return fields
+
+
+def _check_meta_fields(fields: dict[str, str], path: Path) -> None:
+    """Refuse what MetaIO would read past the end of its buffers for: it trusts these numbers."""
+    dims = fields.get("ndims", "")
+    if dims not in ("2", "3", "4"):
+        raise refuse("unreadable-file", path, "NDims must be 2, 3 or 4")
+    n = int(dims)
+    for key, count in _META_COUNTS.items():
+        if key in fields and len(fields[key].split()) != n**count:
+            raise refuse("unreadable-file", path, f"{key} must have {n**count} values")
+    channels = fields.get("elementnumberofchannels", "1")
+    if not channels.isdigit() or not 1 <= int(channels) <= _MAX_CHANNELS:
+        raise refuse("unreadable-file", path, "ElementNumberOfChannels must be a small number")
+    if any(len(value) > _MAX_VALUE for value in fields.values()):
+        raise refuse("unreadable-file", path, "a header line is too long")
 
 
 def _data_file(path: Path, fields: dict[str, str]) -> Path:
     """The file that holds the voxels, which must lie in the header's own folder."""
-    named = next((fields[key] for key in _DATA_KEYS if key in fields), "LOCAL")
+    given = [fields[key] for key in _DATA_KEYS if key in fields]
+    named = given[0] if given else "LOCAL"
+    if len(given) > 1:
+        raise refuse("unreadable-file", path, "the header names two data files")
     if named.upper() == "LOCAL":
         return path
     if Path(named).name != named or named.upper().startswith("LIST") or "%" in named:

@@ -194,5 +194,6 @@ def _read_voxels(
     except HeaderDataError:
         raise refuse("non-finite", path, "the header's slope or intercept is infinite") from None
     if raw.dtype.kind == "f" and raw.dtype != np.float32:
-        raw = raw.astype(np.float32)
+        with np.errstate(over="ignore"):  # infinity is found later, and refused
+            raw = raw.astype(np.float32)
     return np.ascontiguousarray(raw, dtype=raw.dtype.newbyteorder("="))
