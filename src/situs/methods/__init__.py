@@ -24,6 +24,7 @@ __all__ = [
 # name → where its Method class lives; imported only when asked for.
 _REGISTRY: dict[str, str] = {
     "spatial": "situs.methods.spatial:Spatial",
+    "s2dc": "situs.methods.s2dc:S2dc",
     "mae": "situs.methods.mae:Mae",
     "simclr": "situs.methods.simclr:SimClr",
     "voco": "situs.methods.voco:Voco",

@@ -81,10 +81,7 @@ class _LogSinkhorn(torch.autograd.Function):
         ctx: Any, scores: Tensor, bins: Tensor, iterations: int, tolerance: float | None
     ) -> Tensor:
         couplings = _couplings(scores, bins)
-        # Products of two scalings and a kernel entry stay within the floating-point range.
-        limit = 40.0 if couplings.dtype == torch.float32 else 300.0
-        iterate = _kernel_potentials if _spread(couplings) < limit else _log_potentials
-        u, v = iterate(couplings, iterations, tolerance)
+        u, v = _potentials(couplings, iterations, tolerance)
         plan = couplings.add_(u[:, :, None]).add_(v[:, None, :])
         ctx.save_for_backward(plan)
         return plan
@@ -106,16 +103,6 @@ def _couplings(scores: Tensor, bins: Tensor) -> Tensor:
     return torch.cat([torch.cat([scores, right], dim=2), below], dim=1)
 
 
-def _spread(couplings: Tensor) -> float:
-    """Largest difference between two scores of one sample that are not −inf."""
-    low, high = couplings.amin((1, 2)), couplings.amax((1, 2))
-    spread = float((high - low).max())
-    if math.isinf(spread):
-        low = torch.where(couplings == -torch.inf, torch.inf, couplings).amin((1, 2))
-        spread = float((high - low).max())
-    return spread
-
-
 def _log_marginals(couplings: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of what rows and columns sum to: 1 for tokens, N and M for the dustbins."""
     rows, columns = couplings.shape[1:]
@@ -126,6 +113,72 @@ def _log_marginals(couplings: Tensor) -> tuple[Tensor, Tensor]:
     return log_a, log_b
 
 
+def _potentials(
+    couplings: Tensor, iterations: int, tolerance: float | None
+) -> tuple[Tensor, Tensor]:
+    """Potentials of the plan: in the kernel domain where it is safe, else in the log domain.
+
+    The kernel exp(Z + u + v) is formed anew with the potentials so far every few iterations
+    (log stabilisation: Schmitzer, SIAM J. Sci. Comput. 2019), so that sharp scores, too, take
+    products instead of logsumexp once the first iterations are done.
+    """
+    u, v = -couplings.amax(2), couplings.new_zeros(couplings.shape[0], couplings.shape[2])
+    done, block = 0, 10
+    while done < iterations:
+        count = min(block, iterations - done)
+        step = _kernel_block(couplings, u, v, count, tolerance)
+        if step is None:
+            step = _log_block(couplings, u, v, count, tolerance)
+        else:
+            block = 50
+        u, v, converged = step
+        if converged:
+            break
+        done += count
+    return u, v
+
+
+def _log_block(
+    couplings: Tensor, u: Tensor, v: Tensor, iterations: int, tolerance: float | None
+) -> tuple[Tensor, Tensor, bool]:
+    """Iterations in the log domain: any scores, at the price of two logsumexp each."""
+    log_a, log_b = _log_marginals(couplings)
+    every, limit = _stopping(couplings, tolerance, iterations)
+    for step in range(1, iterations + 1):
+        previous = u
+        u = log_a - torch.logsumexp(couplings + v[:, None, :], dim=2)
+        v = log_b - torch.logsumexp(couplings + u[:, :, None], dim=1)
+        if step % every == 0 and float((u - previous).detach().abs().max()) < limit:
+            return u, v, True
+    return u, v, False
+
+
+def _kernel_block(
+    couplings: Tensor, u: Tensor, v: Tensor, iterations: int, tolerance: float | None
+) -> tuple[Tensor, Tensor, bool] | None:
+    """The same iterations by scaling exp(Z + u + v); None where that loses too much range."""
+    a, b = (marginal.exp()[None, None] for marginal in _log_marginals(couplings))
+    kernel = (couplings + u[:, :, None]).add_(v[:, None, :]).exp_()
+    # A row vector times a contiguous matrix is the fast case, so both orientations are kept.
+    turned = kernel.mT.contiguous()
+    alpha, beta = torch.ones_like(u)[:, None], torch.ones_like(v)[:, None]
+    every, limit = _stopping(couplings, tolerance, iterations)
+    converged = False
+    for step in range(1, iterations + 1):
+        previous = alpha
+        alpha = a / (beta @ turned)
+        beta = b / (alpha @ kernel)
+        if step % every == 0 and float((alpha / previous).log_().abs_().max()) < limit:
+            converged = True
+            break
+    log_alpha, log_beta = alpha.log_()[:, 0], beta.log_()[:, 0]
+    # Entries that underflowed must stay negligible however much they would have been scaled.
+    growth = float((log_alpha.amax(1) + log_beta.amax(1)).max())
+    if not growth < -math.log(torch.finfo(kernel.dtype).tiny) / 2:
+        return None
+    return u + log_alpha, v + log_beta, converged
+
+
 def _stopping(couplings: Tensor, tolerance: float | None, iterations: int) -> tuple[int, float]:
     """After how many iterations to look at the change, and below what to stop."""
     if tolerance is None:
@@ -134,46 +187,10 @@ def _stopping(couplings: Tensor, tolerance: float | None, iterations: int) -> tu
     return (1 if couplings.device.type == "cpu" else 10), tolerance
 
 
-def _log_potentials(
-    couplings: Tensor, iterations: int, tolerance: float | None
-) -> tuple[Tensor, Tensor]:
-    """Potentials in the log domain: any scores, at the price of two logsumexp an iteration."""
-    log_a, log_b = _log_marginals(couplings)
-    u = couplings.new_zeros(couplings.shape[:2])
-    v = couplings.new_zeros(couplings.shape[0], couplings.shape[2])
-    every, limit = _stopping(couplings, tolerance, iterations)
-    for step in range(1, iterations + 1):
-        previous = u
-        u = log_a - torch.logsumexp(couplings + v[:, None, :], dim=2)
-        v = log_b - torch.logsumexp(couplings + u[:, :, None], dim=1)
-        if step % every == 0 and float((u - previous).detach().abs().max()) < limit:
-            break
-    return u, v
-
-
-def _kernel_potentials(
-    couplings: Tensor, iterations: int, tolerance: float | None
-) -> tuple[Tensor, Tensor]:
-    """The same potentials by scaling exp(couplings): products instead of logsumexp."""
-    a, b = (marginal.exp()[None, None] for marginal in _log_marginals(couplings))
-    shift = couplings.amax((1, 2), keepdim=True)
-    kernel = (couplings - shift).exp_()
-    # A row vector times a contiguous matrix is the fast case, so both orientations are kept.
-    turned = kernel.mT.contiguous()
-    u = torch.ones_like(kernel[:, :, 0])[:, None]
-    v = torch.ones_like(kernel[:, 0])[:, None]
-    every, limit = _stopping(couplings, tolerance, iterations)
-    for step in range(1, iterations + 1):
-        previous = u
-        u = a / (v @ turned)
-        v = b / (u @ kernel)
-        if step % every == 0 and float((u / previous).log_().abs_().max()) < limit:
-            break
-    return u.log()[:, 0] - shift[:, 0], v.log()[:, 0]
-
-
 def _unrolled(couplings: Tensor, iterations: int, tolerance: float | None) -> Tensor:
-    u, v = _log_potentials(couplings, iterations, tolerance)
+    batch, rows, columns = couplings.shape
+    u, v = couplings.new_zeros(batch, rows), couplings.new_zeros(batch, columns)
+    u, v, _ = _log_block(couplings, u, v, iterations, tolerance)
     return couplings + u[:, :, None] + v[:, None, :]
 
 

@@ -1,0 +1,27 @@
+"""Ready settings of ``s2dc``; each is what ``options`` of a pretraining run may hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_IN_PLANE: dict[str, Any] = {"plane": "axial", "rotation_deg": 30.0, "scale": (0.9, 1.2)}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper's: 4×4 crops of 96³ in one slab, moved within the axial plane, tokens matched
+    # slice by slice, cosines without temperature. Its optimiser: AdamW, lr 3e-4, weight decay
+    # 0.1, 500 warm-up steps, cosine; teacher momentum 0.999; SwinUNETR with feature size 48.
+    "reference": {
+        "grid": (4, 4, 1),
+        "crop_size": (96, 96, 96),
+        "per_slice": True,
+        "motion": _IN_PLANE,
+        "hidden": 2048,
+        "features": 512,
+        "global_crops": 16,
+        "queue_size": 1440,
+    },
+    # In three dimensions, for a CPU; fits scans of 32 voxels.
+    "small": {"grid": (2, 2, 2), "crop_size": (16, 16, 16)},
+    # The paper's geometry at a sixth of its size.
+    "slab": {"grid": (3, 3, 1), "crop_size": (16, 16, 16), "motion": _IN_PLANE},
+}

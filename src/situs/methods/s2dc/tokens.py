@@ -1,0 +1,101 @@
+"""From crops to tokens on the region's grid, and which of them correspond."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from situs.backbones.base import Backbone
+from situs.geometry import match_matrix, match_targets
+from situs.methods.base import Batch, Network
+from situs.methods.projection import pooled
+from situs.methods.s2dc.config import S2dcConfig
+from situs.methods.s2dc.heads import heads_of
+from situs.methods.s2dc.views import from_crops, token_geometry
+
+_AT_ONCE = 32  # crops encoded together where no gradient is wanted
+
+
+class Encoded(NamedTuple):
+    """A region's features.
+
+    ``features (B, C, nx, ny, nz)`` of the chosen stage on the region's token grid; ``tokens
+    (B, N, D)`` their unit projections; ``crops (B, V, C')`` the pooled features of each crop.
+    """
+
+    features: Tensor
+    tokens: Tensor
+    crops: Tensor
+
+
+class Problem(NamedTuple):
+    """Which tokens correspond, and which pairs count at all; ``(B, N, N)`` each."""
+
+    matches: Tensor
+    valid: Tensor
+
+
+def encode_region(config: S2dcConfig, crops: Tensor, network: Network) -> Encoded:
+    """Encode ``crops (B, V, C, *crop)`` and put their tokens back into the region's grid."""
+    features = encode_crops(crops.flatten(0, 1), network.backbone)
+    stage = features[config.stage].unflatten(0, crops.shape[:2])
+    on_grid = from_crops(stage, config.grid)
+    tokens = heads_of(network.heads).tokens(on_grid.flatten(2).mT)
+    return Encoded(on_grid, tokens, pooled(features).unflatten(0, crops.shape[:2]))
+
+
+def encode_crops(crops: Tensor, backbone: Backbone) -> list[Tensor]:
+    """Multi-scale features of ``(N, C, *crop)``; a part at a time where no gradient is wanted."""
+    if torch.is_grad_enabled() or len(crops) <= _AT_ONCE:
+        return backbone.encode(crops)
+    parts = [backbone.encode(part) for part in crops.split(_AT_ONCE)]
+    return [torch.cat(stage) for stage in zip(*parts, strict=True)]
+
+
+def token_vox(config: S2dcConfig, backbone: Backbone) -> tuple[int, int, int]:
+    """Voxels that a token spans along each axis."""
+    x, y, z = backbone.strides[config.stage]
+    return (x, y, z)
+
+
+def token_grid(config: S2dcConfig, backbone: Backbone) -> tuple[int, int, int]:
+    """Tokens of the region along each axis."""
+    sizes = zip(config.region_size, token_vox(config, backbone), strict=True)
+    x, y, z = (size // token for size, token in sizes)
+    return (x, y, z)
+
+
+def correspondence(config: S2dcConfig, batch: Batch, backbone: Backbone) -> Problem:
+    """True correspondences of a batch, and the pairs of which neither token is padding."""
+    grid = token_grid(config, backbone)
+    affine, source, moved = token_geometry(batch, token_vox(config, backbone), grid)
+    valid = source[:, :, None] & moved[:, None, :]
+    return Problem(match_matrix(match_targets(affine, grid)) & valid, valid)
+
+
+def slice_tokens(tokens: Tensor, grid: Sequence[int], axis: int | None) -> Tensor:
+    """Regroup ``(B, N, D)`` tokens by slice across ``axis``: ``(B·slices, N / slices, D)``."""
+    if axis is None:
+        return tokens
+    by_slice = tokens.unflatten(1, tuple(grid)).movedim(axis + 1, 1)
+    return by_slice.flatten(0, 1).flatten(1, 2)
+
+
+def slice_pairs(pairs: Tensor, grid: Sequence[int], axis: int | None) -> Tensor:
+    """The pairs of ``(B, N, N)`` within a slice: ``(B·slices, N / slices, N / slices)``."""
+    if axis is None:
+        return pairs
+    full = pairs.unflatten(2, tuple(grid)).unflatten(1, tuple(grid))
+    within = full.diagonal(dim1=axis + 1, dim2=axis + 4).movedim(-1, 1)
+    return within.flatten(0, 1).flatten(3, 4).flatten(1, 2)
+
+
+def top1_accuracy(similarity: Tensor, matches: Tensor, valid: Tensor) -> Tensor:
+    """Share of matched source tokens whose most similar moved token is the true one."""
+    nearest = torch.where(valid, similarity, -torch.inf).argmax(-1, keepdim=True)
+    matched = matches.any(-1)
+    right = matches.gather(-1, nearest)[..., 0]
+    return (right & matched).sum() / matched.sum().clamp(min=1)
