@@ -15,8 +15,40 @@ from situs.training.run import MetricsFile, Run, sha256, write_text
 from situs.weights import Card, save_weights
 
 
+class DataClock(pl.Callback):
+    """Share of the time between steps that was spent waiting for data.
+
+    Stands last among the callbacks, so that observing and saving do not count as waiting.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start = self._idle_since = time.perf_counter()
+        self._waited = 0.0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Time since the last step ended was spent waiting for data."""
+        assert isinstance(pl_module, Pretraining)
+        now = time.perf_counter()
+        self._waited += now - self._idle_since
+        pl_module.data_wait_share = self._waited / max(1e-9, now - self._start)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """From here on the trainer waits."""
+        self._idle_since = time.perf_counter()
+
+
 class Bookkeeping(pl.Callback):
-    """Metrics file, loggers and the share of time spent waiting for data."""
+    """Metrics file, loggers and training time."""
 
     def __init__(self, run: Run, log_every: int) -> None:
         self.run, self.log_every = run, log_every
@@ -25,14 +57,7 @@ class Bookkeeping(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Continue the metrics of a resumed run."""
         self.metrics = MetricsFile(self.run.path / "metrics.csv", trainer.global_step)
-        self._start = self._idle_since = time.perf_counter()
-        self._waited = 0.0
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Time since the last step ended was spent waiting for data."""
-        self._waited += time.perf_counter() - self._idle_since
+        self._start = time.perf_counter()
 
     def on_train_batch_end(
         self,
@@ -44,8 +69,6 @@ class Bookkeeping(pl.Callback):
     ) -> None:
         """Log the step's terms at the schedule."""
         assert isinstance(pl_module, Pretraining)
-        now = self._idle_since = time.perf_counter()
-        pl_module.data_wait_share = self._waited / max(1e-9, now - self._start)
         step = trainer.global_step
         if step % self.log_every and step != trainer.max_steps:
             return

@@ -17,6 +17,7 @@ _INTENDED = (
     ".*was not set, defaulting to.*",
     ".*Checkpoint directory.*",
     ".*GPU available but not used.*",
+    ".*LeafSpec.*",
 )
 
 

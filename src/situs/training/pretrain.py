@@ -23,7 +23,7 @@ from situs.methods.base import Source
 from situs.methods.composition import Composition, compose
 from situs.observe.terminal import TrainingProgress
 from situs.store import Store, prepare
-from situs.training.callbacks import Bookkeeping, Checkpoints, Observing
+from situs.training.callbacks import Bookkeeping, Checkpoints, DataClock, Observing
 from situs.training.config import PretrainConfig
 from situs.training.data import Item, split_items
 from situs.training.engine import precision, quiet_engine
@@ -111,9 +111,32 @@ def _train(
     state: Path | None,
     quiet: bool,
 ) -> None:
+    with quiet_engine():
+        trainer = _trainer(run, config, card, quiet)
+        start, status = time.perf_counter(), "stopped"
+        try:
+            trainer.fit(module, ckpt_path=state, weights_only=True)
+            status = "finished" if trainer.global_step >= config.steps else "stopped"
+        except BaseException as error:
+            run.write_info({"stopped_by": f"{type(error).__name__}: {error}"})
+            raise
+        finally:
+            before = float(run.info.get("wall_seconds", 0.0)) if state is not None else 0.0
+            run.write_info(
+                {
+                    "status": status,
+                    "step": trainer.global_step,
+                    "wall_seconds": round(before + time.perf_counter() - start, 1),
+                    "data_wait_share": round(module.data_wait_share, 4),
+                    "peak_memory_mib": _peak_memory_mib(),
+                }
+            )
+
+
+def _trainer(run: Run, config: PretrainConfig, card: Card, quiet: bool) -> pl.Trainer:
     books = Bookkeeping(run, config.log_every)
     observing = Observing(run, config.observe_every, books)
-    trainer = pl.Trainer(
+    return pl.Trainer(
         default_root_dir=run.path,
         max_steps=config.steps,
         accelerator="auto",
@@ -128,30 +151,12 @@ def _train(
             observing,
             Checkpoints(run, config.checkpoint_every, card, observing),
             TrainingProgress(quiet=quiet),
+            DataClock(),
         ],
         enable_checkpointing=False,  # ours are atomic and checksummed
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    start, status = time.perf_counter(), "stopped"
-    try:
-        with quiet_engine():
-            trainer.fit(module, ckpt_path=state, weights_only=True)
-        status = "finished" if trainer.global_step >= config.steps else "stopped"
-    except BaseException as error:
-        run.write_info({"stopped_by": f"{type(error).__name__}: {error}"})
-        raise
-    finally:
-        before = float(run.info.get("wall_seconds", 0.0)) if state is not None else 0.0
-        run.write_info(
-            {
-                "status": status,
-                "step": trainer.global_step,
-                "wall_seconds": round(before + time.perf_counter() - start, 1),
-                "data_wait_share": round(module.data_wait_share, 4),
-                "peak_memory_mib": _peak_memory_mib(),
-            }
-        )
 
 
 def _open_folder(run: Run, mode: str, config: PretrainConfig) -> Path | None:

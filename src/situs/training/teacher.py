@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from situs.config import Config
 
-
 M = TypeVar("M", bound=nn.Module)
 
 
