@@ -15,12 +15,20 @@ from situs.methods import build, method_class
 from situs.methods.base import Batch, Network
 from situs.methods.s2dc.heads import KeyQueue, heads_of
 from situs.methods.s2dc.presets import PRESETS
-from situs.methods.s2dc.tokens import encode_region, slice_pairs, slice_tokens
+from situs.methods.s2dc.tokens import encode_region, slice_pairs, slice_tokens, token_vox
 from situs.observation import Observation, iter_panels
 from situs.views import ArraySource
 
 torch.set_num_threads(1)
-SMALL = {"crop_size": (8, 8, 8), "hidden": 32, "features": 16, "queue_size": 20}
+SMALL = {
+    "stage": -1,
+    "grid": (2, 1, 1),
+    "global_crops": 2,
+    "crop_size": (8, 8, 8),
+    "hidden": 32,
+    "features": 16,
+    "queue_size": 20,
+}
 IN_PLANE = {"motion": {"plane": "axial"}, "per_slice": True, "grid": (2, 3, 1)}
 
 
@@ -40,7 +48,7 @@ def prepared(
     "options",
     [
         {},
-        {"stage": 0, "grid": (2, 1, 1), "global_crops": 2},
+        {"stage": 0, "crop_size": (4, 4, 4)},
         IN_PLANE,
         {"temperature": 0.05, "norm": "layer", "queue_size": 0},
         {"weights": {"p2p": 0, "global": 0}},
@@ -66,7 +74,7 @@ def test_a_step_trains_what_its_terms_reach(options: dict[str, object]) -> None:
 
 def test_tokens_stand_where_their_voxels_are() -> None:
     """The features of a crop in the region's grid are those of the crop encoded alone."""
-    method, batch, student, _ = prepared({"norm": "layer"})
+    method, batch, student, _ = prepared({"norm": "layer", "grid": (2, 2, 2)})
     student.eval()
     encoded = encode_region(method.config, batch["source"], student)  # type: ignore[attr-defined]
     crop = 5  # cell (1, 0, 1) of a 2×2×2 grid
@@ -122,7 +130,7 @@ def test_observation_of_a_perfect_network(tmp_path: Path) -> None:
             return torch.nn.functional.normalize(both, dim=-1)
 
     backbone = ReadsPosition()
-    method = build("s2dc", {**SMALL, "intensity": {"probability": 0}})
+    method = build("s2dc", {**SMALL, "grid": (2, 2, 2), "intensity": {"probability": 0}})
     place = np.stack(np.indices((64, 64, 64))).astype(np.float32)
     source = ArraySource(place, np.diag([2.0, 2.0, 2.0, 1.0]), key="ramp", modality="MR")
     rng = np.random.default_rng(3)
@@ -186,6 +194,14 @@ def test_presets_are_valid_and_fit() -> None:
     for options in PRESETS.values():
         config = validate(method_class("s2dc").Config, options)
         assert all(size % 16 == 0 for size in config.crop_size)  # type: ignore[attr-defined]
+
+
+def test_the_stage_follows_the_number_of_tokens() -> None:
+    for limit, stride in ((4096, 1), (4095, 2), (512, 2), (100, 2)):
+        config = build(
+            "s2dc", {**SMALL, "grid": (2, 2, 2), "stage": None, "max_tokens": limit}
+        ).config
+        assert token_vox(config, TinyBackbone()) == (stride,) * 3  # type: ignore[arg-type]
 
 
 def test_refuses_a_stage_or_a_size_that_the_backbone_does_not_have() -> None:

@@ -57,7 +57,9 @@ class S2dcConfig(MethodConfig):
         grid: Crops along each axis; together they tile the region.
         crop_size: Voxels of a crop along each axis.
         stage: Scale of the encoder whose features are the tokens, as an index into what
-            ``encode`` returns; −1 is the coarsest.
+            ``encode`` returns; −1 is the coarsest. ``None`` takes the finest with at most
+            ``max_tokens`` tokens in a region.
+        max_tokens: See ``stage``; matching takes memory with its square, time with its cube.
         per_slice: Match tokens only within their slice of the grid, as the paper does; needs a
             motion within a plane.
         motion: How the copy of the region is moved.
@@ -79,7 +81,8 @@ class S2dcConfig(MethodConfig):
 
     grid: Size = (2, 2, 2)
     crop_size: Size = (16, 16, 16)
-    stage: int = -1
+    stage: int | None = None
+    max_tokens: PositiveInt = 1024
     per_slice: bool = False
     motion: MotionConfig = Field(default_factory=MotionConfig)
     crop_motion: MotionConfig = Field(

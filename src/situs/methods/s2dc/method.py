@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from situs.backbones.base import Backbone
-from situs.errors import ConfigError
 from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
 from situs.methods.projection import pooled
 from situs.methods.s2dc.config import NORMAL_AXIS, S2dcConfig
@@ -28,6 +27,7 @@ from situs.methods.s2dc.tokens import (
     slice_pairs,
     slice_tokens,
     token_grid,
+    token_stage,
     top1_accuracy,
 )
 from situs.methods.s2dc.views import sample_region
@@ -67,12 +67,7 @@ class S2dc(Method):
             ConfigError: If the crop does not fit the backbone or the stage does not exist.
         """
         backbone.check_size(self.config.crop_size)
-        stage, stages = self.config.stage, len(backbone.channels)
-        if not -stages <= stage < stages:
-            raise ConfigError(
-                f"stage must be between {-stages} and {stages - 1} for this backbone, whose "
-                f"stages have the strides {backbone.strides}, got {stage}"
-            )
+        stage = token_stage(self.config, backbone)
         return S2dcHeads(backbone.channels[stage], backbone.channels[-1], self.config)
 
     def step(

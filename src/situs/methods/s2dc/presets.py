@@ -13,6 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "reference": {
         "grid": (4, 4, 1),
         "crop_size": (96, 96, 96),
+        "stage": -1,
         "per_slice": True,
         "motion": _IN_PLANE,
         "hidden": 2048,

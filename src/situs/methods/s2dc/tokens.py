@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from situs.backbones.base import Backbone
+from situs.errors import ConfigError
 from situs.geometry import match_matrix, match_targets
 from situs.methods.base import Batch, Network
 from situs.methods.projection import pooled
@@ -41,7 +43,7 @@ class Problem(NamedTuple):
 def encode_region(config: S2dcConfig, crops: Tensor, network: Network) -> Encoded:
     """Encode ``crops (B, V, C, *crop)`` and put their tokens back into the region's grid."""
     features = encode_crops(crops.flatten(0, 1), network.backbone)
-    stage = features[config.stage].unflatten(0, crops.shape[:2])
+    stage = features[token_stage(config, network.backbone)].unflatten(0, crops.shape[:2])
     on_grid = from_crops(stage, config.grid)
     tokens = heads_of(network.heads).tokens(on_grid.flatten(2).mT)
     return Encoded(on_grid, tokens, pooled(features).unflatten(0, crops.shape[:2]))
@@ -55,9 +57,28 @@ def encode_crops(crops: Tensor, backbone: Backbone) -> list[Tensor]:
     return [torch.cat(stage) for stage in zip(*parts, strict=True)]
 
 
+def token_stage(config: S2dcConfig, backbone: Backbone) -> int:
+    """Index of the encoder's scale whose features are the tokens.
+
+    Raises:
+        ConfigError: If the backbone has no such scale.
+    """
+    stages = len(backbone.channels)
+    if config.stage is None:
+        voxels = math.prod(config.region_size)
+        few = [voxels <= config.max_tokens * math.prod(stride) for stride in backbone.strides]
+        return few.index(True) if any(few) else stages - 1
+    if not -stages <= config.stage < stages:
+        raise ConfigError(
+            f"stage must be between {-stages} and {stages - 1} for this backbone, whose stages "
+            f"have the strides {backbone.strides}, got {config.stage}"
+        )
+    return config.stage
+
+
 def token_vox(config: S2dcConfig, backbone: Backbone) -> tuple[int, int, int]:
     """Voxels that a token spans along each axis."""
-    x, y, z = backbone.strides[config.stage]
+    x, y, z = backbone.strides[token_stage(config, backbone)]
     return (x, y, z)
 
 
