@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +14,9 @@ from situs.errors import SitusError
 from situs.scans.datasets import open_dataset
 from situs.study.cases import CaseFacts, inspect, near_duplicates, thumbnail
 from situs.study.splits import LeakError, split_cases, training_cases, without_leaks
+from situs.study.unlabelled import read_unlabelled, unknown_to_test
+
+PATIENT = r"(p\d+)_"
 
 
 def facts(groups: list[int], strata: int = 3) -> list[CaseFacts]:
@@ -126,3 +132,28 @@ def test_real_scans_of_different_patients_are_not_taken_for_copies(shared_data, 
     dataset = open_dataset(shared_data / "hippocampus")
     some = type(dataset)(**{**vars(dataset), "cases": dataset.cases[:40]})
     assert not near_duplicates(inspect(some, tmp_path / "cases.json"), 0.98)
+
+
+def test_unlabelled_scans_of_tested_patients_are_found_by_name_and_by_look(organs, tmp_path):
+    further = tmp_path / "further"
+    further.mkdir()
+    images = sorted((organs / "images").iterdir())
+    rng = np.random.default_rng(0)
+    copied = nib.load(images[0])
+    other = np.exp(copied.get_fdata() / 50) + 0.01 * rng.random(copied.shape)
+    nib.save(nib.Nifti1Image(other.astype(np.float32), copied.affine), further / "odd.nii.gz")
+    shutil.copy(images[2], further / "p99_x.nii.gz")
+    new = rng.random((12, 14, 10)).astype(np.float32)
+    for name in ("p00_later", "q00_new"):
+        nib.save(nib.Nifti1Image(new, np.eye(4)), further / f"{name}.nii.gz")
+        new = new[::-1]
+    tested = inspect(open_dataset(organs, patient=PATIENT), tmp_path / "c.json")[:2]
+    scans = read_unlabelled([further], PATIENT, tmp_path / "u.json")
+    assert len(scans) == 4
+    with pytest.raises(LeakError, match=r"2 of the unlabelled .* odd.nii.gz, p00_later.nii.gz"):
+        unknown_to_test(scans, tested, 0.98)
+    kept = unknown_to_test(scans, tested, 0.98, "group")
+    assert sorted(p.name for p in kept) == ["p99_x.nii.gz", "q00_new.nii.gz"]
+    (further / "q00_new.nii.gz").unlink()
+    assert len(read_unlabelled([further], PATIENT, tmp_path / "u.json")) == 4, "fixed by first use"
+    assert len(read_unlabelled([further, images[5]], PATIENT, tmp_path / "u.json")) == 4

@@ -69,7 +69,7 @@ def inspect(dataset: Dataset, cache: Path) -> list[CaseFacts]:
             group=case.group or case.name,
             stratum=str(case.target) if case.target is not None else str(third),
             content=row["content"],
-            thumbnail=_unpacked(row["thumbnail"]),
+            thumbnail=unpack(row["thumbnail"]),
             given=case.split,
         )
         for case, row, third in zip(dataset.labelled, rows, thirds, strict=True)
@@ -86,6 +86,16 @@ def thumbnail(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     ranks = small.argsort(kind="stable").argsort(kind="stable").astype(np.float32)
     ranks -= ranks.mean()
     return np.asarray(ranks / np.linalg.norm(ranks), dtype=np.float32)
+
+
+def pack(values: npt.NDArray[np.float32]) -> str:
+    """A thumbnail as text."""
+    return base64.b64encode(values.astype("<f2").tobytes()).decode()
+
+
+def unpack(text: str) -> npt.NDArray[np.float32]:
+    """What :func:`pack` packed."""
+    return np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float32)
 
 
 def near_duplicates(
@@ -125,12 +135,8 @@ def _measure(dataset: Dataset, case: Case) -> dict[str, Any]:
     return {
         "content": digest.hexdigest(),
         "labelled_ml": labelled * float(np.prod(image.spacing)) / 1000,
-        "thumbnail": base64.b64encode(thumbnail(array).astype("<f2").tobytes()).decode(),
+        "thumbnail": pack(thumbnail(array)),
     }
-
-
-def _unpacked(text: str) -> npt.NDArray[np.float32]:
-    return np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float32)
 
 
 def _stamp(case: Case) -> list[Any]:

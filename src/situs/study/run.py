@@ -21,6 +21,7 @@ from situs.study.plan import Plan, StudyCases
 from situs.study.results import StudyResult, collect
 from situs.study.scheduler import WORKER, Event, Scheduler
 from situs.study.splits import split_cases, without_leaks
+from situs.study.unlabelled import read_unlabelled, unknown_to_test
 from situs.study.words import markdown
 from situs.training.config import PretrainConfig
 from situs.training.run import write_json, write_text
@@ -138,16 +139,21 @@ def _unlabelled(
             f"{study.data} keeps many scans in one archive, which pretraining cannot read apart; "
             "name scan files of other patients in 'unlabelled' and compare with 'situs finetune'"
         )
-    tested = set(test)
-    groups = {f.group for f in facts if f.name in tested}
+    tested = [f for f in facts if f.name in set(test)]
+    patients = {f.group for f in tested}
     group_of = {f.name: f.group for f in facts}
     images = [
         path
         for case in dataset.cases
-        if group_of.get(case.name, case.group or case.name) not in groups
+        if group_of.get(case.name, case.group or case.name) not in patients
         for path in case.image
     ]
-    return (*images, *study.unlabelled)
+    if not study.unlabelled:
+        return tuple(images)
+    further = read_unlabelled(study.unlabelled, study.patient, study.out / "unlabelled.json")
+    allowed = unknown_to_test(further, tested, study.duplicate_correlation, study.near_duplicates)
+    present = {path.resolve() for path in images}
+    return (*images, *(path for path in allowed if path.resolve() not in present))
 
 
 @contextmanager
