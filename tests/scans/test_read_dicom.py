@@ -178,6 +178,26 @@ def test_copies_of_slices_are_left_out(tmp_path: Path) -> None:
     assert "left out 2 copies of slices" in scan.provenance.notes
 
 
+def test_a_still_scene_keeps_its_phases(tmp_path: Path) -> None:
+    """Two phases that agree in some slices are two phases, not copies."""
+    phases = [noise(SHAPE), noise(SHAPE)]
+    phases[1][..., 4] += 1
+    uids = {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2"}
+    for number, phase in enumerate(phases):
+        write_series(tmp_path / str(number), phase, TriggerTime=float(number), **uids)
+    np.testing.assert_array_equal(read_scan(tmp_path, "all").array, np.stack(phases))
+
+
+def test_a_scout_in_the_series_is_left_out(tmp_path: Path) -> None:
+    uids = {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2"}
+    scout = {"directions": SAGITTAL, "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    write_series(tmp_path / "0", noise((8, 7, 1)), **scout, **uids)
+    write_series(tmp_path / "1", noise(SHAPE), **uids)
+    scan = read_scan(tmp_path)
+    assert scan.shape == SHAPE
+    assert "left out 1 localizer slices" in scan.provenance.notes
+
+
 def test_a_tilted_gantry_is_straightened(tmp_path: Path) -> None:
     """A smooth world sampled by a tilted stack reads the same at every straightened voxel."""
 

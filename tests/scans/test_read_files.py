@@ -67,7 +67,8 @@ def same_voxels_in_mm(scan: situs.Scan, image: sitk.Image, tolerance_mm: float =
     ours_mm = scan.affine[:3, :3] @ corners + scan.affine[:3, 3:]
     theirs_mm = itk_affine(image)[:3, :3] @ corners + itk_affine(image)[:3, 3:]
     assert np.abs(ours_mm - theirs_mm).max() < tolerance_mm
-    np.testing.assert_allclose(scan.array[0], sitk.GetArrayFromImage(image).T, rtol=1e-6)
+    every = (slice(None, None, max(1, scan.shape[0] // 40)),) * 3
+    np.testing.assert_allclose(scan.array[0][every], sitk.GetArrayFromImage(image).T[every], 1e-6)
 
 
 @pytest.mark.parametrize("name", ["CT_AVM.nii.gz", "MR_Gd.nii.gz"])
@@ -119,6 +120,10 @@ def test_sform_wins_and_disagreement_is_noted(tmp_path: Path) -> None:
     scan = read_scan(tmp_path / "a.nii")
     np.testing.assert_allclose(scan.affine, sform)
     assert "37.4 mm" in scan.provenance.notes[0]
+    path = save_nifti(tmp_path / "b.nii", voxels(), sform, pixdim=[1, 1, 1, 1, 1, 1, 1, 1])
+    scan = read_scan(path)
+    assert scan.spacing == (2, 2, 2)
+    assert "1×1×1 mm" in scan.provenance.notes[0]
 
 
 def test_qform_then_voxel_sizes_alone(tmp_path: Path) -> None:

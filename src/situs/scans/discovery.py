@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from situs.errors import ScanRefused
+from situs.scans.formats import format_by_name, format_of
 from situs.scans.parallel import isolated_map
-from situs.scans.read import format_by_name, format_of
 from situs.scans.refusals import refuse
 
 # Files that belong to a collection and pretend to be no scan.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from situs.errors import ScanRefused
 from situs.scans import quality
+from situs.scans.formats import format_of
 from situs.scans.readers.options import ReadOptions
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
@@ -23,18 +23,6 @@ _MODULES = {
     "nrrd": "situs.scans.readers.itk",
     "mha": "situs.scans.readers.itk",
     "dicom": "situs.scans.readers.dicom",
-}
-_SUFFIXES = {
-    ".nii": "nifti",
-    ".nii.gz": "nifti",
-    ".hdr": "nifti",
-    ".nrrd": "nrrd",
-    ".nhdr": "nrrd",
-    ".mha": "mha",
-    ".mhd": "mha",
-    ".dcm": "dicom",
-    ".dicom": "dicom",
-    ".ima": "dicom",
 }
 
 
@@ -164,39 +152,3 @@ def finish(scan: Scan, path: Path, modality: str | None = None) -> Scan:
         notes = (*scan.provenance.notes, note)
         return replace(scan, modality="CT", provenance=replace(scan.provenance, notes=notes))
     return scan
-
-
-def format_of(path: Path) -> str:
-    """``"nifti"``, ``"nrrd"``, ``"mha"`` or ``"dicom"``, from the name and the first bytes.
-
-    Raises:
-        ScanRefused: ``missing-file``, ``empty-file`` or ``not-an-image``.
-    """
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        raise refuse("missing-file", path) from None
-    if stat.S_ISDIR(mode):
-        return "dicom"
-    if not stat.S_ISREG(mode):
-        raise refuse("not-an-image", path, "this is no regular file")
-    if path.stat().st_size == 0:
-        raise refuse("empty-file", path)
-    known = format_by_name(path)
-    if known is not None:
-        return known
-    if starts_as_dicom(path):
-        return "dicom"
-    raise refuse("not-an-image", path)
-
-
-def format_by_name(path: Path) -> str | None:
-    """The format that a file's name promises, None where it promises none."""
-    name = path.name.lower()
-    return next((fmt for suffix, fmt in _SUFFIXES.items() if name.endswith(suffix)), None)
-
-
-def starts_as_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's preamble."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from situs.scans.datasets import DatasetError, OpenOptions
-from situs.scans.read import format_by_name, read_label
+from situs.scans.formats import format_by_name
+from situs.scans.read import read_label
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")

@@ -10,6 +10,7 @@ import numpy as np
 
 from situs.errors import ScanRefused
 from situs.scans import quality
+from situs.scans.formats import format_by_name
 from situs.scans.readers.dicom_headers import Series, Slice, read_slices
 from situs.scans.readers.dicom_pixels import Pixels, straighten
 from situs.scans.readers.dicom_stack import stack, straightened_affine
@@ -80,6 +81,7 @@ def _one_series(
     files: Sequence[Path], path: Path, options: ReadOptions
 ) -> tuple[Series, list[Slice], list[str]]:
     found: dict[str, tuple[Series, list[Slice]]] = {}
+    scouts: dict[str, tuple[Series, list[Slice]]] = {}
     refused: list[ScanRefused] = []
     others = 0
     for file in files:
@@ -91,7 +93,9 @@ def _one_series(
             else:
                 refused.append(error)
             continue
-        found.setdefault(series.uid, (series, []))[1].extend(slices)
+        group = scouts if series.localizer else found
+        group.setdefault(series.uid, (series, []))[1].extend(slices)
+    notes = _without_scouts(found, scouts)
     if options.series is not None:
         found = {uid: value for uid, value in found.items() if uid == options.series}
     if refused and not (found and options.series):
@@ -100,13 +104,29 @@ def _one_series(
         detail = f"{len(refused)} of {len(files)} files: {first.detail}"
         raise refuse(first.reason, path, detail)
     if not found:
-        raise refuse("not-an-image", path, "no DICOM image here")
+        raise refuse("not-an-image", path, _nothing_here(files))
     if len(found) > 1:
         hashes = ", ".join(sorted(found)[:8])
         raise refuse("several-series", path, f"{len(found)} series: {hashes}")
     ((series, slices),) = found.values()
-    notes = [f"passed over {others} files without an image"] if others else []
+    if others:
+        notes.append(f"passed over {others} files without an image")
     if refused:
         # Which series they belonged to cannot be known.
         notes.append(f"{len(refused)} unusable files beside it; the stack may be incomplete")
     return series, slices, notes
+
+
+def _without_scouts(
+    found: dict[str, tuple[Series, list[Slice]]], scouts: dict[str, tuple[Series, list[Slice]]]
+) -> list[str]:
+    """Leave localizers out of series that hold other slices; keep series of nothing else."""
+    beside = sum(len(slices) for uid, (_, slices) in scouts.items() if uid in found)
+    for uid, series in scouts.items():
+        found.setdefault(uid, series)
+    return [f"left out {beside} localizer slices"] if beside else []
+
+
+def _nothing_here(files: Sequence[Path]) -> str:
+    others = sum(format_by_name(file) not in ("dicom", None) for file in files)
+    return f"no DICOM image here, but {others} other scans: name one" if others else ""

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.dataset import Dataset
 
 from situs.scans.privacy import digest, digest_patient, role_words
+from situs.scans.readers.dicom_open import quiet, read_dataset
 from situs.scans.refusals import refuse
 
 Vector = tuple[float, float, float]
-
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-# zlib expands by up to 1032:1, and pydicom inflates a deflated file as a whole.
-_MAX_DEFLATED_BYTES = 4 * 2**20
 
 # Objects that may lie beside images and are no scans: documents, states, plans, waveforms.
 _NO_PIXELS = ("SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTRECORD", "DOC", "REG", "FID", "AU", "ECG")
@@ -75,52 +68,6 @@ class Slice:
     intercept: float
     order: tuple[tuple[float, ...], ...]
     bits: int
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence pydicom's warnings and log: they quote header values, which may name a patient.
-
-    Values are converted when they are first looked at, so this encloses all use of a dataset.
-    """
-    logger = pydicom.config.logger
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = was_disabled
-
-
-def read_dataset(file: Path, *, pixels: bool) -> Dataset:
-    """The dataset of one file; to be used inside :func:`quiet`.
-
-    Raises:
-        ScanRefused: ``empty-file``, ``truncated-file``, ``not-an-image`` or ``too-large``.
-    """
-    size = file.stat().st_size
-    if size == 0:
-        raise refuse("empty-file", file)
-    try:
-        if size > _MAX_DEFLATED_BYTES and _is_deflated(file):
-            raise refuse("too-large", file, "a deflated file of this size is not opened")
-        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
-    except (EOFError, OSError):
-        raise refuse("truncated-file", file, "the header ends too early") from None
-    if "SOPClassUID" not in dataset and "Rows" not in dataset:
-        if getattr(dataset, "preamble", None):
-            raise refuse("truncated-file", file, "the header ends too early")
-        raise refuse("not-an-image", file, "this is no DICOM object")
-    return dataset
-
-
-def _is_deflated(file: Path) -> bool:
-    try:
-        meta = pydicom.filereader.read_file_meta_info(file)
-    except pydicom.errors.InvalidDicomError:
-        return False
-    return str(meta.get("TransferSyntaxUID", "")) == _DEFLATED
 
 
 @quiet()

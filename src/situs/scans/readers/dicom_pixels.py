@@ -16,7 +16,8 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 from pydicom.dataset import Dataset, FileMetaDataset
 from scipy import ndimage
 
-from situs.scans.readers.dicom_headers import Slice, quiet, read_dataset
+from situs.scans.readers.dicom_headers import Slice
+from situs.scans.readers.dicom_open import quiet, read_dataset
 from situs.scans.refusals import refuse
 
 # What a decoder needs to know of an image, and nothing of the patient.

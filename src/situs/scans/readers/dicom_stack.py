@@ -151,17 +151,21 @@ def _without_copies(
     places: list[list[Slice]], fingerprint: Callable[[Slice], str], notes: list[str]
 ) -> list[list[Slice]]:
     """Drop slices that repeat another of the same place: the same instance or the same pixels."""
-    kept = []
-    for place in places:
-        unique = list({s.instance: s for s in place}.values())
-        if len(unique) > 1:
-            unique = list({fingerprint(s): s for s in reversed(unique)}.values())[::-1]
-        kept.append(unique)
-    # Equal pictures at every place but one are frames of a still scene, not copies.
+    instances = [list({s.instance: s for s in place}.values()) for place in places]
+    kept = instances
+    if any(len(place) > 1 for place in instances):
+        pictures = [list({fingerprint(s): s for s in place[::-1]}.values()) for place in instances]
+        # Equal pictures at some places of a complete series are moments when nothing moved.
+        if _even(pictures) or not _even(instances):
+            kept = pictures
     dropped = sum(len(p) for p in places) - sum(len(p) for p in kept)
     if dropped:
         notes.append(f"left out {dropped} copies of slices")
     return kept
+
+
+def _even(places: list[list[Slice]]) -> bool:
+    return len({len(place) for place in places}) == 1
 
 
 def _volumes(

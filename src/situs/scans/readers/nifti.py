@@ -105,7 +105,7 @@ def _affine(header: Any, path: Path) -> tuple[npt.NDArray[np.float64], list[str]
     qform = _qform(header, path)
     if int(header["sform_code"]) > 0:
         affine = np.asarray(header.get_sform(), dtype=np.float64)
-        if qform is not None and np.isfinite(affine).all():
+        if np.isfinite(affine).all():
             _note_disagreement(affine, qform, header, notes)
     elif qform is not None:
         affine = qform
@@ -131,9 +131,19 @@ def _qform(header: Any, path: Path) -> npt.NDArray[np.float64] | None:
 
 
 def _note_disagreement(
-    sform: npt.NDArray[np.float64], qform: npt.NDArray[np.float64], header: Any, notes: list[str]
+    sform: npt.NDArray[np.float64],
+    qform: npt.NDArray[np.float64] | None,
+    header: Any,
+    notes: list[str],
 ) -> None:
-    """Measure how far apart the two put the volume's corners."""
+    """Compare the sform with the voxel sizes, and with where the qform puts the corners."""
+    with np.errstate(over="ignore"):
+        spacing = np.linalg.norm(sform[:3, :3], axis=0)
+    if not np.allclose(spacing, header["pixdim"][1:4], rtol=0.01):
+        sizes = "×".join(f"{z:.4g}" for z in header["pixdim"][1:4])
+        notes.append(f"sform used; pixdim says voxels are {sizes} mm")
+    if qform is None:
+        return
     last = np.maximum(header["dim"][1:4].astype(int) - 1, 0)
     corners = np.stack(np.meshgrid(*[[0, n] for n in last]), axis=-1).reshape(-1, 3)
     with np.errstate(over="ignore"):
