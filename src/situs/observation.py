@@ -30,13 +30,15 @@ class Score:
         name: Stable key, the same in the progress bar, metrics file and report, for instance
             ``"gap_mae"``.
         value: Mean over the observed samples.
-        unit: ``"mm"``, ``"°"``, ``"%"`` or ``""``.
+        unit: ``"mm"``, ``"°"``, ``"%"`` (0 to 100) or ``""``.
         better: Which direction is better.
         chance: The value that guessing would give, where it is defined.
         trivial: The value of the best constant predictor (mean, centre), where it is defined.
         label: Words for a reader, for instance ``"gap error"``.
         samples: One value a sample, aligned with :attr:`Observation.scans`; empty where the
             score is not a mean over samples (R², say).
+        by_construction: The network cannot but reach this value (a closed round trip of
+            differences, say): shown, but not counted as learned.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Score:
     trivial: float | None = None
     label: str = ""
     samples: tuple[float, ...] = ()
+    by_construction: bool = False
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,15 @@ class RunFolder:
         """The method or composition."""
         return str(self.info.get("method") or self.config.get("method") or "unknown method")
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Key of a scan in the store → the name its user knows it by, where that was kept."""
+        return {
+            str(r["key"]): str(r.get("source") or str(r["key"])[:8])
+            for r in self.data["records"]
+            if r.get("key")
+        }
+
     @property
     def steps(self) -> list[int]:
         """Observed steps, in order."""

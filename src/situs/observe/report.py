@@ -42,7 +42,7 @@ class _Report:
     sentences: list[str]
     comparisons: list[Comparison]
     warnings: list[str]
-    gauges: list[summary.Gauge]
+    gauges: list[summary.GaugeGroup]
     facts: list[tuple[str, str]]
     steps: list[int]
     sections: list[TaskSection]

@@ -17,7 +17,7 @@ from situs.observe.svg import Tile
 
 _THUMBNAILS = 6
 # Columns of the table of scans, where the records have them.
-_COLUMNS = ("key", "modality", "shape", "spacing", "description", "held_out")
+_COLUMNS = ("source", "modality", "shape", "spacing", "description", "held_out")
 _MOST_ROWS = 500
 
 
@@ -25,12 +25,16 @@ def data_section(run: RunFolder) -> dict[str, Any]:
     """Everything the data section of a page shows."""
     records, refused = run.data["records"], run.data["refused"]
     volumes = observed_volumes(run)
+    records = [{**r, "source": r.get("source") or r.get("key")} for r in records]
     headings = [c for c in _COLUMNS if any(r.get(c) not in (None, "") for r in records)]
     return {
         "sentence": _sentence(records, refused),
         "histograms": _histograms(records, volumes),
         "thumbnails": [
-            (words.printable(v.name) or f"scan {n + 1}", figures.thumbnail_tiles(v))
+            (
+                words.printable(run.names.get(v.name, v.name)) or f"scan {n + 1}",
+                figures.thumbnail_tiles(v),
+            )
             for n, v in enumerate(volumes[:_THUMBNAILS])
         ],
         "refused": [_refusal(item) for item in refused],
@@ -67,9 +71,16 @@ def _sentence(records: list[dict[str, Any]], refused: list[dict[str, Any]]) -> s
     held = sum(bool(r.get("held_out")) for r in records)
     parts = [f"{len(records)} scans were used"]
     if kinds:
-        parts.append(" (" + ", ".join(f"{n} {k}" for k, n in kinds.most_common()) + ")")
+        named = (
+            f"{n} of unknown modality" if k == "unknown" else f"{n} {k}"
+            for k, n in kinds.most_common()
+        )
+        parts.append(f" ({', '.join(named)})")
     if held:
         parts.append(f"; {held} of them only for the observations on this page")
+    spacings = {tuple(r["spacing"]) for r in records if _is_triple(r.get("spacing"))}
+    if len(spacings) == 1:
+        parts.append(f"; every one has voxels of {_cell(next(iter(spacings)))} mm")
     parts.append(f". {len(refused)} {'was' if len(refused) == 1 else 'were'} refused.")
     return words.printable("".join(parts))
 
@@ -81,7 +92,7 @@ def _histograms(records: list[dict[str, Any]], volumes: list[Volume]) -> list[Ti
         ("shape", "size", "voxels"),
     ):
         values = [r[column] for r in records if _is_triple(r.get(column))]
-        if values:
+        if len({tuple(v) for v in values}) > 1:
             tiles.append(figures.axis_histogram(np.asarray(values, float), quantity, unit))
     if volumes:
         tiles.append(figures.intensity_histogram(volumes[:8]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -76,10 +76,12 @@ class Assets:
 
     Attributes:
         longest: Volumes are averaged down until no edge is longer than this.
+        names: Key of a scan → the name its user knows it by.
         files: Key → gzipped NIfTI or MZ3 bytes.
     """
 
     longest: int = 128
+    names: Mapping[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, content: bytes) -> str:
@@ -272,7 +274,8 @@ def _map_layer(name: str, values: Array, on: bool, panel: OverlayPanel, assets: 
 
 
 def _scan_layer(volume: Volume, assets: Assets) -> Layer:
-    return Layer(words.printable(volume.name) or "scan", "scan", add_scan(volume, assets))
+    name = words.printable(assets.names.get(volume.name, volume.name)) or "scan"
+    return Layer(name, "scan", add_scan(volume, assets))
 
 
 def _mesh_layer(name: str, role: str, parts: list[mesh.Mesh], assets: Assets) -> Layer:

@@ -78,11 +78,11 @@ class TaskSection:
 
 def task_sections(run: RunFolder, detail: Detail) -> tuple[list[TaskSection], scene.Assets]:
     """All sub-tasks of a run, and the files their scenes need."""
-    assets = scene.Assets(detail.longest)
+    assets = scene.Assets(detail.longest, run.names)
     shown = detail.pick(run.steps)
     history = {step: run.at(step) for step in shown}
     sections = [
-        _task(observation, section, history, assets, several=len(run.latest) > 1)
+        _task(run, observation, section, history, assets)
         for observation in run.latest
         for section in observation.sections
     ]
@@ -107,11 +107,11 @@ def score_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def _task(
+    run: RunFolder,
     observation: Observation,
     section: Section,
     history: dict[int, tuple[Observation, ...]],
     assets: scene.Assets,
-    several: bool,
 ) -> TaskSection:
     past = {
         step: found
@@ -120,14 +120,14 @@ def _task(
     }
     last = max(past)
     leading = _leading(section.panels)
-    title = f"{observation.method}: {section.title}" if several else section.title
+    title = f"{observation.method}: {section.title}" if len(run.latest) > 1 else section.title
     return TaskSection(
         id=_anchor(f"{observation.method}-{section.title}"),
         title=words.printable(title),
         explanation=words.printable(section.explanation),
         steps=sorted(past),
         scores={step: score_rows(s.scores) for step, s in past.items() if s.scores},
-        splits=tables.splits(observation, section.scores),
+        splits=tables.splits(observation, section.scores, run.names),
         panels=[
             _view(section.panels[n], {step: _at(s, n, section) for step, s in past.items()})
             for n in leading

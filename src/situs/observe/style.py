@@ -44,7 +44,7 @@ TONES = {
         Tone("predicted", "#010106", "#c24a00", "#ff9f52", "#ffa24a"),
         Tone("right", "#010107", "#00795f", "#3fd1ac", "#3fe0b8"),
         Tone("wrong", "#010108", "#b3246b", "#ff7fb8", "#ff7ab6"),
-        Tone("view", "#010109", "#5b4bb7", "#b3a6ff", "#e9e4ff"),
+        Tone("view", "#010109", "#5b4bb7", "#b3a6ff", "#cbbdff"),
         Tone("chunk", "#01010a", "#8a6d00", "#e8c547", "#f5d76a"),
         Tone("guess", "#01010b", "#7d8894", "#8793a0", "#aab4be"),
     )
@@ -105,7 +105,7 @@ _RC: dict[str, Any] = {
     "grid.color": TONES["rule"].placeholder,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9.5,
     "lines.solid_capstyle": "round",
     "image.interpolation": "none",
 }

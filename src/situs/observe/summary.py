@@ -15,6 +15,14 @@ _FEW_WARNING = "held-out scans were also trained on, so the scores are optimisti
 
 
 @dataclass(frozen=True)
+class GaugeGroup:
+    """The gauges of one sub-task."""
+
+    section: str
+    gauges: tuple[Gauge, ...]
+
+
+@dataclass(frozen=True)
 class Gauge:
     """One score between guessing and perfect.
 
@@ -26,7 +34,6 @@ class Gauge:
         words: The verdict in words.
         skill: 0 at the reference, 1 at perfect, clipped for drawing; None where unknown.
         first: The same at the first observed step.
-        section: The sub-task.
         better: Direction.
     """
 
@@ -37,7 +44,6 @@ class Gauge:
     words: str
     skill: float | None
     first: float | None
-    section: str
     better: str
 
 
@@ -55,7 +61,11 @@ def headline(run: RunFolder) -> str:
     if against is None:
         return text
     other = f"{against[0]} gives {words.quantity(against[1], score.unit)}"
-    return f"{text}, where {other}" if judged == "better" else f"{text} – {other}"
+    if judged == "better":
+        return f"{text}, where {other}"
+    level = words.quantity(against[1], score.unit)
+    worse = "worse than" if judged == "worse" else "no better than"
+    return f"{text}, {worse} {against[0]} ({level})"
 
 
 def sentences(run: RunFolder) -> list[str]:
@@ -78,7 +88,7 @@ def sentences(run: RunFolder) -> list[str]:
     return found
 
 
-def gauges(run: RunFolder) -> list[Gauge]:
+def gauges(run: RunFolder) -> list[GaugeGroup]:
     """Every score of the last observation, with where it stood at the first."""
     first: dict[tuple[str, str], Score] = {}
     if len(run.steps) > 1:
@@ -86,14 +96,13 @@ def gauges(run: RunFolder) -> list[Gauge]:
             first |= {(observation.method, n): s for n, s in observation.scores.items()}
     several = len(run.latest) > 1
     return [
-        _gauge(
-            score,
-            first.get((observation.method, score.name)),
-            f"{observation.method}: {section.title}" if several else section.title,
+        GaugeGroup(
+            words.printable(f"{observation.method}: " * several + section.title),
+            tuple(_gauge(s, first.get((observation.method, s.name))) for s in section.scores),
         )
         for observation in run.latest
         for section in observation.sections
-        for score in section.scores
+        if section.scores
     ]
 
 
@@ -146,7 +155,7 @@ def _modalities(run: RunFolder) -> str:
     return f"{' and '.join(known)} " if 0 < len(known) <= 3 else ""
 
 
-def _gauge(score: Score, first: Score | None, section: str) -> Gauge:
+def _gauge(score: Score, first: Score | None) -> Gauge:
     shown = [
         f"{name} {words.quantity(value, score.unit)}"
         for name, value in (("guessing", score.chance), ("constant", score.trivial))
@@ -159,9 +168,8 @@ def _gauge(score: Score, first: Score | None, section: str) -> Gauge:
         reference=" · ".join(shown),
         verdict=judged,
         words=VERDICTS[judged],
-        skill=_clipped(words.skill(score)),
+        skill=None if judged == "given" else _clipped(words.skill(score)),
         first=_clipped(words.skill(first)) if first else None,
-        section=words.printable(section),
         better=words.direction(score),
     )
 
@@ -172,7 +180,7 @@ def _clipped(skill: float | None) -> float | None:
 
 def _section_verdict(scores: Sequence[Score]) -> Verdict:
     """A sub-task is solved better than guessing when most of its comparable scores are."""
-    judged = [v for v in map(words.verdict, scores) if v != "unknown"]
+    judged = [v for v in map(words.verdict, scores) if v not in {"unknown", "given"}]
     if not judged:
         return "unknown"
     return "better" if 2 * judged.count("better") > len(judged) else "guessing"
@@ -185,7 +193,7 @@ def _strongest(observations: Sequence[Observation]) -> tuple[str, Score] | None:
         for observation in observations
         for section in observation.sections
         for score in section.scores
-        if words.reference(score) is not None
+        if words.reference(score) is not None and not score.by_construction
     ]
     physical = [item for item in known if item[1].unit in {"mm", "°"}]
     return next(iter(physical or known), None)

@@ -46,6 +46,7 @@ class Tile:
         width: Natural width in CSS pixels.
         heading: Short words above it, plain text.
         own: What the ids inside begin with; the same figure twice in a page needs another.
+        wide: Whether it takes a whole row (a legend above the images it explains).
     """
 
     svg: str
@@ -53,6 +54,7 @@ class Tile:
     width: float
     heading: str = ""
     own: str = ""
+    wide: bool = False
 
     def renamed(self, own: str) -> str:
         """The markup with ids that begin with ``own``."""

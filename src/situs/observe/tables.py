@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +26,15 @@ class Split:
     rows: tuple[tuple[str, int, tuple[str, ...]], ...]
 
 
-def splits(observation: Observation, scores: Sequence[Score]) -> list[Split]:
+def splits(
+    observation: Observation, scores: Sequence[Score], names: Mapping[str, str]
+) -> list[Split]:
     """A table for every grouping that has at least two groups.
 
     Args:
         observation: Names the scan, modality and spacing of each sample.
         scores: Of one section; those without one value a sample are left out.
+        names: Key of a scan → the name its user knows it by.
     """
     count = len(observation.scans)
     kept = [s for s in scores if count and len(s.samples) == count]
@@ -40,7 +43,7 @@ def splits(observation: Observation, scores: Sequence[Score]) -> list[Split]:
     groups: dict[str, Sequence[str]] = {
         "modality": observation.modalities,
         "spacing": [_spacing(s) for s in observation.spacings],
-        "scan": observation.scans,
+        "scan": [names.get(key, key) for key in observation.scans],
     }
     return [
         _split(by, keys, kept)

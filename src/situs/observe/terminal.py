@@ -41,6 +41,7 @@ _VERDICT_STYLE: dict[words.Verdict, str] = {
     "better": "green",
     "guessing": "yellow",
     "worse": "red",
+    "given": "dim",
     "unknown": "dim",
 }
 

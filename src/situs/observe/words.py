@@ -10,12 +10,13 @@ import numpy as np
 
 from situs.observation import Score
 
-Verdict = Literal["better", "guessing", "worse", "unknown"]
+Verdict = Literal["better", "guessing", "worse", "given", "unknown"]
 
 VERDICTS: dict[Verdict, str] = {
     "better": "better than guessing",
     "guessing": "no better than guessing",
     "worse": "worse than guessing",
+    "given": "holds by construction",
     "unknown": "nothing to compare with",
 }
 
@@ -104,6 +105,8 @@ def verdict(score: Score) -> Verdict:
     without, from 5 % of the reference on.
     """
     against = reference(score)
+    if score.by_construction:
+        return "given"
     if against is None or not math.isfinite(score.value):
         return "unknown"
     margin = _NO_DIFFERENCE * abs(against[1])

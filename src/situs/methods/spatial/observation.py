@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -264,7 +265,8 @@ def _vector_section(
         closure = cycle_sums(steps.predicted).norm(dim=-1)
         # Chance: three gaps drawn at random do not close.
         drawn = torch.stack([flat, flat.roll(1, 0), flat.roll(2, 0)]).sum(0).norm(dim=-1).mean()
-        scores.append(_score("route_closure", closure, "mm", "route closure", drawn))
+        score = _score("route_closure", closure, "mm", "route closure", drawn)
+        scores.append(replace(score, by_construction=config.head == "difference"))
     return Section(
         title="Vectors and routes",
         explanation=(
@@ -291,7 +293,7 @@ def _arrows(
     starts = batch["start_vox"][sample]
     return ArrowsPanel(
         title=f"The way from view to view in scan {sample + 1}",
-        caption="Solid: predicted. Dashed: true.",
+        caption="Every predicted arrow should end where the true one does.",
         volume=volume,
         start_vox=_np(centers_vox[begin]),
         predicted_vox=_np(centers_vox[begin] + steps.predicted[sample, begin, end] / spacing_mm),

@@ -46,7 +46,7 @@ def tiles(panel: ArrowsPanel) -> list[Tile]:
                 f"arrows; their heads are {mean} apart on average"
             )
             out.append(tile(figure, alt, view.plane))
-    return [*out, boxes.legend(["true", "predicted", *(["view"] if len(low) else [])])]
+    return [boxes.legend(["true", "predicted", *(["view"] if len(low) else [])]), *out]
 
 
 def _arrows(axes: Axes, view: anatomy.SliceView, start: Array, end: Array, role: str) -> None:

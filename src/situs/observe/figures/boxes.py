@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -29,7 +33,7 @@ def tiles(panel: BoxesPanel) -> list[Tile]:
             listed = ", ".join(dict.fromkeys(words.printable(n) for n in panel.names))
             alt = f"{panel.title}: {anatomy.describe(view)} with the boxes {listed}"
             out.append(tile(figure, alt, view.plane))
-    return [*out, legend(roles)]
+    return [legend(roles), *out]
 
 
 def canonical_boxes(
@@ -85,7 +89,7 @@ _MEANING = {
 
 
 def legend(roles: list[str], markers: bool = False) -> Tile:
-    """What the line styles of these roles mean, as a tile of its own beside the slices."""
+    """What the line styles of these roles mean, as a tile of its own above the slices."""
     known = [role for role in roles if role in _MEANING]
     names = [_MEANING[role] for role in known]
     handles = [
@@ -100,12 +104,21 @@ def legend(roles: list[str], markers: bool = False) -> Tile:
         )
         for role, name in zip(known, names, strict=True)
     ]
-    with style.figure(118, 22 + 18 * max(len(handles), 1)) as figure:
+    return legend_tile(handles, "Line styles: " + ", ".join(names))
+
+
+def legend_tile(handles: Sequence[Artist], alt: str) -> Tile:
+    """Handles in one row, as a tile that stands above the images."""
+    longest = max((len(str(h.get_label())) for h in handles), default=0)
+    with style.figure((56 + 6.4 * longest) * max(len(handles), 1), 18) as figure:
         figure.legend(
             handles=handles,
-            loc="upper left",
+            loc="center left",
+            ncols=max(len(handles), 1),
             handlelength=2.6,
+            columnspacing=1.6,
             borderaxespad=0,
-            bbox_to_anchor=(0, 1),
+            borderpad=0,
+            bbox_to_anchor=(0, 0.5),
         )
-        return tile(figure, "Line styles: " + ", ".join(names))
+        return replace(tile(figure, alt), wide=True)

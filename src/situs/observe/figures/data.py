@@ -66,7 +66,6 @@ def intensity_histogram(volumes: Sequence[Volume]) -> Tile:
                 color=style.SERIES[n % 8],
                 linestyle=style.SERIES_LINES[n % 4],
             )
-        axes.set_yscale("symlog", linthresh=1)
         _finish(axes, "prepared intensity", "% of voxels")
         alt = f"Distribution of the prepared intensities of {len(volumes)} scans"
         return tile(figure, alt, "intensities")

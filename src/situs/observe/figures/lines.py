@@ -24,7 +24,7 @@ def tiles(panel: LinesPanel) -> list[Tile]:
     for n, name in enumerate(panel.names):
         heat = np.asarray(panel.heatmaps[n], float) if n < len(panel.heatmaps) else None
         out.append(_one(panel, image, n, words.printable(name), heat))
-    return [*out, boxes.legend(["true", "predicted"])]
+    return [boxes.legend(["true", "predicted"]), *out]
 
 
 def _one(panel: LinesPanel, image: Array, n: int, name: str, heat: Array | None) -> Tile:

@@ -53,7 +53,7 @@ def tiles(panel: MatchesPanel) -> list[Tile]:
         heading = f"{plane}: {int(good.sum())} of {len(good)} right, {len(chosen)} drawn"
         picture = tile(figure, alt, heading)
     roles = ["right", "wrong", *(["true"] if len(wrong) else [])]
-    return [picture, boxes.legend(roles, markers=True)]
+    return [boxes.legend(roles, markers=True), picture]
 
 
 def _busiest_plane(planes: list[str], points: Array) -> str:

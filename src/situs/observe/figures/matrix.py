@@ -12,7 +12,7 @@ from situs.observe.svg import Tile, tile
 
 # Up to this many rows a cell is large enough for its number.
 _NUMBERS = 7
-_SIDE = 230.0
+_SIDE = 182.0
 
 
 def tiles(panel: MatrixPanel) -> list[Tile]:

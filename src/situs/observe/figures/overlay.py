@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from situs.observation import Array, OverlayPanel
 from situs.observe import style, words
-from situs.observe.figures import anatomy
+from situs.observe.figures import anatomy, boxes
 from situs.observe.svg import Tile, tile
 
 _LABELS = ListedColormap(list(style.LABELS))
@@ -74,7 +74,7 @@ def tiles(panel: OverlayPanel) -> list[Tile]:
                 alt = f"{panel.title}: {panel.style} map over {anatomy.describe(view)}, {heading}"
                 out.append(tile(figure, alt, heading))
     if panel.style == "labels":
-        out.append(_label_legend(panel, list(maps.values()), outlines=False))
+        out.insert(0, _label_legend(panel, list(maps.values()), outlines=False))
     return out
 
 
@@ -94,7 +94,7 @@ def _label_tiles(
                 f"{anatomy.describe(view)}"
             )
             out.append(tile(figure, alt, view.plane))
-    return [*out, _label_legend(panel, list(maps.values()), outlines=True)]
+    return [_label_legend(panel, list(maps.values()), outlines=True), *out]
 
 
 def _paint(
@@ -165,15 +165,7 @@ def _label_legend(panel: OverlayPanel, maps: list[Array], outlines: bool) -> Til
         handles.append(
             Line2D([], [], color=ink, label="predicted: outline", **style.LINES["predicted"])
         )
-    with style.figure(150, 22 + 18 * max(len(handles), 1)) as figure:
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            handlelength=2.2,
-            borderaxespad=0,
-            bbox_to_anchor=(0, 1),
-        )
-        return tile(figure, "Labels: " + ", ".join(names))
+    return boxes.legend_tile(handles, "Labels: " + ", ".join(names))
 
 
 def _limits(maps: list[Array]) -> tuple[float, float]:
