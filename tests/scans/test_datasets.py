@@ -183,6 +183,13 @@ def test_medmnist(tmp_path: Path) -> None:
     assert len(several.cases[0].target) == 5  # type: ignore[arg-type]
 
 
+def test_pictures_are_no_volumes(tmp_path: Path) -> None:
+    pictures = {"train_images": np.zeros((4, 28, 28, 3)), "train_labels": np.zeros((4, 1))}
+    np.savez(tmp_path / "path.npz", **pictures)
+    with pytest.raises(DatasetError, match=r"got \(4, 28, 28, 3\)"):
+        open_dataset(tmp_path / "path.npz")
+
+
 def test_pickles_stay_closed(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", train_images=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ScanRefused, match="Python objects"):

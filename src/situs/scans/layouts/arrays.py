@@ -62,4 +62,4 @@ def read_array(path: Path, name: str) -> npt.NDArray[Any]:
 def read_member(path: Path, name: str, index: int) -> npt.NDArray[Any]:
     """One scan ``(X, Y, Z)`` out of a stack of them."""
     scan: npt.NDArray[Any] = read_array(path, name)[index]
-    return scan
+    return scan.copy()

@@ -32,7 +32,7 @@ def open_layout(path: Path, options: OpenOptions) -> Dataset:
     width = 1
     for split in splits:
         shape = found[f"{split}_images"][0]
-        if len(shape) != 4:
+        if len(shape) != 4 or shape[-1] in (3, 4):  # the last axis of a colour picture
             raise DatasetError(
                 f"{path.name}: {split}_images must be (N, X, Y, Z), got {shape}; situs reads the "
                 "3D collections of MedMNIST"
