@@ -22,3 +22,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(run_folder: Path) -> Path:
     """Its report."""
     return write_report(run_folder)
+
+
+@pytest.fixture(scope="session")
+def light_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with one sub-task and one observation, quick to draw."""
+    folder = tmp_path_factory.mktemp("light") / "light"
+    return samples.write_run(folder, steps=(200,), sections=1)

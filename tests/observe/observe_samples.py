@@ -5,6 +5,7 @@ Predictions are the truth plus noise, so that scores and figures hang together.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -198,7 +199,9 @@ def observation(
     )  # fmt: skip
 
 
-def write_run(folder: Path, steps: tuple[int, ...] = (0, 200), hostile: str = "") -> Path:
+def write_run(
+    folder: Path, steps: tuple[int, ...] = (0, 200), hostile: str = "", sections: int = 3
+) -> Path:
     """A finished run folder with observations, metrics, data and two transfer results."""
     rng = np.random.default_rng(0)
     (folder / "observations").mkdir(parents=True)
@@ -240,7 +243,8 @@ def write_run(folder: Path, steps: tuple[int, ...] = (0, 200), hostile: str = ""
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for n, step in enumerate(steps):
         error = 8.0 / (1 + n)
-        observation(step, error, hostile=hostile).save(
+        seen = observation(step, error, hostile=hostile)
+        replace(seen, sections=seen.sections[:sections]).save(
             folder / "observations" / f"{step:07d}-spatial.obs"
         )
     for name, gain in (("scratch", 0.0), ("pretrained", 0.06)):
