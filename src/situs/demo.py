@@ -23,9 +23,16 @@ from situs.transfer import Result
 
 LABELLED = 2
 """Subjects with labels."""
-STEPS = 400
+STEPS = 300
 """Pretraining steps, and what follows fits into minutes on two cores."""
-FINETUNE = {"steps": 200, "batch_size": 2, "patch_size": (32, 32, 32), "lr": 3e-3, "overlap": 0.25}
+FINETUNE = {
+    "steps": 250,
+    "batch_size": 2,
+    "patch_size": (32, 32, 32),
+    "lr": 2e-3,
+    "overlap": 0.25,
+    "load_decoder": False,
+}
 """The same for both arms."""
 TEST = 8
 """Held-out subjects that are scored, at most a third of the cohort."""
@@ -177,7 +184,7 @@ def demo_config(
         "observe_every": max(1, steps // 4),
         "observe_samples": 16,
         "checkpoint_every": 100,
-        "optimiser": {"lr": 2e-3, "warmup_steps": 20},
+        "optimiser": {"lr": 1e-3, "warmup_steps": 20},
     }
 
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from situs.methods.spatial.config import SpatialConfig
 
 
-def _embedder(channels: int, width: int, strided: int) -> nn.Sequential:
-    """Strided convolutions, the mean over space, a projection: ``(N, C, …)`` → ``(N, width)``.
+def _embedder(channels: int, width: int, strided: int, cells: int) -> nn.Sequential:
+    """Strided convolutions, pooling, a projection: ``(N, C, *spatial)`` → ``(N, width)``.
 
-    The projection lets entries be negative: means of activations all point the same way, and
-    their cosines would start, and stay, near 1.
+    Pooling leaves ``cells`` places along each axis: where in a view its structures lie is what
+    tells the place of the view. The projection lets entries be negative: means of activations
+    all point the same way, and their cosines would start, and stay, near 1.
     """
     layers: list[nn.Module] = []
     for level in range(strided):
@@ -28,8 +29,8 @@ def _embedder(channels: int, width: int, strided: int) -> nn.Sequential:
                 act="GELU",
             )
         )
-    projection = nn.Linear(width, width)
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), projection)
+    projection = nn.Linear(width * cells**3, width)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(cells), nn.Flatten(), projection)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -47,8 +48,8 @@ class SpatialHeads(nn.Module):
     def __init__(self, channels: int, config: SpatialConfig) -> None:
         super().__init__()
         self.pairwise = config.head == "pairwise"
-        self.view_vector = _embedder(channels, config.width, strided=2)
-        self.chunk_vector = _embedder(channels, config.chunk_width, strided=1)
+        self.view_vector = _embedder(channels, config.width, strided=2, cells=2)
+        self.chunk_vector = _embedder(channels, config.chunk_width, strided=1, cells=2)
         # Without bias, so that equal views have no gap.
         self.gap = nn.Linear(config.width, 3, bias=False)
         width = config.width
