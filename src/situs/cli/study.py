@@ -104,19 +104,18 @@ def _print_summary(result: Any) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from situs.study.words import findings, number, p_value  # noqa: PLC0415
+    from situs.study.words import findings, interval, number, p_value, points  # noqa: PLC0415
 
     table = Table(title=escape(result.study.name))
     for name in ("method", "labels", result.study.score, "95 % interval", "gain", "adjusted p"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in result.summary.to_dict("records"):
-        gain = row.get("gain", float("nan"))
         table.add_row(
             escape(row["arm"]),
             str(row["labels"]),
             number(row["mean"]),
-            f"{number(row['low'])} – {number(row['high'])}",
-            number(100 * gain, 1, sign=True),
+            interval(row["low"], row["high"]),
+            points(row.get("gain")),
             p_value(row["p_holm"]),
         )
     out.print(table)

@@ -1,70 +1,197 @@
-"""The study's page: one HTML file that opens from disk."""
+"""The study's page: one HTML file that opens from disk, in the dress of the other pages."""
 
 from __future__ import annotations
 
-import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
-from situs import __version__
 from situs.config import dump_yaml
-from situs.observe import style
-from situs.study.config import SCRATCH
+from situs.observe import page
+from situs.study.config import StudyConfig
 from situs.study.figures import efficiency, gains
 from situs.study.plan import StudyCases
 from situs.study.results import StudyResult
-from situs.study.words import duration, findings, labels_needed, metric_name, number, p_value
+from situs.study.words import (
+    best_rows,
+    duration,
+    finding,
+    interval,
+    labels_needed,
+    metric_name,
+    missing,
+    number,
+    p_value,
+    points,
+    verdict,
+)
 from situs.training.run import write_text
+
+Record = dict[Any, Any]
 
 
 def write_page(result: StudyResult, cases: StudyCases) -> Path:
     """Write ``index.html`` into the study's folder."""
-    environment = Environment(
-        loader=PackageLoader("situs.study"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "p": p_value,
-        "duration": duration,
-        "needs": labels_needed,
+    script = Markup(page.text_asset("report.js"))
+    text = page.render("study.html.j2", s=view(result, cases), js=script)
+    file = result.study.out / "index.html"
+    write_text(file, text)
+    return file
+
+
+def view(result: StudyResult, cases: StudyCases) -> dict[str, Any]:
+    """Everything that the template places, as text."""
+    study, metric = result.study, metric_name(result.study.score)
+    return {
+        "name": study.name,
+        "metric": metric,
+        "progress": f"{result.done} of {result.expected} jobs done",
+        "extent": _extent(study, cases),
+        "findings": _findings(result, metric),
+        "failed": result.failed,
+        "tiles": _tiles(result),
+        "result_headings": _result_headings(metric),
+        "results": [_result_row(row) for row in result.summary.to_dict("records")],
+        "cost_headings": _COST_HEADINGS,
+        "costs": [_cost_row(row) for row in result.pretrainings.to_dict("records")],
+        "sharing": _sharing(study),
+        "learned": [
+            {"arm": row["arm"], "scores": _scores(row["scores"])}
+            for row in result.pretrainings.to_dict("records")
+        ],
+        "run_headings": ("method", "labels", "seed", metric, "learning rate", "time", "folder"),
+        "runs": [_run_row(row) for row in result.runs.to_dict("records")],
+        "tuning_headings": ("method", "labels", "seed", metric, "learning rate", "time", "folder"),
+        "tuning": [_run_row(row) for row in result.tuning.to_dict("records")],
+        "test_cases": len(cases.split.test),
+        "validation_cases": len(cases.split.validation),
+        "fairness": _fairness(study, cases),
+        "configuration": dump_yaml(study),
     }
-    study = result.study
-    arms = [(arm.title, arm.method) for arm in study.arms]
-    tiles = []
-    if not result.summary.empty:
-        tiles = [
-            efficiency(result.summary, study.score, arms),
-            gains(result.summary, study.score, arms),
-        ]
-    text = environment.get_template("study.html").render(
-        study=study,
-        colours=style.css_variables(),
-        tiles=[t for t in tiles if t is not None],
-        findings=findings(result),
-        metric=metric_name(study.score),
-        summary=_records(result.summary),
-        runs=_records(result.runs),
-        pretrainings=_records(result.pretrainings),
-        tuning=_records(result.tuning),
-        result=result,
-        split=cases.split,
-        fingerprint=cases.fingerprint,
-        unlabelled=len(cases.unlabelled),
-        version=__version__,
-        machine=f"{platform.machine()}, {platform.system()}",
-        scratch=SCRATCH,
-        configuration=dump_yaml(study),
+
+
+_COST_HEADINGS = (
+    "pretraining",
+    "seed",
+    "time",
+    "CPU time",
+    "memory",
+    "GPU memory",
+    "energy",
+    "report",
+)
+
+
+def _result_headings(metric: str) -> tuple[str, ...]:
+    gain = ("gain, points", "95 % interval", "p", "adjusted p", "labels that scratch needs")
+    return ("method", "labels", metric, "95 % interval", *gain, "learning rate", "seeds")
+
+
+def _result_row(row: Record) -> dict[str, Any]:
+    cells = (
+        row["arm"],
+        row["labels"],
+        number(row["mean"]),
+        interval(row["low"], row["high"]),
+        points(row.get("gain")),
+        interval(row.get("gain_low"), row.get("gain_high"), points),
+        p_value(row["p"]),
+        p_value(row["p_holm"]),
+        labels_needed(row),
+        row["lr"] or "default",
+        row["runs"],
     )
-    page = study.out / "index.html"
-    write_text(page, text)
-    return page
+    return {"cells": cells, "verdict": verdict(row), "verdict_at": 4}
 
 
-def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    return frame.to_dict("records")
+def _cost_row(row: Record) -> dict[str, Any]:
+    cells = (
+        row["arm"],
+        row["seed"],
+        duration(row["seconds"]),
+        duration(row["cpu_seconds"]),
+        _with_unit(row["peak_memory_mib"], 0, "MiB"),
+        _with_unit(row["gpu_memory_mib"], 0, "MiB"),
+        _with_unit(row["energy_kj"], 1, "kJ"),
+    )
+    return {"cells": cells, "folder": row["folder"], "file": "run/report/index.html"}
+
+
+def _run_row(row: Record) -> dict[str, Any]:
+    cells = (
+        row["arm"],
+        row["labels"],
+        row["seed"],
+        number(row["score"]),
+        "default" if row["lr"] is None else f"{row['lr']:g}",
+        duration(row["seconds"]),
+    )
+    return {"cells": cells, "folder": row["folder"], "file": ""}
+
+
+def _tiles(result: StudyResult) -> list[Any]:
+    if result.summary.empty:
+        return []
+    arms = [(arm.title, arm.method) for arm in result.study.arms]
+    metric = result.study.score
+    drawn = [efficiency(result.summary, metric, arms), gains(result.summary, metric, arms)]
+    return [tile for tile in drawn if tile is not None]
+
+
+def _findings(result: StudyResult, metric: str) -> list[dict[str, str]]:
+    told = [
+        {"sentence": finding(row, metric), "verdict": verdict(row)} for row in best_rows(result)
+    ]
+    if (sentence := missing(result)) is not None:
+        told.append({"sentence": sentence, "verdict": ""})
+    return told
+
+
+def _extent(study: StudyConfig, cases: StudyCases) -> str:
+    return (
+        f"{_count(study.arms, 'way')} to begin · {_listed(study.labels)} labelled cases · "
+        f"{_count(study.seeds, 'seed')} · {len(cases.split.test)} test cases"
+    )
+
+
+def _sharing(study: StudyConfig) -> str:
+    return (
+        "Each pretraining serves every label count of its seed."
+        if study.pretrain_per_seed
+        else "Each pretraining is paid once and serves every label count and seed."
+    )
+
+
+def _fairness(study: StudyConfig, cases: StudyCases) -> list[str]:
+    split = cases.split
+    alike = "refused" if study.near_duplicates == "refuse" else "kept in one part"
+    return [
+        f"{len(split.test)} cases are tested, {len(split.validation)} serve for tuning, and "
+        f"training cases are drawn from {len(split.pool)}. Splits are by patient and fixed by "
+        f"seed {study.split_seed}. Scans of different patients that are (nearly) the same are "
+        f"{alike}: a correlation of ranks of {study.duplicate_correlation:g} or more.",
+        f"Pretraining may use {len(cases.unlabelled)} scans, none of a tested patient.",
+        "All arms share backbone, preprocessing, steps and optimiser budget unless the "
+        "configuration below says otherwise.",
+        f"Fingerprint of the labelled data: {cases.fingerprint}.",
+    ]
+
+
+def _scores(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name} {number(value)}" for name, value in scores.items())
+
+
+def _with_unit(value: Any, digits: int, unit: str) -> str:
+    text = number(value, digits)
+    return text if text == "–" else f"{text} {unit}"
+
+
+def _count(things: Sequence[Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _listed(values: Sequence[int]) -> str:
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}" if first else last

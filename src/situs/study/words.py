@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from situs.study.results import StudyResult
+
+Record = Mapping[Any, Any]
 
 _METRICS: Mapping[str, str] = {
     "dice": "Dice",
@@ -21,11 +23,9 @@ def metric_name(metric: str) -> str:
     return _METRICS.get(metric, metric)
 
 
-def number(value: Any, digits: int = 3, sign: bool = False) -> str:
+def number(value: Any, digits: int = 3) -> str:
     """A number for a table; a dash where there is none."""
-    if _absent(value):
-        return "–"
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return "–" if _absent(value) else f"{value:.{digits}f}"
 
 
 def p_value(value: Any) -> str:
@@ -44,7 +44,7 @@ def duration(seconds: Any) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def labels_needed(row: Mapping[Any, Any]) -> str:
+def labels_needed(row: Record) -> str:
     """How many labels scratch needs for the score of a row of the summary."""
     if _absent(row["scratch_labels"]):
         return "–"
@@ -52,59 +52,52 @@ def labels_needed(row: Mapping[Any, Any]) -> str:
     return f"{sign}{row['scratch_labels']:.0f}"
 
 
-def findings(result: StudyResult) -> list[str]:
-    """What the study says, one sentence a label count and one on what is missing."""
-    study, summary = result.study, result.summary
-    missing = result.expected - result.done
-    told = []
-    if missing:
-        told = [f"{missing} of {result.expected} jobs are still to be done; numbers may change."]
+def points(value: Any) -> str:
+    """A difference of scores in points, with its sign."""
+    return "–" if _absent(value) else f"{100 * value:+.1f}"
+
+
+def interval(low: Any, high: Any, text: Callable[[Any], str] = number) -> str:
+    """Both ends of an interval."""
+    return "–" if _absent(low) else f"{text(low)} to {text(high)}"
+
+
+def verdict(row: Record) -> str:
+    """``"better"``, ``"worse"`` or ``"same"`` (told apart at an adjusted p of 0.05), or empty."""
+    if _absent(row.get("gain")):
+        return ""
+    if _absent(row["p_holm"]) or row["p_holm"] >= 0.05:
+        return "same"
+    return "better" if row["gain"] > 0 else "worse"
+
+
+def missing(result: StudyResult) -> str | None:
+    """What is still to be done, as a sentence."""
+    count = result.expected - result.done
+    if count == 0:
+        return None
+    return f"{count} of {result.expected} jobs are still to be done; numbers may change."
+
+
+def best_rows(result: StudyResult) -> list[Record]:
+    """The row with the largest gain of each label count, where any arm can be compared."""
+    summary = result.summary
     if summary.empty or "gain" not in summary:
-        return [*told, "No method can be compared with training from scratch yet."]
-    for labels in study.labels:
-        rows = summary[(summary["labels"] == labels) & summary["gain"].notna()]
-        if not rows.empty:
-            best = max(rows.to_dict("records"), key=lambda row: row["gain"])
-            told.append(_finding(best, metric_name(study.score)))
-    return told
+        return []
+    compared = [row for row in summary.to_dict("records") if not _absent(row["gain"])]
+    by_count = ([r for r in compared if r["labels"] == n] for n in result.study.labels)
+    return [max(rows, key=lambda row: row["gain"]) for rows in by_count if rows]
 
 
-def markdown(result: StudyResult) -> str:
-    """The summary as a Markdown table."""
-    metric = metric_name(result.study.score)
-    lines = [
-        f"| method | labels | {metric} | 95 % interval | gain, points | 95 % interval "
-        "| adjusted p | scratch needs | seeds |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
-    ]
-    for row in result.summary.to_dict("records"):
-        gains = [number(100 * row.get(c, math.nan), 1, sign=True) for c in _GAINS]
-        cells = [
-            str(row["arm"]).replace("|", "\\|"),
-            str(row["labels"]),
-            number(row["mean"]),
-            f"{number(row['low'])} – {number(row['high'])}",
-            gains[0],
-            "–" if gains[1] == "–" else f"{gains[1]} to {gains[2]}",
-            p_value(row["p_holm"]),
-            labels_needed(row),
-            str(row["runs"]),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-_GAINS = ("gain", "gain_low", "gain_high")
-
-
-def _finding(best: Mapping[Any, Any], metric: str) -> str:
+def finding(best: Record, metric: str) -> str:
+    """What the best method of a label count gives."""
     base = best["mean"] - best["gain"]
     verb = "reaches" if best["gain"] > 0 else "reaches only"
-    doubt = "" if best["p_holm"] < 0.05 else "; the difference may be chance"
+    doubt = "; the difference may be chance" if verdict(best) == "same" else ""
     sentence = (
         f"With {best['labels']} labels the best method, {best['arm']}, {verb} {metric} "
-        f"{best['mean']:.3f} against {base:.3f} from scratch: {100 * best['gain']:+.1f} points "
-        f"(95 % interval {100 * best['gain_low']:+.1f} to {100 * best['gain_high']:+.1f}, "
+        f"{best['mean']:.3f} against {base:.3f} from scratch: {points(best['gain'])} points "
+        f"(95 % interval {interval(best['gain_low'], best['gain_high'], points)}, "
         f"adjusted p {p_value(best['p_holm'])}{doubt})."
     )
     count, sign = best["scratch_labels"], best["scratch_labels_is"]
@@ -112,6 +105,40 @@ def _finding(best: Mapping[Any, Any], metric: str) -> str:
         return sentence
     more = "more than" if sign == "≥" else "about"
     return f"{sentence} From scratch the same takes {more} {count:.0f} labels."
+
+
+def findings(result: StudyResult) -> list[str]:
+    """All sentences, for the terminal."""
+    metric = metric_name(result.study.score)
+    told = [finding(row, metric) for row in best_rows(result)]
+    rest = missing(result)
+    return told if rest is None else [*told, rest]
+
+
+def markdown(result: StudyResult) -> str:
+    """The summary as a Markdown table."""
+    metric = metric_name(result.study.score)
+    gain = ("gain, points", "95 % interval", "adjusted p", "scratch needs")
+    headings = ("method", "labels", metric, "95 % interval", *gain, "seeds")
+    lines = [_line(headings), _line(["---"] + ["--:"] * (len(headings) - 1))]
+    for row in result.summary.to_dict("records"):
+        cells = (
+            str(row["arm"]).replace("|", "\\|"),
+            str(row["labels"]),
+            number(row["mean"]),
+            interval(row["low"], row["high"]),
+            points(row.get("gain")),
+            interval(row.get("gain_low"), row.get("gain_high"), points),
+            p_value(row["p_holm"]),
+            labels_needed(row),
+            str(row["runs"]),
+        )
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _absent(value: Any) -> bool:
