@@ -198,14 +198,15 @@ def test_a_scout_in_the_series_is_left_out(tmp_path: Path) -> None:
     assert "left out 1 localizer slices" in scan.provenance.notes
 
 
-def test_a_tilted_gantry_is_straightened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("degrees", [15, -15])
+def test_a_tilted_gantry_is_straightened(tmp_path: Path, degrees: float) -> None:
     """A smooth world sampled by a tilted stack reads the same at every straightened voxel."""
 
     def world(points_mm: np.ndarray) -> np.ndarray:
         x, y, z = points_mm
         return 1000 + 3 * x + 5 * y + 20 * np.sin(z / 9) + 0.02 * x * y
 
-    tilt = np.tan(np.radians(15))
+    tilt = np.tan(np.radians(degrees))
     step, spacing = np.array([0, 2.0 * tilt, 2.0]), (1.1, 0.9)
     index = np.stack(np.meshgrid(*[np.arange(n) for n in (24, 30, 12)], indexing="ij"))
     origin = np.array([-10.0, -20, 5])

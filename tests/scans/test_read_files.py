@@ -341,3 +341,9 @@ def test_import_is_light() -> None:
         "assert not {'torch', 'nibabel', 'SimpleITK', 'pydicom'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_reason_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scans.md").read_text(encoding="utf-8")
+    for code, reason in REASONS.items():
+        assert f"| `{code}` | {reason.explanation} | {reason.remedy} |" in page
