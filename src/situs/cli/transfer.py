@@ -95,8 +95,6 @@ def finetune(
     if json:
         print_json(result.model_dump(mode="json"))
         return
-    if result.ledger is not None and not quiet:
-        out.print(result.ledger)
     out.print(result)
 
 
@@ -123,7 +121,7 @@ def predict(
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
         bar = progress.add_task("predicting", total=None)
         result = run_prediction(
-            Model.load(model),
+            Model.load(model).to_device(),
             paths,
             out_folder,
             overwrite,

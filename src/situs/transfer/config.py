@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from situs.backbones import BackboneConfig
 from situs.config import Config
+from situs.store import Preprocessing
 
 Cases = int | tuple[str, ...] | None
 """Cases by number (drawn by seed), by name, or None for all that no other split took."""
@@ -84,7 +85,8 @@ class FinetuneConfig(Config):
         patience: Validations without progress before training stops; 0 never stops early.
         save_predictions: Write one NIfTI a test case.
         save_model: Write the weights.
-        precision: Lightning's ``precision``.
+        precision: ``"auto"`` takes bf16 or fp16 mixed precision on a GPU that has it.
+        workers: Loader processes; 0 draws patches in the main process. The numbers are the same.
         threads: CPU threads of torch; None leaves them as they are.
         seed: Of everything random.
         overwrite: Replace an earlier result in ``out``.
@@ -97,7 +99,7 @@ class FinetuneConfig(Config):
     load_decoder: bool = True
     allow_partial: bool = False
     backbone: BackboneConfig | None = None
-    preprocessing: dict[str, Any] | None = None
+    preprocessing: Preprocessing | None = None
     slice_axis: Literal["auto", 0, 1, 2] = "auto"
 
     train: Cases = None
@@ -126,7 +128,8 @@ class FinetuneConfig(Config):
 
     save_predictions: bool = True
     save_model: bool = True
-    precision: str = "32-true"
+    precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "auto"
+    workers: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
     overwrite: bool = False

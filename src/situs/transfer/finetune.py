@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
+from rich.console import Console
 from torch import nn
 
 from situs.backbones import Backbone
@@ -71,12 +72,14 @@ def finetune(
         train = cohort.load(split.train)
         model, ledger, pretrained = _model(config, cohort, train)
         # Only now: weights that do not fit must not cost an earlier result.
-        _make_folder(config)
+        _make_folder(_resolved(config, model.task, cohort))
+        if ledger is not None and not quiet:
+            Console(stderr=True).print(ledger)
         validation, test = cohort.load(split.validation), cohort.load(split.test)
         clock.lap("prepare")
         watch = _train(config, model, cohort, train, validation, pretrained, quiet)
         clock.lap("train")
-        summary = evaluate(config, model, test)
+        summary = evaluate(config, model.to_device(), test)
         clock.lap("test")
     if config.save_model:
         model.save(config.out / "model")
@@ -86,7 +89,7 @@ def finetune(
 
 
 def _cohort(config: FinetuneConfig, cohort: Cohort | None, carded: Mapping[str, Any]) -> Cohort:
-    rules = validate(Preprocessing, config.preprocessing or carded)
+    rules = config.preprocessing or validate(Preprocessing, carded)
     cohort = cohort or Cohort.open(config.data, rules)
     expected = cohort.settled(rules)
     if cohort.rules != expected:
@@ -235,6 +238,14 @@ def _check_folder(config: FinetuneConfig) -> None:
         raise RunError(f"{out} is not empty; choose another 'out', or say 'overwrite'")
     if not (out / "config.yaml").is_file():
         raise RunError(f"{out} holds something that is no result of situs; it is not replaced")
+
+
+def _resolved(config: FinetuneConfig, task: Task, cohort: Cohort) -> FinetuneConfig:
+    """What was done, not what was left open."""
+    found = {"preprocessing": cohort.rules, "patch_size": task.patch_size}
+    if task.slice_axis is not None:
+        found["slice_axis"] = task.slice_axis
+    return config.model_copy(update=found)
 
 
 def _make_folder(config: FinetuneConfig) -> None:

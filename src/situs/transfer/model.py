@@ -97,6 +97,11 @@ class Model:
         labels: npt.NDArray[np.int16] = values[probabilities.argmax(0)]
         return labels
 
+    def to_device(self) -> Model:
+        """Move the network to a GPU where there is one; Lightning leaves it on the CPU."""
+        self.network.to("cuda" if torch.cuda.is_available() else "cpu")
+        return self
+
     def save(self, folder: Path) -> None:
         """Write weights, head, card and task."""
         head = {"head": self.network.head.state_dict()}

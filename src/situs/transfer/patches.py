@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from situs.store.crop import crop_padded
 from situs.transfer.augment import draw, move, recolour
@@ -17,6 +17,7 @@ from situs.transfer.cases import PreparedCase
 from situs.transfer.config import Augmentation
 
 Batch = dict[str, Tensor]
+_ORDER, _DRAW = range(2)  # what a random stream is for
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Framing:
 
 
 class PatchSampler(IterableDataset[Batch]):
-    """An endless stream of augmented batches, a pure function of its seed.
+    """An endless stream of augmented batches, each a pure function of the seed and its number.
 
     Args:
         cases: Prepared, in memory.
@@ -85,19 +86,33 @@ class PatchSampler(IterableDataset[Batch]):
         self.seed = seed
 
     def __iter__(self) -> Iterator[Batch]:
-        rng = np.random.default_rng(self.seed)
-        generator = torch.Generator().manual_seed(self.seed)
+        # Workers take turns in the same order as the loader asks them, so that any number of
+        # them gives the same stream.
+        worker = get_worker_info()
+        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
         while True:
-            # Every case comes as often as any other, in a new order each time.
-            order = rng.permutation(len(self.cases))
-            order = np.resize(order, -(-len(order) // self.batch_size) * self.batch_size)
-            for chosen in order.reshape(-1, self.batch_size):
-                yield self.batch([self.cases[i] for i in chosen], rng, generator)
+            yield self.batch(number)
+            number += step
 
-    def batch(
+    def batch(self, number: int) -> Batch:
+        """Batch ``number``: ``image (B, C, *patch)`` and ``label`` or ``target``."""
+        rng = np.random.default_rng([self.seed, _DRAW, number])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        cases = [
+            self.cases[self._case(number * self.batch_size + i)] for i in range(self.batch_size)
+        ]
+        return self._cut(cases, rng, generator)
+
+    def _case(self, sample: int) -> int:
+        """Every case comes as often as any other, in a new order each time round."""
+        epoch, place = divmod(sample, len(self.cases))
+        return int(
+            np.random.default_rng([self.seed, _ORDER, epoch]).permutation(len(self.cases))[place]
+        )
+
+    def _cut(
         self, cases: Sequence[PreparedCase], rng: np.random.Generator, generator: torch.Generator
     ) -> Batch:
-        """One batch, a patch of each of ``cases``: ``image`` and ``label`` or ``target``."""
         framing = self.framing
         spacing = torch.tensor([[c.spacing[a] for a in framing.axes] for c in cases])
         drawn = draw(self.augmentation, spacing.float(), framing.axes, generator)

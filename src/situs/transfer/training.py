@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +14,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from situs.errors import NonFiniteLoss
+from situs.training.engine import precision, quiet_engine
 from situs.training.run import MetricsFile
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.losses import Loss
 from situs.transfer.networks import Classifier, Segmenter
 from situs.transfer.optim import freeze, parameter_groups, warmup_cosine
-from situs.transfer.patches import Batch
+from situs.transfer.patches import Batch, PatchSampler
 
 Model = Segmenter | Classifier
 
@@ -164,19 +162,21 @@ class Watch(pl.Callback):
 
 def fit(
     module: Finetuning,
-    batches: Iterable[Batch],
+    batches: PatchSampler,
     watch: Watch,
     out: Path,
     callbacks: Sequence[pl.Callback] = (),
 ) -> None:
     """Run Lightning's loop for the configured number of steps."""
     config = module.config
-    with _calm():
-        _trainer(config, [watch, *callbacks], out).fit(module, _loader(batches))
+    with quiet_engine():
+        _trainer(config, [watch, *callbacks], out).fit(module, _loader(batches, config.workers))
 
 
-def _loader(batches: Iterable[Batch]) -> DataLoader[Batch]:
-    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+def _loader(batches: PatchSampler, workers: int) -> DataLoader[Batch]:
+    return DataLoader(
+        batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
+    )
 
 
 def _trainer(config: FinetuneConfig, callbacks: list[pl.Callback], out: Path) -> pl.Trainer:
@@ -184,7 +184,7 @@ def _trainer(config: FinetuneConfig, callbacks: list[pl.Callback], out: Path) ->
         max_steps=config.steps,
         accelerator="auto",
         devices=1,
-        precision=config.precision,  # type: ignore[arg-type]  # validated by Lightning
+        precision=precision(config.precision),
         gradient_clip_val=1.0,
         callbacks=callbacks,
         logger=False,
@@ -194,17 +194,3 @@ def _trainer(config: FinetuneConfig, callbacks: list[pl.Callback], out: Path) ->
         default_root_dir=out,
         num_sanity_val_steps=0,
     )
-
-
-@contextmanager
-def _calm() -> Iterator[None]:
-    """Without Lightning's advertisements and its warnings about its own internals."""
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")
-            yield
-    finally:
-        logger.setLevel(level)
