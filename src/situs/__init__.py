@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from situs.store import Store
     from situs.training.pretrain import pretrain
     from situs.training.run import Run
-    from situs.transfer import finetune
+    from situs.transfer.finetune import finetune
     from situs.weights import load_encoder
 
 __version__ = "0.1.0"
