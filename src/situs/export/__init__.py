@@ -1,1 +1,7 @@
-"""Hand the encoder on to other frameworks."""
+"""Hand an encoder on: to MONAI, nnU-Net, ONNX, a Hub layout, or as plain safetensors."""
+
+from __future__ import annotations
+
+from situs.export.export import Exported, available, export
+
+__all__ = ["Exported", "available", "export"]

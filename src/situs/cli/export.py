@@ -1,0 +1,52 @@
+"""``situs export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from situs.cli import app
+from situs.cli.console import Json, Quiet, out, print_json
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run, a result, or a weights folder.")],
+    to: Annotated[str, typer.Option(help="monai, nnunet, safetensors, onnx or hub.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    licence: Annotated[
+        str, typer.Option("--licence", "--license", help="Of the weights, e.g. Apache-2.0.")
+    ] = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is in --out.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Hand the encoder on: to MONAI, nnU-Net, ONNX, a Hub layout, or as plain safetensors.
+
+    Example: `situs export runs/first --to monai --out exported`
+
+    What is written is loaded back and compared with the original before it counts.
+    """
+    from situs.export import export as write  # noqa: PLC0415 - imports torch
+
+    exported = write(run, to, folder, licence=licence, overwrite=overwrite)
+    use = exported.use.replace("FOLDER", str(exported.path))
+    if json:
+        print_json(
+            {
+                "path": exported.path,
+                "files": exported.files,
+                "checked": exported.checked,
+                "use": use,
+            }
+        )
+        return
+    out.print(f"[bold]{escape(str(exported.path))}[/]: {', '.join(exported.files)}", soft_wrap=True)
+    if not quiet:
+        out.print(f"checked: {exported.checked}\n", markup=False, highlight=False, soft_wrap=True)
+        out.print(use, markup=False, soft_wrap=True)

@@ -1,0 +1,124 @@
+"""One function for all targets; what is written is loaded back and compared before it counts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from situs.backbones import Backbone
+from situs.config import unknown_name
+from situs.errors import SitusError
+from situs.weights import Card, load_card, load_encoder, weights_folder
+
+# target → the module whose ``write`` makes it.
+_TARGETS = {
+    "hub": "situs.export.hub",
+    "monai": "situs.export.monai",
+    "nnunet": "situs.export.nnunet",
+    "onnx": "situs.export.onnx",
+    "safetensors": "situs.export.plain",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is exported.
+
+    Attributes:
+        path: Run, result or weights folder, as named by the user.
+        weights: The weights folder in it.
+        card: Its card, the licence filled in.
+        backbone: Its network, in ``eval`` mode.
+    """
+
+    path: Path
+    weights: Path
+    card: Card
+    backbone: Backbone
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a target's ``write`` tells.
+
+    Attributes:
+        checked: How it was made sure that the files hold the same network, in one sentence.
+        use: Python lines that load them.
+    """
+
+    checked: str
+    use: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export that was checked.
+
+    Attributes:
+        path: The folder.
+        files: Names in it.
+        checked: How it was made sure that the files hold the same network.
+        use: Python lines that load them.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    checked: str
+    use: str
+
+
+def available() -> list[str]:
+    """Names of the targets."""
+    return sorted(_TARGETS)
+
+
+def export(
+    source: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    licence: str = "",
+    overwrite: bool = False,
+) -> Exported:
+    """Write the backbone of a run in another framework's form.
+
+    Nothing appears in ``out`` unless it was loaded back and gave the same features.
+
+    Args:
+        source: Run folder, result folder or weights folder.
+        to: One of :func:`available`.
+        out: Folder to write.
+        licence: Of the weights, an SPDX identifier; the card's where empty.
+        overwrite: Replace what is in ``out``.
+
+    Raises:
+        SitusError: If ``out`` is not empty, the target cannot hold this backbone, an optional
+            package is missing, or the files do not give the same features.
+    """
+    if to not in _TARGETS:
+        raise unknown_name("export target", to, available())
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+        raise SitusError(f"{out} is not empty; choose another folder, or say --overwrite")
+    card = load_card(source)
+    if licence:
+        card = card.model_copy(update={"licence": licence})
+    origin = Origin(Path(source), weights_folder(source), card, load_encoder(source))
+    write: Callable[[Origin, Path], Written] = import_module(_TARGETS[to]).write
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        written = write(origin, part)
+        part.chmod(0o755)  # mkdtemp makes folders that only their owner may enter
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    files = tuple(sorted(str(f.relative_to(out)) for f in out.rglob("*") if f.is_file()))
+    return Exported(out, files, written.checked, written.use)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import monai.networks.nets
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from situs.backbones import BackboneConfig, build
+from situs.cli import app
+from situs.errors import ConfigError, SitusError
+from situs.export import available, export
+from situs.export.checks import insist_same, probe_image
+from situs.export.export import Origin
+from situs.export.hub import model_card
+from situs.weights import Card, load_card, load_encoder, save_weights
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "cnn": {"options": {"channels": [4, 8, 8, 12], "strides": [[2, 2, 1], [2, 2, 2], [2, 2, 2]]}},
+    "cnn-2d": {"spatial_dims": 2, "in_channels": 2, "options": {"channels": [4, 8, 8]}},
+    "nnunet": {"options": {"channels": [4, 8, 8], "blocks": [1, 2, 1]}, "in_channels": 2},
+    "resnet_unet": {"spatial_dims": 2, "options": {"resnet": "resnet10"}},
+    "swin_unetr": {
+        "spatial_dims": 2,
+        "options": {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 4},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Weights folders of small networks, with numbers that a fresh network does not have."""
+    folders = {}
+    for name, arguments in NETWORKS.items():
+        torch.manual_seed(1)
+        config = BackboneConfig(name=name.partition("-")[0], **arguments)
+        backbone = build(config)
+        with torch.no_grad():
+            for parameter in backbone.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        card = Card(
+            backbone=config,
+            method="spatial+s2dc",
+            preprocessing={"spacing": [1.0, 1.0, 2.0], "ct_window": [-1000, 1000]},
+            view_size=(64,) * config.spatial_dims,
+            step=7,
+            data_fingerprint="0123456789abcdef",
+            decoder_trained=True,
+        )
+        folders[name] = save_weights(tmp_path_factory.mktemp("weights") / name, backbone, card)
+    return folders
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_safetensors_come_back_as_the_same_network(name: str, weights, tmp_path: Path):
+    if name == "nnunet":
+        pytest.importorskip("dynamic_network_architectures")
+    exported = export(weights[name], "safetensors", tmp_path / "out", licence="CC-BY-4.0")
+    assert exported.files == ("card.json", "decoder.safetensors", "encoder.safetensors")
+    again, original = load_encoder(exported.path), load_encoder(weights[name])
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(again.state_dict().values(), original.state_dict().values(), strict=True)
+    )
+    assert load_card(exported.path).licence == "CC-BY-4.0"
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn-2d", "resnet_unet", "swin_unetr"])
+@torch.no_grad()
+def test_monai_builds_and_fills_the_network_from_the_files_alone(name, weights, tmp_path: Path):
+    exported = export(weights[name], "monai", tmp_path / "out")
+    arguments = json.loads((exported.path / "network.json").read_text())
+    kind = arguments.pop("_target_").rpartition(".")[2]
+    assert kind in exported.checked
+    network = getattr(monai.networks.nets, kind)(**{**arguments, "out_channels": 3})
+    before = {n: p.clone() for n, p in network.named_parameters()}
+    network.load_state_dict(load_file(exported.path / "model.safetensors"), strict=False)
+    kept = [n for n, p in network.named_parameters() if torch.equal(p, before[n])]
+    # Only the output layer keeps its random numbers, and normalisations that were never trained.
+    assert all("out" in n or "head" in n for n in kept), kept
+    assert network.eval()(probe_image(load_encoder(weights[name]))).shape[1] == 3
+
+
+def test_monai_has_no_class_for_nnunet(weights, tmp_path: Path):
+    pytest.importorskip("dynamic_network_architectures")
+    with pytest.raises(SitusError, match="Other targets: nnunet"):
+        export(weights["nnunet"], "monai", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@torch.no_grad()
+def test_nnunet_gets_every_tensor_it_insists_on(weights, tmp_path: Path):
+    unet = pytest.importorskip("dynamic_network_architectures.architectures.unet")
+    exported = export(weights["nnunet"], "nnunet", tmp_path / "out")
+    architecture = json.loads((exported.path / "architecture.json").read_text())
+    assert architecture["network_class_name"].endswith("ResidualEncoderUNet")
+    arguments = architecture["arch_kwargs"]
+    for key in architecture["_kw_requires_import"]:
+        if arguments[key] is not None:
+            arguments[key] = getattr(torch.nn, arguments[key].rpartition(".")[2])
+    network = unet.ResidualEncoderUNet(input_channels=2, num_classes=4, **arguments)
+    weights_file = load_file(exported.path / "model.safetensors")
+    # nnU-Net's own rule: every key without ".seg_layers." must be there, in the same shape.
+    for key, value in network.state_dict().items():
+        if ".seg_layers." not in key:
+            assert weights_file[key].shape == value.shape
+    network.load_state_dict(weights_file, strict=False)
+    backbone = load_encoder(weights["nnunet"])
+    image = probe_image(backbone)
+    features = network.encoder(image)
+    for a, b in zip(features, backbone.encode(image), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert "multiple of (4, 4, 4)" in (exported.path / "README.md").read_text()
+
+
+def test_nnunet_takes_no_other_network(weights, tmp_path: Path):
+    with pytest.raises(SitusError, match="pretrain with --backbone nnunet"):
+        export(weights["cnn"], "nnunet", tmp_path / "out")
+
+
+def test_the_hub_folder_has_a_card_and_loads(weights, tmp_path: Path):
+    exported = export(weights["cnn"], "hub", tmp_path / "out", licence="Apache-2.0")
+    page = (exported.path / "README.md").read_text(encoding="utf-8")
+    _, front, body = page.split("---\n", 2)
+    assert yaml.safe_load(front)["license"] == "apache-2.0"
+    assert {"spatial", "s2dc", "3d"} <= set(yaml.safe_load(front)["tags"])
+    for said in ("[1.0, 1.0, 2.0]", "0123456789abcdef", "multiples of (8, 8, 4)", "2509.05967"):
+        assert said in body
+    assert load_encoder(exported.path).channels == (4, 8, 8, 12)
+
+
+def test_the_model_card_of_bare_weights_says_what_is_unknown(weights):
+    card = Card(backbone=load_card(weights["cnn"]).backbone)
+    origin = Origin(weights["cnn"], weights["cnn"], card, load_encoder(weights["cnn"]))
+    page = model_card(origin)
+    assert "license: other" in page
+    assert "Unknown: the weights came without it." in page
+    assert "(the decoder is not trained)" in page
+
+
+@pytest.mark.parametrize("name", ["cnn", "swin_unetr"])
+def test_onnx_computes_the_same(name: str, weights, tmp_path: Path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra 'onnx'")
+    exported = export(weights[name], "onnx", tmp_path / "out")
+    assert "encoder.onnx" in exported.files
+    assert "another batch size" in exported.checked
+
+
+def test_onnx_without_its_packages_names_the_extra(
+    weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(SitusError, match=r"situs\[onnx\]"):
+        export(weights["cnn"], "onnx", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_occupied_folder_is_replaced_only_on_demand(weights, tmp_path: Path):
+    (tmp_path / "precious.txt").write_text("keep me")
+    with pytest.raises(SitusError, match="is not empty"):
+        export(weights["cnn"], "safetensors", tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "keep me"
+    exported = export(weights["cnn"], "safetensors", tmp_path, overwrite=True)
+    assert "precious.txt" not in exported.files
+
+
+def test_unknown_targets_and_folders_without_weights(weights, tmp_path: Path):
+    with pytest.raises(ConfigError, match="did you mean 'monai'"):
+        export(weights["cnn"], "monay", tmp_path / "out")
+    with pytest.raises(SitusError, match="has no weights"):
+        export(tmp_path, "hub", tmp_path / "out")
+
+
+def test_a_network_that_computes_something_else_is_not_let_through():
+    image = torch.ones(1, 1, 4, 4)
+    with pytest.raises(SitusError, match="does not give the same features"):
+        insist_same(lambda x: [x], lambda x: [x * 1.01], image, "MONAI")
+    with pytest.raises(SitusError, match="does not give the same features"):
+        insist_same(lambda x: [x], lambda x: [x[..., :2]], image, "MONAI")
+    with pytest.raises(SitusError, match="does not give the same features"):
+        insist_same(lambda x: [x], lambda x: [x * torch.nan], image, "MONAI")
+
+
+def test_the_command_line_prints_what_was_checked(weights, tmp_path: Path):
+    arguments = ["export", str(weights["cnn"]), "--to", "monai", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["files"] == ["card.json", "model.safetensors", "network.json"]
+    assert str(tmp_path / "out") in said["use"]
+    result = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert "DynUNet loaded it" in result.stdout
+
+
+def test_every_target_is_offered_by_the_command_line():
+    page = " ".join(CliRunner().invoke(app, ["export", "--help"]).stdout.split())
+    assert all(target in page for target in available())
