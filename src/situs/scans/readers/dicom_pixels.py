@@ -58,17 +58,19 @@ class Pixels:
 
     def volume(self, slices: Sequence[Slice]) -> npt.NDArray[Any]:
         """Rescaled values ``(columns, rows, slices)``, each slice by its own slope."""
-        first = self.stored(slices[0])
         whole = all(s.slope == 1 and float(s.intercept).is_integer() for s in slices)
-        dtype = np.dtype(np.int32) if whole and first.dtype.kind in "iu" else np.dtype(np.float32)
-        out = np.empty((first.shape[1], first.shape[0], len(slices)), dtype=dtype)
+        whole = whole and self.stored(slices[0]).dtype.kind in "iu"
+        out = np.empty((len(slices), *slices[0].shape), np.int16 if whole else np.float32)
         for k, slice_ in enumerate(slices):
-            values = self.stored(slice_).T
-            if dtype.kind == "i":
-                out[..., k] = values.astype(np.int32) + int(slice_.intercept)
+            values = self.stored(slice_)
+            if whole:
+                rescaled = values.astype(np.int32) + int(slice_.intercept)
+                if out.dtype == np.int16 and not _fits_int16(rescaled):
+                    out = out.astype(np.int32)
+                out[k] = rescaled
             else:
-                out[..., k] = values * np.float64(slice_.slope) + slice_.intercept
-        return _narrowed(out)
+                out[k] = values * np.float64(slice_.slope) + slice_.intercept
+        return out.T
 
     @quiet()
     def _decode(self, file: Path) -> npt.NDArray[Any]:
@@ -117,12 +119,9 @@ def straighten(
     return moved, pad
 
 
-def _narrowed(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if volume.dtype == np.int32:
-        info = np.iinfo(np.int16)
-        if info.min <= volume.min() and volume.max() <= info.max:
-            return volume.astype(np.int16)
-    return volume
+def _fits_int16(values: npt.NDArray[np.int32]) -> bool:
+    info = np.iinfo(np.int16)
+    return bool(info.min <= values.min() and values.max() <= info.max)
 
 
 def _decode_with_gdcm(dataset: Dataset, path: Path) -> npt.NDArray[Any]:
