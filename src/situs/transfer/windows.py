@@ -40,16 +40,18 @@ def segment(
     flips = list(_subsets(flip_axes))
     for axes in flips:
         there = [a + 1 for a in axes]
-        batch = framing.to_batch(image.flip(there)).to(device)
         logits = sliding_window_inference(
-            batch,
+            framing.to_batch(image.flip(there)),
             roi_size=framing.patch_size,
             sw_batch_size=_WINDOWS_AT_ONCE,
             predictor=model,
             overlap=overlap,
             mode="gaussian",
+            sw_device=device,
+            # Windows are small, but the classes of a whole CT may not fit a GPU.
+            device=torch.device("cpu"),
         )
-        volume = framing.from_batch(logits.softmax(1).cpu()).flip(there)
+        volume = framing.from_batch(logits.softmax(1)).flip(there)
         total = volume if total is None else total + volume
     if total is None:
         raise AssertionError("there is always the unflipped volume")
