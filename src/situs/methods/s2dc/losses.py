@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed, nn
 
+from situs.methods.s2dc.sinkhorn import at_least_single
+
 _MARGIN = 1e-6  # distance that probabilities keep from 0 and 1 before the logarithm
 
 
@@ -99,14 +101,15 @@ def info_nce(
     Returns:
         Scalar.
     """
-    queries = nn.functional.normalize(queries, dim=-1)
-    gathered = nn.functional.normalize(gather(keys.detach()), dim=-1).to(queries.dtype)
     rank = distributed.get_rank() if _distributed() else 0
     target = torch.arange(len(queries), device=queries.device) + rank * len(queries)
-    if negatives is not None:
-        negatives = nn.functional.normalize(negatives, dim=-1).to(queries.dtype)
-        gathered = torch.cat([gathered, negatives])
-    return nn.functional.cross_entropy((queries @ gathered.mT).float() / temperature, target)
+    with torch.autocast(queries.device.type, enabled=False):
+        own = nn.functional.normalize(at_least_single(queries), dim=-1)
+        others = gather(keys.detach()).to(own.dtype)
+        if negatives is not None:
+            others = torch.cat([others, negatives.to(own.dtype)])
+        logits = own @ nn.functional.normalize(others, dim=-1).mT
+        return nn.functional.cross_entropy(logits / temperature, target)
 
 
 @torch.no_grad()

@@ -63,8 +63,7 @@ def log_sinkhorn(
     if m < 1 or n < 1:
         raise ValueError(f"scores must have rows and columns, got shape {tuple(scores.shape)}")
     with torch.autocast(scores.device.type, enabled=False):
-        if scores.dtype in (torch.float16, torch.bfloat16):
-            scores = scores.float()
+        scores = at_least_single(scores)
         bin_score = torch.as_tensor(dustbin, dtype=scores.dtype, device=scores.device)
         flat = scores.reshape(-1, m, n)
         bins = bin_score.expand(lead).reshape(-1)
@@ -73,6 +72,11 @@ def log_sinkhorn(
         else:
             plan = _LogSinkhorn.apply(flat, bins, iterations, tolerance)
         return plan.reshape(*lead, m + 1, n + 1)
+
+
+def at_least_single(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32 if it is of lower precision, else as it is."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 class _LogSinkhorn(torch.autograd.Function):
