@@ -12,6 +12,7 @@ Array = npt.NDArray[np.float64]
 # Directions tried besides the principal one: a short or noisy band has no reliable axis.
 _TURNS = np.radians([0, 22.5, 45, 67.5, 90, 112.5, 135, 157.5])
 _COARSE = 4
+_SAMPLES_PER_SIGMA = 2.5
 _BLOCK = 16  # maps at once, to bound the memory
 
 
@@ -37,8 +38,13 @@ def fit_line(
     maps = np.clip(np.nan_to_num(np.asarray(heatmaps, dtype=np.float64)), 0, None)
     leading, (rows, columns) = maps.shape[:-2], maps.shape[-2:]
     flat = maps.reshape(-1, rows, columns)
+    empty = flat.max((1, 2)) <= 0
+    # A band is smooth: a few samples across it hold all that its pixels do.
+    step = max(1, int(sigma_mm / (max(spacing) * _SAMPLES_PER_SIGMA)))
+    flat = flat[:, ::step, ::step]
     center = np.array([(columns - 1) / 2 * spacing[1], (rows - 1) / 2 * spacing[0]])
-    x, y = np.arange(columns) * spacing[1] - center[0], np.arange(rows) * spacing[0] - center[1]
+    x = np.arange(0, columns, step) * spacing[1] - center[0]
+    y = np.arange(0, rows, step) * spacing[0] - center[1]
 
     parameters, confidence = np.zeros((len(flat), 3)), np.zeros(len(flat))
     for i in range(0, len(flat), _BLOCK):
@@ -54,7 +60,6 @@ def fit_line(
     normal_px = normal_mm * [spacing[1], spacing[0]]
     lines = np.concatenate([normal_px, (offset - normal_mm @ center)[:, None]], axis=-1)
     lines /= np.linalg.norm(normal_px, axis=-1, keepdims=True)
-    empty = flat.max((1, 2)) <= 0
     lines[empty], confidence[empty] = np.nan, 0
     return lines.reshape(*leading, 3), confidence.reshape(leading)
 

@@ -50,7 +50,7 @@ def clip_lines(lines: npt.ArrayLike, shape: npt.ArrayLike) -> tuple[Array, npt.N
     still, between = along == 0, (foot >= -0.5) & (foot <= extent - 0.5)
     low = np.where(still, np.where(between, -np.inf, np.inf), low).max(-1)
     high = np.where(still, np.where(between, np.inf, -np.inf), high).min(-1)
-    inside = low < high  # False for NaN
+    inside = (low < high) & np.isfinite(low) & np.isfinite(high)  # False for NaN and for no line
     reach = np.where(inside[..., None], np.stack([low, high], axis=-1), np.nan)
     return foot[..., None, :] + reach[..., None] * along[..., None, :], inside
 
@@ -89,7 +89,7 @@ def line_heatmap(
     costs an outer sum and one exponential a pixel.
 
     Args:
-        lines: ``(…, 3)`` normal form in pixels; where NaN (no line) the map is zero.
+        lines: ``(…, 3)`` normal form in pixels; where NaN or zero (no line) the map is zero.
         shape: (rows, columns).
         spacing: Millimetres (between rows, between columns), or ``(…, 2)`` for each line.
         sigma_mm: Standard deviation of the profile across the line.
@@ -126,7 +126,7 @@ def _profile(
 ) -> tuple[Tensor, Tensor]:
     """``(…, columns)`` and ``(…, rows)`` whose outer sum is u, where exp(−d²/2σ²) = 2^−u²."""
     scaled = lines * (mm * (math.log2(math.e) / 2) ** 0.5 / sigma_mm)[..., None]
-    absent = ~torch.isfinite(lines).all(-1, keepdim=True)
+    absent = ~torch.isfinite(scaled).all(-1, keepdim=True)
     scaled = scaled.masked_fill(absent, 0.0)
     columns, rows = (
         torch.arange(n, device=lines.device, dtype=lines.dtype) for n in reversed(shape)

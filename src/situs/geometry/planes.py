@@ -199,6 +199,12 @@ def intersect(
     return lines, inside & (sine >= np.sin(np.radians(min_angle_deg)))
 
 
+def near_parallel(first: Plane, second: Plane, angle_deg: float) -> bool:
+    """Whether two planes meet at less than ``angle_deg``."""
+    sine = np.linalg.norm(np.cross(first.normal_mm, second.normal_mm))
+    return bool(sine < np.sin(np.radians(angle_deg)))
+
+
 def _attribute(dataset: Dataset, group: str, name: str, frame: int) -> Any:
     """``name`` from the image, or from its per-frame or shared functional groups."""
     value = dataset.get(name)

@@ -29,6 +29,7 @@ _REGISTRY: dict[str, str] = {
     "simclr": "situs.methods.simclr:SimClr",
     "voco": "situs.methods.voco:Voco",
     "sal": "situs.methods.sal:Sal",
+    "planes": "situs.methods.planes:Planes",
 }
 
 

@@ -1,0 +1,68 @@
+"""Configuration of ``planes``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from situs.errors import ConfigError
+from situs.methods.base import MethodConfig
+from situs.scans.studies import load_rules
+from situs.views.intensity import IntensityConfig
+from situs.views.planes_virtual import VirtualConfig
+from situs.views.slices import PoseConfig, ViewGrid
+
+Term = Literal["line", "location"]
+
+
+class PlanesConfig(MethodConfig):
+    """Everything that decides what ``planes`` looks at and asks for.
+
+    Attributes:
+        studies: ``"series"`` looks at the stacks of real studies, ``"virtual"`` cuts studies
+            out of volumes; ``"auto"`` takes series where most studies have two roles or more.
+        rules: Role rules of real studies: ``"heart"``, ``"knee"``, ``"orthogonal"``, or a YAML
+            file.
+        virtual: Prescription and poses of virtual studies.
+        size: (rows, columns) of a slice's view; None fits the data. The paper takes 224, 224.
+        spacing_mm: Of the view's pixels; None fits the data. The paper takes 1.26.
+        slices: Slices drawn from a study for each sample.
+        sigma_px: Standard deviation of a line's heat map, in pixels.
+        min_angle_deg: Lines of planes that meet at a smaller angle are not asked for.
+        pose: In-plane augmentation; image and lines move together.
+        intensity: Changes of intensity; None for none.
+        weights: Of the terms; 1 for those not named, 0 switches one off.
+    """
+
+    studies: Literal["auto", "series", "virtual"] = "auto"
+    rules: str = "orthogonal"
+    virtual: VirtualConfig = Field(default_factory=VirtualConfig)
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    spacing_mm: PositiveFloat | None = None
+    slices: PositiveInt = 6
+    sigma_px: PositiveFloat = 6.0
+    min_angle_deg: float = Field(15.0, ge=0, lt=90)
+    pose: PoseConfig = Field(default_factory=PoseConfig)
+    intensity: IntensityConfig | None = Field(default_factory=IntensityConfig)
+    weights: dict[Term, NonNegativeFloat] = Field(default_factory=dict)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Names of the planes whose lines are asked for, one a heat map."""
+        if self.studies == "series":
+            return tuple(load_rules(self.rules).roles)
+        return tuple(self.virtual.roles)
+
+    @property
+    def grid(self) -> ViewGrid:
+        """Pixels of a view."""
+        if self.size is None or self.spacing_mm is None:
+            raise ConfigError(
+                "'size' and 'spacing_mm' are left to the data: call fitted(sources) first"
+            )
+        return ViewGrid(self.size, self.spacing_mm)
+
+    def weight(self, term: Term) -> float:
+        """Weight of one term."""
+        return self.weights.get(term, 1.0)

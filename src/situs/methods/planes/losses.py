@@ -1,0 +1,45 @@
+"""Losses of ``planes``: line heat maps and slice location."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from situs.geometry import line_heatmap
+
+
+def line(heatmaps: Tensor, lines: Tensor, visible: Tensor, sigma_px: float) -> Tensor:
+    """Mean squared error between predicted and true heat maps of the visible lines.
+
+    The target is exp(−d² / 2σ²), d the distance of a pixel to the line (arXiv 2403.16499);
+    channels whose plane is missing, parallel or outside do not count.
+
+    Args:
+        heatmaps: ``(N, R, rows, columns)`` predicted.
+        lines: ``(N, R, 3)`` normal form in pixels.
+        visible: ``(N, R)`` boolean.
+        sigma_px: σ in pixels.
+
+    Returns:
+        Scalar; 0 where nothing is visible.
+    """
+    predicted = heatmaps.float()
+    target = line_heatmap(
+        lines.float(), (predicted.shape[-2], predicted.shape[-1]), (1.0, 1.0), sigma_px
+    )
+    error = (predicted - target).square().mean((-2, -1))
+    return (error * visible).sum() / visible.sum().clamp_min(1)
+
+
+def location(predicted: Tensor, true: Tensor, located: Tensor) -> Tensor:
+    """Mean squared error of a slice's relative place in its stack (arXiv 2403.16499).
+
+    Args:
+        predicted: ``(N,)``.
+        true: ``(N,)`` in [0, 1].
+        located: ``(N,)`` boolean; single slices have no place.
+
+    Returns:
+        Scalar; 0 where no slice has a place.
+    """
+    error = (predicted.float() - true.float()).square()
+    return (error * located).sum() / located.sum().clamp_min(1)

@@ -1,0 +1,265 @@
+"""What ``planes`` shows: lines over images, places through stacks, planned planes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from situs.geometry.line_fit import fit_line
+from situs.methods.base import Batch, Network, Source
+from situs.methods.planes.config import PlanesConfig
+from situs.methods.planes.heads import Predicted
+from situs.methods.planes.scoring import (
+    chance_line_errors,
+    constant_line_errors,
+    line_errors,
+    plan_errors,
+)
+from situs.methods.planes.stacks import stack_curve
+from situs.observation import (
+    LinesPanel,
+    Observation,
+    Panel,
+    ScatterPanel,
+    Score,
+    Section,
+)
+
+Array = npt.NDArray[np.float64]
+
+_SHOWN = 4
+
+
+class Seen(NamedTuple):
+    """A batch and what the network said of it, as arrays over B samples of K images, R roles."""
+
+    images: Array
+    heatmaps: Array
+    lines: Array
+    confidence: Array
+    true: Array
+    visible: npt.NDArray[np.bool_]
+    pixel_mm: Array
+
+
+def observe(
+    config: PlanesConfig,
+    predicted: Predicted,
+    batch: Batch,
+    network: Network,
+    sources: Sequence[Source],
+    step: int,
+) -> Observation:
+    """Scores and panels of one batch.
+
+    Args:
+        config: Of the method.
+        predicted: Of all images of the batch, ``(B·K, …)``.
+        batch: What was sampled.
+        network: For the curve through a whole stack.
+        sources: The scan (or first scan of the study) behind each sample.
+        step: Optimiser steps done.
+    """
+    leading = batch["images"].shape[:2]
+    heatmaps = predicted.heatmaps.float().cpu().numpy()
+    lines, confidence = fit_line(heatmaps, (1.0, 1.0), config.sigma_px)
+    seen = Seen(
+        images=batch["images"][:, :, 0].cpu().numpy(),
+        heatmaps=heatmaps.reshape(*leading, *heatmaps.shape[1:]),
+        lines=lines.reshape(*leading, *lines.shape[1:]),
+        confidence=confidence.reshape(*leading, -1),
+        true=batch["lines"].cpu().numpy().astype(np.float64),
+        visible=batch["visible"].cpu().numpy(),
+        pixel_mm=batch["pixel_mm"].cpu().numpy(),
+    )
+    return Observation(
+        method="planes",
+        step=step,
+        sections=(
+            _lines(config, seen, sources),
+            _location(config, predicted, batch, network, sources),
+            _plan(config, seen, batch),
+        ),
+        warnings=_warnings(seen),
+        scans=tuple(s.key for s in sources),
+        modalities=tuple(s.modality for s in sources),
+        spacings=tuple(s.spacing for s in sources),
+    )
+
+
+def _lines(config: PlanesConfig, seen: Seen, sources: Sequence[Source]) -> Section:
+    samples, count = seen.visible.shape[:2]
+    shape = (seen.images.shape[-2], seen.images.shape[-1])
+    true, visible = seen.true.reshape(samples * count, -1, 3), seen.visible.reshape(-1, _r(seen))
+    pixel = seen.pixel_mm.flatten()
+    errors = line_errors(seen.lines.reshape(true.shape), true, visible, shape, pixel)
+    chance = chance_line_errors(true, visible, shape, pixel)
+    constant = constant_line_errors(true, visible, shape, pixel)
+    by_sample = (samples, count * _r(seen))
+    return Section(
+        title="Lines where other planes cut a slice",
+        explanation=(
+            "For each slice the network draws where the study's other planes cut it; the line "
+            "fitted to its heat map is compared with the one computed from the scan's geometry. "
+            "Chance takes the line of another slice, the constant each plane's mean line."
+        ),
+        scores=(
+            Score(
+                "line_angle",
+                _mean(errors.angle_deg),
+                "°",
+                "lower",
+                chance=_mean(chance.angle_deg),
+                trivial=_mean(constant.angle_deg),
+                label="angle between predicted and true line",
+                samples=_each(errors.angle_deg.reshape(by_sample)),
+            ),
+            Score(
+                "line_distance",
+                _mean(errors.distance_mm),
+                "mm",
+                "lower",
+                chance=_mean(chance.distance_mm),
+                trivial=_mean(constant.distance_mm),
+                label="distance of the true line from the predicted one",
+                samples=_each(errors.distance_mm.reshape(by_sample)),
+            ),
+        ),
+        panels=tuple(
+            _lines_panel(config, seen, b, sources[b].key) for b in range(min(_SHOWN, samples))
+        ),
+    )
+
+
+def _lines_panel(config: PlanesConfig, seen: Seen, sample: int, key: str) -> LinesPanel:
+    image = int(seen.visible[sample].sum(-1).argmax())
+    shown = np.flatnonzero(seen.visible[sample, image])
+    pixel = float(seen.pixel_mm[sample, image])
+    sure = ", ".join(
+        f"{config.roles[r]} {100 * seen.confidence[sample, image, r]:.0f} %" for r in shown
+    )
+    return LinesPanel(
+        title=f"Lines in a slice of {key}",
+        caption=f"Heat map and fitted line beside the true line. Confidence: {sure}.",
+        image=seen.images[sample, image],
+        spacing=(pixel, pixel),
+        predicted=seen.lines[sample, image, shown],
+        true=seen.true[sample, image, shown],
+        heatmaps=seen.heatmaps[sample, image, shown],
+        names=tuple(config.roles[r] for r in shown),
+    )
+
+
+def _location(
+    config: PlanesConfig,
+    predicted: Predicted,
+    batch: Batch,
+    network: Network,
+    sources: Sequence[Source],
+) -> Section:
+    located = batch["located"].cpu().numpy()
+    true = np.where(located, batch["location"].cpu().numpy(), np.nan)
+    found = predicted.location.float().cpu().numpy().reshape(true.shape).astype(np.float64)
+    error = 100 * np.abs(found - true)
+    places = true[located]
+    panels: list[Panel] = [
+        ScatterPanel(
+            title="Predicted against true place of slices in their stacks",
+            caption="One point a held-out slice; 0 % is the first slice of its stack.",
+            predicted=100 * found[located],
+            true=100 * places,
+            unit="%",
+            quantity="place in the stack",
+            groups=_role_names(config, batch["role"].cpu().numpy()[located]),
+        )
+    ]
+    curve = stack_curve(config, network, sources[0], batch["images"])
+    return Section(
+        title="Place of a slice in its stack",
+        explanation="The network says how far through its stack a slice lies, from the image.",
+        scores=(
+            Score(
+                "location_error",
+                _mean(error),
+                "%",
+                "lower",
+                chance=float(100 * np.abs(places[:, None] - places).mean())
+                if len(places)
+                else None,
+                trivial=float(100 * np.abs(places - np.median(places)).mean())
+                if len(places)
+                else None,
+                label="error of a slice's place in its stack",
+                samples=_each(error),
+            ),
+        ),
+        panels=(*panels, curve),
+    )
+
+
+def _plan(config: PlanesConfig, seen: Seen, batch: Batch) -> Section:
+    angle, distance = plan_errors(batch, seen.lines, seen.confidence)
+    # Chance: each study is planned with the lines of the next one.
+    guessed = np.roll(seen.true, 1, axis=0)
+    borrowed = np.where(np.roll(seen.visible, 1, axis=0), 1.0, 0.0)
+    chance = plan_errors(batch, guessed, borrowed) if len(angle) > 1 else (angle * np.nan,) * 2
+    best = plan_errors(batch, seen.true, seen.visible.astype(np.float64))
+    solved = np.isfinite(angle).mean()
+    return Section(
+        title="Planes planned from lines in other views",
+        explanation=(
+            f"The lines of each plane in the study's other slices are put together to the plane "
+            f"that fits them best ({seen.images.shape[1]} slices a study). True lines would give "
+            f"{_mean(best[0]):.1g}° and {_mean(best[1]):.1g} mm. {100 * solved:.0f} % of the "
+            "planes had enough confident lines."
+        ),
+        scores=(
+            Score(
+                "plan_angle",
+                _mean(angle),
+                "°",
+                "lower",
+                chance=_mean(chance[0]),
+                label="angle of the planned plane to the true one",
+                samples=_each(angle),
+            ),
+            Score(
+                "plan_distance",
+                _mean(distance),
+                "mm",
+                "lower",
+                chance=_mean(chance[1]),
+                label="distance of the true plane's centre from the planned plane",
+                samples=_each(distance),
+            ),
+        ),
+    )
+
+
+def _warnings(seen: Seen) -> tuple[str, ...]:
+    if not seen.visible.any():
+        return (
+            "no line is visible in any held-out slice: the studies have too few recognised "
+            "roles; look at them with 'situs studies', or set studies=virtual",
+        )
+    return ()
+
+
+def _role_names(config: PlanesConfig, roles: npt.NDArray[np.integer]) -> tuple[str, ...]:
+    return tuple(config.roles[r] if r >= 0 else "no role" for r in roles.tolist())
+
+
+def _r(seen: Seen) -> int:
+    return int(seen.visible.shape[-1])
+
+
+def _mean(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _each(values: Array) -> tuple[float, ...]:
+    return tuple(_mean(row) for row in values)

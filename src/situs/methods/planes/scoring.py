@@ -1,0 +1,132 @@
+"""Errors of predicted lines and planned planes in degrees and mm, with what chance would give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from situs.errors import SitusError
+from situs.geometry import Plane
+from situs.geometry.lines import line_angle_deg, line_offset_mm
+from situs.methods.base import Batch
+from situs.methods.planes.plan import plan_plane
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LineErrors:
+    """Of the visible lines of N images and R roles; NaN elsewhere.
+
+    Attributes:
+        angle_deg: ``(N, R)``.
+        distance_mm: ``(N, R)``, mean distance of the true segment from the predicted line.
+    """
+
+    angle_deg: Array
+    distance_mm: Array
+
+
+def line_errors(
+    predicted: Array,
+    true: Array,
+    visible: npt.NDArray[np.bool_],
+    shape: tuple[int, int],
+    pixel_mm: Array,
+) -> LineErrors:
+    """Compare lines ``(N, R, 3)``; pixels are square, ``pixel_mm (N,)`` wide.
+
+    A visible line for which nothing was predicted counts as wrong by 90° and by half the image.
+    """
+    seen = np.where(visible[..., None], true, np.nan)
+    angle = line_angle_deg(predicted, seen, (1.0, 1.0))
+    distance = line_offset_mm(predicted, seen, shape, (1.0, 1.0))
+    silent = visible & ~np.isfinite(predicted).all(-1)
+    angle[silent], distance[silent] = 90.0, max(shape) / 2
+    return LineErrors(angle, distance * pixel_mm[:, None])
+
+
+def chance_line_errors(
+    true: Array, visible: npt.NDArray[np.bool_], shape: tuple[int, int], pixel_mm: Array
+) -> LineErrors:
+    """Errors of guessing: the true line of the same role in another image, averaged over all."""
+    n, roles = visible.shape
+    angle, distance = np.full((n, roles), np.nan), np.full((n, roles), np.nan)
+    for role in range(roles):
+        images = np.flatnonzero(visible[:, role])
+        if len(images) < 2:
+            continue
+        lines = true[images, role]
+        guess, truth = np.broadcast_to(lines, (len(images), *lines.shape)), lines[:, None]
+        others = ~np.eye(len(images), dtype=bool)
+        count = len(images) - 1
+        a = line_angle_deg(guess, truth, (1.0, 1.0))
+        d = line_offset_mm(guess, np.broadcast_to(truth, guess.shape), shape, (1.0, 1.0))
+        angle[images, role] = (a * others).sum(1) / count
+        distance[images, role] = (d * others).sum(1) / count * pixel_mm[images]
+    return LineErrors(angle, distance)
+
+
+def constant_line_errors(
+    true: Array, visible: npt.NDArray[np.bool_], shape: tuple[int, int], pixel_mm: Array
+) -> LineErrors:
+    """Errors of the best constant: each role's mean line, by mean direction and median offset."""
+    middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
+    constant = np.full_like(true, np.nan)
+    for role in range(true.shape[1]):
+        lines = true[visible[:, role], role]
+        if not len(lines):
+            continue
+        moment = lines[:, :2].T @ lines[:, :2]
+        normal = np.linalg.eigh(moment)[1][:, -1]
+        offset = (lines[:, :2] @ middle + lines[:, 2]) * np.sign(lines[:, :2] @ normal)
+        constant[:, role] = [*normal, np.median(offset) - normal @ middle]
+    return line_errors(constant, true, visible, shape, pixel_mm)
+
+
+def views_of(batch: Batch, sample: int) -> list[Plane]:
+    """The planes of a sample's images."""
+    rows, columns = batch["images"].shape[-2:]
+    origin, row, column = (
+        batch[name][sample].cpu().numpy() for name in ("origin_mm", "row_mm", "column_mm")
+    )
+    pixel = batch["pixel_mm"][sample].tolist()
+    return [
+        Plane(o, r, c, (rows, columns), (p, p))
+        for o, r, c, p in zip(origin, row, column, pixel, strict=True)
+    ]
+
+
+def plan_errors(batch: Batch, lines: Array, confidence: Array) -> tuple[Array, Array]:
+    """Deviation of the planes planned from lines, ``(B, R)`` degrees and mm.
+
+    NaN where a study has no such plane, or too few usable lines in other roles' views.
+
+    Args:
+        batch: Of :func:`~situs.methods.planes.views.sample_study`, stacked.
+        lines: ``(B, K, R, 3)``.
+        confidence: ``(B, K, R)``.
+    """
+    samples, _, roles = confidence.shape
+    angle, distance = np.full((samples, roles), np.nan), np.full((samples, roles), np.nan)
+    role_of = batch["role"].cpu().numpy()
+    targets, present = batch["target_mm"].cpu().numpy(), batch["present"].cpu().numpy()
+    for b in range(samples):
+        views = views_of(batch, b)
+        for r in np.flatnonzero(present[b]):
+            sure = np.where(role_of[b] != r, confidence[b, :, r], 0.0)
+            try:
+                planned = plan_plane(views, lines[b, :, r], sure)
+            except SitusError:
+                continue
+            angle[b, r], distance[b, r] = planned.deviation(_target(targets[b, r]))
+    return angle, distance
+
+
+def _target(point_and_normal: Array) -> Plane:
+    point, normal = point_and_normal
+    along = np.eye(3)[np.abs(normal).argmin()]
+    row = along - (along @ normal) * normal
+    return Plane(point, row, np.cross(normal, row), (1, 1), (1.0, 1.0))

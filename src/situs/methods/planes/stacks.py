@@ -1,0 +1,60 @@
+"""The predicted place of every slice of one stack, in order."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from situs.geometry import Plane
+from situs.geometry.stacks import stack_axis
+from situs.methods.base import Network, Source
+from situs.methods.planes.config import PlanesConfig
+from situs.methods.planes.heads import predict
+from situs.observation import CurvePanel
+from situs.views.planes import cut
+from situs.views.planes_virtual import anatomy, in_plane_axes, stack_slice
+from situs.views.slices import Pose, posed
+
+_SLICES = 24
+
+
+def stack_curve(config: PlanesConfig, network: Network, source: Source, like: Tensor) -> CurvePanel:
+    """Places through the first role's stack of a virtual study, or through a real stack.
+
+    Args:
+        config: Of the method.
+        network: Asked, on the device and in the precision of ``like``.
+        source: The scan.
+        like: Any tensor of the network's input.
+    """
+    bases, at, name = _stack(config, source)
+    planes = [posed(base, base.center_mm, config.grid, Pose()) for base in bases]
+    images = torch.from_numpy(cut(source, planes)).to(like)
+    found = predict(network, images).location.float().cpu().numpy().astype(np.float64)
+    return CurvePanel(
+        title=f"Places through the {name} stack of {source.key}",
+        caption="A straight rising line is right.",
+        x=np.arange(len(at), dtype=np.float64),
+        series=100 * np.stack([found, at]),
+        names=("predicted", "true"),
+        x_label="slice",
+        y_label="place in the stack (%)",
+    )
+
+
+def _stack(
+    config: PlanesConfig, source: Source
+) -> tuple[list[Plane], np.ndarray[tuple[int], np.dtype[np.float64]], str]:
+    if config.studies == "series":
+        axis = stack_axis(source.shape, source.spacing)
+        axis = 2 if axis is None else axis
+        count = source.shape[axis]
+        indices = np.linspace(0, count - 1, min(_SLICES, count)).round()
+        bases = [Plane.from_affine(source.affine, axis, i, source.shape) for i in indices]
+        return bases, indices / max(1, count - 1), source.description or "first"
+    name, role = next(iter(config.virtual.roles.items()))
+    place = anatomy(source.read((0, 0, 0), source.shape), source.affine)
+    row, column = in_plane_axes(role.normal)
+    at = np.linspace(0, 1, _SLICES)
+    return [stack_slice(place, config.virtual, row, column, float(u)) for u in at], at, name

@@ -1,0 +1,161 @@
+"""Slices of a study, where its other planes cut them, and where they lie in their stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from situs.geometry import Plane, intersect
+from situs.geometry.stacks import stack_axis
+from situs.methods.base import Batch, Source
+from situs.methods.planes.config import PlanesConfig
+from situs.scans.studies import by_role, load_rules, middle_plane
+from situs.views.array_source import ArraySource
+from situs.views.intensity import jitter
+from situs.views.planes import cut
+from situs.views.planes_virtual import anatomy, draw_slice, prescribed_planes
+from situs.views.slices import draw_pose, posed, stack_axes
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StudySlice:
+    """One slice to look at.
+
+    Attributes:
+        source: What it is cut from.
+        base: Its plane; the view is posed within it, about its middle.
+        role: Index of its stack's role, −1 for none.
+        location: Place in its stack from 0 to 1, NaN for a single slice.
+    """
+
+    source: Source
+    base: Plane
+    role: int
+    location: float
+
+
+def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Generator) -> Batch:
+    """K slices of a study with their targets.
+
+    Returns:
+        ``images (K, C, rows, columns)``; ``lines (K, R, 3)`` in pixels of each view and
+        ``visible (K, R)``, whether role r's plane is there, cuts the view and is not
+        near-parallel (lines are 0 where it does not); ``location (K,)`` and ``located (K,)``;
+        ``role (K,)``; and the geometry in RAS mm: ``origin_mm``, ``row_mm``, ``column_mm``
+        ``(K, 3)``, ``pixel_mm (K,)``, ``target_mm (R, 2, 3)`` a point and the normal of each
+        role's plane, ``present (R,)``.
+    """
+    if config.studies == "series":
+        slices, targets = _real_slices(item, config, rng)
+    else:
+        slices, targets = _virtual_slices(item[int(rng.integers(len(item)))], config, rng)
+    planes = [posed(s.base, s.base.center_mm, config.grid, draw_pose(config.pose, rng))
+              for s in slices]  # fmt: skip
+    images = _images(slices, planes)
+    if config.intensity is not None:
+        images = [jitter(image, config.intensity, rng) for image in images]
+    lines, visible = study_lines(slices, planes, targets, config)
+    return _tensors(images, planes, slices, targets, lines, visible)
+
+
+def study_lines(
+    slices: Sequence[StudySlice],
+    planes: Sequence[Plane],
+    targets: Sequence[Plane | None],
+    config: PlanesConfig,
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Lines ``(K, R, 3)``, zero where not visible, and the mask ``(K, R)``."""
+    lines = np.zeros((len(planes), len(targets), 3))
+    visible = np.zeros(lines.shape[:2], dtype=bool)
+    there = [r for r, target in enumerate(targets) if target is not None]
+    if there:
+        found, mask = intersect(planes, [t for t in targets if t is not None], config.min_angle_deg)
+        lines[:, there], visible[:, there] = found, mask
+    # A stack's own plane is parallel to it, or nearly so where the stack is tilted.
+    visible &= np.array([s.role for s in slices])[:, None] != np.arange(len(targets))
+    lines[~visible] = 0
+    return lines, visible
+
+
+def _virtual_slices(
+    source: Source, config: PlanesConfig, rng: np.random.Generator
+) -> tuple[list[StudySlice], list[Plane | None]]:
+    # All slices of the sample and the anatomy share one read.
+    volume = ArraySource(source.read((0, 0, 0), source.shape), source.affine, source.key)
+    place = anatomy(volume.array, volume.affine)
+    drawn = [draw_slice(place, config.virtual, rng) for _ in range(config.slices)]
+    slices = [StudySlice(volume, d.base, d.role, d.location) for d in drawn]
+    return slices, [*prescribed_planes(place, list(config.virtual.roles.values()))]
+
+
+def _real_slices(
+    item: Sequence[Source], config: PlanesConfig, rng: np.random.Generator
+) -> tuple[list[StudySlice], list[Plane | None]]:
+    stacks = by_role(item, load_rules(config.rules))
+    # Of several stacks of one role (frames of a cine, several contrasts) any will do.
+    chosen = {role: members[rng.integers(len(members))] for role, members in stacks.items()}
+    targets = [middle_plane(chosen[r]) if r in chosen else None for r in config.roles]
+    slices = []
+    for _ in range(config.slices):
+        if chosen:
+            role = list(chosen)[rng.integers(len(chosen))]
+            source, index = chosen[role], config.roles.index(role)
+        else:  # nothing recognised: what is left to learn is the place in the stack
+            source, index = item[int(rng.integers(len(item)))], -1
+        slices.append(_stack_slice(source, index, rng))
+    return slices, targets
+
+
+def _stack_slice(source: Source, role: int, rng: np.random.Generator) -> StudySlice:
+    axis = stack_axis(source.shape, source.spacing)
+    axes = stack_axes(source)
+    axis = int(axes[rng.integers(len(axes))]) if axis is None else axis
+    count = source.shape[axis]
+    index = int(rng.integers(count))
+    base = Plane.from_affine(source.affine, axis, index, source.shape)
+    location = index / (count - 1) if count > 1 else float("nan")
+    return StudySlice(source, base, role, location)
+
+
+def _images(slices: Sequence[StudySlice], planes: Sequence[Plane]) -> list[npt.NDArray[np.float32]]:
+    """Cuts, those of one in-memory volume at once."""
+    if len({id(s.source) for s in slices}) == 1 and isinstance(slices[0].source, ArraySource):
+        return list(cut(slices[0].source, planes))
+    return [cut(s.source, [plane])[0] for s, plane in zip(slices, planes, strict=True)]
+
+
+def _tensors(
+    images: Sequence[npt.NDArray[np.float32]],
+    planes: Sequence[Plane],
+    slices: Sequence[StudySlice],
+    targets: Sequence[Plane | None],
+    lines: Array,
+    visible: npt.NDArray[np.bool_],
+) -> Batch:
+    location = np.array([s.location for s in slices])
+    nowhere = np.zeros((2, 3))
+    target = [nowhere if t is None else np.stack([t.origin_mm, t.normal_mm]) for t in targets]
+
+    def tensor(values: npt.ArrayLike) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values))
+
+    return {
+        "images": tensor(np.stack(images)),
+        "lines": tensor(lines.astype(np.float32)),
+        "visible": tensor(visible),
+        "location": tensor(np.nan_to_num(location).astype(np.float32)),
+        "located": tensor(np.isfinite(location)),
+        "role": tensor([s.role for s in slices]),
+        "origin_mm": tensor([p.origin_mm for p in planes]),
+        "row_mm": tensor([p.row_mm for p in planes]),
+        "column_mm": tensor([p.column_mm for p in planes]),
+        "pixel_mm": tensor([p.spacing[0] for p in planes]),
+        "target_mm": tensor(np.stack(target)),
+        "present": tensor([t is not None for t in targets]),
+    }

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from situs import backbones
+from situs.backbones.base import BackboneConfig
+from situs.errors import ConfigError, SitusError
+from situs.geometry import Plane, intersect, line_heatmap, transform_lines
+from situs.geometry.line_fit import fit_line
+from situs.geometry.lines import line_angle_deg, line_offset_mm
+from situs.methods.base import Network
+from situs.methods.planes import Planes, PlanesConfig, line, location, plan_plane
+from situs.methods.planes.method import studies_of
+from situs.methods.planes.scoring import (
+    chance_line_errors,
+    constant_line_errors,
+    line_errors,
+    plan_errors,
+    views_of,
+)
+from situs.methods.planes.views import sample_study
+from situs.observation import Observation
+from situs.views import ArraySource
+from situs.views.planes import centred_plane
+from situs.views.slices import Pose, ViewGrid, posed
+
+collate = torch.utils.data.default_collate
+
+
+def volume(seed: int, shape: tuple[int, int, int] = (36, 40, 32)) -> ArraySource:
+    rng = np.random.default_rng(seed)
+    array = gaussian_filter(rng.normal(size=shape), 2) * 5
+    mm = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
+    array += 6 * (np.linalg.norm(mm, axis=0) < 0.8) + 2 * mm[0] + 3 * mm[2]
+    return ArraySource(array[None].astype(np.float32), np.eye(4), key=f"volume {seed}")
+
+
+def heart_like(seed: int, roles: tuple[str, ...] = ("sax", "2ch", "4ch")) -> list[ArraySource]:
+    """Stacks in three orientations about one centre."""
+    rng = np.random.default_rng(seed)
+    turn = Rotation.from_euler("xyz", [25, 35, -10], degrees=True).as_matrix()
+    frames = {"sax": turn[:, [0, 1, 2]], "2ch": turn[:, [1, 2, 0]], "4ch": turn[:, [2, 0, 1]]}
+    study = []
+    for role in roles:
+        slices = 9 if role == "sax" else 1
+        affine = np.eye(4)
+        affine[:3, :3] = frames[role] * [1.5, 1.5, 8.0]
+        affine[:3, 3] = -affine[:3, :3] @ (np.array([32, 32, slices]) - 1) / 2
+        array = rng.normal(size=(1, 32, 32, slices)).astype(np.float32)
+        study.append(ArraySource(array, affine, key=role, study=f"s{seed}", description=role))
+    return study
+
+
+SERIES = PlanesConfig(studies="series", rules="heart", size=(48, 48), spacing_mm=1.5)
+VIRTUAL = PlanesConfig(studies="virtual", size=(32, 32), spacing_mm=1.2, sigma_px=4)
+
+
+def test_lines_of_a_real_study_are_where_the_planes_meet() -> None:
+    study = heart_like(0)
+    sample = sample_study(study, SERIES, np.random.default_rng(0))
+    assert sample["images"].shape == (6, 1, 48, 48)
+    assert sample["visible"].any()
+    assert not sample["visible"][:, 2].any()  # no 3-chamber view in this study
+    assert sample["present"].tolist() == [True, True, False, True]
+    views = views_of({k: v[None] for k, v in sample.items()}, 0)
+    for k, r in np.argwhere(sample["visible"].numpy()):
+        assert sample["role"][k] != r
+        a, b, c = sample["lines"][k, r].double().numpy()
+        for t in (-10.0, 10.0):
+            pixel = np.array([-c * a - t * b, -c * b + t * a])
+            point, normal = sample["target_mm"][r].numpy()
+            assert abs((views[k].to_mm(pixel) - point) @ normal) < 1e-3
+
+
+def test_places_come_from_position_and_single_slices_have_none() -> None:
+    study = heart_like(1)
+    seen: dict[int, set[float]] = {}
+    for i in range(40):
+        sample = sample_study(study, SERIES, np.random.default_rng(i))
+        for role, place, known in zip(
+            sample["role"].tolist(), sample["location"].tolist(), sample["located"].tolist(),
+            strict=True,
+        ):  # fmt: skip
+            assert known is (role == 0)
+            if known:
+                seen.setdefault(role, set()).add(round(place * 8, 4))
+    assert seen == {0: set(map(float, range(9)))}
+
+
+def test_a_study_without_roles_still_gives_a_sample() -> None:
+    sample = sample_study([volume(0)], SERIES, np.random.default_rng(0))
+    assert not sample["visible"].any()
+    assert sample["located"].all()
+    assert (sample["role"] == -1).all()
+
+
+def test_augmentation_moves_image_and_line_together() -> None:
+    """The line fitted in the augmented heat map is the line of the still view, transformed."""
+    rng = np.random.default_rng(2)
+    grid = ViewGrid((64, 64), 1.3)
+    for _ in range(6):
+        axes = Rotation.random(random_state=rng.integers(1000)).as_matrix()
+        base = centred_plane(rng.normal(scale=4, size=3), axes[0], axes[1], (1, 1), (1, 1))
+        target = centred_plane(np.zeros(3), axes[2], axes[0] + axes[1], (1, 1), (1, 1))
+        still = posed(base, base.center_mm, grid, Pose())
+        pose = Pose(float(rng.uniform(-0.4, 0.4)), float(rng.uniform(0.9, 1.1)), (0.05, -0.08))
+        moved = posed(base, base.center_mm, grid, pose)
+        # The pixels of the still view that the augmented view's pixels show.
+        corners = np.array([[0.0, 0], [63, 0], [0, 63]])
+        there = still.to_px(moved.to_mm(corners))
+        ones = np.ones((3, 1))
+        forward = np.linalg.solve(np.hstack([there, ones]), np.hstack([corners, ones])).T
+        expected = transform_lines(intersect([still], [target])[0][0], forward)
+        line_there = intersect([moved], [target])[0][0]
+        heat = line_heatmap(line_there, grid.size, (1.0, 1.0), 6.0)
+        fitted, confidence = fit_line(heat, (1.0, 1.0), 6.0)
+        assert confidence[0] > 0.99
+        assert line_angle_deg(fitted, expected, (1, 1))[0] < 1e-2
+        assert line_offset_mm(fitted, expected, grid.size, (1, 1))[0] < 1e-2
+
+
+def test_line_loss_counts_visible_channels_only() -> None:
+    rng = np.random.default_rng(0)
+    lines = torch.tensor([[[1.0, 0, -8], [0, 1, -5]], [[0.6, 0.8, -9], [0, 0, 0]]])
+    visible = torch.tensor([[True, False], [True, False]])
+    maps = torch.tensor(rng.normal(size=(2, 2, 16, 20)), dtype=torch.float32, requires_grad=True)
+    loss = line(maps, lines, visible, 3.0)
+    truth = line_heatmap(lines[:, 0].numpy(), (16, 20), (1.0, 1.0), 3.0)
+    expected = ((maps.detach().numpy()[:, 0] - truth) ** 2).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    assert (maps.grad[:, 1] == 0).all()
+    assert line(maps, lines, torch.zeros(2, 2, dtype=torch.bool), 3.0) == 0
+
+
+def test_location_loss_skips_single_slices() -> None:
+    predicted, true = torch.tensor([0.1, 0.5, 9.0]), torch.tensor([0.0, 0.9, 0.0])
+    loss = location(predicted, true, torch.tensor([True, True, False]))
+    assert loss.item() == pytest.approx((0.01 + 0.16) / 2)
+
+
+def test_planning_from_true_lines_gives_the_plane_back() -> None:
+    batch = collate(
+        [sample_study([volume(i)], VIRTUAL, np.random.default_rng(i)) for i in range(4)]
+    )
+    visible = batch["visible"].numpy()
+    angle, distance = plan_errors(batch, batch["lines"].double().numpy(), visible.astype(float))
+    assert np.isfinite(angle).mean() > 0.5
+    assert np.nanmax(angle) < 1e-2
+    assert np.nanmax(distance) < 1e-2
+
+
+def test_planning_survives_noise_and_says_what_it_lacks() -> None:
+    rng = np.random.default_rng(0)
+    target = centred_plane([2, -1, 3], [1, 0, 0], [0, 0.8, 0.6], (40, 40), (1, 1))
+    views = []
+    for _ in range(7):
+        axes = Rotation.random(random_state=rng.integers(1000)).as_matrix()
+        views.append(centred_plane(rng.normal(size=3), axes[0], axes[1], (60, 60), (1.2, 1.2)))
+    lines = intersect(views, [target])[0][:, 0]
+    noisy = lines + rng.normal(scale=[0.01, 0.01, 0.5], size=lines.shape)
+    noisy /= np.linalg.norm(noisy[:, :2], axis=1, keepdims=True)
+    noisy[3] = [1, 0, -5]  # one line is nonsense
+    planned = plan_plane(views, noisy)
+    angle, distance = planned.deviation(target)
+    assert angle < 2
+    assert distance < 1
+    assert planned.fit.residuals_mm[3] > 5 * np.median(planned.fit.residuals_mm)
+    again = planned.plane((20, 30), (1.0, 2.0))
+    assert np.allclose(again.center_mm, planned.fit.point_mm)
+    with pytest.raises(SitusError, match="1 of 7 views"):
+        plan_plane(views, noisy, [1, 0, 0, 0, 0, 0, 0])
+    with pytest.raises(SitusError, match="not parallel"):
+        plan_plane([views[0], views[0]], noisy[:2])
+
+
+def test_errors_and_their_chance() -> None:
+    true = np.array([[[1.0, 0, -10]], [[1.0, 0, -14]], [[0, 1.0, -16]]])
+    visible = np.array([[True], [True], [False]])
+    pixel = np.array([2.0, 2.0, 2.0])
+    shape = (32, 32)
+    exact = line_errors(true, true, visible, shape, pixel)
+    assert np.nanmax(exact.angle_deg) == 0
+    assert np.isnan(exact.angle_deg[2, 0])
+    shifted = line_errors(true + np.array([0, 0, 1.5]), true, visible, shape, pixel)
+    assert shifted.distance_mm[:2, 0].tolist() == [3.0, 3.0]
+    chance = chance_line_errors(true, visible, shape, pixel)
+    assert chance.distance_mm[:2, 0].tolist() == [8.0, 8.0]
+    constant = constant_line_errors(true, visible, shape, pixel)
+    assert constant.distance_mm[:2, 0].tolist() == [4.0, 4.0]
+    silent = line_errors(np.full_like(true, np.nan), true, visible, shape, pixel)
+    assert silent.angle_deg[:2, 0].tolist() == [90, 90]
+
+
+def test_mode_follows_the_data() -> None:
+    hearts = [s for i in range(3) for s in heart_like(i)]
+    config = PlanesConfig(rules="heart")
+    assert studies_of(hearts, config) == "series"
+    assert studies_of([volume(i) for i in range(3)], config) == "virtual"
+    assert studies_of(hearts, PlanesConfig(rules="knee")) == "virtual"  # one stack of slices
+    method = Planes(PlanesConfig(rules="heart")).fitted(hearts)
+    assert method.config.roles == ("sax", "2ch", "3ch", "4ch")
+    assert method.config.size == (32, 32)
+    with pytest.raises(ConfigError, match="fitted"):
+        _ = config.grid
+
+
+def network(method: Planes) -> Network:
+    torch.manual_seed(0)
+    options = {"channels": [8, 16, 16], "strides": [2]}
+    backbone = backbones.build(BackboneConfig(name="cnn", spatial_dims=2, options=options))
+    return Network(backbone, method.build_heads(backbone))
+
+
+def test_learns_and_observes(tmp_path: Path) -> None:
+    items = [[volume(i)] for i in range(4)]
+    method = Planes(VIRTUAL.model_copy(update={"slices": 4, "intensity": None}))
+    net = network(method)
+    optimiser = torch.optim.AdamW(net.parameters(), 3e-3)
+    terms: dict[str, list[float]] = {"line": [], "location": [], "total": []}
+    for step in range(20):
+        batch = collate([method.sample(item, np.random.default_rng([step, i]))
+                         for i, item in enumerate(items)])  # fmt: skip
+        result = method.step(batch, net, None, torch.Generator())
+        assert set(result.losses) == set(terms)
+        optimiser.zero_grad()
+        result.losses["total"].backward()
+        optimiser.step()
+        for name, value in result.losses.items():
+            terms[name].append(value.item())
+    for values in terms.values():
+        assert np.mean(values[-5:]) < 0.8 * np.mean(values[:5])
+    net.eval()
+    with torch.no_grad():
+        observation = method.observe(batch, net, None, items, 20)
+    scores = observation.scores
+    assert scores["line_distance"].chance > scores["line_distance"].trivial > 0
+    assert all(len(s.samples) == 4 for s in scores.values())
+    kinds = {p.kind for section in observation.sections for p in section.panels}
+    assert kinds == {"lines", "scatter", "curve"}
+    observation.save(tmp_path / "x.obs")
+    assert Observation.load(tmp_path / "x.obs").scores.keys() == scores.keys()
+
+
+def test_samples_are_pure_and_stack_across_studies() -> None:
+    samples = [sample_study(heart_like(i), SERIES, np.random.default_rng(7)) for i in (0, 1, 0)]
+    assert all(torch.equal(samples[0][k], samples[2][k]) for k in samples[0])
+    assert collate(samples)["lines"].shape == (3, 6, 4, 3)
+
+
+def test_real_and_virtual_views_observe_real_studies() -> None:
+    items = [heart_like(i) for i in range(2)]
+    method = Planes(SERIES.model_copy(update={"slices": 3}))
+    batch = collate([method.sample(item, np.random.default_rng(i)) for i, item in enumerate(items)])
+    with torch.no_grad():
+        observation = method.observe(batch, network(method).eval(), None, items, 0)
+    assert np.isfinite(observation.scores["line_distance"].value)
+
+
+def test_plane_equality_of_target_and_view() -> None:
+    view = Plane(np.zeros(3), [1, 0, 0], [0, 1, 0], (4, 4), (1, 1))
+    planned_angle = plan_plane(
+        [view, centred_plane([0, 0, 0], [0, 1, 0], [0, 0, 1], (4, 4), (1, 1))],
+        [[1.0, 0, -1], [0.0, 1, -1]],
+    )
+    assert planned_angle.views == (0, 1)
