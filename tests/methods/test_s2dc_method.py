@@ -9,7 +9,7 @@ import torch
 from tiny import TinyBackbone, smooth_sources, stack
 
 from situs.backbones import Backbone
-from situs.config import validate
+from situs.config import load_config, validate
 from situs.errors import ConfigError
 from situs.methods import build, method_class
 from situs.methods.base import Batch, Network
@@ -17,6 +17,7 @@ from situs.methods.s2dc.heads import KeyQueue, heads_of
 from situs.methods.s2dc.presets import PRESETS
 from situs.methods.s2dc.tokens import encode_region, slice_pairs, slice_tokens, token_vox
 from situs.observation import Observation, iter_panels
+from situs.training.config import PretrainConfig
 from situs.views import ArraySource
 
 torch.set_num_threads(1)
@@ -194,6 +195,13 @@ def test_presets_are_valid_and_fit() -> None:
     for options in PRESETS.values():
         config = validate(method_class("s2dc").Config, options)
         assert all(size % 16 == 0 for size in config.crop_size)  # type: ignore[attr-defined]
+
+
+def test_the_example_for_a_gpu_is_the_reference_preset() -> None:
+    path = Path(__file__).parents[2] / "examples" / "s2dc-reference.yaml"
+    run = load_config(PretrainConfig, path, ["data=store", "out=run"])
+    config = method_class("s2dc").Config
+    assert validate(config, run.options) == validate(config, PRESETS["reference"])
 
 
 def test_the_stage_follows_the_number_of_tokens() -> None:

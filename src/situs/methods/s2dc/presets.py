@@ -16,6 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stage": -1,
         "per_slice": True,
         "motion": _IN_PLANE,
+        "temperature": 1.0,
         "hidden": 2048,
         "features": 512,
         "global_crops": 16,
