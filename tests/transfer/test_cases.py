@@ -101,6 +101,16 @@ def test_preparation(collection: Path) -> None:
     assert [len(p) for p in case.places] == [int((case.label == k).sum()) for k in (1, 2)]
 
 
+def test_memory_has_a_limit(collection: Path) -> None:
+    cohort = Cohort.open(collection)
+    first = cohort["case-0"]
+    small = Cohort(cohort.dataset, cohort.rules, keep_bytes=int(1.5 * first.nbytes))
+    assert small["case-0"] is small["case-0"]
+    again = small["case-1"]
+    assert again is not small["case-1"]
+    assert np.array_equal(again.image, small["case-1"].image)
+
+
 def test_label_values_become_indices(collection: Path) -> None:
     cohort = Cohort.open(collection)
     sparse = replace(cohort.dataset, classes={0: "background", 2: "two", 1: "one", 7: "seven"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,20 +59,31 @@ class PreparedCase:
         """Millimetres along each axis of the prepared grid."""
         return self.prepared.spacing
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the case takes."""
+        arrays = (self.image, self.prepared.label, self.label, self.truth, *self.places)
+        return sum(a.nbytes for a in arrays if a is not None)
+
 
 class Cohort:
     """A labelled data set whose cases are prepared when first asked for, then kept.
 
-    Many fine-tunings can share one: preparation is paid once.
+    Many fine-tunings can share one: preparation is paid once. Cases beyond ``keep_bytes`` are
+    prepared anew each time, so that large collections do not fill the memory.
 
     Args:
         dataset: From :func:`situs.scans.datasets.open_dataset`.
         rules: Preprocessing; a median spacing is worked out here, from at most 64 cases spread
             over the data set whatever their split, so that every fine-tuning sees one grid.
+        keep_bytes: Memory for prepared cases.
     """
 
-    def __init__(self, dataset: Dataset, rules: Preprocessing) -> None:
+    def __init__(self, dataset: Dataset, rules: Preprocessing, keep_bytes: int = 8 * 2**30) -> None:
         self.dataset = dataset
+        self.keep_bytes = keep_bytes
+        self._kept_bytes = 0
+        self._spacing: tuple[float, float, float] | None = None
         self._cases = {case.name: case for case in dataset.labelled}
         if not self._cases:
             raise ConfigError(f"{dataset.root} has no labelled case")
@@ -119,9 +130,13 @@ class Cohort:
     def __getitem__(self, name: str) -> PreparedCase:
         if name not in self._cases:
             raise self.unknown(name)
-        if name not in self._prepared:
-            self._prepared[name] = self._prepare(self._cases[name])
-        return self._prepared[name]
+        if name in self._prepared:
+            return self._prepared[name]
+        case = self._prepare(self._cases[name])
+        if self._kept_bytes + case.nbytes <= self.keep_bytes:
+            self._prepared[name] = case
+            self._kept_bytes += case.nbytes
+        return case
 
     def unknown(self, name: str) -> ConfigError:
         """The error for a case that is not there; suggests the nearest name."""
@@ -132,8 +147,12 @@ class Cohort:
         )
 
     def load(self, names: Iterable[str]) -> list[PreparedCase]:
-        """Several cases, prepared."""
+        """Several cases, prepared and in memory together."""
         return [self[name] for name in names]
+
+    def stream(self, names: Iterable[str]) -> Iterator[PreparedCase]:
+        """Several cases, one after the other."""
+        return (self[name] for name in names)
 
     def _prepare(self, case: Case) -> PreparedCase:
         scan, truth = self.dataset.read(case)
@@ -160,6 +179,11 @@ class Cohort:
         """The rules with a median spacing worked out for this data set."""
         if rules.spacing != "median":
             return rules
+        if self._spacing is None:
+            self._spacing = self._median_spacing()
+        return rules.resolved(self._spacing)
+
+    def _median_spacing(self) -> tuple[float, float, float]:
         names = self.names
         chosen = [names[i] for i in np.linspace(0, len(names) - 1, _SPACING_CASES).astype(int)]
         spacings = []
@@ -168,7 +192,7 @@ class Cohort:
             axes, _ = orientation(scan.affine)
             spacings.append([scan.spacing[a] for a in axes])
         x, y, z = (round(float(s), 4) for s in np.median(spacings, axis=0))
-        return rules.resolved((x, y, z))
+        return (x, y, z)
 
 
 def places(label: npt.NDArray[np.int16], seed: int = 0) -> tuple[npt.NDArray[np.int64], ...]:

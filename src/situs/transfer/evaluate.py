@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from situs.transfer.model import Model
 from situs.transfer.result import write_cases
 
 
-def validation_score(model: Model, cases: Sequence[PreparedCase]) -> float:
+def validation_score(model: Model, cases: Iterable[PreparedCase]) -> float:
     """Mean Dice on the prepared grid, or mean log-likelihood (an AUC of few cases is coarse)."""
     values = []
     for case in cases:
@@ -47,7 +47,7 @@ def _dices(
     return [2 * float(both[k]) / float(sizes[k]) for k in range(1, classes) if sizes[k]]
 
 
-def evaluate(config: FinetuneConfig, model: Model, cases: Sequence[PreparedCase]) -> Summary:
+def evaluate(config: FinetuneConfig, model: Model, cases: Iterable[PreparedCase]) -> Summary:
     """Score test cases; write ``cases.csv`` and, for segmentation, the predictions.
 
     Returns:
@@ -74,14 +74,18 @@ def evaluate(config: FinetuneConfig, model: Model, cases: Sequence[PreparedCase]
     return summarise_segmentation(scores)
 
 
-def _classification(config: FinetuneConfig, model: Model, cases: Sequence[PreparedCase]) -> Summary:
+def _classification(config: FinetuneConfig, model: Model, cases: Iterable[PreparedCase]) -> Summary:
     names = list(model.task.classes.values())
-    probabilities = np.stack([model.probabilities(case.prepared) for case in cases])
-    true = np.stack([case.target for case in cases if case.target is not None])
-    rows = []
-    for case, p, target in zip(cases, probabilities, true, strict=True):
-        on = np.flatnonzero(target) if model.task.multi_label else [int(target)]
-        decided = np.flatnonzero(p >= 0.5) if model.task.multi_label else [int(p.argmax())]
+    probabilities, true, rows = [], [], []
+    for case in cases:
+        if case.target is None:
+            raise ConfigError(f"case '{case.name}' has no class to be tested against")
+        p = model.probabilities(case.prepared)
+        probabilities.append(p)
+        true.append(case.target)
+        multi = model.task.multi_label
+        on = np.flatnonzero(case.target) if multi else [int(case.target)]
+        decided = np.flatnonzero(p >= 0.5) if multi else [int(p.argmax())]
         rows.append(
             {
                 "case": case.name,
@@ -91,7 +95,7 @@ def _classification(config: FinetuneConfig, model: Model, cases: Sequence[Prepar
             }
         )
     write_cases(config.out, rows)
-    return score_classification(probabilities, true, names)
+    return score_classification(np.stack(probabilities), np.stack(true), names)
 
 
 def write_labels(

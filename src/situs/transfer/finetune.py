@@ -75,11 +75,10 @@ def finetune(
         _make_folder(_resolved(config, model.task, cohort))
         if ledger is not None and not quiet:
             Console(stderr=True).print(ledger)
-        validation, test = cohort.load(split.validation), cohort.load(split.test)
         clock.lap("prepare")
-        watch = _train(config, model, cohort, train, validation, pretrained, quiet)
+        watch = _train(config, model, cohort, split, pretrained, quiet)
         clock.lap("train")
-        summary = evaluate(config, model.to_device(), test)
+        summary = evaluate(config, model.to_device(), cohort.stream(split.test))
         clock.lap("test")
     if config.save_model:
         model.save(config.out / "model")
@@ -171,13 +170,12 @@ def _train(
     config: FinetuneConfig,
     model: Model,
     cohort: Cohort,
-    train: Sequence[PreparedCase],
-    validation: Sequence[PreparedCase],
+    split: Split,
     pretrained: Sequence[nn.Module],
     quiet: bool,
 ) -> Watch:
     sampler = PatchSampler(
-        train,
+        cohort.load(split.train),
         model.task.framing,
         config.batch_size,
         config.augmentation,
@@ -195,8 +193,11 @@ def _train(
         model.network, loss, config, "label" if segmenting else "target", pretrained
     )
     metrics = MetricsFile(config.out / "metrics.csv")
-    score = (lambda: validation_score(model, validation)) if validation else None
-    watch = Watch(metrics, score, config)
+
+    def score() -> float:
+        return validation_score(model, cohort.stream(split.validation))
+
+    watch = Watch(metrics, score if split.validation else None, config)
     fit(module, sampler, watch, config.out, [TrainingProgress(quiet=quiet, what="fine-tuning")])
     return watch
 
