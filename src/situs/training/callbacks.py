@@ -213,7 +213,8 @@ class Checkpoints(pl.Callback):
     def _save_weights(self, name: str, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Pretraining)
         card = self.card.model_copy(update={"step": trainer.global_step})
-        save_weights(self._folder(name), module.student.backbone, card)
+        heads = module.student.heads.state_dict()  # asked for by those who predict with them
+        save_weights(self._folder(name), module.student.backbone, card, {"heads": heads})
 
     def _folder(self, name: str) -> Path:
         return self.run.path / "checkpoints" / name
