@@ -90,7 +90,7 @@ def test_a_run_leaves_exactly_the_files_it_promises(whole: Run) -> None:
     kept = {
         f"checkpoints/{w}/{n}"
         for w in ("last", "best")
-        for n in ("encoder.safetensors", "decoder.safetensors", "card.json")
+        for n in ("encoder.safetensors", "decoder.safetensors", "heads.safetensors", "card.json")
     }
     assert files == kept | {
         "config.yaml",
