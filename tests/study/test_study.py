@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from typer.testing import CliRunner
 from situs.cli import app
 from situs.errors import ConfigError, RunError
 from situs.study import StudyConfig, describe, run_study
-from situs.study.plan import case_scores
+from situs.study.plan import Plan, case_scores
+from situs.study.results import lost_classes
 from situs.study.run import _alone
+from situs.study.words import unstable
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
@@ -118,6 +121,44 @@ def test_arms_may_take_the_rate_of_their_scratch_arm(finished):
     assert tuned == {"none"}
     assert plan.expected() == len(plan.jobs()) == 1 + 2 + 3 + 12
     assert all(folders.result(job) for job in plan.jobs())
+
+
+def test_a_rate_must_be_good_for_every_tuning_seed(finished):
+    study, *_ = finished
+    tune = {**study["tune"], "seeds": [0, 7]}
+    plan, _ = describe({**study, "tune": tune, "pretrain_per_seed": True})
+    jobs = plan.jobs()
+    assert {j.about["seed"] for j in jobs if j.kind == "pretrain"} == {0, 1, 7}
+    assert plan.expected() == 1 + 2 * 3 + 3 * 3 * 2 + 12
+    dice = {(0.001, 0): 0.9, (0.001, 7): 0.1, (0.01, 0): 0.7, (0.01, 7): 0.7}
+
+    def results(job):
+        if job.kind != "tune":
+            return {"rules": {}} if job.kind == "store" else None
+        score = dice.get((job.about["lr"], job.about["seed"]), 0.2)
+        return {"cases": [{"case": "a", "presence": "both", "dice": str(score)}]}
+
+    known = Plan(plan.study, plan.cases, results, plan.folder)
+    assert {job.config["lr"] for job, *_ in known.runs()} == {0.01}
+
+
+def test_runs_that_lost_a_class_are_told(finished):
+    _, result, _ = finished
+    assert unstable(result) == []
+    rows = [
+        {"case": c, "name": n, "presence": p, "dice": d}
+        for c in "ab"
+        for n, p, d in (
+            ("head", "missed", "0.0"),
+            ("tail", "both", "0.8"),
+            ("rare", "absent", "nan"),
+        )
+    ]
+    assert lost_classes(rows) == ["head"]
+    assert lost_classes([{"case": "a", "true": "x", "predicted": "y"}]) == []
+    runs = result.runs.assign(lost=["head" if a == "mae" else "" for a in result.runs["arm"]])
+    (sentence,) = unstable(replace(result, runs=runs))
+    assert sentence.startswith("4 of 4 runs of mae found a class (head) nowhere")
 
 
 def test_no_tested_patient_is_pretrained_on(finished):

@@ -25,6 +25,7 @@ from situs.study.words import (
     number,
     p_value,
     points,
+    unstable,
     verdict,
 )
 from situs.training.run import write_text
@@ -50,6 +51,7 @@ def view(result: StudyResult, cases: StudyCases) -> dict[str, Any]:
         "progress": f"{result.done} of {result.expected} jobs done",
         "extent": _extent(study, cases),
         "findings": _findings(result, metric),
+        "unstable": unstable(result),
         "failed": result.failed,
         "tiles": _tiles(result),
         "result_headings": _result_headings(metric),

@@ -81,12 +81,13 @@ class Plan:
         study = self.study
         pretrained = sum(arm.method != SCRATCH for arm in study.arms)
         stores = 1
-        pretrainings = pretrained * (len(study.seeds) if study.pretrain_per_seed else 1)
+        seeds = set(study.seeds) | (set(study.tune.seeds) if len(study.tune.lr) > 1 else set())
+        pretrainings = pretrained * (len(seeds) if study.pretrain_per_seed else 1)
         tunings = 0
         if len(study.tune.lr) > 1:
             points = {self._tuned_at(n) for n in study.labels}
             tuned = {study.tuned_for(arm).title for arm in study.arms}
-            tunings = len(tuned) * len(points) * len(study.tune.lr)
+            tunings = len(tuned) * len(points) * len(study.tune.lr) * len(study.tune.seeds)
         runs = len(study.arms) * len(study.labels) * len(study.seeds)
         return stores + pretrainings + tunings + runs
 
@@ -146,16 +147,10 @@ class Plan:
         lr: float | None = None
         if len(self.study.tune.lr) > 1:
             tuning = self._tunings(self.study.tuned_for(arm), self._tuned_at(labels), rules)
-            jobs += tuning
-            results = [self.results(job) for job in tuning]
-            if any(r is None for r in results):
+            jobs += [job for trials in tuning.values() for pair in trials for job in pair]
+            lr = self._best_rate(tuning)
+            if lr is None:
                 return jobs
-            scores = [
-                mean_score(case_scores(r["cases"], self.study.score))
-                for r in results
-                if r is not None
-            ]
-            lr = self.study.tune.lr[scores.index(max(scores))]
         train = self._training(labels, seed)
         job = self._finetuning(arm, start, rules, train, self.cases.split.test, seed, lr)
         about = {"arm": arm.title, "labels": labels, "seed": seed, "lr": job.config.get("lr")}
@@ -169,17 +164,37 @@ class Plan:
         points = self.study.tune.labels or (labels,)
         return min(points, key=lambda n: (abs(math.log(n / labels)), n))
 
-    def _tunings(self, arm: Arm, labels: int, rules: dict[str, Any]) -> list[Job]:
-        tune = self.study.tune
-        start = self.store if arm.method == SCRATCH else self.pretraining(arm, tune.seed)
-        train, test = self._training(labels, tune.seed), self.cases.split.validation
-        jobs = []
+    def _tunings(
+        self, arm: Arm, labels: int, rules: dict[str, Any]
+    ) -> dict[float, list[tuple[Job, Job]]]:
+        """For each candidate rate, what each trial starts from and the trial."""
+        tune, test = self.study.tune, self.cases.split.validation
+        trials: dict[float, list[tuple[Job, Job]]] = {lr: [] for lr in tune.lr}
         for lr in tune.lr:
-            job = self._finetuning(arm, start, rules, train, test, tune.seed, lr)
-            about = {"arm": arm.title, "labels": labels, "seed": tune.seed, "lr": lr}
-            title = f"{arm.title} {labels} labels lr{lr:g}"
-            jobs.append(Job("tune", title, job.config, job.identity, job.needs, about))
-        return jobs
+            for seed in tune.seeds:
+                start = self.store if arm.method == SCRATCH else self.pretraining(arm, seed)
+                train = self._training(labels, seed)
+                job = self._finetuning(arm, start, rules, train, test, seed, lr)
+                about = {"arm": arm.title, "labels": labels, "seed": seed, "lr": lr}
+                title = f"{arm.title} {labels} labels lr{lr:g} seed{seed}"
+                trial = Job("tune", title, job.config, job.identity, job.needs, about)
+                trials[lr].append((start, trial))
+        return trials
+
+    def _best_rate(self, tuning: dict[float, list[tuple[Job, Job]]]) -> float | None:
+        """The rate with the best mean over seeds; None while a trial is missing."""
+        means: dict[float, float] = {}
+        for lr, trials in tuning.items():
+            found = [self.results(trial) for _, trial in trials]
+            scores = [
+                mean_score(case_scores(r["cases"], self.study.score))
+                for r in found
+                if r is not None
+            ]
+            if len(scores) < len(trials):
+                return None
+            means[lr] = sum(scores) / len(scores)
+        return max(means, key=lambda lr: means[lr])
 
     def _training(self, labels: int, seed: int) -> tuple[str, ...]:
         if (labels, seed) not in self._drawn:

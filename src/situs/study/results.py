@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from situs.study.plan import Plan, case_scores
 from situs.study.statistics import crossed_bootstrap, holm, labels_for, paired_test
 
 Array = npt.NDArray[np.float64]
+_LOST = 0.05
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
                 **head,
                 "lr": job.config.get("lr"),
                 "score": float(np.nanmean(list(scores.values()))),
+                "lost": ", ".join(lost_classes(result["cases"])),
                 **_cost(result),
                 "folder": folder,
             }
@@ -96,6 +98,19 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
         expected=plan.expected(),
         failed=tuple(failed),
     )
+
+
+def lost_classes(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Classes that a run found nowhere (mean Dice below 0.05): its training did not converge.
+
+    Args:
+        rows: Of a segmentation's ``cases.csv``; those of other tasks lose no class.
+    """
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get("dice", "") not in ("", "nan") and row["presence"] != "absent":
+            values.setdefault(row["name"], []).append(float(row["dice"]))
+    return [name for name, found in values.items() if sum(found) / len(found) < _LOST]
 
 
 def score_table(cases: pd.DataFrame, arm: str, labels: int) -> pd.DataFrame:

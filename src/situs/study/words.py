@@ -79,6 +79,20 @@ def missing(result: StudyResult) -> str | None:
     return f"{count} of {result.expected} jobs are still to be done; numbers may change."
 
 
+def unstable(result: StudyResult) -> list[str]:
+    """Which arms have runs that lost a class, one sentence an arm, and what to do."""
+    if result.runs.empty:
+        return []
+    lost = result.runs[result.runs["lost"] != ""]
+    return [
+        f"{len(rows)} of {(result.runs['arm'] == arm).sum()} runs of {arm} found a class "
+        f"({rows['lost'].iloc[0]}) nowhere: their fine-tuning did not converge, so this arm's "
+        "mean says little. Raise finetune.steps, or tune the learning rate over several "
+        "tune.seeds."
+        for arm, rows in lost.groupby("arm", sort=False)
+    ]
+
+
 def best_rows(result: StudyResult) -> list[Record]:
     """The row with the largest gain of each label count, where any arm can be compared."""
     summary = result.summary
@@ -112,7 +126,7 @@ def findings(result: StudyResult) -> list[str]:
     metric = metric_name(result.study.score)
     told = [finding(row, metric) for row in best_rows(result)]
     rest = missing(result)
-    return told if rest is None else [*told, rest]
+    return [*told, *unstable(result), *([] if rest is None else [rest])]
 
 
 def markdown(result: StudyResult) -> str:
