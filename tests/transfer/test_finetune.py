@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,13 @@ def test_the_whole_journey_through_the_command_line(tmp_path: Path, run: Path) -
         call(app, ["predict", str(out), str(data), "--out", str(predicted)], catch_exceptions=False)
     for verb in ("finetune", "predict"):
         assert "Example" in call(app, [verb, "--help"]).output
+
+
+def test_command_and_configuration_agree() -> None:
+    renamed = {"out_folder": "out", "labels": "train"}
+    options = set(signature(import_module("situs.cli.transfer").finetune).parameters)
+    options -= {"config", "settings", "json", "quiet"}
+    assert {renamed.get(o, o) for o in options} <= set(FinetuneConfig.model_fields)
 
 
 def test_situs_finetune_is_public() -> None:
