@@ -86,13 +86,12 @@ class Look:
             "%",
             "matches found, first choice",
             chance=100 / others,
-            trivial=100 * self.problem.matches.diagonal(dim1=1, dim2=2).float(),
         )
 
     def error(self) -> Score:
         """Distance of the first choice from the true place.
 
-        Chance is any token of the moved copy; trivial is to say that nothing moved.
+        Chance is any token of the moved copy, trivial always its centre.
         """
         scale = self.token_mm[:, None]
         everywhere = torch.cdist(self.true * scale, self.centres * scale)
@@ -102,8 +101,18 @@ class Look:
             "mm",
             "distance from the true place",
             chance=masked_mean(everywhere, self.problem.valid),
-            trivial=((self.centres - self.true) * scale).norm(dim=-1),
+            trivial=(self.true * scale).norm(dim=-1),
         )
+
+    def standing_still(self) -> tuple[float, float]:
+        """Share in % and error in mm of saying that nothing moved, over all matched tokens.
+
+        The network cannot say so, as it sees one crop at a time; how well it would do tells how
+        much the motion asks for.
+        """
+        same = self.problem.matches.diagonal(dim1=1, dim2=2)[self.matched].float().mean()
+        moved = ((self.centres - self.true) * self.token_mm[:, None]).norm(dim=-1)
+        return 100 * float(same), float(moved[self.matched].mean())
 
     def score(
         self,
