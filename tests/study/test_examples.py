@@ -1,0 +1,26 @@
+"""The studies in ``examples/`` can be run as they stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from situs.config import load_config
+from situs.study import StudyConfig
+from situs.study.config import SCRATCH
+from situs.study.run import check_settings
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("hippocampus*.yaml"))
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_every_arm_has_valid_settings_and_a_scratch_arm_of_its_kind(file):
+    study = load_config(StudyConfig, file)
+    check_settings(study)
+    for arm in study.arms:
+        scratch = study.scratch_of(arm)
+        assert (scratch is None) == (arm.method == SCRATCH)
+        if scratch is not None:
+            assert study.backbone_of(scratch) == study.backbone_of(arm)
+            assert scratch.finetune == arm.finetune, "the same fine-tuning for both"
