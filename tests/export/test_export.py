@@ -144,7 +144,9 @@ def test_the_model_card_of_bare_weights_says_what_is_unknown(weights):
     assert "(the decoder is not trained)" in page
 
 
-@pytest.mark.parametrize("name", ["cnn", "swin_unetr"])
+@pytest.mark.parametrize(
+    "name", ["cnn", "nnunet", pytest.param("swin_unetr", marks=pytest.mark.slow)]
+)
 def test_onnx_computes_the_same(name: str, weights, tmp_path: Path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="needs the extra 'onnx'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from situs.errors import SitusError, require
 from situs.export.checks import insist_same, probe_image
 from situs.export.export import Origin, Written
 
-_FREE_SIZE = ("cnn", "nnunet", "resnet_unet")
-"""Backbones whose graph does not depend on the size of the image; SwinUNETR's windows do."""
+_FREE_SIZE = ("cnn", "resnet_unet")
+"""Backbones that torch can trace for any size of image; SwinUNETR's windows and the pooling of
+nnU-Net's skips bind the graph to one."""
 
 
 class _Encoder(nn.Module):
@@ -70,9 +72,13 @@ def _export(backbone: Backbone, image: Tensor, file: Path, free: bool) -> None:
     axes = {0: dynamic}
     if free:
         axes |= {axis: dynamic for axis in range(2, image.ndim)}
+    notes = logging.getLogger("torch.onnx")
+    level = notes.level
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's notes on its own internals
+            # The exporter's notes on its own internals, and on packages that it does not need.
+            warnings.simplefilter("ignore")
+            notes.setLevel(logging.ERROR)
             program = torch.onnx.export(
                 _Encoder(backbone).eval(),
                 (image,),
@@ -84,6 +90,8 @@ def _export(backbone: Backbone, image: Tensor, file: Path, free: bool) -> None:
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise SitusError(f"torch cannot write this network as ONNX: {error}") from None
+    finally:
+        notes.setLevel(level)
     if program is None:
         raise SitusError("torch wrote no ONNX graph")
     program.save(file)
