@@ -135,3 +135,20 @@ def test_regression_reads_the_place_of_the_right_direction() -> None:
     exact = position_regression(predicted, torch.tensor([0.9, 0.2]), torch.tensor([1, 0]))
     assert exact == 0
     assert position_regression(predicted, torch.tensor([0.9, 0.2]), torch.tensor([0, 0])) > 0
+
+
+def test_double_precision_is_kept_and_gradients_are_right() -> None:
+    i, j = (x.detach().double().requires_grad_() for x in maps(1, 3, 4, 4, seed=5))
+    assert local_alignment(i, j).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda a, b: local_alignment(a, b, 2), (i, j))
+    at = torch.linspace(0, 1, 6, dtype=torch.float64)
+    z = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    group = torch.zeros(6, dtype=torch.long)
+    assert torch.autograd.gradcheck(lambda z: position_contrast(z, at, group, 0.3, 0.5), (z,))
+
+
+def test_autocast_changes_nothing() -> None:
+    i, j = maps(1, 8, 6, 6, seed=6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = local_alignment(i, j)
+    assert inside.item() == pytest.approx(local_alignment(i, j).item(), abs=1e-6)

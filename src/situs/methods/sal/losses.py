@@ -42,7 +42,7 @@ def similarity_of_matches(
     x_i: Tensor, x_j: Tensor, window: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cosine of every position with its best match, ``(B, H·W)`` from i to j and from j to i."""
-    i, j = (F.normalize(x.float(), dim=1) for x in (x_i, x_j))
+    i, j = (F.normalize(_full(x), dim=1) for x in (x_i, x_j))
     to_j, to_i = best_matches(i.detach(), j.detach(), window)
     i, j = i.flatten(2), j.flatten(2)
     return (i * _gathered(j, to_j)).sum(1), (j * _gathered(i, to_i)).sum(1)
@@ -125,7 +125,7 @@ def _argmaxes_rows(i: Tensor, j: Tensor, inside: Tensor | None) -> tuple[Tensor,
     to_i = torch.zeros(batch, n, dtype=torch.long, device=i.device)
     for start in range(0, n, rows):
         block = slice(start, start + rows)
-        similarity = i[:, :, block].transpose(1, 2) @ j
+        similarity = _product(i[:, :, block].transpose(1, 2), j)
         if inside is not None:
             similarity.masked_fill_(~inside[:, None, :], -torch.inf)
             to_j[:, block] = similarity.argmax(2)
@@ -141,6 +141,17 @@ def _argmaxes_rows(i: Tensor, j: Tensor, inside: Tensor | None) -> tuple[Tensor,
 
 def _gathered(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(2, index[:, None].expand(-1, x.shape[1], -1))
+
+
+def _full(x: Tensor) -> Tensor:
+    """At least single precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product in the operands' own precision, whatever autocast says."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
 
 
 def position_contrast(
@@ -168,7 +179,7 @@ def position_contrast(
     Returns:
         Scalar; 0 where no slice has a positive.
     """
-    own = F.normalize(embeddings.float(), dim=-1)
+    own = F.normalize(_full(embeddings), dim=-1)
     every, at, of, rank = own, positions, groups, 0
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         rank = dist.get_rank()
@@ -178,7 +189,7 @@ def position_contrast(
     itself[index, index + rank * len(own)] = True
     near = (positions[:, None] - at).abs() < threshold
     positive = near & (groups[:, None] == of) & ~itself
-    logits = (own @ every.T / temperature).masked_fill(itself, -torch.inf)
+    logits = (_product(own, every.T) / temperature).masked_fill(itself, -torch.inf)
     log_share = logits.log_softmax(1).masked_fill(~positive, 0.0)
     count = positive.sum(1)
     each = -log_share.sum(1) / count.clamp_min(1)
@@ -209,10 +220,10 @@ def spread(embeddings: Tensor, most: int = 256) -> Tensor:
         embeddings: ``(B, C, H, W)``, normalised inside.
         most: Positions of a slice that are compared, evenly spread over it.
     """
-    unit = F.normalize(embeddings.float(), dim=1).flatten(2)
+    unit = F.normalize(_full(embeddings), dim=1).flatten(2)
     unit = unit[:, :, :: -(-unit.shape[2] // most)]
     n = unit.shape[2]
-    squared = 2 - 2 * unit.transpose(1, 2) @ unit
+    squared = 2 - 2 * _product(unit.transpose(1, 2), unit)
     itself = torch.eye(n, dtype=torch.bool, device=unit.device)
     apart = torch.logsumexp((-2 * squared).masked_fill(itself, -torch.inf), dim=(1, 2))
     return 1 + (apart - math.log(n * (n - 1))).mean() / 4
