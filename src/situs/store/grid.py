@@ -6,8 +6,9 @@ resamples it about its centre; undoing it runs the same three steps backwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -174,6 +175,6 @@ def resample_labels(
     return winner
 
 
-def _triple(values: object) -> Triple:
-    x, y, z = (int(v) for v in values)  # type: ignore[attr-defined]
+def _triple(values: Iterable[Any]) -> Triple:
+    x, y, z = (int(v) for v in values)
     return (x, y, z)
