@@ -18,7 +18,7 @@ from situs.observe.folder import RunFolder, Transfer, read_run
 from situs.observe.report_data import data_section
 from situs.observe.sections import Detail, TaskSection, task_sections
 from situs.observe.svg import Tile
-from situs.observe.transfers import Comparison, compare, name_of
+from situs.observe.transfers import COUNTS, Comparison, compare, name_of
 
 BUDGET = 15_000_000
 # Tried in turn until the page fits its budget.
@@ -209,10 +209,10 @@ def _transfer(result: Transfer) -> dict[str, Any]:
     values = result.result
     scores = list(values.get("scores") or {})
     rows = [
-        (words.printable(name), [words.number(row.get(s)) for s in scores])
+        (words.printable(name), [_number(s, row.get(s)) for s in scores])
         for name, row in (values.get("classes") or {}).items()
     ]
-    rows.append(("mean", [words.number((values.get("scores") or {}).get(s)) for s in scores]))
+    rows.append(("mean", [_number(s, (values.get("scores") or {}).get(s)) for s in scores]))
     start = "from scratch" if result.scratch else f"from {values.get('method', 'these')} weights"
     tests = len((values.get("split") or {}).get("test", ()))
     notes = []
@@ -230,6 +230,10 @@ def _transfer(result: Transfer) -> dict[str, Any]:
         "rows": rows,
         "notes": notes,
     }
+
+
+def _number(score: str, value: float | None) -> str:
+    return words.count(value) if value is not None and score in COUNTS else words.number(value)
 
 
 def _methods(run: RunFolder) -> list[dict[str, Any]]:

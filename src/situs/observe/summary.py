@@ -29,7 +29,7 @@ class Gauge:
     Attributes:
         label: Words.
         value: With its unit.
-        reference: ``"guessing 44 mm · constant 31 mm"``.
+        reference: ``("guessing 44 mm", "constant 31 mm")``.
         verdict: Against the harder of the two.
         words: The verdict in words.
         skill: 0 at the reference, 1 at perfect, clipped for drawing; None where unknown.
@@ -39,7 +39,7 @@ class Gauge:
 
     label: str
     value: str
-    reference: str
+    reference: tuple[str, ...]
     verdict: Verdict
     words: str
     skill: float | None
@@ -55,9 +55,7 @@ def headline(run: RunFolder) -> str:
     _, score = best
     against = words.reference(score)
     judged = words.verdict(score)
-    name = words.label(score)
-    name = name[0].upper() + name[1:]
-    text = f"{name}: {words.quantity(score.value, score.unit)}"
+    text = f"{words.opening(words.label(score))}: {words.quantity(score.value, score.unit)}"
     if against is None:
         return text
     other = f"{against[0]} gives {words.quantity(against[1], score.unit)}"
@@ -108,7 +106,11 @@ def gauges(run: RunFolder) -> list[GaugeGroup]:
 
 def warnings(run: RunFolder) -> list[str]:
     """The observations' own warnings, and what the run's record gives reason for."""
-    found = [words.printable(w) for observation in run.latest for w in observation.warnings]
+    found = [
+        words.opening(words.printable(w))
+        for observation in run.latest
+        for w in observation.warnings
+    ]
     status = str(run.info.get("status", "unknown"))
     if status == "running":
         found.append("The run had not ended when this report was written.")
@@ -165,7 +167,7 @@ def _gauge(score: Score, first: Score | None) -> Gauge:
     return Gauge(
         label=words.label(score),
         value=words.quantity(score.value, score.unit),
-        reference=" · ".join(shown),
+        reference=tuple(shown),
         verdict=judged,
         words=VERDICTS[judged],
         skill=None if judged == "given" else _clipped(words.skill(score)),

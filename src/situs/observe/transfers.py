@@ -12,10 +12,13 @@ from situs.observe.folder import Transfer
 
 _RESAMPLES = 4000
 _MAIN = {"segmentation": "dice", "classification": "auc"}
+COUNTS = frozenset({"cases", "hd95_undefined"})
 _NAMES = {
     "dice": "Dice",
     "hd95_mm": "HD95 (mm)",
     "surface_dice": "surface Dice",
+    "hd95_undefined": "HD95 undefined",
+    "calibration_error": "calibration error",
     "auc": "AUC",
     "balanced_accuracy": "balanced accuracy",
 }

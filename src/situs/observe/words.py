@@ -76,6 +76,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def opening(text: str) -> str:
+    """The text with a capital first letter, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def label(score: Score) -> str:
     """The score's words, or its key made readable."""
     return printable(score.label or score.name.replace("_", " ").replace("/", " · "))

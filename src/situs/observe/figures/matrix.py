@@ -12,7 +12,7 @@ from situs.observe.svg import Tile, tile
 
 # Up to this many rows a cell is large enough for its number.
 _NUMBERS = 7
-_SIDE = 182.0
+_SIDE, _LEFT, _BOTTOM = 182.0, 44.0, 34.0
 
 
 def tiles(panel: MatrixPanel) -> list[Tile]:
@@ -54,10 +54,13 @@ def _tile(
     alt: str,
 ) -> Tile:
     rows, columns = values.shape
-    height = min(max(_SIDE * rows / columns, 90.0), 320.0)
-    with style.figure(_SIDE, height) as figure:
-        small = max(rows, columns) <= _NUMBERS
-        axes = style.axes(figure, 44, 34, 4 if small else 42, 4)
+    small = max(rows, columns) <= _NUMBERS
+    right = 4.0 if small else 42.0
+    width = _SIDE if small else _SIDE + 34
+    inner = width - _LEFT - right
+    height = float(np.clip(inner * rows / columns, 60, 260)) + _BOTTOM + 4
+    with style.figure(width, height) as figure:
+        axes = style.axes(figure, _LEFT, _BOTTOM, right, 4)
         if small:
             axes.pcolormesh(
                 values,

@@ -63,7 +63,7 @@ def tiles(panel: OverlayPanel) -> list[Tile]:
     for name, values in maps.items():
         for view in anatomy.views_at(volume, _liveliest(values, panel.style)):
             bar = 34.0 if panel.style == "heat" else 0.0
-            wide, high = anatomy.figure_size(view)
+            wide, high = anatomy.figure_size(view, width=300 - bar)
             with style.figure(wide + bar, high) as figure:
                 axes = anatomy.image_axes(figure, right=2.0 + bar)
                 anatomy.draw_slice(axes, view)
@@ -120,8 +120,8 @@ def _paint(
         axes.imshow(rgba, **place)
         return None
     low, high = limits
-    strength = np.clip((np.nan_to_num(image, nan=low) - low) / ((high - low) or 1.0), 0, 1)
-    return axes.imshow(image, cmap=style.HEAT, vmin=low, vmax=high, alpha=0.75 * strength, **place)
+    seen = np.isfinite(image) & (image != 0)
+    return axes.imshow(image, cmap=style.HEAT, vmin=low, vmax=high, alpha=0.55 * seen, **place)
 
 
 def _outline(axes: Axes, view: anatomy.SliceView, labels: Array) -> None:
@@ -170,7 +170,7 @@ def _label_legend(panel: OverlayPanel, maps: list[Array], outlines: bool) -> Til
 
 def _limits(maps: list[Array]) -> tuple[float, float]:
     values = np.concatenate([np.asarray(m, float).ravel() for m in maps])
-    values = values[np.isfinite(values)]
+    values = values[np.isfinite(values) & (values != 0)]  # zero: nothing was looked at
     if not values.size:
         return 0.0, 1.0
     low, high = np.percentile(values, [1, 99.5])

@@ -37,6 +37,8 @@ def loss_tiles(runs: Mapping[str, Columns]) -> list[Tile]:
 def score_tiles(runs: Mapping[str, Columns], scores: Mapping[str, Score]) -> list[Tile]:
     """One chart a score, in its unit, with the levels of guessing and of a constant answer.
 
+    A score that was observed only once has no curve.
+
     Args:
         runs: Name → columns of its metrics file.
         scores: ``score/…`` column → the last observation's score.
@@ -44,7 +46,7 @@ def score_tiles(runs: Mapping[str, Columns], scores: Mapping[str, Score]) -> lis
     return [
         _score_tile(name, score, runs)
         for name, score in scores.items()
-        if any(np.isfinite(columns.get(name, np.nan)).sum() > 0 for columns in runs.values())
+        if any(np.isfinite(columns.get(name, np.nan)).sum() > 1 for columns in runs.values())
     ]
 
 

@@ -44,7 +44,7 @@ def pair_tile(comparison: Comparison) -> Tile | None:
             axes.annotate(
                 words.number(float(values.mean())),
                 (x, values.mean()),
-                xytext=(-16 if x == 0 else 16, 0),
+                xytext=(-20 if x == 0 else 20, 0),
                 textcoords="offset points",
                 ha="right" if x == 0 else "left",
                 va="center",

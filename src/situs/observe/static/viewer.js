@@ -58,7 +58,7 @@
       this.lib = lib;
       this.nv = new lib.Niivue({
         backColor: [0, 0, 0, 1], isRadiologicalConvention: true, sagittalNoseLeft: true, show3Dcrosshair: false,
-        crosshairColor: [1, 1, 1, 0.35], crosshairWidth: 0.3, multiplanarLayout: 2, dragAndDropEnabled: false, logLevel: "error", loadingText: "",
+        crosshairColor: [1, 1, 1, 0.35], crosshairWidth: 0.2, crosshairWidthUnit: "percent", multiplanarLayout: 2, dragAndDropEnabled: false, logLevel: "error", loadingText: "",
         scrollRequiresFocus: true, meshXRay: 0.7, isColorbar: false, fontColor: [1, 1, 1, 1], multiplanarShowRender: 1,
       });
       await this.nv.attachToCanvas(this.canvas);
