@@ -98,7 +98,8 @@ def observe(
             _vector_section(config, steps, batch, volumes),
         ),
         warnings=collapse_warnings(
-            float(feature_variance(flat)),
+            # Only differences of vectors count here: an offset that all share is no collapse.
+            float(feature_variance(flat - flat.mean(0))),
             float(effective_rank(flat)),
             "Raise weights.gap_axis against the chunk terms, or lower the learning rate.",
         ),
