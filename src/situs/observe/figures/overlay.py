@@ -38,7 +38,7 @@ def on_grid(overlay: Array, overlay_affine: Array | None, panel: OverlayPanel) -
     channels = overlay.reshape(*overlay.shape[:3], -1)
     fill = 0.0
     sampled = [
-        ndimage.map_coordinates(channels[..., c], at, order=0, mode="constant", cval=fill)
+        ndimage.map_coordinates(channels[..., c], at, order=0, mode="grid-constant", cval=fill)
         for c in range(channels.shape[-1])
     ]
     return np.stack(sampled, axis=-1).reshape(*shape, *overlay.shape[3:])
