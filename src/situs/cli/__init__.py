@@ -35,7 +35,7 @@ def situs(
 
 # Importing a module adds its verbs to ``app``; each imports its heavy parts inside the verb, so
 # that ``situs --help`` stays quick.
-from situs.cli import data, doctor, export, observe, study, train, transfer  # noqa: E402, F401
+from situs.cli import data, doctor, export, observe, plan, study, train, transfer  # noqa: E402, F401
 
 
 def main() -> None:

@@ -1,0 +1,181 @@
+"""``situs plan``, ``situs studies`` and ``situs demo-studies``."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from situs.cli import app
+from situs.cli.console import Json, Quiet, err, out, print_json
+
+if TYPE_CHECKING:
+    from situs.methods.planes.planner import RolePlan
+    from situs.scans.studies import StudyRow
+
+
+@app.command()
+def plan(
+    run: Annotated[Path, typer.Argument(help="A run of 'situs pretrain --method planes'.")],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A store, a catalog or scans; the run's held-out scans by default."),
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Plane to plan; may be repeated. All by default.")
+    ] = None,
+    views: Annotated[int, typer.Option(min=2, help="Slices looked at in each study.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of the slices of virtual studies.")] = 0,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the planes to this JSON file.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Plan target planes from the lines that the network sees in other views.
+
+    Example: `situs plan runs/planes new-study/ --target 4ch --out planes.json`
+
+    Angle and distance to the acquired plane are given where the study has it. Exit code 1 says
+    that some planes could not be planned; each with the reason.
+    """
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from situs.planning import plan as run_planning  # noqa: PLC0415 - imports torch
+
+    with Progress(console=err, transient=True, disable=quiet or json) as progress:
+        bar = progress.add_task("planning", total=None)
+        plans = run_planning(
+            run,
+            paths or [],
+            target or [],
+            views,
+            seed,
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    documents = [one.as_dict() for one in plans]
+    if out_file is not None:
+        out_file.write_text(jsonlib.dumps(documents, indent=2) + "\n", encoding="utf-8")
+    if json:
+        print_json({"planes": documents, "summary": _summary(plans)})
+    else:
+        _print_plans(plans, quiet)
+    raise typer.Exit(int(any(one.plane is None for one in plans)))
+
+
+@app.command()
+def studies(
+    paths: Annotated[list[Path], typer.Argument(help="A catalog, or DICOM folders.")],
+    rules: Annotated[
+        str, typer.Option(help="heart, knee, orthogonal, or a YAML file of one's own.")
+    ] = "orthogonal",
+    json: Json = False,
+) -> None:
+    """Show the roles of each study's series: what was recognised and what was not.
+
+    Example: `situs studies heart-data/ --rules heart`
+
+    Exit code 0 where every study has two roles or more, 1 where some have not, 2 where none has.
+    """
+    from situs.planning import open_catalog  # noqa: PLC0415 - imports torch
+    from situs.scans.studies import load_rules, study_table  # noqa: PLC0415
+
+    rows = study_table(open_catalog(paths).accepted, load_rules(rules))
+    roles: dict[str, set[str]] = {}
+    for row in rows:
+        roles.setdefault(row.study, set()).update({row.recognised.role} - {""})
+    usable = sum(len(names) >= 2 for names in roles.values())
+    if json:
+        print_json([row._asdict() | {"recognised": row.recognised._asdict()} for row in rows])
+    else:
+        out.print(_studies_table(rows))
+        out.print(f"{len(roles)} studies, {usable} with two roles or more ({escape(rules)} rules)")
+    raise typer.Exit(2 if not usable else int(usable < len(roles)))
+
+
+@app.command("demo-studies")
+def demo_studies(
+    folder: Annotated[Path, typer.Argument(help="Where the DICOM studies are written.")],
+    kind: Annotated[str, typer.Option(help="heart or knee.")] = "heart",
+    subjects: Annotated[int, typer.Option(min=1, help="Studies to write.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of anatomy and poses.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Write small DICOM studies of prescribed planes, cut from the demo's virtual brains.
+
+    Example: `situs demo-studies demo-heart --kind heart`
+
+    Only their geometry is that of a heart or knee examination.
+    """
+    from situs.planning import write_demo  # noqa: PLC0415 - imports torch
+
+    if kind not in ("heart", "knee"):
+        raise typer.BadParameter(f"must be heart or knee, got '{kind}'")
+    chosen: Literal["heart", "knee"] = "heart" if kind == "heart" else "knee"
+    written = write_demo(folder, chosen, subjects, seed)
+    if not quiet:
+        out.print(f"{len(written)} studies in {folder}", markup=False, soft_wrap=True)
+
+
+def _print_plans(plans: list[RolePlan], quiet: bool) -> None:
+    if not quiet:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("study", "plane", "lines", "residual (mm)", "angle (°)", "distance (mm)"):
+            table.add_column(heading, justify="left" if heading in ("study", "plane") else "right")
+        for one in plans:
+            numbers = (one.residual_mm, one.angle_deg, one.distance_mm)
+            table.add_row(
+                escape(one.study),
+                escape(one.role),
+                f"{one.usable} of {one.looked_at}",
+                *("–" if value is None else f"{value:.1f}" for value in numbers),
+            )
+        out.print(table)
+    for one in plans:
+        if one.reason:
+            words = f"{one.study}, {one.role}: {one.reason}"
+            err.print(f"[yellow]no plane[/] {escape(words)}", highlight=False, soft_wrap=True)
+    summary = _summary(plans)
+    if summary["compared"]:
+        out.print(
+            f"median over {summary['compared']} planes: {summary['median_angle_deg']:.1f}°, "
+            f"{summary['median_distance_mm']:.1f} mm to the true plane"
+        )
+
+
+def _summary(plans: list[RolePlan]) -> dict[str, Any]:
+    from statistics import median  # noqa: PLC0415 - beside its only use
+
+    angles = [one.angle_deg for one in plans if one.angle_deg is not None]
+    distances = [one.distance_mm for one in plans if one.distance_mm is not None]
+    return {
+        "planned": sum(one.plane is not None for one in plans),
+        "not_planned": sum(one.plane is None for one in plans),
+        "compared": len(angles),
+        "median_angle_deg": median(angles) if angles else None,
+        "median_distance_mm": median(distances) if distances else None,
+    }
+
+
+def _studies_table(rows: list[StudyRow]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("study", "series", "words", "slices", "frames", "spacing (mm)", "role", "why"):
+        table.add_column(heading)
+    for row in rows:
+        seen = row.recognised
+        lies = f"{seen.orientation}, tilted {seen.tilt_deg:.0f}°" if seen.orientation else ""
+        table.add_row(
+            row.study[:8],
+            row.series[:8],
+            escape(row.words),
+            str(row.slices or "–"),
+            str(row.frames),
+            " × ".join(f"{s:.2f}" for s in row.spacing),
+            f"[green]{escape(seen.role)}[/]" if seen.role else "[yellow]none[/]",
+            escape(seen.reason or lies),
+        )
+    return table

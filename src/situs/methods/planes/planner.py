@@ -1,0 +1,197 @@
+"""``situs plan`` for one study: look at its slices, draw lines, put planes through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from situs.config import unknown_name
+from situs.errors import SitusError
+from situs.geometry import Plane
+from situs.geometry.line_fit import fit_line
+from situs.geometry.stacks import stack_axis
+from situs.methods.base import Network, Source
+from situs.methods.planes.config import PlanesConfig
+from situs.methods.planes.heads import predict
+from situs.methods.planes.plan import plan_plane
+from situs.methods.planes.views import StudySlice
+from situs.scans.studies import by_role, load_rules, middle_plane
+from situs.views.array_source import ArraySource
+from situs.views.planes import cut
+from situs.views.planes_virtual import anatomy, draw_slice, prescribed_planes
+from situs.views.slices import Pose, posed
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class RolePlan:
+    """The plane planned for one role of one study.
+
+    Attributes:
+        study: Key of the study, or of its scan.
+        role: The target.
+        looked_at: Slices of other roles that were looked at.
+        usable: Those with a confident line.
+        residual_mm: Weighted root mean square distance of their lines from the plane.
+        plane: The planned plane; None where there was none, and ``reason`` says why.
+        angle_deg: To the acquired (or prescribed) plane; None where the study has none.
+        distance_mm: Of that plane's centre from the planned plane.
+        reason: Empty where a plane was planned.
+    """
+
+    study: str
+    role: str
+    looked_at: int
+    usable: int = 0
+    residual_mm: float | None = None
+    plane: Plane | None = None
+    angle_deg: float | None = None
+    distance_mm: float | None = None
+    reason: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able; the plane both in RAS mm and as DICOM attributes (LPS mm)."""
+        values: dict[str, Any] = {k: v for k, v in vars(self).items() if k != "plane"}
+        if self.plane is not None:
+            lps = np.array([-1.0, -1.0, 1.0])
+            plane = self.plane
+            values["plane_ras"] = {
+                "origin_mm": plane.origin_mm.tolist(),
+                "row_mm": plane.row_mm.tolist(),
+                "column_mm": plane.column_mm.tolist(),
+                "shape": plane.shape,
+                "spacing": plane.spacing,
+            }
+            values["plane_dicom"] = {
+                "ImagePositionPatient": (plane.origin_mm * lps).tolist(),
+                "ImageOrientationPatient": [*(plane.row_mm * lps), *(plane.column_mm * lps)],
+                "PixelSpacing": plane.spacing,
+                "Rows": plane.shape[0],
+                "Columns": plane.shape[1],
+            }
+        return values
+
+
+def plan_study(
+    network: Network,
+    config: PlanesConfig,
+    item: Sequence[Source],
+    roles: Sequence[str] = (),
+    views: int = 12,
+    rng: np.random.Generator | None = None,
+) -> list[RolePlan]:
+    """Plan the planes of one study from slices of its other roles.
+
+    Args:
+        network: Trained by ``planes``, in ``eval`` mode.
+        config: That it was trained with.
+        item: The scans of the study.
+        roles: Targets; all that the study has slices of other roles for by default.
+        views: Slices looked at, spread over the stacks; for virtual studies drawn at random.
+        rng: Source of randomness of virtual slices.
+
+    Raises:
+        ConfigError: For an unknown role.
+    """
+    for role in roles:
+        if role not in config.roles:
+            raise unknown_name("role", role, config.roles)
+    rng = rng or np.random.default_rng(0)
+    key = item[0].study or item[0].key
+    slices, targets = (
+        _series(item, config, views)
+        if config.studies == "series"
+        else _virtual(item[0], config, views, rng)
+    )
+    planes = [posed(s.base, s.base.center_mm, config.grid, Pose()) for s in slices]
+    lines, confidence = predict_lines(network, config, slices, planes)
+    plans = []
+    for role in roles or config.roles:
+        index = config.roles.index(role)
+        others = np.array([s.role != index for s in slices], dtype=bool)
+        sure = np.where(others, confidence[:, index], 0.0)
+        target = targets.get(role)
+        plans.append(_plan(key, role, planes, lines[:, index], sure, int(others.sum()), target))
+    return plans
+
+
+@torch.no_grad()
+def predict_lines(
+    network: Network,
+    config: PlanesConfig,
+    slices: Sequence[StudySlice],
+    planes: Sequence[Plane],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Fitted lines ``(N, R, 3)`` in pixels of each view, and their confidence ``(N, R)``."""
+    parameter = next(network.parameters())
+    lines, confidence = [np.zeros((0, len(config.roles), 3))], [np.zeros((0, len(config.roles)))]
+    for start in range(0, len(slices), _BATCH):
+        some = range(start, min(start + _BATCH, len(slices)))
+        images = np.stack([cut(slices[i].source, [planes[i]])[0] for i in some])
+        found = predict(network, torch.from_numpy(images).to(parameter))
+        fitted = fit_line(found.heatmaps.float().cpu().numpy(), (1.0, 1.0), config.sigma_px)
+        lines.append(fitted[0])
+        confidence.append(fitted[1])
+    return np.concatenate(lines), np.concatenate(confidence)
+
+
+def _plan(
+    key: str,
+    role: str,
+    planes: Sequence[Plane],
+    lines: npt.NDArray[np.float64],
+    sure: npt.NDArray[np.float64],
+    looked_at: int,
+    target: Plane | None,
+) -> RolePlan:
+    try:
+        planned = plan_plane(planes, lines, sure)
+    except SitusError as error:
+        return RolePlan(key, role, looked_at, reason=str(error))
+    weight, residual = planned.fit.weights, planned.fit.residuals_mm
+    angle, distance = planned.deviation(target) if target is not None else (None, None)
+    like = target if target is not None and min(target.shape) > 1 else planes[0]
+    return RolePlan(
+        study=key,
+        role=role,
+        looked_at=looked_at,
+        usable=len(planned.views),
+        residual_mm=float(np.sqrt((weight @ residual**2) / weight.sum())),
+        plane=planned.plane(like.shape, like.spacing),
+        angle_deg=angle,
+        distance_mm=distance,
+    )
+
+
+def _series(
+    item: Sequence[Source], config: PlanesConfig, views: int
+) -> tuple[list[StudySlice], dict[str, Plane]]:
+    """Slices spread evenly through the first stack of each role."""
+    stacks = {role: s[0] for role, s in by_role(item, load_rules(config.rules)).items()}
+    slices = []
+    for role, source in stacks.items():
+        axis = stack_axis(source.shape, source.spacing)
+        assert axis is not None  # has a role
+        count = source.shape[axis]
+        share = max(1, views // max(1, len(stacks) - 1))
+        for index in np.unique(np.linspace(0, count - 1, share + 2).round()[1:-1]):
+            base = Plane.from_affine(source.affine, axis, index, source.shape)
+            slices.append(StudySlice(source, base, config.roles.index(role), float("nan")))
+    return slices, {role: middle_plane(source) for role, source in stacks.items()}
+
+
+def _virtual(
+    source: Source, config: PlanesConfig, views: int, rng: np.random.Generator
+) -> tuple[list[StudySlice], dict[str, Plane]]:
+    volume = ArraySource(source.read((0, 0, 0), source.shape), source.affine, source.key)
+    place = anatomy(volume.array, volume.affine)
+    drawn = [draw_slice(place, config.virtual, rng) for _ in range(views)]
+    slices = [StudySlice(volume, d.base, d.role, d.location) for d in drawn]
+    targets = prescribed_planes(place, list(config.virtual.roles.values()))
+    return slices, dict(zip(config.roles, targets, strict=True))
