@@ -165,7 +165,7 @@ def test_observation_of_a_perfect_network(tmp_path: Path) -> None:
 
 
 def test_observation_warns_of_collapse_and_of_standing_still() -> None:
-    method, batch, student, sources = prepared({}, samples=3)
+    method, batch, student, sources = prepared({"motion": {"translation": 0.1}}, samples=3)
     for parameter in student.backbone.encoder.parameters():
         torch.nn.init.constant_(parameter, float(parameter.ndim == 1))  # weights 0, biases 1
     student.eval()

@@ -35,13 +35,16 @@ class MotionConfig(Config):
             does.
         rotation_deg: Largest angle.
         scale: Range of the enlargement, the same along all axes that move.
-        translation: Largest shift along each axis, as a share of a crop.
+        translation: Largest shift along each axis, as a share of a crop. At 0.5 every place of
+            a crop is as likely to land at any other place of one, so that where a token lies in
+            its crop, which padding gives away, tells nothing about its match. The paper takes
+            0.25.
     """
 
     plane: Plane = "volume"
     rotation_deg: float = Field(30.0, ge=0, le=180)
     scale: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.2)
-    translation: float = Field(0.25, ge=0)
+    translation: float = Field(0.5, ge=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -86,7 +89,7 @@ class S2dcConfig(MethodConfig):
     per_slice: bool = False
     motion: MotionConfig = Field(default_factory=MotionConfig)
     crop_motion: MotionConfig = Field(
-        default_factory=lambda: MotionConfig(rotation_deg=20, scale=(0.95, 1.05))
+        default_factory=lambda: MotionConfig(rotation_deg=20, scale=(0.95, 1.05), translation=0.25)
     )
     global_crops: int = Field(4, ge=2)
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)

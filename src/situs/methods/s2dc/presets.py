@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-_IN_PLANE: dict[str, Any] = {"plane": "axial", "rotation_deg": 30.0, "scale": (0.9, 1.2)}
+_IN_PLANE: dict[str, Any] = {
+    "plane": "axial",
+    "rotation_deg": 30.0,
+    "scale": (0.9, 1.2),
+    "translation": 0.25,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's: 4×4 crops of 96³ in one slab, moved within the axial plane, tokens matched
