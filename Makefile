@@ -27,6 +27,10 @@ lint: setup
 test: lint
 	$(BIN)/pytest
 
+docs: setup
+	$(BIN)/pip install -q -c constraints.txt 'mkdocs>=1.6,<2'
+	$(BIN)/mkdocs build --strict
+
 bench: setup
 	$(BIN)/python -m benchmarks
 

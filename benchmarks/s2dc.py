@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -157,9 +159,13 @@ def iterations(tau: float, tolerance: float = 1e-4, cap: int = 2000) -> int:
     return low
 
 
-def plots(folder: Path) -> None:
-    from matplotlib.figure import Figure  # noqa: PLC0415 - only where pictures are wanted
+def ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Name the measured places of a logarithmic axis, and no others."""
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.minorticks_off()
 
+
+def plots(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shown = [name for name in VARIANTS if name != "batched, 100 unrolled"]
     for axis, sizes in {
@@ -175,6 +181,7 @@ def plots(folder: Path) -> None:
                 run = partial(gradients, VARIANTS[name], tensors, matches)
                 times.append(1e3 * seconds(run, 1 if name == shown[0] else 3))
             axes.loglog([s[axis == "tokens"] for s in sizes], times, "o-", label=name)
+        ticks(axes, [s[axis == "tokens"] for s in sizes])
         axes.set(xlabel=axis, ylabel="forward and backward, ms")
         axes.legend()
         figure.savefig(folder / f"s2dc-{axis}.svg")
@@ -184,6 +191,7 @@ def plots(folder: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.loglog(temperatures, [iterations(tau) for tau in temperatures], "o-")
+    ticks(left, temperatures)
     left.set(xlabel="temperature", ylabel="iterations to max|Δu| < 1e-4")
     for name, loss in {
         shown[0]: per_sample,
@@ -194,6 +202,7 @@ def plots(folder: Path) -> None:
             for tau in temperatures
         ]
         right.loglog(temperatures, times, "o-", label=name)
+    ticks(right, temperatures)
     right.set(xlabel="temperature", ylabel="forward and backward, ms")
     right.legend()
     figure.savefig(folder / "s2dc-temperature.svg")
