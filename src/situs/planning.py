@@ -103,7 +103,7 @@ def _held_out(run: Run) -> Iterator[list[Source]]:
     records = json.loads((run.path / "data.json").read_text(encoding="utf-8"))["records"]
     held_out = {record["key"] for record in records if record["held_out"]}
     data = run.config["data"]
-    places = [run.path / "store", *([Path(data)] if isinstance(data, str) else [])]
+    places = [run.path / "store", *map(Path, [data] if isinstance(data, str) else data)]
     store = next((p for p in places if Store.is_store(p)), None)
     if store is None:
         raise RunError(f"the store that {run.path} was trained on is gone; give paths of scans")
