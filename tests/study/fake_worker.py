@@ -39,6 +39,8 @@ for line in sys.stdin:
         ]
     with (folder.parent / "order.txt").open("a") as stream:
         stream.write(title + "\n")
-    (folder / "result.json").write_text(json.dumps(result))
+    unfinished = folder / "result.json.part"  # the scheduler looks while others still write
+    unfinished.write_text(json.dumps(result))
+    unfinished.replace(folder / "result.json")
     sys.stdout.write("done\n")
     sys.stdout.flush()
