@@ -8,9 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from situs import words
 from situs.errors import RunError
 from situs.observation import Panel, Score, iter_panels
-from situs.observe import figures, page, summary, words
+from situs.observe import figures, page, summary
 from situs.observe.figures import training
 from situs.observe.folder import RunFolder, read_run
 from situs.observe.report import score_columns

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from situs import words
 from situs.errors import require
 from situs.observation import ImagesPanel, Observation, Panel, Volume
-from situs.observe import figures, page, scene, style, summary, words
+from situs.observe import figures, page, scene, style, summary
 from situs.observe.figures import data, training
 from situs.observe.folder import read_run
 from situs.observe.report import score_columns

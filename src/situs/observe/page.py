@@ -19,7 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import situs
-from situs.observe import style, words
+from situs import words
+from situs.observe import style
 from situs.observe.svg import Tile
 
 STATIC = Path(__file__).parent / "static"

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from situs.observe import page, style, summary, words
+from situs import words
+from situs.observe import page, style, summary
 from situs.observe.figures import training
 from situs.observe.figures import transfer as transfer_figures
 from situs.observe.folder import RunFolder, Transfer, read_run

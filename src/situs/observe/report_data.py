@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from situs import words
 from situs.observation import Panel, Volume, iter_panels
-from situs.observe import words
 from situs.observe.figures import data as figures
 from situs.observe.folder import RunFolder
 from situs.observe.svg import Tile

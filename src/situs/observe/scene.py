@@ -16,6 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from situs import words
 from situs.observation import (
     Array,
     ArrowsPanel,
@@ -26,7 +27,7 @@ from situs.observation import (
     Panel,
     Volume,
 )
-from situs.observe import mesh, style, words
+from situs.observe import mesh, style
 from situs.observe.figures import anatomy
 from situs.observe.figures.overlay import on_grid
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from situs import words
 from situs.observation import Observation, Panel, Score, Section
-from situs.observe import figures, scene, tables, words
+from situs.observe import figures, scene, tables
 from situs.observe.folder import RunFolder
 from situs.observe.svg import Tile
 

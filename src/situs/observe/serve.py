@@ -15,8 +15,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from situs import words
 from situs.errors import RunError, SitusError
-from situs.observe import page, summary, words
+from situs.observe import page, summary
 from situs.observe.figures import training
 from situs.observe.folder import RunFolder, read_run
 from situs.observe.report import score_columns, write_report

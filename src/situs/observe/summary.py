@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from situs import words
 from situs.observation import Observation, Score
-from situs.observe import words
 from situs.observe.folder import RunFolder
-from situs.observe.words import VERDICTS, Verdict
+from situs.words import VERDICTS, Verdict
 
 _FEW_WARNING = "held-out scans were also trained on, so the scores are optimistic"
 

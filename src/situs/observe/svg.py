@@ -18,7 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from situs.observe import style, words
+from situs import words
+from situs.observe import style
 
 # Compressed for looking at, not for measuring; the report says so.
 _WEBP_QUALITY = 82

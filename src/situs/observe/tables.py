@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from situs import words
 from situs.observation import Observation, Score
-from situs.observe import words
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from situs.observe import words
+from situs import words
 from situs.observe.folder import Transfer
 
 _RESAMPLES = 4000

@@ -21,13 +21,13 @@ from situs.config import dump_yaml, load_config
 from situs.errors import RunError
 from situs.methods.base import Source
 from situs.methods.composition import Composition, compose
-from situs.observe.terminal import TrainingProgress
 from situs.store import Store, prepare
 from situs.training.callbacks import Bookkeeping, Checkpoints, DataClock, Observing
 from situs.training.config import PretrainConfig
 from situs.training.data import Item, split_items
 from situs.training.engine import precision, quiet_engine
 from situs.training.module import Pretraining
+from situs.training.progress import TrainingProgress
 from situs.training.run import Run, write_json, write_text
 from situs.weights import Card, load_into
 

@@ -21,8 +21,8 @@ from situs.backbones import Backbone
 from situs.config import dump_yaml, load_config, validate
 from situs.errors import ConfigError, RunError
 from situs.ledger import Ledger
-from situs.observe.terminal import TrainingProgress
 from situs.store import Preprocessing
+from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile, write_text
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig

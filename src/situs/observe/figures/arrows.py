@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+from situs import words
 from situs.observation import Array, ArrowsPanel
-from situs.observe import style, words
+from situs.observe import style
 from situs.observe.figures import anatomy, boxes
 from situs.observe.svg import Tile, tile
 

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from situs import words
 from situs.observation import Array, BoxesPanel
-from situs.observe import style, words
+from situs.observe import style
 from situs.observe.figures import anatomy
 from situs.observe.svg import Tile, tile
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from situs import words
 from situs.observation import CurvePanel
-from situs.observe import style, words
+from situs.observe import style
 from situs.observe.svg import Tile, tile
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from situs import words
 from situs.observation import Array, Volume
-from situs.observe import style, words
+from situs.observe import style
 from situs.observe.figures import anatomy
 from situs.observe.svg import Tile, tile
 

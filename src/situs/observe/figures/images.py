@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from situs import words
 from situs.observation import ImagesPanel
-from situs.observe import style, words
+from situs.observe import style
 from situs.observe.figures import anatomy
 from situs.observe.svg import Tile, tile
 

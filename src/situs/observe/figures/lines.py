@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
+from situs import words
 from situs.observation import Array, LinesPanel
-from situs.observe import style, words
+from situs.observe import style
 from situs.observe.figures import anatomy, boxes
 from situs.observe.svg import Tile, tile
 

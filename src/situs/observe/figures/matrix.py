@@ -6,8 +6,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
+from situs import words
 from situs.observation import Array, MatrixPanel
-from situs.observe import style, words
+from situs.observe import style
 from situs.observe.svg import Tile, tile
 
 # Up to this many rows a cell is large enough for its number.

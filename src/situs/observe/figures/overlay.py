@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy import ndimage
 
+from situs import words
 from situs.observation import Array, OverlayPanel
-from situs.observe import style, words
+from situs.observe import style
 from situs.observe.figures import anatomy, boxes
 from situs.observe.svg import Tile, tile
 

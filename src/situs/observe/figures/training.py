@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from situs import words
 from situs.observation import Score
-from situs.observe import style, words
+from situs.observe import style
 from situs.observe.svg import Tile, tile
 
 Columns = Mapping[str, npt.NDArray[np.float64]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from situs.observe import style, words
+from situs import words
+from situs.observe import style
 from situs.observe.svg import Tile, tile
 from situs.observe.transfers import Comparison, name_of
 

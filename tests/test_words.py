@@ -1,0 +1,72 @@
+"""Numbers and verdicts in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from situs import words
+from situs.observation import Score
+
+
+def score(**changes: object) -> Score:
+    fields: dict[str, object] = {
+        "name": "gap_mae",
+        "value": 9.31,
+        "unit": "mm",
+        "better": "lower",
+        "chance": 44.0,
+        "trivial": 31.2,
+        "label": "gap error",
+    }
+    return Score(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (9.314, "mm", "9.31 mm"),
+        (12.44, "°", "12.4°"),
+        (71.0, "%", "71.0 %"),
+        (0.8312, "", "0.831"),
+        (-3.5, "mm", "−3.50 mm"),
+        (312.4, "mm", "312 mm"),
+        (2.4e-7, "", "2.4e−07"),
+        (float("nan"), "mm", "–"),
+        (None, "mm", "–"),
+    ],
+)
+def test_quantities_read_well(value: float | None, unit: str, text: str) -> None:
+    assert words.quantity(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (250, "4 min 10 s"), (7500, "2 h 05 min")],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert words.duration(seconds) == text
+
+
+def test_the_reference_is_the_harder_of_chance_and_constant() -> None:
+    assert words.reference(score()) == ("a constant answer", 31.2)
+    higher = score(better="higher", unit="%", chance=50.0, trivial=33.0)
+    assert words.reference(higher) == ("guessing", 50.0)
+    assert words.reference(score(chance=None, trivial=None)) is None
+    assert words.sentence(score()) == "gap error 9.31 mm; a constant answer gives 31.2 mm"
+
+
+def test_a_difference_within_two_standard_errors_is_guessing() -> None:
+    noisy = tuple(30.0 + d for d in (-12.0, 12.0, -10.0, 10.0))
+    assert words.verdict(score(value=30.0, samples=noisy)) == "guessing"
+    steady = tuple(30.0 + d for d in (-0.1, 0.1, -0.1, 0.1))
+    assert words.verdict(score(value=30.0, samples=steady)) == "better"
+    assert words.verdict(score(value=40.0)) == "worse"
+    assert words.verdict(score(value=31.0)) == "guessing"
+    assert words.verdict(score(value=float("nan"))) == "unknown"
+
+
+def test_skill_runs_from_the_reference_to_perfect() -> None:
+    assert words.skill(score(value=15.6)) == pytest.approx(0.5)
+    accuracy = score(better="higher", unit="%", value=75.0, chance=50.0, trivial=None)
+    assert words.skill(accuracy) == pytest.approx(0.5)
+    assert words.skill(score(chance=None, trivial=None)) is None

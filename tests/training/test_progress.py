@@ -1,0 +1,52 @@
+"""Progress in a pipe, in a terminal, and in silence."""
+
+from __future__ import annotations
+
+import io
+import re
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from situs.training.progress import TrainingProgress
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\r]")
+
+
+def run_progress(callback: TrainingProgress, steps: int, first: int = 0) -> None:
+    module = SimpleNamespace(progress={"gap": (9.3, "mm")}, data_wait_share=0.031)
+    trainer = SimpleNamespace(
+        global_step=first, max_steps=first + steps, is_global_zero=True, lightning_module=module
+    )
+    callback.on_train_start(trainer, module)  # type: ignore[arg-type]
+    for _ in range(steps):
+        trainer.global_step += 1
+        callback.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+    callback.on_train_end(trainer, module)  # type: ignore[arg-type]
+
+
+def test_progress_in_a_pipe_is_plain_lines() -> None:
+    stream = io.StringIO()
+    run_progress(TrainingProgress(console=Console(file=stream, width=40)), steps=50, first=100)
+    text = stream.getvalue()
+    assert not CONTROL.search(text)
+    lines = text.splitlines()
+    assert lines[0].startswith("pretraining: step 101 of 150, gap 9.30 mm, ")
+    assert lines[0].endswith("3 % waiting for data")
+    assert lines[-1].startswith("pretraining: step 150 of 150")
+    assert len(lines) == 2
+
+
+def test_progress_in_a_terminal_ends_with_a_full_bar() -> None:
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, width=160)
+    run_progress(TrainingProgress(console=terminal), steps=5)
+    text = stream.getvalue()
+    assert "5/5" in text
+    assert "gap 9.30 mm" in text
+
+
+def test_quiet_and_other_ranks_write_nothing() -> None:
+    stream = io.StringIO()
+    run_progress(TrainingProgress(quiet=True, console=Console(file=stream)), steps=3)
+    assert stream.getvalue() == ""
