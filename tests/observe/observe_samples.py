@@ -211,6 +211,13 @@ def write_run(
     info = {
         "situs_version": "0.1.0",
         "method": "spatial",
+        "method_info": {
+            "spatial": {
+                "title": "Gaps, chunks and vectors",
+                "paper": "arXiv 2509.05967",
+                "formulas": {"gap_axis": f"MSE(ĝ, g){hostile}"},
+            }
+        },
         "data_fingerprint": "a1b2c3",
         "seed": 0,
         "scans": 20,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -55,6 +57,13 @@ def test_the_page_needs_nothing_outside_itself(page: Page, report: Path) -> None
             assert value == "" or value.startswith(("#", "data:")), f"<{tag} {name}={value[:60]}>"
     assert "@import" not in report.read_text(encoding="utf-8")[:60_000]
     assert report.stat().st_size < BUDGET
+
+
+def test_formulas_come_from_the_run_without_loading_a_network(page: Page) -> None:
+    assert "Gaps, chunks and vectors · arXiv 2509.05967" in page.text
+    assert "MSE(ĝ, g)" in page.text
+    code = "import sys, situs.observe.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_hostile_strings_are_text(page: Page) -> None:

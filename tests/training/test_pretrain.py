@@ -109,6 +109,7 @@ def test_a_run_leaves_exactly_the_files_it_promises(whole: Run) -> None:
     assert whole.config["options"]["spatial"]["length_mm"] is not None
     assert whole.observations()[0].scores["gap_error"].unit == "mm"
     assert whole.encoder().spatial_dims == 3
+    assert "MSE" in whole.info["method_info"]["spatial"]["formulas"]["gap_axis"]
 
 
 def test_the_same_seed_gives_the_same_run_whatever_the_workers(

@@ -63,6 +63,13 @@ class Composition:
         """The resolved configuration of each part."""
         return {name: part.config.model_dump(mode="json") for name, part in self.parts.items()}
 
+    def about(self) -> dict[str, dict[str, Any]]:
+        """Title, paper and formulas of each part, for whoever reads the run later."""
+        return {
+            name: {"title": part.title, "paper": part.paper, "formulas": part.formulas}
+            for name, part in self.parts.items()
+        }
+
     def sample(self, item: Sequence[Source], rng: np.random.Generator) -> CompositionBatch:
         """Each part's views of one item; parts draw from generators of their own."""
         streams = rng.spawn(len(self.parts))

@@ -139,7 +139,7 @@ def _render(run: RunFolder, detail: Detail, beside: Path | None) -> str:
         methods=methods,
         commands=_commands(run),
         config=words.printable_lines(yaml.safe_dump(run.config, sort_keys=False)),
-        info=words.printable_lines(json.dumps(run.info, indent=2)),
+        info=words.printable_lines(json.dumps(run.info, indent=2, ensure_ascii=False)),
         scenes={"sections": scenes, "colours": style.LABELS} if scenes else None,
         assets=files,
         licence=page.viewer_licence() if scenes else "",

@@ -89,7 +89,7 @@ def pretrain(
         load_into(backbone, init)
     names = {record["key"]: record["source"] for record in store.records}
     module = Pretraining(config, composition, backbone, train, held_out, names)
-    _describe(run, config, store, train, held_out, fresh=state is None)
+    _describe(run, config, composition, store, train, held_out, fresh=state is None)
 
     card = Card(
         backbone=backbone_config(config, composition, store),
@@ -238,6 +238,7 @@ def _decoder_trained(module: Pretraining) -> bool:
 def _describe(
     run: Run,
     config: PretrainConfig,
+    composition: Composition,
     store: Store,
     train: Sequence[Item],
     held_out: Sequence[Item],
@@ -248,6 +249,7 @@ def _describe(
     known = {
         "situs_version": situs.__version__,
         "method": config.method,
+        "method_info": composition.about(),
         "data_fingerprint": store.fingerprint,
         "seed": config.seed,
         "scans": len(store),
