@@ -15,11 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from situs.cli import app
+from situs.config import validate
 from situs.errors import ConfigError, RunError
 from situs.study import StudyConfig, describe, run_study
 from situs.study.plan import Plan, case_scores
 from situs.study.results import lost_classes
-from situs.study.run import _alone
+from situs.study.run import _alone, check_settings
 from situs.study.words import unstable
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -312,3 +313,13 @@ def test_command_line_describes_and_reports(finished, tmp_path):
     told = runner.invoke(app, ["study", str(file), "--only-report", "--json"])
     assert told.exit_code == 0, told.output
     assert len(json.loads(told.output)["summary"]) == 6
+
+
+def test_only_arms_with_a_pretrained_encoder_may_freeze_it():
+    frozen = {"method": "mae", "finetune": {"freeze_encoder": True}}
+    study = config(Path("organs"), Path("out"), arms=["none", frozen])
+    check_settings(validate(StudyConfig, study))
+    scratch = {"name": "still", "method": "none", "finetune": {"freeze_encoder": True}}
+    study["arms"] = ["none", scratch]
+    with pytest.raises(ConfigError, match=r"(?s)still.*freeze random weights"):
+        check_settings(validate(StudyConfig, study))

@@ -114,7 +114,8 @@ def check_settings(study: StudyConfig) -> None:
     for arm in study.arms:
         try:
             backbone = study.backbone_of(arm)
-            values: dict[str, Any] = {"data": "d", "out": "o", "train": 1, "test": 1}
+            init = "none" if arm.method == SCRATCH else "run"
+            values: dict[str, Any] = {"data": "d", "out": "o", "train": 1, "test": 1, "init": init}
             validate(FinetuneConfig, {**values, **study.finetune, **arm.finetune})
             if arm.method != SCRATCH:
                 compose(arm.method, arm.options, arm.weights)
