@@ -2,9 +2,10 @@
 
 Two kinds. ``heart`` has a short-axis stack and single 2-, 3- and 4-chamber slices that share a
 long axis, all cine; ``knee`` has oblique sagittal, coronal and axial stacks. The anatomy is that
-of the volume they are cut from: only the geometry is that of a heart or knee examination. Poses
-follow the foreground of the volume, with a few degrees and millimetres of the variation that
-technicians have.
+of the volume they are cut from: only the geometry is that of a heart or knee examination. Planes
+follow the foreground of the volume. Each series has its own few degrees and millimetres of the
+variation that technicians have, and its own field of view, so that where planes cut one another
+in an image can only be told from what it shows.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ Kind = Literal["heart", "knee"]
 Array = npt.NDArray[np.float64]
 
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
-_SPREAD_DEG, _SPREAD_MM = 4.0, 3.0  # how differently technicians prescribe
+_SPREAD_DEG, _SPREAD_MM = 2.0, 2.0  # how differently technicians prescribe; standard deviations
+_FIELD_DEG, _FIELD_SHIFT = 20.0, 0.1  # most that a field of view is turned, moved (of its width)
 _BEAT_MS = 800.0
 
 
@@ -81,62 +83,65 @@ def heart(
     source: Source, rng: np.random.Generator, pixels: int = 64, frames: int = 2
 ) -> list[DemoSeries]:
     """A short-axis stack, and 2-, 3- and 4-chamber slices turned about the long axis by 60°."""
-    center, extent, turn = _place(source, rng)
-    frame = turn @ Rotation.from_euler("xyz", [35, 40, 0], degrees=True).as_matrix()
-    long_axis = frame[:, 2]
+    center, extent = _place(source)
+    frame = Rotation.from_euler("xyz", [35, 40, 0], degrees=True).as_matrix()
+    long_axis, step = frame[:, 2], extent / 12
     spacing = 1.6 * extent / pixels
-    step = extent / 12
-    series = [_stack("cine SAX", center, long_axis, 9, step, 0.8 * step, pixels, spacing, frames)]
+    field = _Field(center, pixels, spacing, step, 0.8 * step, frames)
+    series = [_stack("cine SAX", long_axis, 9, field, rng)]
     for name, degrees in (("4CH", 0.0), ("2CH", 60.0), ("3CH", 120.0)):
         about = Rotation.from_rotvec(np.radians(degrees) * long_axis).as_matrix()
-        normal = about @ frame[:, 0]
-        series.append(
-            _stack(f"cine {name}", center, normal, 1, step, 0.8 * step, pixels, spacing, frames)
-        )
+        series.append(_stack(f"cine {name}", about @ frame[:, 0], 1, field, rng))
     return series
 
 
 def knee(source: Source, rng: np.random.Generator, pixels: int = 64) -> list[DemoSeries]:
     """Sagittal, coronal and axial stacks, turned together by the leg's pose."""
-    center, extent, turn = _place(source, rng)
-    frame = turn @ Rotation.from_euler("xyz", [4, 8, -12], degrees=True).as_matrix()
-    spacing, step = 1.1 * extent / pixels, extent / 16
+    center, extent = _place(source)
+    frame = Rotation.from_euler("xyz", [4, 8, -12], degrees=True).as_matrix()
+    step = extent / 16
+    field = _Field(center, pixels, 1.1 * extent / pixels, step, 0.9 * step, 1)
     names = ("PD fs sag", "PD fs cor", "PD fs ax")
-    return [
-        _stack(name, center, frame[:, axis], 11, step, 0.9 * step, pixels, spacing, 1)
-        for axis, name in enumerate(names)
-    ]
+    return [_stack(name, frame[:, axis], 11, field, rng) for axis, name in enumerate(names)]
 
 
-def _place(source: Source, rng: np.random.Generator) -> tuple[Array, float, Array]:
-    """Centre of the anatomy, its size in mm, and this technician's turn of all planes."""
+@dataclass(frozen=True)
+class _Field:
+    """What the series of a study have in common."""
+
+    center_mm: Array
+    pixels: int
+    spacing_mm: float
+    step_mm: float
+    thickness_mm: float
+    frames: int
+
+
+def _place(source: Source) -> tuple[Array, float]:
+    """Centre of the anatomy and its size in mm."""
     place = anatomy(source.read((0, 0, 0), source.shape), source.affine)
     reach = [place.reach_mm(axis) for axis in np.eye(3)]
-    extent = float(np.median([high - low for low, high in reach]))
-    turn = Rotation.from_rotvec(np.radians(_SPREAD_DEG) * rng.normal(size=3)).as_matrix()
-    return place.center_mm + _SPREAD_MM * rng.normal(size=3), extent, turn
+    return place.center_mm, float(np.median([high - low for low, high in reach]))
 
 
 def _stack(
-    description: str,
-    center: Array,
-    normal: Array,
-    slices: int,
-    step: float,
-    thickness: float,
-    pixels: int,
-    spacing: float,
-    frames: int,
+    description: str, normal: Array, slices: int, field: _Field, rng: np.random.Generator
 ) -> DemoSeries:
-    row, column = in_plane_axes(normal)
+    """A series as one technician would prescribe it."""
+    turn = Rotation.from_rotvec(np.radians(_SPREAD_DEG) * rng.normal(size=3)).as_matrix()
+    row, column = in_plane_axes(turn @ normal)
     unit = np.cross(row, column)
-    offsets = (np.arange(slices) - (slices - 1) / 2) * step
+    in_plane = np.radians(_FIELD_DEG) * rng.uniform(-1, 1)
+    row, column = Rotation.from_rotvec(in_plane * unit).apply([row, column])
+    width = field.pixels * field.spacing_mm
+    right, down = _FIELD_SHIFT * width * rng.uniform(-1, 1, 2)
+    center = field.center_mm + right * row + down * column
+    center = center + _SPREAD_MM * rng.normal() * unit
     # Scanners write fewer rows than columns as often as not.
-    shape = (round(0.8 * pixels), pixels)
-    planes = tuple(
-        centred_plane(center + o * unit, row, column, shape, (spacing, spacing)) for o in offsets
-    )
-    return DemoSeries(description, planes, thickness, step, frames)
+    shape, spacing = (round(0.8 * field.pixels), field.pixels), (field.spacing_mm,) * 2
+    offsets = (np.arange(slices) - (slices - 1) / 2) * field.step_mm
+    planes = tuple(centred_plane(center + o * unit, row, column, shape, spacing) for o in offsets)
+    return DemoSeries(description, planes, field.thickness_mm, field.step_mm, field.frames)
 
 
 def write_study(

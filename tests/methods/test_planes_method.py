@@ -19,7 +19,7 @@ from situs.methods.planes import Planes, PlanesConfig, line, location, plan_plan
 from situs.methods.planes.method import studies_of
 from situs.methods.planes.scoring import (
     chance_line_errors,
-    constant_line_errors,
+    constant_lines,
     line_errors,
     plan_errors,
     views_of,
@@ -192,8 +192,11 @@ def test_errors_and_their_chance() -> None:
     assert shifted.distance_mm[:2, 0].tolist() == [3.0, 3.0]
     chance = chance_line_errors(true, visible, shape, pixel)
     assert chance.distance_mm[:2, 0].tolist() == [8.0, 8.0]
-    constant = constant_line_errors(true, visible, shape, pixel)
+    views = np.array([1, 1, 1])
+    constant = line_errors(constant_lines(true, visible, shape, views), true, visible, shape, pixel)
     assert constant.distance_mm[:2, 0].tolist() == [4.0, 4.0]
+    own = constant_lines(true, visible, shape, np.array([1, 2, 2]))
+    assert np.nanmax(line_errors(own, true, visible, shape, pixel).distance_mm) == 0
     silent = line_errors(np.full_like(true, np.nan), true, visible, shape, pixel)
     assert silent.angle_deg[:2, 0].tolist() == [90, 90]
 

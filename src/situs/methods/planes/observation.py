@@ -14,7 +14,7 @@ from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import Predicted
 from situs.methods.planes.scoring import (
     chance_line_errors,
-    constant_line_errors,
+    constant_lines,
     line_errors,
     plan_errors,
 )
@@ -43,6 +43,7 @@ class Seen(NamedTuple):
     true: Array
     visible: npt.NDArray[np.bool_]
     pixel_mm: Array
+    constant: Array
 
 
 def observe(
@@ -66,14 +67,23 @@ def observe(
     leading = batch["images"].shape[:2]
     heatmaps = predicted.heatmaps.float().cpu().numpy()
     lines, confidence = fit_line(heatmaps, (1.0, 1.0), config.sigma_px)
+    true = batch["lines"].cpu().numpy().astype(np.float64)
+    visible = batch["visible"].cpu().numpy()
+    constant = constant_lines(
+        true.reshape(-1, *true.shape[2:]),
+        visible.reshape(-1, visible.shape[2]),
+        (heatmaps.shape[-2], heatmaps.shape[-1]),
+        batch["role"].cpu().numpy().ravel(),
+    )
     seen = Seen(
         images=batch["images"][:, :, 0].cpu().numpy(),
         heatmaps=heatmaps.reshape(*leading, *heatmaps.shape[1:]),
         lines=lines.reshape(*leading, *lines.shape[1:]),
         confidence=confidence.reshape(*leading, -1),
-        true=batch["lines"].cpu().numpy().astype(np.float64),
-        visible=batch["visible"].cpu().numpy(),
+        true=true,
+        visible=visible,
         pixel_mm=batch["pixel_mm"].cpu().numpy(),
+        constant=constant.reshape(true.shape),
     )
     return Observation(
         method="planes",
@@ -97,14 +107,15 @@ def _lines(config: PlanesConfig, seen: Seen, sources: Sequence[Source]) -> Secti
     pixel = seen.pixel_mm.flatten()
     errors = line_errors(seen.lines.reshape(true.shape), true, visible, shape, pixel)
     chance = chance_line_errors(true, visible, shape, pixel)
-    constant = constant_line_errors(true, visible, shape, pixel)
+    constant = line_errors(seen.constant.reshape(true.shape), true, visible, shape, pixel)
     by_sample = (samples, count * _r(seen))
     return Section(
         title="Lines where other planes cut a slice",
         explanation=(
             "For each slice the network draws where the study's other planes cut it; the line "
             "fitted to its heat map is compared with the one computed from the scan's geometry. "
-            "Chance takes the line of another slice, the constant each plane's mean line."
+            "Chance takes the line of another slice; the trivial answer is the mean line of each "
+            "pair of roles, whatever the image shows."
         ),
         scores=(
             Score(
@@ -206,6 +217,8 @@ def _plan(config: PlanesConfig, seen: Seen, batch: Batch) -> Section:
     guessed = np.roll(seen.true, 1, axis=0)
     borrowed = np.where(np.roll(seen.visible, 1, axis=0), 1.0, 0.0)
     chance = plan_errors(batch, guessed, borrowed) if len(angle) > 1 else (angle * np.nan,) * 2
+    # Trivial: the mean lines, in every view that truly shows one.
+    trivial = plan_errors(batch, seen.constant, seen.visible.astype(float))
     solved = np.isfinite(angle).mean()
     return Section(
         title="Planes planned from lines in other views",
@@ -213,7 +226,7 @@ def _plan(config: PlanesConfig, seen: Seen, batch: Batch) -> Section:
             f"The lines of each plane in the study's other slices are put together to the plane "
             f"that fits them best ({seen.images.shape[1]} slices a study). "
             f"{100 * solved:.0f} % of the planes had enough confident lines; chance plans with "
-            "another study's lines."
+            "another study's lines, the trivial answer with mean lines."
         ),
         scores=(
             Score(
@@ -222,6 +235,7 @@ def _plan(config: PlanesConfig, seen: Seen, batch: Batch) -> Section:
                 "°",
                 "lower",
                 chance=_mean(chance[0]),
+                trivial=_mean(trivial[0]),
                 label="angle of the planned plane to the true one",
                 samples=_each(angle),
             ),
@@ -231,6 +245,7 @@ def _plan(config: PlanesConfig, seen: Seen, batch: Batch) -> Section:
                 "mm",
                 "lower",
                 chance=_mean(chance[1]),
+                trivial=_mean(trivial[1]),
                 label="distance of the true plane's centre from the planned plane",
                 samples=_each(distance),
             ),

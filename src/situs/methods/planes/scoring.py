@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,21 +71,35 @@ def chance_line_errors(
     return LineErrors(angle, distance)
 
 
-def constant_line_errors(
-    true: Array, visible: npt.NDArray[np.bool_], shape: tuple[int, int], pixel_mm: Array
-) -> LineErrors:
-    """Errors of the best constant: each role's mean line, by mean direction and median offset."""
+def constant_lines(
+    true: Array,
+    visible: npt.NDArray[np.bool_],
+    shape: tuple[int, int],
+    views: npt.NDArray[np.integer[Any]],
+) -> Array:
+    """The best constant answer ``(N, R, 3)``: mean direction and median offset of each line.
+
+    One constant for each target role and each role that the view itself has: what someone could
+    answer who knows the protocol and the field of view but does not look at the image.
+
+    Args:
+        true: ``(N, R, 3)``.
+        visible: ``(N, R)``.
+        shape: (rows, columns) of the images.
+        views: ``(N,)`` role of each image.
+    """
     middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
     constant = np.full_like(true, np.nan)
-    for role in range(true.shape[1]):
-        lines = true[visible[:, role], role]
+    for view, role in product(np.unique(views), range(true.shape[1])):
+        chosen = (views == view) & visible[:, role]
+        lines = true[chosen, role]
         if not len(lines):
             continue
         moment = lines[:, :2].T @ lines[:, :2]
         normal = np.linalg.eigh(moment)[1][:, -1]
         offset = (lines[:, :2] @ middle + lines[:, 2]) * np.sign(lines[:, :2] @ normal)
-        constant[:, role] = [*normal, np.median(offset) - normal @ middle]
-    return line_errors(constant, true, visible, shape, pixel_mm)
+        constant[views == view, role] = [*normal, np.median(offset) - normal @ middle]
+    return constant
 
 
 def views_of(batch: Batch, sample: int) -> list[Plane]:
