@@ -83,6 +83,7 @@ def test_result_folder(collection: Path, cohort: Cohort, tmp_path: Path) -> None
         "model/encoder.safetensors",
         "model/head.safetensors",
         "model/task.json",
+        "observation.obs",
         *sorted(f"predictions/{name}.nii.gz" for name in result.split["test"]),
         "result.json",
     ]

@@ -31,8 +31,9 @@ from situs.transfer.features import slice_axis_of
 from situs.transfer.losses import classification_loss, segmentation_loss
 from situs.transfer.metrics import Summary
 from situs.transfer.model import Model, Task, assemble, initialise, starting_point
+from situs.transfer.observation import observe_segmentation
 from situs.transfer.patches import PatchSampler
-from situs.transfer.result import Result, defined
+from situs.transfer.result import OBSERVATION, Result, defined
 from situs.transfer.splits import Split, choose
 from situs.transfer.training import Finetuning, Watch, fit
 
@@ -80,9 +81,11 @@ def finetune(
         clock.lap("train")
         summary = evaluate(config, model.to_device(), cohort.stream(split.test))
         clock.lap("test")
+        result = _result(config, model, split, ledger, watch, summary, clock.laps)
+        if config.task == "segmentation":
+            observe_segmentation(model, cohort, result).save(config.out / OBSERVATION)
     if config.save_model:
         model.save(config.out / "model")
-    result = _result(config, model, split, ledger, watch, summary, clock.laps)
     result.save()
     return result
 

@@ -20,6 +20,7 @@ from situs.ledger import Ledger
 from situs.training.run import write_json
 
 RESULT = "result.json"
+OBSERVATION = "observation.obs"
 
 _HEADINGS = {
     "dice": "Dice",
@@ -39,7 +40,8 @@ class Result(Config):
     """A finished fine-tuning.
 
     Its folder holds ``result.json``, ``config.yaml``, ``cases.csv``, ``metrics.csv``,
-    ``predictions/*.nii.gz`` and ``model/``.
+    ``predictions/*.nii.gz``, ``model/`` and, for segmentation, ``observation.obs``: truth and
+    prediction in the median and the worst test case.
 
     Attributes:
         folder: Where it stands.
