@@ -323,3 +323,15 @@ def test_only_arms_with_a_pretrained_encoder_may_freeze_it():
     study["arms"] = ["none", scratch]
     with pytest.raises(ConfigError, match=r"(?s)still.*freeze random weights"):
         check_settings(validate(StudyConfig, study))
+
+
+def test_an_arm_runs_with_its_own_label_counts_only(organs, tmp_path):
+    study = config(organs, tmp_path, arms=["none", {"method": "mae", "labels": [2]}])
+    result = run_study(study, worker=FAKE)
+    points = result.summary.groupby("arm")["labels"].apply(list).to_dict()
+    assert points == {"none": [2, 4], "mae": [2]}
+    plan, _ = describe(study)
+    assert plan.expected() == len(plan.jobs()) == len(order(tmp_path))
+    study["arms"][1]["labels"] = [3]
+    with pytest.raises(ConfigError, match="not in the study's labels"):
+        validate(StudyConfig, study)

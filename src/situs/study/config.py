@@ -42,6 +42,8 @@ class Arm(Config):
         backbone: Changes to the study's backbone, for instance ``spatial_dims: 2``.
         against: The scratch arm that this one is tested against; by default the one with the
             same backbone.
+        labels: Of the study's label counts, those this arm is run with; by default all. A
+            scratch arm with more of them tells how many labels an equal score takes.
         pretrain: Changes to the study's pretraining settings.
         finetune: Changes to the study's fine-tuning settings.
     """
@@ -52,6 +54,7 @@ class Arm(Config):
     weights: dict[str, float] = Field(default_factory=dict)
     backbone: dict[str, Any] = Field(default_factory=dict)
     against: str | None = None
+    labels: tuple[PositiveInt, ...] = ()
     pretrain: dict[str, Any] = Field(default_factory=dict)
     finetune: dict[str, Any] = Field(default_factory=dict)
 
@@ -157,6 +160,8 @@ class StudyConfig(Config):
         for arm in self.arms:
             if arm.against is not None and arm.against not in titles:
                 raise ValueError(f"arm '{arm.title}' is tested against '{arm.against}', no arm")
+            if unknown := set(arm.labels) - set(self.labels):
+                raise ValueError(f"arm '{arm.title}': {sorted(unknown)} not in the study's labels")
         if len(self.tune.lr) > 1 and self.validation == 0:
             raise ValueError("tuning learning rates needs validation cases; set 'validation'")
         settings = [("study", self.pretrain, self.finetune)]
@@ -179,6 +184,10 @@ class StudyConfig(Config):
         if arm.method != SCRATCH:
             values["spatial_dims"] = method_class(arm.method.split("+")[0].strip()).spatial_dims
         return validate(BackboneConfig, values)
+
+    def labels_of(self, arm: Arm) -> tuple[int, ...]:
+        """The label counts ``arm`` is run with."""
+        return tuple(n for n in self.labels if not arm.labels or n in arm.labels)
 
     def scratch_of(self, arm: Arm) -> Arm | None:
         """The arm that ``arm`` is tested against; None for scratch itself, or without one."""

@@ -72,8 +72,9 @@ class Plan:
         for seed in self.study.seeds:
             for labels in self.study.labels:
                 for arm in self.study.arms:
-                    for job in self._path_to(arm, labels, seed):
-                        found.setdefault(job.key, job)
+                    if labels in self.study.labels_of(arm):
+                        for job in self._path_to(arm, labels, seed):
+                            found.setdefault(job.key, job)
         return list(found.values())
 
     def expected(self) -> int:
@@ -85,16 +86,19 @@ class Plan:
         pretrainings = pretrained * (len(seeds) if study.pretrain_per_seed else 1)
         tunings = 0
         if len(study.tune.lr) > 1:
-            points = {self._tuned_at(n) for n in study.labels}
-            tuned = {study.tuned_for(arm).title for arm in study.arms}
-            tunings = len(tuned) * len(points) * len(study.tune.lr) * len(study.tune.seeds)
-        runs = len(study.arms) * len(study.labels) * len(study.seeds)
+            points = {
+                (study.tuned_for(arm).title, self._tuned_at(n))
+                for arm in study.arms
+                for n in study.labels_of(arm)
+            }
+            tunings = len(points) * len(study.tune.lr) * len(study.tune.seeds)
+        runs = sum(len(study.labels_of(arm)) for arm in study.arms) * len(study.seeds)
         return stores + pretrainings + tunings + runs
 
     def runs(self) -> Iterator[tuple[Job, Arm, int, int]]:
         """The fine-tunings that are compared: job, arm, labels, seed; as far as known."""
         for arm in self.study.arms:
-            for labels in self.study.labels:
+            for labels in self.study.labels_of(arm):
                 for seed in self.study.seeds:
                     *_, last = self._path_to(arm, labels, seed)
                     if last.kind == "finetune":
