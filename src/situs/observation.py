@@ -173,6 +173,8 @@ class LinesPanel(Panel):
     ``image (rows, columns)``; ``spacing`` between rows and between columns in mm; lines in
     normal form ``(N, 3)`` a·column + b·row + c = 0 in pixels (NaN where absent);
     ``heatmaps (N, rows, columns)`` predicted; ``names`` the plane that cuts the image there.
+    Where known, ``affine (4, 4)`` takes a pixel (column, row, 0) to RAS mm, and ``volume`` is
+    the scan that the image lies in.
     """
 
     kind: ClassVar[str] = "lines"
@@ -182,6 +184,8 @@ class LinesPanel(Panel):
     true: Array
     heatmaps: Array
     names: tuple[str, ...]
+    affine: Array | None = None
+    volume: Volume | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,8 +320,10 @@ _TYPES: dict[str, type] = {
 
 def _encode(value: Any, arrays: dict[str, Array], name: str) -> Any:
     if isinstance(value, np.ndarray):
-        arrays[name] = value
-        return {"array": name}
+        # A scan that several panels show is written once.
+        known = next((n for n, array in arrays.items() if array is value), None)
+        arrays[known or name] = value
+        return {"array": known or name}
     if type(value).__name__ in _TYPES:
         return {
             "type": type(value).__name__,

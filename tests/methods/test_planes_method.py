@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from situs import backbones
@@ -25,7 +25,7 @@ from situs.methods.planes.scoring import (
     views_of,
 )
 from situs.methods.planes.views import sample_study
-from situs.observation import Observation
+from situs.observation import LinesPanel, Observation
 from situs.views import ArraySource
 from situs.views.planes import centred_plane
 from situs.views.slices import Pose, ViewGrid, posed
@@ -248,7 +248,21 @@ def test_learns_and_observes(tmp_path: Path) -> None:
     kinds = {p.kind for section in observation.sections for p in section.panels}
     assert kinds == {"lines", "scatter", "curve"}
     observation.save(tmp_path / "x.obs")
-    assert Observation.load(tmp_path / "x.obs").scores.keys() == scores.keys()
+    read = Observation.load(tmp_path / "x.obs")
+    assert read.scores.keys() == scores.keys()
+    # The image of a panel is found again where its affine says that it lies in the scan.
+    panel = read.sections[0].panels[0]
+    assert isinstance(panel, LinesPanel)
+    assert panel.affine is not None
+    assert panel.volume is not None
+    row, column = np.indices(panel.image.shape)
+    pixels = np.stack([column, row, np.zeros_like(row), np.ones_like(row)]).reshape(4, -1)
+    places = np.linalg.inv(panel.volume.affine) @ panel.affine @ pixels
+    found = map_coordinates(panel.volume.array.astype(np.float32), places[:3], order=1)
+    last = np.array(panel.volume.array.shape)[:, None] - 1
+    inside = ((places[:3] >= 0) & (places[:3] <= last)).all(0)
+    assert inside.mean() > 0.2
+    np.testing.assert_allclose(found[inside], panel.image.ravel()[inside], atol=0.05)
 
 
 def test_samples_are_pure_and_stack_across_studies() -> None:

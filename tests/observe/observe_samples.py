@@ -60,6 +60,9 @@ def panels(rng: np.random.Generator, error_vox: float = 2.0) -> dict[str, Panel]
     truth = rng.normal(0, 20, 150)
     image = volume.array[:, :, 30].T[::-1]
     rows, columns = np.indices(image.shape)
+    # (column, row, 0) → voxel: rows run from front to back.
+    pixel_to_vox = np.diag([1.0, -1, 1, 1])
+    pixel_to_vox[1:3, 3] = len(image) - 1, 30
     line = np.array([[0.8, 0.6, -40.0], [0.0, 1.0, -30.0]])
     distance = line[:, :1, None] * columns + line[:, 1:2, None] * rows + line[:, 2:, None]
     grid01 = np.indices(volume.array.shape) / shape[:, None, None, None]
@@ -129,6 +132,8 @@ def panels(rng: np.random.Generator, error_vox: float = 2.0) -> dict[str, Panel]
             true=line,
             heatmaps=np.exp(-(distance**2) / 32),
             names=("2-chamber", "4-chamber"),
+            affine=volume.affine @ pixel_to_vox,
+            volume=volume,
         ),
         "heat": OverlayPanel(
             title="Sharpness",

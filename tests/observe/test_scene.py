@@ -6,12 +6,14 @@ import gzip
 import hashlib
 import json
 import struct
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import observe_samples as samples
 import pytest
 
+from situs.observation import LinesPanel
 from situs.observe import mesh, page, scene
 
 OBLIQUE = np.asarray([[0.0, -2, 0, 10], [1.5, 0, 0.5, -4], [0.3, 0, 3, 7], [0, 0, 0, 1]])
@@ -77,7 +79,15 @@ def test_averaging_down_keeps_every_point_in_place() -> None:
 
 @pytest.mark.parametrize(
     ("name", "layers"),
-    [("boxes", 4), ("arrows", 4), ("matches", 4), ("heat", 2), ("labels", 3), ("images", 3)],
+    [
+        ("boxes", 4),
+        ("arrows", 4),
+        ("matches", 4),
+        ("lines", 6),
+        ("heat", 2),
+        ("labels", 3),
+        ("images", 3),
+    ],
 )
 def test_scenes_hold_the_scan_first_and_a_layer_a_thing(name: str, layers: int) -> None:
     assets = scene.Assets(longest=32)
@@ -96,8 +106,29 @@ def test_scenes_hold_the_scan_first_and_a_layer_a_thing(name: str, layers: int) 
 
 def test_flat_images_and_charts_have_no_scene() -> None:
     panels = samples.panels(np.random.default_rng(0))
-    for name in ("lines", "scatter", "matrix", "curve"):
+    for name in ("scatter", "matrix", "curve"):
         assert scene.build(panels[name], scene.Assets()) is None
+    placeless = replace(panels["lines"], volume=None)  # type: ignore[call-arg]
+    assert scene.build(placeless, scene.Assets()) is None
+
+
+def test_lines_lie_in_their_image_where_the_header_puts_it() -> None:
+    panel = samples.panels(np.random.default_rng(0))["lines"]
+    assert isinstance(panel, LinesPanel)
+    assert panel.affine is not None
+    assets = scene.Assets()
+    built = scene.build(panel, assets)
+    assert built is not None
+    for n, name in enumerate(panel.names):
+        (layer,) = [x for x in built.layers if x.name == f"{name}: true"]
+        raw = gzip.decompress(assets.files[layer.asset])
+        faces, vertices = struct.unpack("<II", raw[4:12])
+        places = np.frombuffer(raw, "<f4", 3 * vertices, 16 + 12 * faces).reshape(-1, 3)
+        pixels = np.c_[places, np.ones(vertices)] @ np.linalg.inv(panel.affine).T
+        a, b, c = panel.true[n]
+        thick = 1.0  # px: more than the radius of the bar
+        assert np.abs(a * pixels[:, 0] + b * pixels[:, 1] + c).max() < thick
+        assert np.abs(pixels[:, 2]).max() < thick
 
 
 def test_the_shipped_viewer_is_the_published_one() -> None:

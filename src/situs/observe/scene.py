@@ -22,6 +22,7 @@ from situs.observation import (
     ArrowsPanel,
     BoxesPanel,
     ImagesPanel,
+    LinesPanel,
     MatchesPanel,
     OverlayPanel,
     Panel,
@@ -29,6 +30,7 @@ from situs.observation import (
 )
 from situs.observe import mesh, style
 from situs.observe.figures import anatomy
+from situs.observe.figures.lines import clip
 from situs.observe.figures.overlay import on_grid
 
 _LABEL_INTENT = 1002
@@ -228,6 +230,29 @@ def _overlay(panel: OverlayPanel, assets: Assets) -> Scene | None:
     return Scene(tuple(layers))
 
 
+def _lines(panel: LinesPanel, assets: Assets) -> Scene | None:
+    """The image's frame in its scan, and in it the lines where other planes cut it."""
+    if panel.volume is None or panel.affine is None or _flat(panel.volume):
+        return None
+    affine = np.asarray(panel.affine, float)
+    radius = _radius(panel.volume)
+    rows, columns = np.asarray(panel.image).shape
+    corner = np.asarray([-0.5, -0.5, 0.0])
+    frame = mesh.box(affine, corner, np.asarray([columns - 0.5, rows - 0.5, 0.0]), 0.7 * radius)
+    layers = [
+        _scan_layer(panel.volume, assets),
+        _mesh_layer("this image", "view", [frame], assets),
+    ]
+    for n, name in enumerate(panel.names):
+        for role, lines in (("true", panel.true), ("predicted", panel.predicted)):
+            ends = clip(np.asarray(lines[n], float), (rows, columns))
+            if ends is not None:
+                a, b = _mm(np.column_stack([ends, [0.0, 0.0]]), affine)
+                bar = mesh.line(a, b, 1.3 * radius, role in _DASHED)
+                layers.append(_mesh_layer(f"{name}: {role}", role, [bar], assets))
+    return Scene(tuple(layers))
+
+
 def _images(panel: ImagesPanel, assets: Assets) -> Scene | None:
     if not panel.volumes or any(_flat(volume) for volume in panel.volumes):
         return None
@@ -242,6 +267,7 @@ _SCENES: dict[str, Callable[[Any, Assets], Scene | None]] = {
     "boxes": _boxes,
     "arrows": _arrows,
     "matches": _matches,
+    "lines": _lines,
     "overlay": _overlay,
     "images": _images,
 }

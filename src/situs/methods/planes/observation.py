@@ -26,6 +26,7 @@ from situs.observation import (
     ScatterPanel,
     Score,
     Section,
+    Volume,
 )
 
 Array = npt.NDArray[np.float64]
@@ -43,6 +44,7 @@ class Seen(NamedTuple):
     true: Array
     visible: npt.NDArray[np.bool_]
     pixel_mm: Array
+    affine: Array
     constant: Array
 
 
@@ -83,6 +85,7 @@ def observe(
         true=true,
         visible=visible,
         pixel_mm=batch["pixel_mm"].cpu().numpy(),
+        affine=_affines(batch),
         constant=constant.reshape(true.shape),
     )
     return Observation(
@@ -140,12 +143,12 @@ def _lines(config: PlanesConfig, seen: Seen, sources: Sequence[Source]) -> Secti
             ),
         ),
         panels=tuple(
-            _lines_panel(config, seen, b, sources[b].key) for b in range(min(_SHOWN, samples))
+            _lines_panel(config, seen, b, sources[b]) for b in range(min(_SHOWN, samples))
         ),
     )
 
 
-def _lines_panel(config: PlanesConfig, seen: Seen, sample: int, key: str) -> LinesPanel:
+def _lines_panel(config: PlanesConfig, seen: Seen, sample: int, source: Source) -> LinesPanel:
     image = int(seen.visible[sample].sum(-1).argmax())
     shown = np.flatnonzero(seen.visible[sample, image])
     pixel = float(seen.pixel_mm[sample, image])
@@ -153,7 +156,7 @@ def _lines_panel(config: PlanesConfig, seen: Seen, sample: int, key: str) -> Lin
         f"{config.roles[r]} {100 * seen.confidence[sample, image, r]:.0f} %" for r in shown
     )
     return LinesPanel(
-        title=f"Lines in a slice of {key}",
+        title=f"Lines in a slice of {source.key}",
         caption=f"Heat map and fitted line beside the true line. Confidence: {sure}.",
         image=seen.images[sample, image],
         spacing=(pixel, pixel),
@@ -161,7 +164,24 @@ def _lines_panel(config: PlanesConfig, seen: Seen, sample: int, key: str) -> Lin
         true=seen.true[sample, image, shown],
         heatmaps=seen.heatmaps[sample, image, shown],
         names=tuple(config.roles[r] for r in shown),
+        affine=seen.affine[sample, image],
+        volume=Volume(
+            source.read((0, 0, 0), source.shape)[0].astype(np.float16), source.affine, source.key
+        ),
     )
+
+
+def _affines(batch: Batch) -> Array:
+    """``(B, K, 4, 4)``: pixel (column, row, 0) of each image to RAS mm."""
+    row, column, origin = (
+        batch[f"{name}_mm"].cpu().numpy().astype(np.float64) for name in ("row", "column", "origin")
+    )
+    pixel = batch["pixel_mm"].cpu().numpy().astype(np.float64)[..., None]
+    columns = (row * pixel, column * pixel, np.cross(row, column), origin)
+    affine = np.zeros((*row.shape[:-1], 4, 4))
+    affine[..., :3, :] = np.stack(columns, axis=-1)
+    affine[..., 3, 3] = 1.0
+    return affine
 
 
 def _location(

@@ -238,7 +238,18 @@ def frame(axes: Axes, view: SliceView, ticks: bool = True) -> None:
         axes.set_xticks([])
         axes.set_yticks([])
     _, h, v = view.axes
-    to_left, up = view.volume.affine[:3, h], view.volume.affine[:3, v]
+    directions(axes, view.volume.affine[:3, h], view.volume.affine[:3, v])
+    _scale_bar(axes, view)
+
+
+def directions(axes: Axes, to_left: Array, up: Array) -> None:
+    """Anatomical letters at the four edges of an image.
+
+    Args:
+        axes: That the image is drawn in.
+        to_left: RAS direction that points to the left of the page.
+        up: RAS direction that points up the page.
+    """
     for x, y, ha, va, direction in (
         (0.02, 0.5, "left", "center", to_left),
         (0.98, 0.5, "right", "center", -to_left),
@@ -257,7 +268,6 @@ def frame(axes: Axes, view: SliceView, ticks: bool = True) -> None:
             va=va,
             path_effects=HALO,
         )
-    _scale_bar(axes, view)
 
 
 def _scale_bar(axes: Axes, view: SliceView) -> None:

@@ -54,6 +54,9 @@ def _one(panel: LinesPanel, image: Array, n: int, name: str, heat: Array | None)
         axes.spines[:].set_visible(False)
         axes.tick_params(labelsize=7.5)
         axes.set_xlabel("mm", labelpad=1)
+        if panel.affine is not None:
+            right, down = np.asarray(panel.affine, float)[:3, :2].T
+            anatomy.directions(axes, -right, -down)
         missed = "no line to compare"
         if angle is not None:
             missed = f"{words.quantity(angle, '°')}, {words.quantity(distance, 'mm')} off"
@@ -63,6 +66,8 @@ def _one(panel: LinesPanel, image: Array, n: int, name: str, heat: Array | None)
 
 def clip(line: Array, shape: tuple[int, ...]) -> np.ndarray | None:
     """The two ends ``(2, 2)`` (column, row) of a line inside an image, or None if it misses."""
+    if not np.isfinite(line).all():
+        return None
     a, b, c = line
     rows, columns = shape[0] - 0.5, shape[1] - 0.5
     ends = []
@@ -101,8 +106,6 @@ def line_errors(
 def _line(
     axes: Axes, line: Array, shape: tuple[int, ...], spacing: tuple[float, float], role: str
 ) -> None:
-    if not np.isfinite(line).all():
-        return
     ends = clip(line, shape)
     if ends is None:
         return
