@@ -260,11 +260,11 @@ def write_run(
             folder / "observations" / f"{step:07d}-spatial.obs"
         )
     for name, gain in (("scratch", 0.0), ("pretrained", 0.06)):
-        write_transfer(folder / "transfer" / name, gain, rng)
+        write_transfer(folder / "transfer" / name, gain, rng, hostile)
     return folder
 
 
-def write_transfer(folder: Path, gain: float, rng: np.random.Generator) -> None:
+def write_transfer(folder: Path, gain: float, rng: np.random.Generator, hostile: str = "") -> None:
     """A segmentation result; ``gain`` above scratch, which has 0."""
     folder.mkdir(parents=True)
     cases = [f"case-{n}" for n in range(12)]
@@ -275,6 +275,10 @@ def write_transfer(folder: Path, gain: float, rng: np.random.Generator) -> None:
         for label, name in ((1, "anterior"), (2, "posterior"))
     ]
     (folder / "cases.csv").write_text("case,label,name,dice\n" + "\n".join(rows), encoding="utf-8")
+    if gain:
+        shown = replace(panels(rng)["labels"], title=f"Median case case-3{hostile}")
+        segmentation = Section("Segmentation", "Where is it right?", (), (shown,))
+        Observation("segmentation", 90, (segmentation,)).save(folder / "observation.obs")
     means = dice.mean(axis=0)
     write_json(
         folder / "result.json",

@@ -149,6 +149,29 @@ def test_views_and_scenes_can_be_chosen(opened: webdriver.Chrome) -> None:
     assert len(opened.find_elements(By.TAG_NAME, "canvas")) == 1
 
 
+def test_prediction_truth_and_errors_of_a_segmentation_can_be_switched(
+    opened: webdriver.Chrome,
+) -> None:
+    home = opened.find_element(By.CSS_SELECTOR, "#transfer .viewer")
+    if not home.find_elements(By.TAG_NAME, "canvas"):
+        opened.execute_script("arguments[0].querySelector('.v-open').click()", home)
+    viewer_ready(opened)
+    boxes = home.find_elements(By.CSS_SELECTOR, ".v-side input[type=checkbox]")
+    names = [box.find_element(By.XPATH, "..").text for box in boxes]
+    assert names == ["MNI152", "predicted", "true", "errors"]
+    assert [box.is_selected() for box in boxes] == [True, True, False, False]
+    keys = [item.text for item in home.find_elements(By.CSS_SELECTOR, ".v-key li")]
+    assert keys[:2] == ["grey matter", "white matter"]
+    assert "missed" in keys
+    seen = [picture(opened)]
+    for box in boxes[1:]:
+        # From the keyboard: the space bar switches.
+        opened.execute_script("arguments[0].focus({preventScroll: true})", box)
+        box.send_keys(Keys.SPACE)
+        seen.append(picture(opened))
+    assert len(set(seen)) == len(seen), "a switch changed nothing"
+
+
 def test_the_slider_moves_figures_scores_and_viewer_through_time(
     opened: webdriver.Chrome,
 ) -> None:

@@ -101,6 +101,14 @@ def test_the_first_screen_says_what_was_learned_and_whether_it_helped(page: Page
     assert "situs pretrain --config config.yaml" in words
 
 
+def test_a_fine_tuning_shows_truth_and_prediction(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    section = text[text.index('<section id="transfer"') : text.index('<section id="curves"')]
+    assert section.count('class="viewer"') == 1
+    assert section.count("true labels filled and predicted labels outlined") == 3
+    assert "Median case case-3&lt;script&gt;" in section
+
+
 def test_gains_are_paired_and_honest(run_folder: Path) -> None:
     (comparison,) = transfers.compare(read_run(run_folder).transfers)
     one = comparison.pretrained.by_case()

@@ -13,7 +13,7 @@ import numpy as np
 import observe_samples as samples
 import pytest
 
-from situs.observation import LinesPanel
+from situs.observation import LinesPanel, OverlayPanel, Volume
 from situs.observe import mesh, page, scene
 
 OBLIQUE = np.asarray([[0.0, -2, 0, 10], [1.5, 0, 0.5, -4], [0.3, 0, 3, 7], [0, 0, 0, 1]])
@@ -85,7 +85,7 @@ def test_averaging_down_keeps_every_point_in_place() -> None:
         ("matches", 4),
         ("lines", 6),
         ("heat", 2),
-        ("labels", 3),
+        ("labels", 4),
         ("images", 3),
     ],
 )
@@ -110,6 +110,37 @@ def test_flat_images_and_charts_have_no_scene() -> None:
         assert scene.build(panels[name], scene.Assets()) is None
     placeless = replace(panels["lines"], volume=None)  # type: ignore[call-arg]
     assert scene.build(placeless, scene.Assets()) is None
+
+
+def test_errors_of_a_segmentation_are_told_apart() -> None:
+    true, predicted = np.zeros((8, 8, 8), int), np.zeros((8, 8, 8), int)
+    true[1, 1, 1], predicted[2, 2, 2] = 1, 2
+    true[3, 3, 3], predicted[3, 3, 3] = 1, 2
+    true[4, 4, 4] = predicted[4, 4, 4] = 1
+    panel = OverlayPanel(
+        title="t",
+        volume=Volume(np.zeros((8, 8, 8)), np.eye(4)),
+        overlay=predicted,
+        overlay_affine=OBLIQUE,
+        true=true,
+        style="labels",
+    )
+    assets = scene.Assets()
+    built = scene.build(panel, assets)
+    assert built is not None
+    layer = built.layers[-1]
+    assert (layer.name, layer.on) == ("errors", False)
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(assets.files[layer.asset]))
+    np.testing.assert_allclose(image.affine, OBLIQUE, atol=1e-6)
+    shown = {tuple(p): layer.labels[image.dataobj[tuple(p)]] for p in np.argwhere(image.dataobj)}
+    assert shown == {
+        (1, 1, 1): "missed",
+        (2, 2, 2): "found where there is none",
+        (3, 3, 3): "another class",
+    }
+    perfect = scene.build(replace(panel, overlay=true), assets)
+    assert perfect is not None
+    assert [x.name for x in perfect.layers] == ["scan", "predicted", "true"]
 
 
 def test_lines_lie_in_their_image_where_the_header_puts_it() -> None:

@@ -12,14 +12,13 @@ import yaml
 from markupsafe import Markup
 
 from situs import words
-from situs.observe import page, style, summary
+from situs.observe import page, scene, summary
 from situs.observe.figures import training
-from situs.observe.figures import transfer as transfer_figures
-from situs.observe.folder import RunFolder, Transfer, read_run
+from situs.observe.folder import RunFolder, read_run
 from situs.observe.report_data import data_section
+from situs.observe.report_transfer import transfer_section
 from situs.observe.sections import Detail, TaskSection, task_sections
 from situs.observe.svg import Tile
-from situs.observe.transfers import COUNTS, Comparison, compare, name_of
 
 BUDGET = 15_000_000
 # Tried in turn until the page fits its budget.
@@ -41,14 +40,12 @@ class _Report:
     method_title: str
     headline: str
     sentences: list[str]
-    comparisons: list[Comparison]
     warnings: list[str]
     gauges: list[summary.GaugeGroup]
     facts: list[tuple[str, str]]
     steps: list[int]
     sections: list[TaskSection]
-    transfer: list[dict[str, Any]]
-    pairs: list[Tile]
+    transfer: dict[str, Any]
     losses: list[Tile]
     score_curves: list[Tile]
     data: dict[str, Any]
@@ -110,14 +107,15 @@ def _target(run: RunFolder, out: str | Path | None) -> Path:
 
 
 def _render(run: RunFolder, detail: Detail, beside: Path | None) -> str:
-    sections, assets = task_sections(run, detail)
-    scenes = {s.id: s.scenes for s in sections if s.scenes}
+    assets = scene.Assets(detail.longest, run.names)
+    sections = task_sections(run, detail, assets)
+    transfer = transfer_section(run, assets)
+    drawn = [*sections, *(s for result in transfer["results"] for s in result["sections"])]
+    scenes = {s.id: s.scenes for s in drawn if s.scenes}
     files = {"niivue": page.viewer_bundle(), **assets.base64()} if scenes else {}
     if beside is not None and files:
         _write_assets(beside / "assets", files)
         files = {}
-    comparisons = compare(run.transfers)
-    pairs = [t for c in comparisons if (t := transfer_figures.pair_tile(c)) is not None]
     methods = _methods(run)
     report = _Report(
         name=words.printable(run.name),
@@ -125,14 +123,12 @@ def _render(run: RunFolder, detail: Detail, beside: Path | None) -> str:
         method_title=" + ".join(m["title"] for m in methods if m["title"]),
         headline=summary.headline(run),
         sentences=summary.sentences(run),
-        comparisons=comparisons,
         warnings=summary.warnings(run),
         gauges=summary.gauges(run),
         facts=_facts(run),
         steps=run.steps,
         sections=sections,
-        transfer=[_transfer(t) for t in run.transfers],
-        pairs=pairs,
+        transfer=transfer,
         losses=training.loss_tiles({run.name: run.metrics}),
         score_curves=training.score_tiles({run.name: run.metrics}, score_columns(run)),
         data=data_section(run),
@@ -140,7 +136,7 @@ def _render(run: RunFolder, detail: Detail, beside: Path | None) -> str:
         commands=_commands(run),
         config=words.printable_lines(yaml.safe_dump(run.config, sort_keys=False)),
         info=words.printable_lines(json.dumps(run.info, indent=2, ensure_ascii=False)),
-        scenes={"sections": scenes, "colours": style.LABELS} if scenes else None,
+        scenes={"sections": scenes} if scenes else None,
         assets=files,
         licence=page.viewer_licence() if scenes else "",
         notes=_notes(run, detail),
@@ -204,37 +200,6 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
 def _backbone(backbone: dict[str, Any]) -> str:
     dims = backbone.get("spatial_dims")
     return str(backbone.get("name", "")) + (f", {dims}D" if dims else "")
-
-
-def _transfer(result: Transfer) -> dict[str, Any]:
-    values = result.result
-    scores = list(values.get("scores") or {})
-    rows = [
-        (words.printable(name), [_number(s, row.get(s)) for s in scores])
-        for name, row in (values.get("classes") or {}).items()
-    ]
-    rows.append(("mean", [_number(s, (values.get("scores") or {}).get(s)) for s in scores]))
-    start = "from scratch" if result.scratch else f"from {values.get('method', 'these')} weights"
-    tests = len((values.get("split") or {}).get("test", ()))
-    notes = []
-    ledger = values.get("ledger") or {}
-    if (share := ledger.get("matched_share")) is not None:
-        notes.append(f"{100 * float(share):.0f} % of the encoder's parameters were loaded.")
-    if seconds := values.get("seconds"):
-        notes.append(", ".join(f"{k} {words.duration(float(v))}" for k, v in seconds.items()) + ".")
-    return {
-        "title": words.printable(
-            f"{result.name}: {result.task} with {result.labelled} labelled cases, {start}, "
-            f"{tests} test cases"
-        ),
-        "headings": [name_of(s) for s in scores],
-        "rows": rows,
-        "notes": notes,
-    }
-
-
-def _number(score: str, value: float | None) -> str:
-    return words.count(value) if value is not None and score in COUNTS else words.number(value)
 
 
 def _methods(run: RunFolder) -> list[dict[str, Any]]:

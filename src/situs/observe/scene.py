@@ -50,7 +50,8 @@ class Layer:
         on: Whether it is shown at first.
         opacity: 0 to 1.
         colour: Red, green, blue, 0 to 255, of a mesh.
-        labels: For label maps, a name an index.
+        labels: For label maps, a name an index; 0 is nothing.
+        palette: For label maps, a colour an index, repeated after the last but for 0.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Layer:
     opacity: float = 1.0
     colour: tuple[int, int, int] = (255, 255, 255)
     labels: tuple[str, ...] = ()
+    palette: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,8 @@ def _overlay(panel: OverlayPanel, assets: Assets) -> Scene | None:
         maps.append(("true", panel.true, panel.style != "labels"))
     for name, values, on in maps:
         layers.append(_map_layer(name, values, on, panel, assets))
+    if panel.true is not None and panel.style == "labels":
+        layers.append(_errors_layer(panel, assets))
     return Scene(tuple(layers))
 
 
@@ -272,21 +276,17 @@ _SCENES: dict[str, Callable[[Any, Assets], Scene | None]] = {
     "images": _images,
 }
 _DASHED = {"predicted", "wrong", "chunk"}
+_ERRORS = ("none", "missed", "found where there is none", "another class")
 
 
 def _map_layer(name: str, values: Array, on: bool, panel: OverlayPanel, assets: Assets) -> Layer:
     label = words.printable(name)
-    own = np.asarray(panel.overlay_affine, float) if panel.overlay_affine is not None else None
-    if own is None and np.asarray(values).shape[:3] != np.asarray(panel.volume.array).shape[:3]:
-        values = on_grid(values, None, panel)
-    affine = np.asarray(panel.volume.affine, float) if own is None else own
-    values = np.asarray(values)
+    values, affine = _placed(values, panel)
     if panel.style == "labels":
-        step = max(1, -(-max(values.shape[:3]) // assets.longest))
-        index = np.rint(values[::step, ::step, ::step]).astype(np.uint8)
-        scale = np.diag([step, step, step, 1.0])
-        asset = assets.add(_nifti(index, affine @ scale, _LABEL_INTENT))
-        return Layer(label, "labels", asset, on, 0.55, labels=panel.label_names)
+        asset = _label_asset(values, affine, assets)
+        return Layer(
+            label, "labels", asset, on, 0.55, labels=panel.label_names, palette=style.LABELS
+        )
     if panel.style == "colours":
         colours, affine = shrink(values.astype(np.float32), affine, assets.longest)
         rgba = np.zeros(colours.shape[:3], _RGBA)
@@ -298,6 +298,31 @@ def _map_layer(name: str, values: Array, on: bool, panel: OverlayPanel, assets: 
     low, high = np.percentile(heat, [1, 99.5])
     grey = np.clip((heat - low) / ((high - low) or 1) * 255, 0, 255).astype(np.uint8)
     return Layer(label, "heat", assets.add(_nifti(grey, affine)), on, 0.6)
+
+
+def _errors_layer(panel: OverlayPanel, assets: Assets) -> Layer:
+    """Where predicted and true labels differ, and how."""
+    predicted, affine = _placed(np.rint(panel.overlay), panel)
+    true, _ = _placed(np.rint(np.asarray(panel.true)), panel)
+    kinds = np.select([predicted == true, predicted == 0, true == 0], [0, 1, 2], default=3)
+    asset = _label_asset(kinds, affine, assets) if kinds.any() else ""
+    return Layer("errors", "labels", asset, False, 0.8, labels=_ERRORS, palette=style.ERRORS)
+
+
+def _placed(values: Array, panel: OverlayPanel) -> tuple[Array, Array]:
+    """A map of the panel, brought to the volume's grid unless it has an affine of its own."""
+    values = np.asarray(values)
+    if panel.overlay_affine is not None:
+        return values, np.asarray(panel.overlay_affine, float)
+    if values.shape[:3] != np.asarray(panel.volume.array).shape[:3]:
+        values = on_grid(values, None, panel)
+    return values, np.asarray(panel.volume.affine, float)
+
+
+def _label_asset(values: Array, affine: Array, assets: Assets) -> str:
+    step = max(1, -(-max(values.shape[:3]) // assets.longest))
+    index = np.rint(values[::step, ::step, ::step]).astype(np.uint8)
+    return assets.add(_nifti(index, affine @ np.diag([step, step, step, 1.0]), _LABEL_INTENT))
 
 
 def _scan_layer(volume: Volume, assets: Assets) -> Layer:

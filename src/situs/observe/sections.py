@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from situs import words
 from situs.observation import Observation, Panel, Score, Section
 from situs.observe import figures, scene, tables
-from situs.observe.folder import RunFolder
+from situs.observe.folder import RunFolder, Transfer
 from situs.observe.svg import Tile
 
 
@@ -77,17 +77,37 @@ class TaskSection:
         return [s["title"] for s in self.scenes]
 
 
-def task_sections(run: RunFolder, detail: Detail) -> tuple[list[TaskSection], scene.Assets]:
-    """All sub-tasks of a run, and the files their scenes need."""
-    assets = scene.Assets(detail.longest, run.names)
-    shown = detail.pick(run.steps)
-    history = {step: run.at(step) for step in shown}
-    sections = [
-        _task(run, observation, section, history, assets)
-        for observation in run.latest
+def task_sections(run: RunFolder, detail: Detail, assets: scene.Assets) -> list[TaskSection]:
+    """All sub-tasks of a run; ``assets`` takes the files that their scenes need."""
+    history = {step: run.at(step) for step in detail.pick(run.steps)}
+    return _sections(run.latest, history, run.names, assets)
+
+
+def transfer_sections(transfer: Transfer, name: str, assets: scene.Assets) -> list[TaskSection]:
+    """What a fine-tuning was seen to do, every case of it; ``name`` makes its anchors."""
+    return [
+        replace(
+            section,
+            id=_anchor(f"transfer-{name}-{section.id}"),
+            panels=[*section.panels, *section.more],
+            more=[],
+        )
+        for observation in transfer.observations
+        for section in _sections((observation,), {observation.step: (observation,)}, {}, assets)
+    ]
+
+
+def _sections(
+    latest: Sequence[Observation],
+    history: dict[int, tuple[Observation, ...]],
+    names: Mapping[str, str],
+    assets: scene.Assets,
+) -> list[TaskSection]:
+    return [
+        _task(observation, section, history, names, assets, several=len(latest) > 1)
+        for observation in latest
         for section in observation.sections
     ]
-    return sections, assets
 
 
 def score_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
@@ -108,11 +128,12 @@ def score_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def _task(
-    run: RunFolder,
     observation: Observation,
     section: Section,
     history: dict[int, tuple[Observation, ...]],
+    names: Mapping[str, str],
     assets: scene.Assets,
+    several: bool,
 ) -> TaskSection:
     past = {
         step: found
@@ -121,14 +142,14 @@ def _task(
     }
     last = max(past)
     leading = _leading(section.panels)
-    title = f"{observation.method}: {section.title}" if len(run.latest) > 1 else section.title
+    title = f"{observation.method}: {section.title}" if several else section.title
     return TaskSection(
         id=_anchor(f"{observation.method}-{section.title}"),
         title=words.printable(title),
         explanation=words.printable(section.explanation),
         steps=sorted(past),
         scores={step: score_rows(s.scores) for step, s in past.items() if s.scores},
-        splits=tables.splits(observation, section.scores, run.names),
+        splits=tables.splits(observation, section.scores, names),
         panels=[
             _view(section.panels[n], {step: _at(s, n, section) for step, s in past.items()})
             for n in leading

@@ -70,6 +70,8 @@ SERIES_MARKERS = ("o", "D", "^", "s", "v", "P", "X", "*")
 
 # Label maps: index 0 is background.
 LABELS = ("#000000", "#56b4e9", "#e69f00", "#2fc49a", "#f28fc8", "#f0e442", "#9f8cff", "#ff8a65")
+# Where a label map is wrong: nothing, missed, invented, another class.
+ERRORS = ("#000000", "#ff7ab6", "#ffa24a", "#cbbdff")
 
 HEAT = "inferno"  # perceptually uniform, also in grey
 MATRIX = "cividis"  # the same to every kind of colour vision

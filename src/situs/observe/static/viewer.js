@@ -36,7 +36,8 @@
   const supported = () => {
     try { return !!document.createElement("canvas").getContext("webgl2") && "DecompressionStream" in window; } catch { return false; }
   };
-  const LABELS = SCENES.colours;
+  // The colour of a label: nothing for 0, and from the start again after the last.
+  const tint = (palette, n) => (n === 0 ? palette[0] : palette[(n - 1) % (palette.length - 1) + 1]);
   const VIEWS = [["All", "multiplanar"], ["Axial", "axial"], ["Coronal", "coronal"], ["Sagittal", "sagittal"], ["3D", "render"]];
 
   class Viewer {
@@ -128,7 +129,7 @@
         const rgb = (c) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16));
         const count = Math.max(2, Math.round(volume.global_max) + 1);
         const names = [...Array(count).keys()];
-        const colours = names.map((n) => (n === 0 ? [0, 0, 0] : rgb(LABELS[(n - 1) % (LABELS.length - 1) + 1])));
+        const colours = names.map((n) => rgb(tint(layer.palette, n)));
         volume.setColormapLabel({ R: colours.map((c) => c[0]), G: colours.map((c) => c[1]), B: colours.map((c) => c[2]), A: names.map((n) => (n ? 255 : 0)), I: names, labels: names.map((n) => layer.labels[n] || `label ${n}`) });
         this.nv.updateGLVolume();
       } else if (layer.kind !== "colours") {
@@ -148,6 +149,15 @@
       (this.shown || []).filter((item) => item.layer.name === layer.name).forEach((item) => this.apply(item));
       this.nv?.drawScene();
     }
+    key(layer) { // which colour is which label
+      const list = make("ul", { className: "v-key" });
+      layer.labels.slice(1).forEach((name, n) => {
+        const swatch = make("span", { className: "v-swatch" });
+        swatch.style.background = tint(layer.palette, n + 1);
+        list.append(make("li", {}, swatch, name));
+      });
+      return list;
+    }
     controls(scene) {
       const pick = make("select", { onchange: () => { this.panel = Number(pick.value); this.draw(); } });
       pick.setAttribute("aria-label", "Scene");
@@ -165,6 +175,7 @@
           row.append(slide);
         }
         layers.append(row);
+        if (layer.kind === "labels") layers.append(this.key(layer));
       });
       const views = make("div", { className: "v-views" });
       VIEWS.forEach(([words, name]) => {
