@@ -23,6 +23,7 @@ from situs.study.results import lost_classes
 from situs.study.run import _alone, check_settings
 from situs.study.words import unstable
 
+TWINS = (("fast", 1.0), ("slow", 0.5))
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
 
@@ -335,3 +336,17 @@ def test_an_arm_runs_with_its_own_label_counts_only(organs, tmp_path):
     study["arms"][1]["labels"] = [3]
     with pytest.raises(ConfigError, match="not in the study's labels"):
         validate(StudyConfig, study)
+
+
+def test_arms_that_differ_in_their_fine_tuning_share_the_pretraining(organs, tmp_path):
+    twins = [{"name": n, "method": "mae", "finetune": {"layer_decay": d}} for n, d in TWINS]
+    study = config(organs, tmp_path, arms=["none", *twins], tune={})
+    plan, folders = describe(study)
+    one, other = (plan.pretraining(arm, 0) for arm in plan.study.arms[1:])
+    assert one.key == other.key
+    assert folders.folder(one) == folders.folder(other)
+    run_study(study, worker=FAKE)
+    assert sum(title.startswith("pretrain") for title in order(tmp_path)) == 1
+    for file in (tmp_path / "jobs").glob("finetune-*/job.json"):
+        init = json.loads(file.read_text())["config"].get("init")
+        assert init is None or Path(init).parent.is_dir()

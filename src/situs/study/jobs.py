@@ -61,7 +61,8 @@ class Job:
 class JobFolders:
     """Where the jobs of a study stand.
 
-    A folder is found again by its key, whatever the job was called when it was made.
+    A folder is found again by its key, whatever the job was called when it was made: arms that
+    share a pretraining share its folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -72,7 +73,7 @@ class JobFolders:
 
     def folder(self, job: Job) -> Path:
         """The folder of ``job``."""
-        return self._folders.get(_identity(job.name), self.root / job.name)
+        return self._folders.setdefault(_identity(job.name), self.root / job.name)
 
     def result(self, job: Job) -> dict[str, Any] | None:
         """What a finished job left, with its ``folder``; None while it is not done."""
