@@ -2,16 +2,18 @@
 
 A cohort is made, an encoder is pretrained on its unlabelled training scans, and the same
 network is fine-tuned with few labels twice, from the pretrained weights and from scratch. The
-test subjects are seen by neither.
+test subjects are seen by neither. ``planes`` looks at examinations, not at volumes: its scans are
+first cut into DICOM studies, and the planes of studies that are held out are planned.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -20,6 +22,10 @@ from rich.table import Table
 from situs.errors import SitusError
 from situs.training.run import Run
 from situs.transfer import Result
+
+if TYPE_CHECKING:
+    from situs.planning import RoleSummary
+    from situs.store import Store
 
 LABELLED = 2
 """Subjects with labels."""
@@ -34,6 +40,10 @@ FINETUNE = {
     "load_decoder": False,
 }
 """The same for both arms."""
+FINETUNE_2D = {**FINETUNE, "batch_size": 8, "patch_size": None}
+"""For methods whose network looks at slices: whole ones."""
+PLANES = {"options": {"rules": "heart"}, "held_out": 0.25}
+"""Of ``planes``, which needs some studies to plan."""
 TEST = 8
 """Held-out subjects that are scored, at most a third of the cohort."""
 
@@ -47,12 +57,14 @@ class DemoResult:
         results: Fine-tuning results under ``"scratch"`` and ``"pretrained"``.
         report: The HTML report.
         seconds: Of each stage.
+        planes: For ``planes``, how well the planes of held-out studies were planned.
     """
 
     run: Run
     results: dict[str, Result]
     report: Path
     seconds: dict[str, float]
+    planes: Sequence[RoleSummary] = ()
 
     def gain(self) -> tuple[float, float, float]:
         """Mean paired difference in Dice, pretrained − scratch, with its 95 % interval.
@@ -89,6 +101,7 @@ class DemoResult:
             "gain": self.gain(),
             "verdict": self.verdict(),
             "seconds": self.seconds,
+            "planes": [row._asdict() for row in self.planes],
         }
 
     def summary(self) -> RenderableType:
@@ -101,7 +114,19 @@ class DemoResult:
             row = ["–" if score is None else f"{score:.3f}" for score in scores]
             table.add_row(f"{LABELLED}, {name}", *row)
         spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in self.seconds.items())
-        return Group(table, self.verdict(), f"time: {spent}", f"report: {self.report}")
+        planes = [self._planes_table()] if self.planes else []
+        return Group(*planes, table, self.verdict(), f"time: {spent}", f"report: {self.report}")
+
+    def _planes_table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        headings = ("planned plane", "studies", "angle (°)", "distance (mm)")
+        for heading in headings:
+            table.add_column(heading, justify="left" if heading == headings[0] else "right")
+        for row in self.planes:
+            numbers = (row.angle_deg, row.distance_mm)
+            shown = ("–" if value is None else f"{value:.1f}" for value in numbers)
+            table.add_row(row.role, str(row.compared), *shown)
+        return table
 
 
 def run_demo(
@@ -148,7 +173,10 @@ def run_demo(
     names = sorted(path.name.removesuffix(".nii.gz") for path in (cohort / "images").iterdir())
     test = names[-min(TEST, subjects // 3) :]
     unlabelled = [cohort / "images" / f"{name}.nii.gz" for name in names if name not in test]
-    store = prepare(unlabelled, out / "store", Preprocessing())
+    if method == "planes":
+        store = _studies(unlabelled, out, seed)
+    else:
+        store = prepare(unlabelled, out / "store", Preprocessing())
     finished("prepare")
 
     config = demo_config(method, store.path, out / "run", steps, seed)
@@ -158,14 +186,36 @@ def run_demo(
     elif run.status != "finished":
         pretrain(config, mode="resume", quiet=quiet)
     finished("pretrain")
+    planes = _planned(run) if method == "planes" else []
+    if planes:
+        finished("plan")
 
     results: dict[str, Result] = {}
     for name, init in (("scratch", "none"), ("pretrained", str(run.path))):
-        results[name] = _finetune(cohort, run, name, init, names[:LABELLED], test, seed)
+        results[name] = _finetune(cohort, run, name, init, names[:LABELLED], test, seed, quiet)
         finished(f"finetune {name}")
     report = write_report(run.path)
     finished("report")
-    return DemoResult(run, results, report, seconds)
+    return DemoResult(run, results, report, seconds, planes)
+
+
+def _studies(volumes: Sequence[Path], out: Path, seed: int) -> Store:
+    """A store of DICOM studies cut from volumes, the way that real studies take."""
+    from situs.planning import cut_demo, open_catalog  # noqa: PLC0415
+    from situs.store import Preprocessing, prepare  # noqa: PLC0415
+
+    cut_demo(volumes, out / "dicom", "heart", seed)
+    return prepare(open_catalog([out / "dicom"]), out / "store", Preprocessing(spacing="native"))
+
+
+def _planned(run: Run) -> list[RoleSummary]:
+    """Plan the planes of the held-out studies; all of them are kept beside the run."""
+    from situs.planning import plan, summarise  # noqa: PLC0415
+
+    plans = plan(run.path)
+    text = json.dumps([one.as_dict() for one in plans], indent=2) + "\n"
+    (run.path / "planes.json").write_text(text, encoding="utf-8")
+    return summarise(plans)
 
 
 def demo_config(
@@ -185,11 +235,19 @@ def demo_config(
         "observe_samples": 16,
         "checkpoint_every": 100,
         "optimiser": {"lr": 1e-3, "warmup_steps": 20},
+        **(PLANES if method == "planes" else {}),
     }
 
 
 def _finetune(
-    cohort: Path, run: Run, name: str, init: str, train: list[str], test: list[str], seed: int
+    cohort: Path,
+    run: Run,
+    name: str,
+    init: str,
+    train: list[str],
+    test: list[str],
+    seed: int,
+    quiet: bool,
 ) -> Result:
     from situs.transfer import FinetuneConfig, finetune  # noqa: PLC0415
     from situs.weights import load_card  # noqa: PLC0415
@@ -199,6 +257,7 @@ def _finetune(
         return Result.open(out)
     card = load_card(run.path)
     scratch = {"backbone": card.backbone, "preprocessing": card.preprocessing}
+    settings = FINETUNE if card.backbone.spatial_dims == 3 else FINETUNE_2D
     config = FinetuneConfig(
         data=cohort,
         out=out,
@@ -207,10 +266,10 @@ def _finetune(
         test=tuple(test),
         seed=seed,
         overwrite=True,
-        **FINETUNE,
+        **settings,
         **(scratch if init == "none" else {}),
     )
-    return finetune(config)
+    return finetune(config, quiet=quiet)
 
 
 def _dice_by_case(result: Result) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from statistics import median
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -148,17 +149,66 @@ def open_catalog(paths: Sequence[str | Path]) -> Catalog:
     return build_catalog(paths, workers=0, planes=True, volumes="each")
 
 
+class RoleSummary(NamedTuple):
+    """How well the planes of one role were planned over several studies.
+
+    Attributes:
+        role: The role, or ``"all"``.
+        planned: Planes that could be planned.
+        not_planned: Those that could not.
+        compared: Planned planes whose study has an acquired one.
+        angle_deg: Median angle to the acquired plane; None where nothing was compared.
+        distance_mm: Median distance of the acquired plane's centre.
+    """
+
+    role: str
+    planned: int
+    not_planned: int
+    compared: int
+    angle_deg: float | None
+    distance_mm: float | None
+
+
+def summarise(plans: Sequence[RolePlan]) -> list[RoleSummary]:
+    """One row a role, and one of all where there are several."""
+    roles = list(dict.fromkeys(one.role for one in plans))
+    rows = [_summary(role, [one for one in plans if one.role == role]) for role in roles]
+    return [*rows, _summary("all", plans)] if len(rows) != 1 else rows
+
+
+def _summary(role: str, plans: Sequence[RolePlan]) -> RoleSummary:
+    angles = [one.angle_deg for one in plans if one.angle_deg is not None]
+    distances = [one.distance_mm for one in plans if one.distance_mm is not None]
+    planned = sum(one.plane is not None for one in plans)
+    return RoleSummary(
+        role=role,
+        planned=planned,
+        not_planned=len(plans) - planned,
+        compared=len(angles),
+        angle_deg=median(angles) if angles else None,
+        distance_mm=median(distances) if distances else None,
+    )
+
+
+def cut_demo(
+    volumes: Sequence[Path], folder: str | Path, kind: Literal["heart", "knee"], seed: int
+) -> list[Path]:
+    """DICOM studies cut from plain volumes; see :mod:`situs.demo_studies`."""
+    from situs.demo_studies import write_demo_studies  # noqa: PLC0415 - beside its only use
+
+    studies = _studies(volumes, Preprocessing(spacing="native"))
+    return write_demo_studies([study[0] for study in studies], folder, kind, seed)
+
+
 def write_demo(
     folder: str | Path, kind: Literal["heart", "knee"], subjects: int, seed: int
 ) -> list[Path]:
-    """DICOM studies cut from subjects of the demo cohort; see :mod:`situs.demo_studies`."""
+    """DICOM studies cut from subjects of the demo cohort."""
     from tempfile import TemporaryDirectory  # noqa: PLC0415 - beside its only use
 
-    from situs.demo_studies import write_demo_studies  # noqa: PLC0415
     from situs.scans.demo import demo_cohort  # noqa: PLC0415 - needs the extra 'demo'
 
     with TemporaryDirectory() as cohort:
         demo_cohort(Path(cohort), subjects=subjects, seed=seed)
         volumes = sorted((Path(cohort) / "images").glob("*.nii.gz"))
-        studies = _studies(volumes, Preprocessing(spacing="native"))
-        return write_demo_studies([study[0] for study in studies], folder, kind, seed)
+        return cut_demo(volumes, folder, kind, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -15,6 +15,7 @@ from situs.cli.console import Json, Quiet, err, out, print_json
 
 if TYPE_CHECKING:
     from situs.methods.planes.planner import RolePlan
+    from situs.planning import RoleSummary
     from situs.scans.studies import StudyRow
 
 
@@ -46,6 +47,7 @@ def plan(
     from rich.progress import Progress  # noqa: PLC0415
 
     from situs.planning import plan as run_planning  # noqa: PLC0415 - imports torch
+    from situs.planning import summarise  # noqa: PLC0415
 
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
         bar = progress.add_task("planning", total=None)
@@ -57,13 +59,13 @@ def plan(
             seed,
             lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    documents = [one.as_dict() for one in plans]
+    documents, summary = [one.as_dict() for one in plans], summarise(plans)
     if out_file is not None:
         out_file.write_text(jsonlib.dumps(documents, indent=2) + "\n", encoding="utf-8")
     if json:
-        print_json({"planes": documents, "summary": _summary(plans)})
+        print_json({"planes": documents, "summary": [row._asdict() for row in summary]})
     else:
-        _print_plans(plans, quiet)
+        _print_plans(plans, summary, quiet)
     raise typer.Exit(int(any(one.plane is None for one in plans)))
 
 
@@ -121,7 +123,7 @@ def demo_studies(
         out.print(f"{len(written)} studies in {folder}", markup=False, soft_wrap=True)
 
 
-def _print_plans(plans: list[RolePlan], quiet: bool) -> None:
+def _print_plans(plans: list[RolePlan], summary: list[RoleSummary], quiet: bool) -> None:
     if not quiet:
         table = Table(box=None, pad_edge=False)
         for heading in ("study", "plane", "lines", "residual (mm)", "angle (°)", "distance (mm)"):
@@ -139,26 +141,19 @@ def _print_plans(plans: list[RolePlan], quiet: bool) -> None:
         if one.reason:
             words = f"{one.study}, {one.role}: {one.reason}"
             err.print(f"[yellow]no plane[/] {escape(words)}", highlight=False, soft_wrap=True)
-    summary = _summary(plans)
-    if summary["compared"]:
-        out.print(
-            f"median over {summary['compared']} planes: {summary['median_angle_deg']:.1f}°, "
-            f"{summary['median_distance_mm']:.1f} mm to the true plane"
-        )
+    if summary[-1].compared:
+        out.print(_summary_table(summary))
 
 
-def _summary(plans: list[RolePlan]) -> dict[str, Any]:
-    from statistics import median  # noqa: PLC0415 - beside its only use
-
-    angles = [one.angle_deg for one in plans if one.angle_deg is not None]
-    distances = [one.distance_mm for one in plans if one.distance_mm is not None]
-    return {
-        "planned": sum(one.plane is not None for one in plans),
-        "not_planned": sum(one.plane is None for one in plans),
-        "compared": len(angles),
-        "median_angle_deg": median(angles) if angles else None,
-        "median_distance_mm": median(distances) if distances else None,
-    }
+def _summary_table(rows: list[RoleSummary]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("plane", "compared", "median angle (°)", "median distance (mm)"):
+        table.add_column(heading, justify="left" if heading == "plane" else "right")
+    for row in rows:
+        numbers = (row.angle_deg, row.distance_mm)
+        shown = ("–" if value is None else f"{value:.1f}" for value in numbers)
+        table.add_row(escape(row.role), str(row.compared), *shown)
+    return table
 
 
 def _studies_table(rows: list[StudyRow]) -> Table:
