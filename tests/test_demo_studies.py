@@ -8,7 +8,8 @@ import pytest
 import SimpleITK
 
 from situs.demo_studies import heart, write_demo_studies
-from situs.geometry import Plane
+from situs.geometry import Plane, intersect
+from situs.methods.planes.scoring import constant_lines, line_errors
 from situs.scans.catalog import build_catalog
 from situs.scans.studies import load_rules, middle_plane, study_table
 from situs.store import Preprocessing, prepare
@@ -99,3 +100,22 @@ def test_the_same_seed_writes_the_same_bytes(source: ArraySource, tmp_path: Path
         files.append(sorted((tmp_path / name).rglob("*.dcm")))
     assert len(files[0]) == 33
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
+
+
+def test_planes_vary_little_and_fields_of_view_a_lot(source: ArraySource) -> None:
+    """What is left to tell from the images: no line lies at one place of its images."""
+    studies = [heart(source, np.random.default_rng([1, i])) for i in range(12)]
+    middle = [[s.planes[len(s.planes) // 2] for s in study] for study in studies]
+    normals = np.array([[p.normal_mm for p in planes] for planes in middle])
+    mean = normals.mean(0) / np.linalg.norm(normals.mean(0), axis=-1, keepdims=True)
+    tilt = np.degrees(np.arccos(np.clip((normals * mean).sum(-1), -1, 1)))
+    assert 0.5 < np.median(tilt) < 6
+    # Lines in the images of the study's 4-chamber view: its three other planes.
+    lines = np.array([intersect([planes[1]], [planes[0], *planes[2:]])[0][0] for planes in middle])
+    views = np.ones(len(lines), dtype=int)
+    visible = np.ones(lines.shape[:2], dtype=bool)
+    shape, pixel = middle[0][1].shape, np.full(len(lines), middle[0][1].spacing[0])
+    constant = constant_lines(lines, visible, shape, views)
+    errors = line_errors(constant, lines, visible, shape, pixel)
+    assert (errors.angle_deg.mean(0) > 5).all()
+    assert (errors.distance_mm.mean(0) > 4).all()

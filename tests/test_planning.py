@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from situs.cli import app
 from situs.demo_studies import write_demo_studies
 from situs.errors import ConfigError, RunError
-from situs.geometry import intersect
+from situs.geometry import Plane, intersect
 from situs.methods.planes import PlanesConfig
 from situs.methods.planes import planner as module
-from situs.methods.planes.planner import plan_study
-from situs.planning import Planner, plan
+from situs.methods.planes.planner import RolePlan, plan_study
+from situs.planning import Planner, plan, summarise
 from situs.scans.studies import by_role, load_rules, middle_plane
 from situs.store import Store
 from situs.training.pretrain import pretrain
@@ -106,6 +106,20 @@ def test_plan_takes_held_out_scans_stores_and_folders(run: Run, studies: Path) -
         assert from_folder[0].angle_deg == pytest.approx(same.angle_deg, abs=0.5)
     with pytest.raises(ConfigError, match="did you mean 'axial'"):
         plan(run.path, roles=["axal"])
+
+
+def test_a_summary_has_one_row_a_role_and_counts_what_failed() -> None:
+    seen = [
+        RolePlan("a", "sax", 3, plane=Plane(np.zeros(3), [1, 0, 0], [0, 1, 0], (2, 2), (1, 1)),
+                 angle_deg=angle, distance_mm=2.0)
+        for angle in (1.0, 3.0, 8.0)
+    ]  # fmt: skip
+    failed = RolePlan("a", "4ch", 3, reason="no line")
+    sax, four, every = summarise([*seen, failed])
+    assert (sax.role, sax.planned, sax.compared, sax.angle_deg) == ("sax", 3, 3, 3.0)
+    assert (four.planned, four.not_planned, four.angle_deg) == (0, 1, None)
+    assert (every.role, every.planned, every.not_planned) == ("all", 3, 1)
+    assert [row.role for row in summarise(seen)] == ["sax"]
 
 
 def test_virtual_studies_are_planned_from_random_slices(run: Run) -> None:

@@ -16,6 +16,7 @@ from situs.geometry.line_fit import fit_line
 from situs.geometry.lines import line_angle_deg, line_offset_mm
 from situs.methods.base import Network
 from situs.methods.planes import Planes, PlanesConfig, line, location, plan_plane
+from situs.methods.planes.heads import predict
 from situs.methods.planes.method import studies_of
 from situs.methods.planes.scoring import (
     chance_line_errors,
@@ -287,3 +288,32 @@ def test_plane_equality_of_target_and_view() -> None:
         [[1.0, 0, -1], [0.0, 1, -1]],
     )
     assert planned_angle.views == (0, 1)
+
+
+def test_what_is_said_of_a_slice_does_not_depend_on_its_batch() -> None:
+    net = network(Planes(VIRTUAL)).eval()
+    images = torch.randn(5, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = predict(net, images)
+        alone = [predict(net, image[None]) for image in images]
+    for k, one in enumerate(alone):
+        assert torch.allclose(together.heatmaps[k], one.heatmaps[0], atol=1e-5)
+        assert torch.allclose(together.location[k], one.location[0], atol=1e-5)
+
+
+def test_a_study_is_the_same_wherever_the_patient_lies() -> None:
+    """A rigid motion of the whole study changes neither images, lines nor places."""
+    here, there = heart_like(3), []
+    motion = np.eye(4)
+    motion[:3, :3] = Rotation.from_euler("xyz", [70, -20, 100], degrees=True).as_matrix()
+    motion[:3, 3] = [40, -100, 7]
+    for s in here:
+        there.append(
+            ArraySource(s.array, motion @ s.affine, s.key, study=s.study, description=s.description)
+        )
+    one, two = (sample_study(s, SERIES, np.random.default_rng(5)) for s in (here, there))
+    for name in ("images", "lines"):
+        assert torch.allclose(one[name], two[name], atol=2e-4), name
+    for name in ("visible", "location", "located", "role", "present"):
+        assert torch.equal(one[name], two[name]), name
+    assert one["visible"].any()

@@ -11,7 +11,8 @@ from situs.backbones.base import BackboneConfig
 from situs.errors import ConfigError
 from situs.geometry import Plane
 from situs.methods.base import Network
-from situs.methods.sal import Sal, SalConfig
+from situs.methods.sal import Sal, SalConfig, local_alignment, spread
+from situs.methods.sal.heads import embed
 from situs.methods.sal.matching import matches, planes_of
 from situs.methods.sal.views import draw_pair, sample_pairs
 from situs.observation import Observation
@@ -50,6 +51,40 @@ def test_pairs_follow_the_stack_and_the_distance(
         gap = abs(first - second) * spacing[axis]
         assert 0 < gap <= max(3.0, spacing[axis])
         assert 0 <= min(first, second) <= max(first, second) < source.shape[axis]
+
+
+def test_slices_of_an_oblique_stack_lie_as_far_apart_as_their_planes_say() -> None:
+    source = scan((24, 12, 22), (0.8, 4.0, 0.8), 0)
+    source.affine[:3, :3] = (
+        Rotation.from_euler("xyz", [35, -20, 50], degrees=True).as_matrix() @ source.affine[:3, :3]
+    )
+    config = SalConfig(size=(16, 16), spacing_mm=1.0, max_distance_mm=9.0, pairs=20)
+    sample = sample_pairs(source, config, np.random.default_rng(0))
+    assert sample["axis"].unique().tolist() == [1]
+    gaps = set()
+    for pair in range(20):
+        first, second = planes_of({k: v[None] for k, v in sample.items()}, 0, pair)
+        gap = abs(float(first.distance_mm(second.center_mm)))
+        moved = float((sample["position"][pair, 0] - sample["position"][pair, 1]).abs()) * 11 * 4
+        assert gap == pytest.approx(moved, abs=1e-4)
+        assert abs(first.normal_mm @ second.normal_mm) == pytest.approx(1)
+        gaps.add(round(gap, 3))
+    assert gaps == {4.0, 8.0}
+
+
+def test_embeddings_and_alignment_do_not_depend_on_the_batch() -> None:
+    net = network(Sal(SalConfig(size=(32, 32), spacing_mm=1.0))).eval()
+    slices = torch.randn(6, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        together = embed(net, slices)
+        alone = [embed(net, one[None]) for one in slices]
+    for k, one in enumerate(alone):
+        assert torch.allclose(together.positions[k], one.positions[0], atol=1e-5)
+        assert torch.allclose(together.slices[k], one.slices[0], atol=1e-5)
+    i, j = together.positions[:3], together.positions[3:]
+    for term in (lambda a, b: local_alignment(a, b, 3), lambda a, _: spread(a)):
+        singly = torch.stack([term(i[k : k + 1], j[k : k + 1]) for k in range(3)]).mean()
+        assert term(i, j).item() == pytest.approx(singly.item(), abs=1e-5)
 
 
 def test_a_single_slice_is_its_own_neighbour() -> None:
