@@ -25,7 +25,7 @@ from situs.store import Store, prepare
 from situs.training.callbacks import Bookkeeping, Checkpoints, DataClock, Observing
 from situs.training.config import PretrainConfig
 from situs.training.data import Item, split_items
-from situs.training.engine import precision, quiet_engine
+from situs.training.engine import precision, quick_layout, quiet_engine
 from situs.training.module import Pretraining
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run, write_json, write_text
@@ -111,6 +111,7 @@ def _train(
     state: Path | None,
     quiet: bool,
 ) -> None:
+    quick_layout(module)
     with quiet_engine():
         trainer = _trainer(run, config, card, quiet)
         start, status = time.perf_counter(), "stopped"
@@ -250,6 +251,7 @@ def _describe(
         "situs_version": situs.__version__,
         "method": config.method,
         "method_info": composition.about(),
+        "backbone": backbone_config(config, composition, store).model_dump(mode="json"),
         "data_fingerprint": store.fingerprint,
         "seed": config.seed,
         "scans": len(store),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from situs.errors import NonFiniteLoss
-from situs.training.engine import precision, quiet_engine
+from situs.training.engine import precision, quick_layout, quiet_engine
 from situs.training.run import MetricsFile
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.losses import Loss
@@ -169,6 +169,7 @@ def fit(
 ) -> None:
     """Run Lightning's loop for the configured number of steps."""
     config = module.config
+    quick_layout(module)
     with quiet_engine():
         _trainer(config, [watch, *callbacks], out).fit(module, _loader(batches, config.workers))
 
