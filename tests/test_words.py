@@ -31,6 +31,8 @@ def score(**changes: object) -> Score:
         (-3.5, "mm", "−3.50 mm"),
         (312.4, "mm", "312 mm"),
         (2.4e-7, "", "2.4e−07"),
+        (7e-7, "mm", "< 0.001 mm"),
+        (0.0, "mm", "0 mm"),
         (float("nan"), "mm", "–"),
         (None, "mm", "–"),
     ],
@@ -70,3 +72,9 @@ def test_skill_runs_from_the_reference_to_perfect() -> None:
     accuracy = score(better="higher", unit="%", value=75.0, chance=50.0, trivial=None)
     assert words.skill(accuracy) == pytest.approx(0.5)
     assert words.skill(score(chance=None, trivial=None)) is None
+
+
+def test_keys_of_scans_become_names() -> None:
+    names = {"0bd3ec61": "liver-07.nii.gz"}
+    assert words.named("Lines in 0bd3ec61, moved", names) == "Lines in liver-07.nii.gz, moved"
+    assert words.named("Lines in 0bd3ec61", {}) == "Lines in 0bd3ec61"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -24,6 +26,12 @@ VERDICTS: dict[Verdict, str] = {
 # of the reference is then not called a difference.
 _NO_DIFFERENCE = 0.05
 
+_WORD = re.compile(r"[\w-]+")
+
+# Below this nobody measures lengths and angles: it is a rounding error.
+_PHYSICAL = frozenset({"mm", "°", "%"})
+_TOO_SMALL = 1e-3
+
 
 def printable(text: str) -> str:
     """Text from a header or a file name without control characters (terminals obey them)."""
@@ -33,6 +41,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """:func:`printable` of each line; the line breaks stay."""
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def named(text: str, names: Mapping[str, str]) -> str:
+    """The text with keys of scans replaced by the names that their user knows them by."""
+    return _WORD.sub(lambda match: names.get(match[0], match[0]), text) if names else text
 
 
 def number(value: float | None) -> str:
@@ -58,6 +71,8 @@ def count(value: float) -> str:
 
 def quantity(value: float | None, unit: str) -> str:
     """A number with its unit, for instance ``"9.31 mm"``, ``"12.4°"``, ``"71.0 %"``."""
+    if unit in _PHYSICAL and value is not None and 0 < abs(value) < _TOO_SMALL:
+        return f"< {quantity(_TOO_SMALL, unit)}"
     text = number(value)
     if not unit or text == "–":
         return text

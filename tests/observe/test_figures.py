@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from xml.etree import ElementTree
 
 import numpy as np
 import observe_samples as samples
 import pytest
+from PIL import Image
 
 from situs.observation import PANELS, Panel, ScatterPanel
 from situs.observe import figures, style
@@ -40,6 +43,17 @@ def test_an_unknown_kind_is_refused_by_name() -> None:
 
     with pytest.raises(ValueError, match=r"hologram.*matrix"):
         figures.draw(Hologram(title="x"))
+
+
+def test_the_scan_shows_through_a_heat_map() -> None:
+    picture = figures.draw(ALL["heat"])[0]
+    scan, heat = (
+        Image.open(io.BytesIO(base64.b64decode(code)))
+        for code in re.findall(r"data:image/webp;base64,([^\"]+)", picture.svg)[:2]
+    )
+    assert scan.size == heat.size
+    opacity = np.asarray(heat.convert("RGBA"))[..., 3]
+    assert 90 < opacity.max() < 160
 
 
 def test_ids_belong_to_their_figure_and_can_be_renamed() -> None:

@@ -164,7 +164,7 @@ def _write_assets(folder: Path, files: dict[str, str]) -> None:
 
 def _facts(run: RunFolder) -> list[tuple[str, str]]:
     info, config = run.info, run.config
-    backbone = config.get("backbone") or {}
+    backbone = info.get("backbone") or {"name": (config.get("backbone") or {}).get("name")}
     hardware = info.get("hardware") or {}
     gpus = hardware.get("gpus") or []
     batch = config.get("batch_size")

@@ -32,7 +32,7 @@ def data_section(run: RunFolder) -> dict[str, Any]:
         "histograms": _histograms(records, volumes),
         "thumbnails": [
             (
-                words.printable(run.names.get(v.name, v.name)) or f"scan {n + 1}",
+                words.printable(words.named(v.name, run.names)) or f"scan {n + 1}",
                 figures.thumbnail_tiles(v),
             )
             for n, v in enumerate(volumes[:_THUMBNAILS])
@@ -69,8 +69,10 @@ def _sentence(records: list[dict[str, Any]], refused: list[dict[str, Any]]) -> s
         return "The run left no record of its scans."
     kinds = Counter(str(r.get("modality") or "unknown") for r in records)
     held = sum(bool(r.get("held_out")) for r in records)
-    parts = [f"{len(records)} scans were used"]
-    if kinds:
+    only = next(iter(kinds)) if len(kinds) == 1 else ""
+    what = {"": "scans", "unknown": "scans of unknown modality"}.get(only, f"{only} scans")
+    parts = [f"{len(records)} {what} were used"]
+    if not only:
         named = (
             f"{n} of unknown modality" if k == "unknown" else f"{n} {k}"
             for k, n in kinds.most_common()
@@ -81,7 +83,9 @@ def _sentence(records: list[dict[str, Any]], refused: list[dict[str, Any]]) -> s
     spacings = {tuple(r["spacing"]) for r in records if _is_triple(r.get("spacing"))}
     if len(spacings) == 1:
         parts.append(f"; every one has voxels of {_cell(next(iter(spacings)))} mm")
-    parts.append(f". {len(refused)} {'was' if len(refused) == 1 else 'were'} refused.")
+    parts.append(".")
+    if refused:
+        parts.append(f" {len(refused)} {'was' if len(refused) == 1 else 'were'} refused.")
     return words.printable("".join(parts))
 
 
@@ -120,5 +124,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, list | tuple):
-        return " × ".join(words.number(v) if isinstance(v, float) else str(v) for v in value)
+        return " × ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in value)
     return words.printable("" if value is None else str(value))

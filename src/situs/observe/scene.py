@@ -326,7 +326,7 @@ def _label_asset(values: Array, affine: Array, assets: Assets) -> str:
 
 
 def _scan_layer(volume: Volume, assets: Assets) -> Layer:
-    name = words.printable(assets.names.get(volume.name, volume.name)) or "scan"
+    name = words.printable(words.named(volume.name, assets.names)) or "scan"
     return Layer(name, "scan", add_scan(volume, assets))
 
 

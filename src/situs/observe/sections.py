@@ -151,11 +151,11 @@ def _task(
         scores={step: score_rows(s.scores) for step, s in past.items() if s.scores},
         splits=tables.splits(observation, section.scores, names),
         panels=[
-            _view(section.panels[n], {step: _at(s, n, section) for step, s in past.items()})
+            _view(section.panels[n], {step: _at(s, n, section) for step, s in past.items()}, names)
             for n in leading
         ],
         more=[
-            _view(panel, {last: panel})
+            _view(panel, {last: panel}, names)
             for n, panel in enumerate(section.panels)
             if n not in leading
         ],
@@ -187,9 +187,14 @@ def _at(section: Section, index: int, like: Section) -> Panel | None:
     return None
 
 
-def _view(panel: Panel, by_step: dict[int, Panel | None]) -> PanelView:
-    tiles = {step: figures.draw(p) for step, p in sorted(by_step.items()) if p is not None}
-    return PanelView(words.printable(panel.title), words.printable(panel.caption), tiles)
+def _view(panel: Panel, by_step: dict[int, Panel | None], names: Mapping[str, str]) -> PanelView:
+    title, caption = (words.named(text, names) for text in (panel.title, panel.caption))
+    tiles = {
+        step: figures.draw(replace(p, title=words.named(p.title, names)))
+        for step, p in sorted(by_step.items())
+        if p is not None
+    }
+    return PanelView(words.printable(title), words.printable(caption), tiles)
 
 
 def _scenes(
@@ -205,7 +210,8 @@ def _scenes(
             if built is not None:
                 scenes[str(step)] = built.document()
         if scenes:
-            found.append({"title": words.printable(panel.title), "steps": scenes})
+            title = words.printable(words.named(panel.title, assets.names))
+            found.append({"title": title, "steps": scenes})
     return found
 
 

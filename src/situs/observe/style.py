@@ -16,7 +16,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.colorizer import ColorizingArtist
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -83,9 +83,9 @@ _RC: dict[str, Any] = {
     "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9.0,
+    "font.size": 10.0,
+    "axes.titlesize": 10.5,
+    "axes.labelsize": 10.0,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -100,14 +100,14 @@ _RC: dict[str, Any] = {
     "ytick.color": TONES["rule"].placeholder,
     "xtick.labelcolor": TONES["muted"].placeholder,
     "ytick.labelcolor": TONES["muted"].placeholder,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
     "xtick.major.size": 3.0,
     "ytick.major.size": 3.0,
     "grid.color": TONES["rule"].placeholder,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 9.5,
+    "legend.fontsize": 11.0,
     "lines.solid_capstyle": "round",
     "image.interpolation": "none",
 }
@@ -152,14 +152,14 @@ def axes(
     )
 
 
-def colour_bar(figure: Figure, of: Axes, image: ColorizingArtist) -> None:
+def colour_bar(figure: Figure, of: Axes, image: ScalarMappable) -> None:
     """A slim colour bar at the right edge of ``of``; leave 42 pixels there."""
     width, _ = figure.get_size_inches() * 72
     place = of.get_position()
     own = figure.add_axes((place.x1 + 8 / width, place.y0, 7 / width, place.height))
     bar = figure.colorbar(image, cax=own)
     bar.outline.set_visible(False)
-    own.tick_params(length=0, labelsize=7, pad=2)
+    own.tick_params(length=0, labelsize=8.5, pad=2)
     own.yaxis.set_major_locator(MaxNLocator(5))
 
 

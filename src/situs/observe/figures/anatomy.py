@@ -182,7 +182,7 @@ _LEFT, _BOTTOM, _EDGE = 30.0, 27.0, 2.0
 
 
 def figure_size(
-    view: SliceView, width: float = 300.0, tallest: float = 400.0, ticks: bool = True
+    view: SliceView, width: float = 272.0, tallest: float = 360.0, ticks: bool = True
 ) -> tuple[float, float]:
     """Width and height in CSS pixels of a figure that shows ``view`` at its true proportions."""
     wide, high = view.size_mm
@@ -262,7 +262,7 @@ def directions(axes: Axes, to_left: Array, up: Array) -> None:
             letters(direction),
             transform=axes.transAxes,
             color="#ffffff",
-            fontsize=8.5,
+            fontsize=10,
             fontweight="bold",
             ha=ha,
             va=va,
@@ -289,7 +289,7 @@ def _scale_bar(axes: Axes, view: SliceView) -> None:
         xytext=(0, 2.5),
         textcoords="offset points",
         color="#ffffff",
-        fontsize=7.5,
+        fontsize=9,
         ha="center",
         va="bottom",
         path_effects=HALO,

@@ -36,7 +36,7 @@ def tiles(panel: ArrowsPanel) -> list[Tile]:
                     str(n + 1),
                     point,
                     color="#ffffff",
-                    fontsize=8,
+                    fontsize=10,
                     fontweight="bold",
                     ha="center",
                     va="center",

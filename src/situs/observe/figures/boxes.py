@@ -71,7 +71,7 @@ def draw_box(
             xytext=(3, -3),
             textcoords="offset points",
             color=style.on_scan(known),
-            fontsize=7.5,
+            fontsize=9,
             ha="left",
             va="top",
             path_effects=anatomy.HALO,
@@ -111,7 +111,7 @@ def legend(roles: list[str], markers: bool = False) -> Tile:
 def legend_tile(handles: Sequence[Artist], alt: str) -> Tile:
     """Handles in one row, as a tile that stands above the images."""
     longest = max((len(str(h.get_label())) for h in handles), default=0)
-    with style.figure((56 + 6.4 * longest) * max(len(handles), 1), 18) as figure:
+    with style.figure((60 + 7.0 * longest) * max(len(handles), 1), 20) as figure:
         figure.legend(
             handles=handles,
             loc="center left",

@@ -41,7 +41,8 @@ def axis_histogram(values: Array, quantity: str, unit: str) -> Tile:
             )
         _finish(axes, f"{quantity} ({unit})", "scans")
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.legend(loc="best", handlelength=2)
+        axes.set_ylim(0, 1.42 * axes.get_ylim()[1])
+        axes.legend(loc="upper center", handlelength=1.8, ncols=3, columnspacing=0.9, fontsize=9)
         median = " × ".join(words.number(float(m)) for m in np.nanmedian(values, axis=0))
         alt = f"Histogram of {quantity} along each axis of {len(values)} scans; median {median}"
         return tile(figure, f"{alt} {unit}", quantity)
@@ -69,7 +70,7 @@ def intensity_histogram(volumes: Sequence[Volume]) -> Tile:
             )
         _finish(axes, "prepared intensity", "% of voxels")
         alt = f"Distribution of the prepared intensities of {len(volumes)} scans"
-        return tile(figure, alt, "intensities")
+        return tile(figure, alt, f"intensities, one line for each of {len(volumes)} scans")
 
 
 def thumbnail_tiles(volume: Volume) -> list[Tile]:

@@ -52,7 +52,6 @@ def _one(panel: LinesPanel, image: Array, n: int, name: str, heat: Array | None)
         axes.set_xlim(extent[0], extent[1])
         axes.set_ylim(extent[2], extent[3])
         axes.spines[:].set_visible(False)
-        axes.tick_params(labelsize=7.5)
         axes.set_xlabel("mm", labelpad=1)
         if panel.affine is not None:
             right, down = np.asarray(panel.affine, float)[:3, :2].T

@@ -13,8 +13,8 @@ from situs.observe.figures import anatomy, boxes
 from situs.observe.svg import Tile, tile
 
 # More lines than this would hide the anatomy.
-_MOST_LINES = 36
-_BETWEEN = 16.0
+_MOST_LINES = 24
+_BETWEEN = 20.0
 
 
 def tiles(panel: MatchesPanel) -> list[Tile]:
@@ -40,9 +40,11 @@ def tiles(panel: MatchesPanel) -> list[Tile]:
     wide_r, high_r = anatomy.figure_size(view_r, width=290, tallest=330)
     with style.figure(wide + wide_r + _BETWEEN, max(high, high_r)) as figure:
         one = anatomy.image_axes(figure, right=wide_r + _BETWEEN)
-        two = style.axes(figure, wide + _BETWEEN + 30, 27, 2, 2)
+        # Its numbers stand on the right, where no line crosses them.
+        two = style.axes(figure, wide + _BETWEEN, 27, 32, 2)
         anatomy.draw_slice(one, view_l)
         anatomy.draw_slice(two, view_r)
+        two.yaxis.tick_right()
         _lines(one, two, view_l.plot(points[chosen]), view_r.plot(found[chosen]), good[chosen])
         wrong = chosen[~good[chosen]]
         _truth(two, view_r.plot(true[wrong]), view_r.plot(found[wrong]))
@@ -119,7 +121,7 @@ def _truth(axes: Axes, true: Array, found: Array) -> None:
     for t, f in zip(true, found, strict=True):
         if not np.isfinite([*t, *f]).all():
             continue
-        axes.plot([f[0], t[0]], [f[1], t[1]], color=style.on_scan("true"), linewidth=0.8, alpha=0.9)
+        axes.plot([f[0], t[0]], [f[1], t[1]], color=style.on_scan("true"), linewidth=0.8, alpha=0.7)
         axes.plot(
             *t,
             "o",

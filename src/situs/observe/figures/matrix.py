@@ -14,6 +14,7 @@ from situs.observe.svg import Tile, tile
 # Up to this many rows a cell is large enough for its number.
 _NUMBERS = 7
 _SIDE, _LEFT, _BOTTOM = 182.0, 44.0, 34.0
+_LETTER = 5.6
 
 
 def tiles(panel: MatrixPanel) -> list[Tile]:
@@ -57,7 +58,7 @@ def _tile(
     rows, columns = values.shape
     small = max(rows, columns) <= _NUMBERS
     right = 4.0 if small else 42.0
-    width = _SIDE if small else _SIDE + 34
+    width = _SIDE if small else _SIDE + 80
     inner = width - _LEFT - right
     height = float(np.clip(inner * rows / columns, 60, 260)) + _BOTTOM + 4
     with style.figure(width, height) as figure:
@@ -94,7 +95,10 @@ def _labels(axes: Axes, labels: tuple[str, ...], rows: int, columns: int) -> Non
         at = np.arange(rows) + 0.5
         short = [words.printable(label)[:14] for label in labels]
         axes.set_yticks(at, short)
-        axes.set_xticks(at, short, rotation=30, ha="right", rotation_mode="anchor")
+        if max(map(len, short)) * _LETTER < (_SIDE - _LEFT) / columns:
+            axes.set_xticks(at, short)
+        else:
+            axes.set_xticks(at, short, rotation=30, ha="right", rotation_mode="anchor")
     elif rows <= _NUMBERS:
         axes.set_yticks(np.arange(rows) + 0.5, [str(n + 1) for n in range(rows)])
         axes.set_xticks(np.arange(columns) + 0.5, [str(n + 1) for n in range(columns)])
@@ -115,6 +119,6 @@ def _numbers(axes: Axes, values: Array, colours: str, limits: tuple[float, float
             words.number(float(value)),
             ha="center",
             va="center",
-            fontsize=8,
+            fontsize=9.5,
             color="#101418" if bright > 0.5 else "#ffffff",
         )

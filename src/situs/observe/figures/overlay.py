@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
-from matplotlib.image import AxesImage
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy import ndimage
@@ -19,6 +19,7 @@ from situs.observe.figures import anatomy, boxes
 from situs.observe.svg import Tile, tile
 
 _LABELS = ListedColormap(list(style.LABELS))
+_HEAT_OPACITY = 0.5
 
 
 def on_grid(overlay: Array, overlay_affine: Array | None, panel: OverlayPanel) -> Array:
@@ -63,8 +64,8 @@ def tiles(panel: OverlayPanel) -> list[Tile]:
     out = []
     for name, values in maps.items():
         for view in anatomy.views_at(volume, _liveliest(values, panel.style)):
-            bar = 34.0 if panel.style == "heat" else 0.0
-            wide, high = anatomy.figure_size(view, width=300 - bar)
+            bar = 38.0 if panel.style == "heat" else 0.0
+            wide, high = anatomy.figure_size(view, width=272 - bar)
             with style.figure(wide + bar, high) as figure:
                 axes = anatomy.image_axes(figure, right=2.0 + bar)
                 anatomy.draw_slice(axes, view)
@@ -105,7 +106,7 @@ def _paint(
     look: str,
     limits: tuple[float, float],
     opacity: float = 0.6,
-) -> AxesImage | None:
+) -> ScalarMappable | None:
     """Paint one map over the slice; returns what a colour bar can be made of, for heat."""
     image = view.image(values)
     place: dict[str, Any] = {"extent": view.extent, "origin": "lower", "aspect": "equal"}
@@ -120,9 +121,12 @@ def _paint(
         rgba[..., 3] = opacity * (indices > 0)
         axes.imshow(rgba, **place)
         return None
-    low, high = limits
-    seen = np.isfinite(image) & (image != 0)
-    return axes.imshow(image, cmap=style.HEAT, vmin=low, vmax=high, alpha=0.55 * seen, **place)
+    scale = ScalarMappable(Normalize(*limits), style.HEAT)
+    # As colours: the SVG backend drops an opacity that varies over an image of numbers.
+    rgba = scale.to_rgba(np.nan_to_num(image))
+    rgba[..., 3] = _HEAT_OPACITY * (np.isfinite(image) & (image != 0))
+    axes.imshow(rgba, **place)
+    return scale
 
 
 def _outline(axes: Axes, view: anatomy.SliceView, labels: Array) -> None:

@@ -20,6 +20,8 @@ _WIDTH, _HEIGHT = 236.0, 150.0
 # The smoothed line averages over about this share of the run.
 _SMOOTHING = 0.04
 _MOST_POINTS = 400
+# Of a chart; levels closer than this share one label.
+_LABEL_HEIGHT = 0.1
 
 
 def loss_tiles(runs: Mapping[str, Columns]) -> list[Tile]:
@@ -91,23 +93,7 @@ def _score_tile(column: str, score: Score, runs: Mapping[str, Columns]) -> Tile:
                 linestyle=style.SERIES_LINES[n % 4],
             )
             ends.append((f"{name}: " if len(runs) > 1 else "") + words.number(float(y[-1])))
-        for level, name, line in (
-            (score.chance, "guessing", style.LINES["guess"]["linestyle"]),
-            (score.trivial, "constant", (0, (5, 2))),
-        ):
-            if level is not None and np.isfinite(level):
-                axes.axhline(level, color=style.chart("guess"), linestyle=line, linewidth=1)
-                axes.annotate(
-                    name,
-                    (1, level),
-                    xycoords=("axes fraction", "data"),
-                    xytext=(0, 1.5),
-                    textcoords="offset points",
-                    ha="right",
-                    va="bottom",
-                    fontsize=7,
-                    color=style.chart("muted"),
-                )
+        _levels(axes, score)
         label = words.label(score)
         unit = f" ({score.unit})" if score.unit else ""
         alt = (
@@ -116,6 +102,35 @@ def _score_tile(column: str, score: Score, runs: Mapping[str, Columns]) -> Tile:
         )
         arrow = "↓" if score.better == "lower" else "↑"
         return tile(figure, alt, f"{label}{unit} {arrow}")
+
+
+def _levels(axes: Axes, score: Score) -> None:
+    """Lines at what guessing and a constant answer give; one where they nearly coincide."""
+    levels = [
+        (level, name, line)
+        for level, name, line in (
+            (score.chance, "guessing", style.LINES["guess"]["linestyle"]),
+            (score.trivial, "constant", (0, (5, 2))),
+        )
+        if level is not None and np.isfinite(level)
+    ]
+    for level, _, line in levels:
+        axes.axhline(level, color=style.chart("guess"), linestyle=line, linewidth=1)
+    low, high = axes.get_ylim()
+    if len(levels) == 2 and abs(levels[0][0] - levels[1][0]) < _LABEL_HEIGHT * (high - low):
+        levels = [(max(levels[0][0], levels[1][0]), "guessing, constant", "-")]
+    for level, name, _ in levels:
+        axes.annotate(
+            name,
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 1.5),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=8.5,
+            color=style.chart("muted"),
+        )
 
 
 def _axes(figure: Figure) -> Axes:

@@ -48,7 +48,7 @@
       this.stage = make("div", { className: "v-stage" }, this.canvas, this.wait);
       this.side = make("div", { className: "v-side" });
       this.queue = Promise.resolve();
-      this.switches = new Map(); // remembered by layer name
+      this.switches = new Map(); // remembered by kind and name of a layer
       this.base = null;
       this.view = "multiplanar";
       this.cut = false;
@@ -138,15 +138,16 @@
       }
       this.shown.push({ layer, volume });
     }
-    on(layer) { return (this.switches.get(layer.name) || layer).on; }
-    opacity(layer) { return (this.switches.get(layer.name) || layer).opacity; }
+    wished(layer) { return this.switches.get(`${layer.kind} ${layer.name}`) || layer; }
+    on(layer) { return this.wished(layer).on; }
+    opacity(layer) { return this.wished(layer).opacity; }
     apply({ layer, volume, mesh }) {
       if (mesh) this.nv.setMeshProperty(mesh.id, "visible", this.on(layer));
       else this.nv.setOpacity(this.nv.volumes.indexOf(volume), this.on(layer) ? this.opacity(layer) : 0);
     }
     set(layer, change) {
-      this.switches.set(layer.name, { on: this.on(layer), opacity: this.opacity(layer), ...change });
-      (this.shown || []).filter((item) => item.layer.name === layer.name).forEach((item) => this.apply(item));
+      this.switches.set(`${layer.kind} ${layer.name}`, { on: this.on(layer), opacity: this.opacity(layer), ...change });
+      (this.shown || []).filter((item) => item.layer === layer).forEach((item) => this.apply(item));
       this.nv?.drawScene();
     }
     key(layer) { // which colour is which label
