@@ -21,6 +21,10 @@ def test_lines_of_a_plane_give_the_plane_back() -> None:
     assert plane_angle_deg(fit.normal_mm, normal) < 1e-6
     assert fit.residuals_mm.max() < 1e-9
     assert np.abs(fit.distance_mm(segments)).max() < 1e-9
+    t = np.linspace(0, 1, 2001)[:, None, None]
+    points = segments[:, 0] + t * (segments[:, 1] - segments[:, 0])
+    spread = np.sqrt(np.linalg.eigvalsh(np.cov(points.reshape(-1, 3).T)).clip(0))
+    assert np.allclose(fit.extent_mm[1:], spread[1:], rtol=1e-3)
 
 
 def test_equals_a_numerical_minimisation_over_sampled_points() -> None:

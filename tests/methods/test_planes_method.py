@@ -181,6 +181,22 @@ def test_planning_survives_noise_and_says_what_it_lacks() -> None:
         plan_plane([views[0], views[0]], noisy[:2])
 
 
+def test_long_axis_views_alone_do_not_fix_a_long_axis_plane() -> None:
+    """They all see the long axis; the plane through it is free to turn about it."""
+    turned = [
+        Rotation.from_rotvec(np.radians([0, 0, angle])).apply([[1, 0, 0], [0, 0, 1]])
+        for angle in (0, 60, 120)
+    ]
+    two, three, target = (centred_plane([0, 0, 0], a, b, (60, 60), (2, 2)) for a, b in turned)
+    short = centred_plane([0, 0, 30], [1, 0, 0], [0, 1, 0], (60, 60), (2, 2))
+    lines = intersect([two, three, short], [target])[0][:, 0]
+    lines[1, 2] += 2.0  # pixels
+    with pytest.raises(SitusError, match="nearly one line"):
+        plan_plane([two, three], lines[:2])
+    angle, _ = plan_plane([two, three, short], lines).deviation(target)
+    assert angle < 3
+
+
 def test_errors_and_their_chance() -> None:
     true = np.array([[[1.0, 0, -10]], [[1.0, 0, -14]], [[0, 1.0, -16]]])
     visible = np.array([[True], [True], [False]])

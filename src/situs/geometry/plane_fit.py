@@ -26,12 +26,16 @@ class PlaneFit:
         normal_mm: ``(3,)`` unit normal; its sign is arbitrary.
         residuals_mm: ``(N,)`` root mean square distance of each line's segment from the plane.
         weights: ``(N,)`` weight that each line had in the end.
+        extent_mm: ``(3,)`` weighted standard deviation of the lines' points along the normal and
+            along the two directions in the plane, rising. Where the second is not much larger
+            than the error of a line, the plane is free to turn.
     """
 
     point_mm: Array
     normal_mm: Array
     residuals_mm: Array
     weights: Array
+    extent_mm: Array
 
     def distance_mm(self, points_mm: npt.ArrayLike) -> Array:
         """Signed distance of ``(…, 3)`` points."""
@@ -114,4 +118,4 @@ def _fit(segments: Array, weights: Array) -> PlaneFit:
         raise SitusError("the lines of all views are nearly one line, which fixes no plane")
     normal = vectors[:, 0]
     squared = (offset @ normal) ** 2 + (halves @ normal) ** 2 / 3
-    return PlaneFit(point, normal, np.sqrt(squared), weights)
+    return PlaneFit(point, normal, np.sqrt(squared), weights, np.sqrt(values.clip(0)))

@@ -19,6 +19,9 @@ Array = npt.NDArray[np.float64]
 
 # Views less than this apart see nearly the same line, which leaves the plane free to turn.
 _MIN_VIEW_ANGLE_DEG = 10.0
+# Long-axis views of a heart all see the long axis: lines that spread less across than this share
+# of their length are one line and its errors, and a plane through them would turn at random.
+_MIN_SPREAD = 0.15
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def plan_plane(
         min_confidence: Lines below it are left out.
 
     Raises:
-        SitusError: With fewer than two usable lines, in views that are not near-parallel.
+        SitusError: With fewer than two usable lines, in views that are not near-parallel, or
+            with lines that are all nearly one.
     """
     line = np.asarray(lines, dtype=np.float64).reshape(-1, 3)
     sure = np.ones(len(line)) if confidence is None else np.asarray(confidence, dtype=np.float64)
@@ -80,4 +84,10 @@ def plan_plane(
         )
     segments = np.stack([v.to_mm(segments_px[i]) for v, i in zip(chosen, usable, strict=True)])
     length = np.linalg.norm(segments[:, 1] - segments[:, 0], axis=-1)
-    return PlannedPlane(fit_plane(segments, sure[usable] * length), tuple(usable))
+    fit = fit_plane(segments, sure[usable] * length)
+    if fit.extent_mm[1] < _MIN_SPREAD * fit.extent_mm[2]:
+        raise SitusError(
+            f"the lines in the {len(usable)} usable views are nearly one line, about which the "
+            "plane could turn; give views that cut it elsewhere"
+        )
+    return PlannedPlane(fit, tuple(usable))
