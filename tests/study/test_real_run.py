@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 
@@ -64,6 +65,56 @@ def test_a_true_study_from_scans_to_page(organs, tmp_path):
     settings = yaml.safe_load((tmp_path / "study" / "study.yaml").read_text())
     assert settings["labels"] == [2]
     assert run_study(settings).done == 4
+
+
+def _archive(path, rng):
+    """Scans with a bright ball (1) or a bright box (0), as MedMNIST keeps them."""
+    grid = np.stack(np.meshgrid(*[np.arange(12)] * 3, indexing="ij"))
+    arrays = {}
+    for split, count in (("train", 10), ("val", 2), ("test", 4)):
+        classes = np.arange(count) % 2
+        centres = rng.uniform(4, 7, (count, 3, 1, 1, 1))
+        order = np.where(classes, 2.0, np.inf)
+        radius = [
+            np.linalg.norm((grid - c).reshape(3, -1), o, 0)
+            for c, o in zip(centres, order, strict=True)
+        ]
+        shapes = np.stack(radius).reshape(count, 12, 12, 12) < 3
+        images = 60 + 100 * shapes + rng.normal(0, 10, shapes.shape)
+        arrays[f"{split}_images"] = images.astype(np.uint8)
+        arrays[f"{split}_labels"] = classes[:, None]
+    np.savez_compressed(path, **arrays)
+
+
+@pytest.mark.slow
+def test_a_true_study_of_classes_kept_in_one_archive(tmp_path):
+    _archive(tmp_path / "shapes.npz", np.random.default_rng(0))
+    study = {
+        "data": str(tmp_path / "shapes.npz"),
+        "out": str(tmp_path / "study"),
+        "task": "classification",
+        "arms": ["none", {"method": "simclr", "options": {"view_size": [8, 8, 8]}}],
+        "labels": [4],
+        "seeds": [0],
+        "test": "given",
+        "validation": 0,
+        "backbone": {"options": {"channels": [4, 8]}},
+        "pretrain": {"steps": 2, "batch_size": 2, "observe_samples": 4, "workers": 0},
+        "finetune": {"steps": 2, "patch_size": [8, 8, 8]},
+        "processes": 1,
+        "bootstrap": 100,
+    }
+    result = run_study(study)
+    logs = "\n".join(f.read_text() for f in tmp_path.glob("study/jobs/*/log.txt"))
+    assert not result.failed, logs
+    assert result.summary["cases"].tolist() == [4, 4]
+    assert set(result.cases["score"]) <= {0.0, 1.0}
+    # Every scan that is not tested was written out once, and pretrained on.
+    files = sorted(path.name for path in (tmp_path / "study" / "unpacked").iterdir())
+    assert len(files) == 12
+    assert not any(case.split(".")[0] in name for case in result.cases["case"] for name in files)
+    (store,) = tmp_path.glob("study/jobs/store-*/result.json")
+    assert json.loads(store.read_text())["scans"] == 12
 
 
 def test_energy_is_the_sum_of_the_packages(tmp_path):

@@ -22,6 +22,7 @@ from situs.study.results import StudyResult, collect
 from situs.study.scheduler import WORKER, Event, Scheduler
 from situs.study.splits import split_cases, without_leaks
 from situs.study.unlabelled import read_unlabelled, unknown_to_test
+from situs.study.unpacking import image_files
 from situs.study.words import markdown
 from situs.training.config import PretrainConfig
 from situs.training.run import write_json, write_text
@@ -134,27 +135,21 @@ def _unlabelled(
     study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts], test: Sequence[str]
 ) -> tuple[Path, ...]:
     """Images to pretrain on: none of a tested patient, not even without its labels."""
-    pretrained = any(arm.method != SCRATCH for arm in study.arms)
-    if pretrained and any(case.member is not None for case in dataset.cases):
-        raise ConfigError(
-            f"{study.data} keeps many scans in one archive, which pretraining cannot read apart; "
-            "name scan files of other patients in 'unlabelled' and compare with 'situs finetune'"
-        )
     tested = [f for f in facts if f.name in set(test)]
     patients = {f.group for f in tested}
     group_of = {f.name: f.group for f in facts}
-    images = [
-        path
+    allowed = [
+        case
         for case in dataset.cases
         if group_of.get(case.name, case.group or case.name) not in patients
-        for path in case.image
     ]
+    images = image_files(dataset, allowed, study.out / "unpacked")
     if not study.unlabelled:
-        return tuple(images)
+        return images
     further = read_unlabelled(study.unlabelled, study.patient, study.out / "unlabelled.json")
-    allowed = unknown_to_test(further, tested, study.duplicate_correlation, study.near_duplicates)
+    others = unknown_to_test(further, tested, study.duplicate_correlation, study.near_duplicates)
     present = {path.resolve() for path in images}
-    return (*images, *(path for path in allowed if path.resolve() not in present))
+    return (*images, *(path for path in others if path.resolve() not in present))
 
 
 @contextmanager
