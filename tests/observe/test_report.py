@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import observe_samples as samples
 import pytest
 
 from situs.errors import RunError
+from situs.observation import Score
 from situs.observe import summary, transfers
 from situs.observe.folder import read_run
 from situs.observe.report import BUDGET, write_report
@@ -153,6 +155,16 @@ def test_warnings_say_when_scores_are_optimistic_or_training_starved(run_folder:
     found = " ".join(summary.warnings(run))
     assert "optimistic" in found
     assert "60 % of the training time" in found
+
+
+def test_a_sub_task_counts_as_solved_by_its_first_score_not_by_monitors_of_collapse() -> None:
+    def score(name: str, value: float, samples: tuple[float, ...] = ()) -> Score:
+        return Score(name, value, "mm", "lower", chance=10.0, samples=samples)
+
+    missed, rank = score("miss", 10.0, (9.0, 11.0, 10.0)), score("rank", 1.0)
+    assert summary._section_verdict((missed, rank, rank)) == "guessing"
+    assert summary._section_verdict((rank,)) == "better"
+    assert summary._section_verdict((replace(missed, chance=None), rank)) == "unknown"
 
 
 def test_detail_keeps_the_first_and_the_last_step() -> None:

@@ -181,11 +181,14 @@ def _clipped(skill: float | None) -> float | None:
 
 
 def _section_verdict(scores: Sequence[Score]) -> Verdict:
-    """A sub-task is solved better than guessing when most of its comparable scores are."""
-    judged = [v for v in map(words.verdict, scores) if v not in {"unknown", "given"}]
-    if not judged:
-        return "unknown"
-    return "better" if 2 * judged.count("better") > len(judged) else "guessing"
+    """A sub-task is solved better than guessing when its first comparable score is.
+
+    Where scores come with one value a sample, the others (a rank of features, say) watch the
+    network's health, not the sub-task.
+    """
+    asked = [s for s in scores if s.samples] or list(scores)
+    judged = [v for v in map(words.verdict, asked) if v not in {"unknown", "given"}]
+    return judged[0] if judged else "unknown"
 
 
 def _strongest(observations: Sequence[Observation]) -> tuple[str, Score] | None:
