@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,10 @@ from situs.errors import ConfigError, SitusError
 from situs.geometry import Plane, intersect, line_heatmap, transform_lines
 from situs.geometry.line_fit import fit_line
 from situs.geometry.lines import line_angle_deg, line_offset_mm
+from situs.geometry.stacks import stack_axis
 from situs.methods.base import Network
 from situs.methods.planes import Planes, PlanesConfig, line, location, plan_plane
+from situs.methods.planes.frames import fitted_frames
 from situs.methods.planes.heads import predict
 from situs.methods.planes.method import studies_of
 from situs.methods.planes.scoring import (
@@ -25,10 +28,11 @@ from situs.methods.planes.scoring import (
     plan_errors,
     views_of,
 )
-from situs.methods.planes.views import sample_study
+from situs.methods.planes.views import sample_study, slice_of_stack
 from situs.observation import LinesPanel, Observation
+from situs.scans.studies import load_rules
 from situs.views import ArraySource
-from situs.views.planes import centred_plane
+from situs.views.planes import centred_plane, cut
 from situs.views.slices import Pose, ViewGrid, posed
 
 collate = torch.utils.data.default_collate
@@ -333,3 +337,64 @@ def test_a_study_is_the_same_wherever_the_patient_lies() -> None:
     for name in ("visible", "location", "located", "role", "present"):
         assert torch.equal(one[name], two[name]), name
     assert one["visible"].any()
+
+
+@pytest.mark.parametrize(
+    ("order", "flips"), [((1, 0, 2), (0,)), ((2, 1, 0), (0, 1)), ((1, 2, 0), (1,))]
+)
+def test_the_order_that_voxels_are_stored_in_says_nothing(
+    order: tuple[int, ...], flips: tuple[int, ...]
+) -> None:
+    """Axes permuted and flipped, images, lines and places stay the same."""
+    here, there = heart_like(4), []
+    for s in here:
+        image = nib.Nifti1Image(s.array[0], s.affine)
+        turn = [[order.index(a), -1 if a in flips else 1] for a in range(3)]
+        moved = image.as_reoriented(np.array(turn))
+        array = np.ascontiguousarray(np.asarray(moved.dataobj)[None])
+        there.append(
+            ArraySource(array, moved.affine, s.key, study=s.study, description=s.description)
+        )
+    method = Planes(SERIES).fitted(here)
+    assert set(method.config.frames) == {"sax", "2ch", "4ch"}
+    for role, frame in Planes(SERIES).fitted(there).config.frames.items():
+        assert frame == pytest.approx(method.config.frames[role])
+    every = [{}, {}]
+    for n, study in enumerate((here, there)):
+        for source in study:
+            axis = stack_axis(source.shape, source.spacing)
+            role = method.config.roles.index(source.description)
+            for index in range(source.shape[axis]):
+                one = slice_of_stack(source, axis, index, role, method.config)
+                view = posed(one.base, one.base.center_mm, method.config.grid, Pose(0.2))
+                image = cut(source, [view])[0]
+                every[n][source.key, round(one.location * 8) if role == 0 else 0] = image, view
+    assert every[0].keys() == every[1].keys()
+    for key, (image, view) in every[0].items():
+        other = every[1][key][0]
+        inside = (image > image.min()) & (other > other.min())  # air is what the box read has least
+        assert inside.mean() > 0.3
+        assert np.allclose(image[inside], other[inside], atol=1e-4), key
+        assert np.allclose(view.origin_mm, every[1][key][1].origin_mm)
+
+
+def test_stacks_between_two_axes_are_followed_in_one_direction() -> None:
+    """Oblique normals whose largest component changes from study to study."""
+    sources = []
+    for turn in (-6, -2, 3, 7):
+        for sign in (1, -1):
+            frame = Rotation.from_euler("xyz", [0, 45 + turn, 0], degrees=True).as_matrix()
+            affine = np.eye(4)
+            affine[:3, :3] = frame * [1, 1, sign * 8]
+            affine[:3, 3] = -affine[:3, :3] @ [7.5, 7.5, 4]
+            array = np.zeros((1, 16, 16, 9), np.float32)
+            sources.append(ArraySource(array, affine, description="sax"))
+    frames = fitted_frames(sources, load_rules("heart"))
+    config = SERIES.model_copy(update={"frames": frames})
+    assert np.degrees(np.arccos(np.dot(frames["sax"], [0.5**0.5, 0, 0.5**0.5]))) < 1
+    rows = []
+    for source in sources:
+        first = slice_of_stack(source, 2, 0, 0, config)
+        assert (first.location == 0) is bool(first.base.center_mm @ frames["sax"] < 0)
+        rows.append(first.base.row_mm)
+    assert np.min(np.array(rows) @ rows[0]) > np.cos(np.radians(20))

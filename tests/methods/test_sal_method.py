@@ -14,6 +14,7 @@ from situs.methods.base import Network
 from situs.methods.sal import Sal, SalConfig, local_alignment, spread
 from situs.methods.sal.heads import embed
 from situs.methods.sal.matching import matches, planes_of
+from situs.methods.sal.registered import alignment_in_patient, registered
 from situs.methods.sal.views import draw_pair, sample_pairs
 from situs.observation import Observation
 from situs.views import ArraySource
@@ -70,6 +71,60 @@ def test_slices_of_an_oblique_stack_lie_as_far_apart_as_their_planes_say() -> No
         assert abs(first.normal_mm @ second.normal_mm) == pytest.approx(1)
         gaps.add(round(gap, 3))
     assert gaps == {4.0, 8.0}
+
+
+def test_the_second_slice_is_brought_under_the_first() -> None:
+    """Features that are the patient's coordinates come out as those straight across."""
+    source = scan((40, 40, 40), (1, 1, 1), 0)
+    source.affine[:3, :3] = Rotation.from_euler("xyz", [20, 30, -10], degrees=True).as_matrix()
+    config = SalConfig(size=(32, 24), spacing_mm=1.0, pairs=4, intensity=None)
+    sample = sample_pairs(source, config, np.random.default_rng(3))
+    batch = {k: v[None] for k, v in sample.items()}
+
+    def grid(plane: Plane) -> np.ndarray:
+        pixel = np.stack(np.meshgrid(np.arange(6), np.arange(8)), -1) * 4 + 1.5
+        return plane.to_mm(pixel)
+
+    planes = [planes_of(batch, 0, p) for p in range(4)]
+    maps = torch.tensor(np.stack([grid(second).transpose(2, 0, 1) for _, second in planes]))
+    maps.requires_grad_()
+    under, shown = registered(maps, batch, (32, 24))
+    assert 0.5 < shown.double().mean() < 1
+    for p, (first, second) in enumerate(planes):
+        here = grid(first)
+        across = here - second.distance_mm(here)[..., None] * second.normal_mm
+        position = (second.to_px(here) - 1.5) / 4
+        inside = ((position > 0) & (position < [5, 7])).all(-1)  # beyond, nothing to interpolate
+        found = under[p].detach().numpy().transpose(1, 2, 0)
+        assert inside.sum() > 10
+        assert shown[p].numpy()[inside].all()
+        assert np.abs(found[inside] - across[inside]).max() < 1e-9
+        assert (found[~shown[p].numpy()] == 0).all()
+    under.sum().backward()
+    assert torch.isfinite(maps.grad).all()
+
+
+def test_alignment_in_the_patient_asks_for_the_right_place() -> None:
+    """Features of the place are aligned; the same features mirrored in one view are not."""
+    source = scan((40, 40, 40), (1, 1, 1), 0)
+    config = SalConfig(size=(32, 32), spacing_mm=1.0, pairs=4, axes=(2,), intensity=None)
+    sample = sample_pairs(source, config, np.random.default_rng(1))
+    batch = {k: v[None] for k, v in sample.items()}
+    pixel = np.stack(np.meshgrid(np.arange(8), np.arange(8)), -1) * 4 + 1.5
+    centers = np.stack(np.meshgrid(np.arange(0, 40, 3), np.arange(0, 40, 3)), -1)
+    maps = []
+    for p in range(4):
+        for plane in planes_of(batch, 0, p):
+            d = plane.to_mm(pixel)[:, :, None, None, :2] - centers
+            maps.append(np.exp(-(d**2).sum(-1) / 32).reshape(8, 8, -1).transpose(2, 0, 1))
+    pairs = torch.tensor(np.stack(maps), dtype=torch.float32).unflatten(0, (4, 2))
+    right = alignment_in_patient(pairs[:, 0], pairs[:, 1], batch, (32, 32), 2)
+    wrong = alignment_in_patient(pairs[:, 0], pairs[:, 1].flip(-1), batch, (32, 32), 2)
+    image = local_alignment(pairs[:, 0], pairs[:, 1], 2)
+    assert right < 0.1
+    assert right < image < wrong
+    apart = {**batch, "origin_mm": batch["origin_mm"] + torch.tensor([[0.0], [900.0]])}
+    assert alignment_in_patient(pairs[:, 0], pairs[:, 1], apart, (32, 32), 2) == 0
 
 
 def test_embeddings_and_alignment_do_not_depend_on_the_batch() -> None:

@@ -93,6 +93,8 @@ def demo(
     """The main job on embedded data: pretrain, transfer with few labels, report.
 
     Example: `situs demo` or `situs demo --method s2dc --out demo-s2dc`
+
+    `--method planes` cuts DICOM studies out of the cohort and plans the planes of unseen ones.
     """
     from situs.demo import run_demo  # noqa: PLC0415
 

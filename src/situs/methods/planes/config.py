@@ -24,6 +24,9 @@ class PlanesConfig(MethodConfig):
             out of volumes; ``"auto"`` takes series where most studies have two roles or more.
         rules: Role rules of real studies: ``"heart"``, ``"knee"``, ``"orthogonal"``, or a YAML
             file.
+        frames: Of real studies, the normal in R, A, S that each role's slices are turned to and
+            its stacks followed along; None fits the data, see
+            :mod:`situs.methods.planes.frames`.
         virtual: Prescription and poses of virtual studies.
         size: (rows, columns) of a slice's view; None fits the data. The paper takes 224, 224.
         spacing_mm: Of the view's pixels; None fits the data. The paper takes 1.26.
@@ -37,6 +40,7 @@ class PlanesConfig(MethodConfig):
 
     studies: Literal["auto", "series", "virtual"] = "auto"
     rules: str = "orthogonal"
+    frames: dict[str, tuple[float, float, float]] | None = None
     virtual: VirtualConfig = Field(default_factory=VirtualConfig)
     size: tuple[PositiveInt, PositiveInt] | None = None
     spacing_mm: PositiveFloat | None = None

@@ -13,6 +13,7 @@ from situs.backbones.base import Backbone
 from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
 from situs.methods.planes import losses
 from situs.methods.planes.config import PlanesConfig, Term
+from situs.methods.planes.frames import fitted_frames
 from situs.methods.planes.heads import PlanesHeads, predict
 from situs.methods.planes.observation import observe
 from situs.methods.planes.views import sample_study
@@ -40,10 +41,13 @@ class Planes(Method):
     config: PlanesConfig
 
     def fitted(self, sources: Sequence[Source]) -> Self:
-        """Decide between real and virtual studies, and fill the views' size and spacing."""
-        grid = fitted_grid(sources)
+        """Decide between real and virtual studies; fill the views' size, spacing and frames."""
+        grid, studies, frames = fitted_grid(sources), studies_of(sources, self.config), None
+        if studies == "series":
+            frames = fitted_frames(sources, load_rules(self.config.rules))
         filled = {
-            "studies": studies_of(sources, self.config),
+            "studies": studies,
+            "frames": self.config.frames if self.config.frames is not None else frames,
             "size": self.config.size or grid.size,
             "spacing_mm": self.config.spacing_mm or grid.spacing_mm,
         }

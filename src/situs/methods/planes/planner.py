@@ -19,7 +19,7 @@ from situs.methods.base import Network, Source
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
 from situs.methods.planes.plan import plan_plane
-from situs.methods.planes.views import StudySlice
+from situs.methods.planes.views import StudySlice, slice_of_stack
 from situs.scans.studies import by_role, load_rules, middle_plane
 from situs.views.array_source import ArraySource
 from situs.views.planes import cut
@@ -181,8 +181,9 @@ def _series(
         count = source.shape[axis]
         share = max(1, views // max(1, len(stacks) - 1))
         for index in np.unique(np.linspace(0, count - 1, share + 2).round()[1:-1]):
-            base = Plane.from_affine(source.affine, axis, index, source.shape)
-            slices.append(StudySlice(source, base, config.roles.index(role), float("nan")))
+            slices.append(
+                slice_of_stack(source, axis, int(index), config.roles.index(role), config)
+            )
     return slices, {role: middle_plane(source) for role, source in stacks.items()}
 
 

@@ -11,7 +11,9 @@ from situs.geometry.stacks import stack_axis
 from situs.methods.base import Network, Source
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
+from situs.methods.planes.views import slice_of_stack
 from situs.observation import CurvePanel
+from situs.scans.studies import load_rules, recognise
 from situs.views.planes import cut
 from situs.views.planes_virtual import anatomy, in_plane_axes, stack_slice
 from situs.views.slices import Pose, posed
@@ -51,8 +53,11 @@ def _stack(
         axis = 2 if axis is None else axis
         count = source.shape[axis]
         indices = np.linspace(0, count - 1, min(_SLICES, count)).round()
-        bases = [Plane.from_affine(source.affine, axis, i, source.shape) for i in indices]
-        return bases, indices / max(1, count - 1), source.description or "first"
+        name = recognise(source, load_rules(config.rules)).role
+        index = config.roles.index(name) if name else -1
+        slices = [slice_of_stack(source, axis, int(i), index, config) for i in indices]
+        at = np.array([s.location for s in slices])
+        return [s.base for s in slices], at, name or source.description or "first"
     name, role = next(iter(config.virtual.roles.items()))
     place = anatomy(source.read((0, 0, 0), source.shape), source.affine)
     row, column = in_plane_axes(role.normal)

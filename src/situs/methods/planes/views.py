@@ -13,6 +13,7 @@ from situs.geometry import Plane, intersect
 from situs.geometry.stacks import stack_axis
 from situs.methods.base import Batch, Source
 from situs.methods.planes.config import PlanesConfig
+from situs.methods.planes.frames import in_frame
 from situs.scans.studies import by_role, load_rules, middle_plane
 from situs.views.array_source import ArraySource
 from situs.views.intensity import jitter
@@ -108,19 +109,33 @@ def _real_slices(
             source, index = chosen[role], config.roles.index(role)
         else:  # nothing recognised: what is left to learn is the place in the stack
             source, index = item[int(rng.integers(len(item)))], -1
-        slices.append(_stack_slice(source, index, rng))
+        slices.append(_stack_slice(source, index, config, rng))
     return slices, targets
 
 
-def _stack_slice(source: Source, role: int, rng: np.random.Generator) -> StudySlice:
+def _stack_slice(
+    source: Source, role: int, config: PlanesConfig, rng: np.random.Generator
+) -> StudySlice:
     axis = stack_axis(source.shape, source.spacing)
     axes = stack_axes(source)
     axis = int(axes[rng.integers(len(axes))]) if axis is None else axis
     count = source.shape[axis]
     index = int(rng.integers(count))
+    return slice_of_stack(source, axis, index, role, config)
+
+
+def slice_of_stack(
+    source: Source, axis: int, index: int, role: int, config: PlanesConfig
+) -> StudySlice:
+    """One slice of a real stack, in the frame of its role."""
     base = Plane.from_affine(source.affine, axis, index, source.shape)
-    location = index / (count - 1) if count > 1 else float("nan")
-    return StudySlice(source, base, role, location)
+    count = source.shape[axis]
+    at = index / (count - 1) if count > 1 else float("nan")
+    name, frames = config.roles[role] if role >= 0 else "", config.frames or {}
+    if name in frames:
+        base = in_frame(base, frames[name])
+        at = 1 - at if source.affine[:3, axis] @ base.normal_mm < 0 else at
+    return StudySlice(source, base, role, at)
 
 
 def _images(slices: Sequence[StudySlice], planes: Sequence[Plane]) -> list[npt.NDArray[np.float32]]:

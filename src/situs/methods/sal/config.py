@@ -29,6 +29,8 @@ class SalConfig(MethodConfig):
         embedding: Channels of a position's embedding.
         window: Positions are matched inside windows of this many positions a side; None
             matches over the whole slice.
+        frame: Whether a window lies over one place of the patient in both slices, or over one
+            part of both images, which fits slices that are posed alike.
         position: How slices' places along the scan are learned.
         position_threshold: Slices at positions closer than this share of the scan are positives
             of ``contrast``; 0.1 suits CT, 0.35 short-axis stacks.
@@ -47,7 +49,8 @@ class SalConfig(MethodConfig):
     pairs: PositiveInt = 2
     stride: PositiveInt = 4
     embedding: PositiveInt = 64
-    window: PositiveInt | None = None
+    window: PositiveInt | None = 3
+    frame: Literal["patient", "image"] = "patient"
     position: Literal["contrast", "regress"] = "contrast"
     position_threshold: float = Field(0.1, gt=0, lt=1)
     temperature: PositiveFloat = 0.1

@@ -15,6 +15,7 @@ from situs.methods.sal import losses
 from situs.methods.sal.config import SalConfig, Term
 from situs.methods.sal.heads import SalHeads, embed
 from situs.methods.sal.observation import observe
+from situs.methods.sal.registered import alignment_in_patient
 from situs.methods.sal.views import sample_pairs
 from situs.observation import Observation
 from situs.views.slices import fitted_grid
@@ -30,7 +31,8 @@ class Sal(Method):
     trains_decoder = True
     monitor: ClassVar[str] = "match_distance"
     formulas: ClassVar[dict[str, str]] = {
-        "local": "mean |1 − max_q cos(x_i[p], x_j[q])| over positions p, both directions",
+        "local": "mean |1 − max_q cos(x_i[p], x_j[q])| over positions p, both directions; "
+        "q within a window about the same place of the patient",
         "global": "contrast: −mean over positives log softmax(z·z′/τ), positives where "
         "|position − position′| < threshold; regress: SmoothL1(predicted, true position)",
         "spread": "1 + ¼ log mean exp(−2‖u_p − u_q‖²) over positions p ≠ q of one slice (ours)",
@@ -70,13 +72,21 @@ class Sal(Method):
         terms: dict[Term, Tensor] = {}
         pairs = out.positions.unflatten(0, (-1, 2))
         if self.config.weight("local"):
-            terms["local"] = losses.local_alignment(pairs[:, 0], pairs[:, 1], self.config.window)
+            terms["local"] = self._aligned(pairs, batch)
         if self.config.weight("spread"):
             terms["spread"] = losses.spread(out.positions)
         if self.config.weight("global"):
             terms["global"] = self._placed(out.slices, batch)
         total = sum(self.config.weight(name) * term for name, term in terms.items())
         return StepResult({**{str(k): v for k, v in terms.items()}, "total": cast(Tensor, total)})
+
+    def _aligned(self, pairs: Tensor, batch: Batch) -> Tensor:
+        first, second = pairs.unbind(1)
+        window = self.config.window
+        if window is None or self.config.frame == "image":
+            return losses.local_alignment(first, second, window)
+        rows, columns = batch["slices"].shape[-2:]
+        return alignment_in_patient(first, second, batch, (rows, columns), window)
 
     def _placed(self, slices: Tensor, batch: Batch) -> Tensor:
         positions, axes = batch["position"].flatten(), batch["axis"].flatten()
