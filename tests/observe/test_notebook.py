@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import observe_samples as samples
@@ -48,12 +51,56 @@ def test_the_viewer_names_what_is_missing_or_flat(monkeypatch: pytest.MonkeyPatc
         notebook.view(samples.template())
 
 
-def test_the_viewer_holds_the_scan_and_its_arrows() -> None:
-    pytest.importorskip("ipyniivue", reason="the notebook extra is not installed")
-    panel = samples.panels(np.random.default_rng(0))["arrows"]
-    widget = notebook.view(panel)
+class Item:
+    """Stands for a volume or a mesh of the viewer."""
+
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+
+    def set_colormap_label(self, colours: dict[str, list[Any]]) -> None:
+        self.given["colours"] = colours
+
+
+class Widget(Item):
+    """Stands for the viewer."""
+
+    def load_volumes(self, volumes: list[Item]) -> None:
+        self.volumes = volumes
+
+    def load_meshes(self, meshes: list[Item]) -> None:
+        self.meshes = meshes
+
+
+@pytest.fixture(params=["real", "stand-in"])
+def viewer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The package itself where it is installed, and something that only records."""
+    if request.param == "real":
+        pytest.importorskip("ipyniivue", reason="the notebook extra is not installed")
+    else:
+        module = ModuleType("ipyniivue")
+        module.__dict__.update(NiiVue=Widget, Volume=Item, Mesh=Item)
+        module.__spec__ = ModuleSpec("ipyniivue", None)
+        monkeypatch.setitem(sys.modules, "ipyniivue", module)
+    return str(request.param)
+
+
+def test_the_viewer_holds_the_scan_and_its_layers(viewer: str) -> None:
+    panels = samples.panels(np.random.default_rng(0))
+    widget = notebook.view(panels["arrows"])
     assert len(widget.volumes) == 1
     assert len(widget.meshes) == 3
+    labels = notebook.view(panels["labels"]).volumes
+    assert len(labels) == 4
+    if viewer == "stand-in":
+        assert [v.given["opacity"] for v in labels] == [1.0, 0.55, 0.0, 0.0]
+        assert [m.given["rgba255"][:3] for m in widget.meshes[:2]] == [
+            [108, 200, 255],
+            [255, 162, 74],
+        ]
+        colours = labels[1].given["colours"]
+        assert colours["labels"] == ["background", "grey matter", "white matter"]
+        assert [colours[c][1] for c in "RGBA"] == [0x56, 0xB4, 0xE9, 255]
+        assert colours["A"][0] == 0
     with pytest.raises(ValueError, match="three dimensions"):
         notebook.view(MatrixPanel(title="m", predicted=np.eye(2), true=np.eye(2)))
 

@@ -115,22 +115,34 @@ def view(item: Scan | Volume | Panel) -> Any:
     for layer in built.layers:
         content = files.files[layer.asset]
         if layer.kind == "mesh":
-            meshes.append(
-                Mesh(data=content, name=f"{layer.asset}.mz3", rgba255=[*layer.colour, 255])
-            )
-        else:
-            colours = "inferno" if layer.kind == "heat" else "gray"
-            volumes.append(
-                Shown(
-                    data=content,
-                    name=f"{layer.asset}.nii.gz",
-                    opacity=layer.opacity if layer.on else 0.0,
-                    colormap=colours,
-                )
-            )
+            colour = [*layer.colour, 255]
+            meshes.append(Mesh(data=content, name=f"{layer.asset}.mz3", rgba255=colour))
+            continue
+        volume = Shown(
+            data=content,
+            name=f"{layer.asset}.nii.gz",
+            opacity=layer.opacity if layer.on else 0.0,
+            colormap="inferno" if layer.kind == "heat" else "gray",
+        )
+        if layer.kind == "labels":
+            volume.set_colormap_label(_label_colours(layer))
+        volumes.append(volume)
     widget.load_volumes(volumes)
     widget.load_meshes(meshes)
     return widget
+
+
+def _label_colours(layer: scene.Layer) -> dict[str, list[Any]]:
+    """A label map's colours as NiiVue takes them; the first is the background's."""
+    names = layer.labels or ("nothing", "label")
+    colours = [
+        layer.palette[n and (n - 1) % (len(layer.palette) - 1) + 1] for n in range(len(names))
+    ]
+    channels = {
+        channel: [int(colour[at : at + 2], 16) for colour in colours]
+        for channel, at in (("R", 1), ("G", 3), ("B", 5))
+    }
+    return {**channels, "A": [0, *[255] * (len(names) - 1)], "labels": list(names)}
 
 
 def _panel_of(item: Scan | Volume | Panel) -> Panel:
