@@ -182,7 +182,7 @@ _LEFT, _BOTTOM, _EDGE = 30.0, 27.0, 2.0
 
 
 def figure_size(
-    view: SliceView, width: float = 272.0, tallest: float = 360.0, ticks: bool = True
+    view: SliceView, width: float = 258.0, tallest: float = 344.0, ticks: bool = True
 ) -> tuple[float, float]:
     """Width and height in CSS pixels of a figure that shows ``view`` at its true proportions."""
     wide, high = view.size_mm

@@ -65,7 +65,7 @@ def tiles(panel: OverlayPanel) -> list[Tile]:
     for name, values in maps.items():
         for view in anatomy.views_at(volume, _liveliest(values, panel.style)):
             bar = 38.0 if panel.style == "heat" else 0.0
-            wide, high = anatomy.figure_size(view, width=272 - bar)
+            wide, high = anatomy.figure_size(view, width=258 - bar)
             with style.figure(wide + bar, high) as figure:
                 axes = anatomy.image_axes(figure, right=2.0 + bar)
                 anatomy.draw_slice(axes, view)
