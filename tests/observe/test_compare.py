@@ -53,6 +53,8 @@ def test_the_page_holds_both(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert "<code>seed</code>" in text
     assert "<script>x()" not in text
     assert "&lt;script&gt;x()" in text
+    # Their segmentations stand beside each other too.
+    assert text.count("true labels filled and predicted labels outlined") == 2 * 3
 
 
 def test_one_run_is_no_comparison(pair: tuple[Path, Path], tmp_path: Path) -> None:

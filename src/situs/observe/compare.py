@@ -159,15 +159,26 @@ def _panels(named: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
     """The first panel of each kind and sub-task that at least two runs have, side by side."""
     found: dict[tuple[str, str, str], dict[str, Panel]] = {}
     for name, run in named.items():
-        for observation in run.latest:
+        # Of several fine-tunings, one that began from this run speaks for it.
+        tuned = sorted(run.transfers, key=lambda transfer: transfer.scratch)
+        for observation in (*run.latest, *(o for t in tuned for o in t.observations)):
             for section, panel in iter_panels(observation):
                 key = (section.title, panel.kind, getattr(panel, "style", ""))
                 found.setdefault(key, {}).setdefault(name, panel)
     return [
-        {
-            "title": words.printable(f"{section}: {next(iter(of_runs.values())).title}"),
-            "runs": [(name, figures.draw(panel)) for name, panel in of_runs.items()],
-        }
-        for (section, _, _), of_runs in found.items()
+        _side_by_side(section, of_runs)
+        for (section, *_), of_runs in found.items()
         if len(of_runs) > 1
     ]
+
+
+def _side_by_side(section: str, of_runs: Mapping[str, Panel]) -> dict[str, Any]:
+    """Panels of several runs; what their titles share heads them, the rest heads each."""
+    titles = {panel.title for panel in of_runs.values()}
+    return {
+        "title": words.printable(f"{section}: {titles.pop()}" if len(titles) == 1 else section),
+        "runs": [
+            (words.printable(f"{name}: {panel.title}" if titles else name), figures.draw(panel))
+            for name, panel in of_runs.items()
+        ],
+    }
