@@ -40,10 +40,16 @@ FINETUNE = {
     "load_decoder": False,
 }
 """The same for both arms."""
-FINETUNE_2D = {**FINETUNE, "batch_size": 8, "patch_size": None}
+FINETUNE_2D = {**FINETUNE, "batch_size": 4, "patch_size": None}
 """For methods whose network looks at slices: whole ones."""
-PLANES = {"options": {"rules": "heart"}, "held_out": 0.25}
-"""Of ``planes``, which needs some studies to plan."""
+PLANES = {
+    "options": {"rules": "heart", "size": (32, 32), "spacing_mm": 6.0, "sigma_px": 3.0},
+    "backbone": {"name": "cnn", "options": {"channels": [16, 32, 64, 128]}},
+    "optimiser": {"lr": 2e-3, "warmup_steps": 20},
+    "held_out": 0.25,
+}
+"""Of ``planes``: coarse pixels for the template's 3 mm, and some studies to plan."""
+STEPS_PLANES = 500
 TEST = 8
 """Held-out subjects that are scored, at most a third of the cohort."""
 
@@ -222,7 +228,7 @@ def demo_config(
     method: str, store: Path, out: Path, steps: int | None, seed: int
 ) -> Mapping[str, Any]:
     """Settings of the demo's pretraining: each method's small preset, minutes on two cores."""
-    steps = steps or STEPS
+    steps = steps or (STEPS_PLANES if method == "planes" else STEPS)
     return {
         "method": method,
         "data": store,

@@ -49,7 +49,7 @@ class SalConfig(MethodConfig):
     pairs: PositiveInt = 2
     stride: PositiveInt = 4
     embedding: PositiveInt = 64
-    window: PositiveInt | None = 3
+    window: PositiveInt | None = None
     frame: Literal["patient", "image"] = "patient"
     position: Literal["contrast", "regress"] = "contrast"
     position_threshold: float = Field(0.1, gt=0, lt=1)

@@ -32,7 +32,7 @@ class Sal(Method):
     monitor: ClassVar[str] = "match_distance"
     formulas: ClassVar[dict[str, str]] = {
         "local": "mean |1 − max_q cos(x_i[p], x_j[q])| over positions p, both directions; "
-        "q within a window about the same place of the patient",
+        "with a window, q within it",
         "global": "contrast: −mean over positives log softmax(z·z′/τ), positives where "
         "|position − position′| < threshold; regress: SmoothL1(predicted, true position)",
         "spread": "1 + ¼ log mean exp(−2‖u_p − u_q‖²) over positions p ≠ q of one slice (ours)",
