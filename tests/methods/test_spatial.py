@@ -225,9 +225,25 @@ def test_roles_compare_every_main_view_with_all_others() -> None:
             assert {int(main), *role.teacher[others].tolist()} == set(range(views))
 
 
-@pytest.mark.parametrize("head", ["difference", "pairwise"])
-def test_where_intensity_is_position_the_heads_reach_near_zero_error(head: str) -> None:
-    spatial = method(head=head)
+def test_a_coarse_vector_trains_the_encoder_and_leaves_the_decoder_alone() -> None:
+    off = dict.fromkeys(TERMS, 0.0)
+    spatial = method(vector_from="coarse", weights={**off, "gap_axis": 1.0})
+    student, teacher = network(spatial)
+    loss = spatial.step(batch_of(spatial, 2), student, teacher, torch.Generator()).losses["total"]
+    encoder, decoder = student.backbone.encoder.weight, student.backbone.decoder.weight
+    (grad,) = torch.autograd.grad(loss, [encoder], retain_graph=True)
+    assert grad.abs().sum() > 0
+    assert torch.autograd.grad(loss, [decoder], allow_unused=True) == (None,)
+
+
+LEARNERS = [("difference", "dense"), ("pairwise", "dense"), ("difference", "coarse")]
+
+
+@pytest.mark.parametrize(("head", "features"), LEARNERS)
+def test_where_intensity_is_position_the_heads_reach_near_zero_error(
+    head: str, features: str
+) -> None:
+    spatial = method(head=head, vector_from=features)
     student, _ = network(spatial)
     teacher = make_teacher(student)
     optimiser = torch.optim.Adam(student.parameters(), 3e-3)

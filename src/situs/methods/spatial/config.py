@@ -43,6 +43,10 @@ class SpatialConfig(MethodConfig):
             ``"pairwise"`` predicts each vector from both views jointly.
         symmetric: Let every view be the main view in every step (costs V student passes)
             instead of drawing one anew each step.
+        vector_from: Features the view vector is read from: ``"dense"``, the decoder's map, as in
+            the paper, or ``"coarse"``, the encoder's last one. With skip connections at hand the
+            decoder can place a view from fine features alone, and the coarse ones that
+            transfer builds on learn little.
         width: Channels of the view vector.
         chunk_width: Channels of a chunk embedding.
         intensity: Intensity changes applied to each view on its own.
@@ -54,6 +58,7 @@ class SpatialConfig(MethodConfig):
     length_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     head: Literal["difference", "pairwise"] = "difference"
     symmetric: bool = False
+    vector_from: Literal["dense", "coarse"] = "dense"
     width: PositiveInt = 128
     chunk_width: PositiveInt = 32
     weights: Weights = Field(default_factory=Weights)

@@ -29,7 +29,7 @@ def _embedder(channels: int, width: int, strided: int, cells: int) -> nn.Sequent
                 act="GELU",
             )
         )
-    projection = nn.Linear(width * cells**3, width)
+    projection = nn.Linear((width if strided else channels) * cells**3, width)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(cells), nn.Flatten(), projection)
 
 
@@ -42,13 +42,17 @@ class SpatialHeads(nn.Module):
 
     Args:
         channels: Channels of the dense feature map.
+        coarse: Channels of the encoder's last feature map.
         config: Widths and the kind of vector head.
     """
 
-    def __init__(self, channels: int, config: SpatialConfig) -> None:
+    def __init__(self, channels: int, coarse: int, config: SpatialConfig) -> None:
         super().__init__()
         self.pairwise = config.head == "pairwise"
-        self.view_vector = _embedder(channels, config.width, strided=2, cells=2)
+        if config.vector_from == "dense":
+            self.view_vector = _embedder(channels, config.width, strided=2, cells=2)
+        else:
+            self.view_vector = _embedder(coarse, config.width, strided=0, cells=2)
         self.chunk_vector = _embedder(channels, config.chunk_width, strided=1, cells=2)
         # Without bias, so that equal views have no gap.
         self.gap = nn.Linear(config.width, 3, bias=False)

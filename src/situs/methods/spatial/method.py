@@ -49,12 +49,6 @@ def roles(views: int, symmetric: bool) -> Roles:
     return Roles(every, every, (every[:, None] + torch.arange(1, views)) % views)
 
 
-def encode(network: Network, views: Tensor) -> Encoded:
-    """Dense features and vectors of ``views (N, C, *view)``."""
-    dense = network.backbone(views)
-    return Encoded(dense, cast(SpatialHeads, network.heads).view_vector(dense))
-
-
 class Spatial(Method):
     """Learn where sub-volumes of one scan lie relative to each other (arXiv 2509.05967)."""
 
@@ -93,7 +87,14 @@ class Spatial(Method):
 
     def build_heads(self, backbone: Backbone) -> SpatialHeads:
         """View vectors, gaps, chunk vectors, and the chosen vector head."""
-        return SpatialHeads(backbone.decoder_channels, self.config)
+        return SpatialHeads(backbone.decoder_channels, backbone.channels[-1], self.config)
+
+    def encode(self, network: Network, views: Tensor) -> Encoded:
+        """Dense features and vectors of ``views (N, C, *view)``."""
+        features = network.backbone.encode(views)
+        dense = network.backbone.decode(features)
+        source = dense if self.config.vector_from == "dense" else features[-1]
+        return Encoded(dense, cast(SpatialHeads, network.heads).view_vector(source))
 
     def step(
         self,
@@ -113,9 +114,9 @@ class Spatial(Method):
             rows = torch.arange(len(views), device=views.device)[:, None]
             views, centers_mm = views[rows, order], centers_mm[rows, order]
         role = roles(count, self.config.symmetric)
-        near = encode(student, views[:, role.student].flatten(0, 1))
+        near = self.encode(student, views[:, role.student].flatten(0, 1))
         with torch.no_grad():
-            far = encode(teacher, views[:, role.teacher].flatten(0, 1))
+            far = self.encode(teacher, views[:, role.teacher].flatten(0, 1))
         terms, errors = self._terms(
             near, far, student, teacher, role, centers_mm, batch["spacing_mm"]
         )
@@ -221,5 +222,5 @@ class Spatial(Method):
         """All three sub-tasks on held-out views, in mm and degrees."""
         del teacher  # what is exported is the student
         views = batch["views"]
-        encoded = encode(student, views.flatten(0, 1))
+        encoded = self.encode(student, views.flatten(0, 1))
         return observe(self.config, encoded.dense, encoded.vectors, batch, student, items, step)
