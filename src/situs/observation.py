@@ -39,6 +39,8 @@ class Score:
             score is not a mean over samples (R², say).
         by_construction: The network cannot but reach this value (a closed round trip of
             differences, say): shown, but not counted as learned.
+        collapsed: The value that features have which all point the same way. Such a score
+            watches over the network's health: shown, but not counted as learned.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Score:
     label: str = ""
     samples: tuple[float, ...] = ()
     by_construction: bool = False
+    collapsed: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ import numpy as np
 
 from situs.observation import Score
 
-Verdict = Literal["better", "guessing", "worse", "given", "unknown"]
+Verdict = Literal["better", "guessing", "worse", "given", "monitor", "unknown"]
 
 VERDICTS: dict[Verdict, str] = {
     "better": "better than guessing",
     "guessing": "no better than guessing",
     "worse": "worse than guessing",
     "given": "holds by construction",
+    "monitor": "watches for collapse",
     "unknown": "nothing to compare with",
 }
 
@@ -127,6 +128,8 @@ def verdict(score: Score) -> Verdict:
     against = reference(score)
     if score.by_construction:
         return "given"
+    if score.collapsed is not None:
+        return "monitor"
     if against is None or not math.isfinite(score.value):
         return "unknown"
     margin = _NO_DIFFERENCE * abs(against[1])

@@ -160,7 +160,11 @@ def _modalities(run: RunFolder) -> str:
 def _gauge(score: Score, first: Score | None) -> Gauge:
     shown = [
         f"{name} {words.quantity(value, score.unit)}"
-        for name, value in (("guessing", score.chance), ("constant", score.trivial))
+        for name, value in (
+            ("guessing", score.chance),
+            ("constant", score.trivial),
+            ("collapsed features", score.collapsed),
+        )
         if value is not None
     ]
     judged = words.verdict(score)
@@ -187,7 +191,7 @@ def _section_verdict(scores: Sequence[Score]) -> Verdict:
     network's health, not the sub-task.
     """
     asked = [s for s in scores if s.samples] or list(scores)
-    judged = [v for v in map(words.verdict, asked) if v not in {"unknown", "given"}]
+    judged = [v for v in map(words.verdict, asked) if v not in {"unknown", "given", "monitor"}]
     return judged[0] if judged else "unknown"
 
 

@@ -21,6 +21,7 @@ _VERDICT_STYLE: dict[words.Verdict, str] = {
     "guessing": "yellow",
     "worse": "red",
     "given": "dim",
+    "monitor": "dim",
     "unknown": "dim",
 }
 

@@ -132,7 +132,7 @@ def _structures(seen: Look, volumes: Sequence[tuple[Volume, Volume]], rank: floa
                 rank,
                 "",
                 "higher",
-                chance=1.0,
+                collapsed=1.0,
                 label="directions that token features use",
             ),
         ),

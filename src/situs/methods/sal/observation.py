@@ -110,7 +110,7 @@ def _matching(
             variance,
             "",
             "higher",
-            chance=0.0,
+            collapsed=0.0,
             label="variance of position embeddings (0 collapsed, 1 spread)",
         ),
         Score(
@@ -118,7 +118,7 @@ def _matching(
             rank,
             "",
             "higher",
-            chance=1.0,
+            collapsed=1.0,
             label="directions used by the position embeddings",
         ),
     )

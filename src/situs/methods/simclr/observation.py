@@ -80,7 +80,7 @@ def observe(
                 rank,
                 "",
                 "higher",
-                chance=1.0,
+                collapsed=1.0,
                 label=f"directions used by the features of {len(flat)} views",
             ),
         ),

@@ -85,7 +85,7 @@ def observe(
                 rank,
                 "",
                 "higher",
-                chance=1.0,
+                collapsed=1.0,
                 label=f"directions used by the features of {len(features)} crops",
             ),
         ),
