@@ -120,19 +120,12 @@ class DemoResult:
             row = ["–" if score is None else f"{score:.3f}" for score in scores]
             table.add_row(f"{LABELLED}, {name}", *row)
         spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in self.seconds.items())
-        planes = [self._planes_table()] if self.planes else []
-        return Group(*planes, table, self.verdict(), f"time: {spent}", f"report: {self.report}")
+        planes: list[RenderableType] = []
+        if self.planes:
+            from situs.planning import summary_table  # noqa: PLC0415
 
-    def _planes_table(self) -> Table:
-        table = Table(box=None, pad_edge=False)
-        headings = ("planned plane", "studies", "angle (°)", "distance (mm)")
-        for heading in headings:
-            table.add_column(heading, justify="left" if heading == headings[0] else "right")
-        for row in self.planes:
-            numbers = (row.angle_deg, row.distance_mm)
-            shown = ("–" if value is None else f"{value:.1f}" for value in numbers)
-            table.add_row(row.role, str(row.compared), *shown)
-        return table
+            planes = ["planes of held-out studies, planned:", summary_table(self.planes)]
+        return Group(*planes, table, self.verdict(), f"time: {spent}", f"report: {self.report}")
 
 
 def run_demo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 import numpy as np
+from rich.markup import escape
+from rich.table import Table
 
 from situs.config import validate
 from situs.errors import RunError, ScanRefused
@@ -99,8 +102,6 @@ def plan(
 
 
 def _held_out(run: Run) -> Iterator[list[Source]]:
-    import json  # noqa: PLC0415 - beside its only use
-
     records = json.loads((run.path / "data.json").read_text(encoding="utf-8"))["records"]
     held_out = {record["key"] for record in records if record["held_out"]}
     data = run.config["data"]
@@ -188,6 +189,19 @@ def _summary(role: str, plans: Sequence[RolePlan]) -> RoleSummary:
         angle_deg=median(angles) if angles else None,
         distance_mm=median(distances) if distances else None,
     )
+
+
+def summary_table(rows: Sequence[RoleSummary]) -> Table:
+    """For the terminal."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("plane")
+    for heading in ("compared", "median angle (°)", "median distance (mm)"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        numbers = (row.angle_deg, row.distance_mm)
+        shown = ("–" if value is None else f"{value:.1f}" for value in numbers)
+        table.add_row(escape(row.role), str(row.compared), *shown)
+    return table
 
 
 def cut_demo(

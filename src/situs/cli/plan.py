@@ -124,6 +124,8 @@ def demo_studies(
 
 
 def _print_plans(plans: list[RolePlan], summary: list[RoleSummary], quiet: bool) -> None:
+    from situs.planning import summary_table  # noqa: PLC0415 - imports torch
+
     if not quiet:
         table = Table(box=None, pad_edge=False)
         for heading in ("study", "plane", "lines", "residual (mm)", "angle (°)", "distance (mm)"):
@@ -142,18 +144,7 @@ def _print_plans(plans: list[RolePlan], summary: list[RoleSummary], quiet: bool)
             words = f"{one.study}, {one.role}: {one.reason}"
             err.print(f"[yellow]no plane[/] {escape(words)}", highlight=False, soft_wrap=True)
     if summary[-1].compared:
-        out.print(_summary_table(summary))
-
-
-def _summary_table(rows: list[RoleSummary]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("plane", "compared", "median angle (°)", "median distance (mm)"):
-        table.add_column(heading, justify="left" if heading == "plane" else "right")
-    for row in rows:
-        numbers = (row.angle_deg, row.distance_mm)
-        shown = ("–" if value is None else f"{value:.1f}" for value in numbers)
-        table.add_row(escape(row.role), str(row.compared), *shown)
-    return table
+        out.print(summary_table(summary))
 
 
 def _studies_table(rows: list[StudyRow]) -> Table:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
-import numpy as np
 
 from situs.scans.datasets import Case, Dataset
 
@@ -14,8 +13,8 @@ from situs.scans.datasets import Case, Dataset
 def image_files(dataset: Dataset, cases: Sequence[Case], folder: Path) -> tuple[Path, ...]:
     """The image files of ``cases``.
 
-    Members of an archive are written to ``folder`` as NIfTI, once: a file that is there is taken
-    as it is.
+    Members of an archive are written to ``folder`` as NIfTI, and again only once the archive is
+    newer than they are.
 
     Args:
         dataset: Reads the members.
@@ -28,11 +27,11 @@ def image_files(dataset: Dataset, cases: Sequence[Case], folder: Path) -> tuple[
             files.extend(case.image)
             continue
         file = folder / f"{case.name}.nii"
-        if not file.is_file():
+        if not file.is_file() or file.stat().st_mtime < case.image[0].stat().st_mtime:
             folder.mkdir(parents=True, exist_ok=True)
             scan, _ = dataset.read(case)
-            channels_last = np.moveaxis(scan.array, 0, -1)
-            image = nib.Nifti1Image(channels_last.squeeze(-1), scan.affine)
+            (array,) = scan.array  # members have one channel
+            image = nib.Nifti1Image(array, scan.affine)
             partial = file.with_suffix(".part.nii")
             nib.save(image, partial)
             partial.replace(file)

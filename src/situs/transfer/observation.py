@@ -8,11 +8,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from situs.observation import Observation, OverlayPanel, Score, Section, Volume
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.model import Model
 from situs.transfer.result import Result
+from situs.views.subvolume import crop_affine
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.uint8]
@@ -99,7 +101,7 @@ def _panel(
     )
     start, stop = _box((predicted > 0) | (true > 0))
     inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    affine = _moved(case.affine, start)
+    affine = crop_affine(case.affine, start)
     corners = np.array(list(product(*zip([0, 0, 0], stop - start - 1, strict=True))), float)
     mean = _mean(rows, case.name, "dice")
     rank = {"median": "the median of", "worst": "the worst of"}.get(why, "the only one of")
@@ -138,10 +140,11 @@ def _truth(case: PreparedCase) -> npt.NDArray[np.int16]:
 def _box(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """First and one past the last voxel of what is set, one voxel wider; all where none is."""
     shape = np.array(mask.shape)
-    places = np.argwhere(mask)
-    if not len(places):
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
         return np.zeros(3, dtype=np.int64), shape
-    return np.maximum(places.min(0) - 1, 0), np.minimum(places.max(0) + 2, shape)
+    start, stop = np.array([(axis.start, axis.stop) for axis in found[0]]).T
+    return np.maximum(start - 1, 0), np.minimum(stop + 1, shape)
 
 
 def _around(case: PreparedCase, points_mm: Array) -> Volume:
@@ -156,12 +159,6 @@ def _around(case: PreparedCase, points_mm: Array) -> Volume:
     part = case.image[0][tuple(slice(a, b, step) for a, b in zip(start, stop, strict=True))]
     low, high = np.percentile(part, [0.5, 99.5])
     grey = np.clip((part - low) / (max(high - low, 1e-6)) * 255, 0, 255).astype(np.uint8)
-    affine = _moved(case.prepared.affine, start)
+    affine = crop_affine(case.prepared.affine, start)
     affine[:3, :3] *= step
     return Volume(grey, affine, case.name)
-
-
-def _moved(affine: Array, start: npt.NDArray[np.int64]) -> Array:
-    moved = np.array(affine, dtype=np.float64)
-    moved[:3, 3] += moved[:3, :3] @ start
-    return moved

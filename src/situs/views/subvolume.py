@@ -39,7 +39,7 @@ def start_near(
 
 
 def crop_affine(
-    affine: npt.NDArray[np.float64], start_vox: Sequence[float]
+    affine: npt.NDArray[np.float64], start_vox: npt.ArrayLike
 ) -> npt.NDArray[np.float64]:
     """The affine of a crop that begins at voxel ``start_vox`` of a scan with ``affine``."""
     moved = np.array(affine, dtype=np.float64)

@@ -42,12 +42,13 @@ class Planes(Method):
 
     def fitted(self, sources: Sequence[Source]) -> Self:
         """Decide between real and virtual studies; fill the views' size, spacing and frames."""
-        grid, studies, frames = fitted_grid(sources), studies_of(sources, self.config), None
-        if studies == "series":
+        grid, studies = fitted_grid(sources), studies_of(sources, self.config)
+        frames = self.config.frames
+        if frames is None and studies == "series":
             frames = fitted_frames(sources, load_rules(self.config.rules))
         filled = {
             "studies": studies,
-            "frames": self.config.frames if self.config.frames is not None else frames,
+            "frames": frames,
             "size": self.config.size or grid.size,
             "spacing_mm": self.config.spacing_mm or grid.spacing_mm,
         }

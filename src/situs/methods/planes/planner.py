@@ -19,11 +19,9 @@ from situs.methods.base import Network, Source
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
 from situs.methods.planes.plan import plan_plane
-from situs.methods.planes.views import StudySlice, slice_of_stack
+from situs.methods.planes.views import StudySlice, slice_of_stack, virtual_slices
 from situs.scans.studies import by_role, load_rules, middle_plane
-from situs.views.array_source import ArraySource
 from situs.views.planes import cut
-from situs.views.planes_virtual import anatomy, draw_slice, prescribed_planes
 from situs.views.slices import Pose, posed
 
 _BATCH = 16
@@ -104,11 +102,11 @@ def plan_study(
             raise unknown_name("role", role, config.roles)
     rng = rng or np.random.default_rng(0)
     key = item[0].study or item[0].key
-    slices, targets = (
-        _series(item, config, views)
-        if config.studies == "series"
-        else _virtual(item[0], config, views, rng)
-    )
+    if config.studies == "series":
+        slices, targets = _series(item, config, views)
+    else:
+        slices, prescribed = virtual_slices(item[0], config, views, rng)
+        targets = {r: p for r, p in zip(config.roles, prescribed, strict=True) if p is not None}
     planes = [posed(s.base, s.base.center_mm, config.grid, Pose()) for s in slices]
     lines, confidence = predict_lines(network, config, slices, planes)
     plans = []
@@ -185,14 +183,3 @@ def _series(
                 slice_of_stack(source, axis, int(index), config.roles.index(role), config)
             )
     return slices, {role: middle_plane(source) for role, source in stacks.items()}
-
-
-def _virtual(
-    source: Source, config: PlanesConfig, views: int, rng: np.random.Generator
-) -> tuple[list[StudySlice], dict[str, Plane]]:
-    volume = ArraySource(source.read((0, 0, 0), source.shape), source.affine, source.key)
-    place = anatomy(volume.array, volume.affine)
-    drawn = [draw_slice(place, config.virtual, rng) for _ in range(views)]
-    slices = [StudySlice(volume, d.base, d.role, d.location) for d in drawn]
-    targets = prescribed_planes(place, list(config.virtual.roles.values()))
-    return slices, dict(zip(config.roles, targets, strict=True))

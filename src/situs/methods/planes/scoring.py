@@ -14,6 +14,8 @@ from situs.geometry import Plane
 from situs.geometry.lines import line_angle_deg, line_offset_mm
 from situs.methods.base import Batch
 from situs.methods.planes.plan import plan_plane
+from situs.views.planes import centred_plane
+from situs.views.planes_virtual import in_plane_axes
 
 Array = npt.NDArray[np.float64]
 
@@ -143,6 +145,4 @@ def plan_errors(batch: Batch, lines: Array, confidence: Array) -> tuple[Array, A
 
 def _target(point_and_normal: Array) -> Plane:
     point, normal = point_and_normal
-    along = np.eye(3)[np.abs(normal).argmin()]
-    row = along - (along @ normal) * normal
-    return Plane(point, row, np.cross(normal, row), (1, 1), (1.0, 1.0))
+    return centred_plane(point, *in_plane_axes(normal), (1, 1), (1.0, 1.0))

@@ -55,7 +55,8 @@ def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Ge
     if config.studies == "series":
         slices, targets = _real_slices(item, config, rng)
     else:
-        slices, targets = _virtual_slices(item[int(rng.integers(len(item)))], config, rng)
+        source = item[int(rng.integers(len(item)))]
+        slices, targets = virtual_slices(source, config, config.slices, rng)
     planes = [posed(s.base, s.base.center_mm, config.grid, draw_pose(config.pose, rng))
               for s in slices]  # fmt: skip
     images = _images(slices, planes)
@@ -84,13 +85,14 @@ def study_lines(
     return lines, visible
 
 
-def _virtual_slices(
-    source: Source, config: PlanesConfig, rng: np.random.Generator
+def virtual_slices(
+    source: Source, config: PlanesConfig, count: int, rng: np.random.Generator
 ) -> tuple[list[StudySlice], list[Plane | None]]:
-    # All slices of the sample and the anatomy share one read.
+    """Slices cut at random out of a volume, and the prescribed plane of each role."""
+    # All slices and the anatomy share one read.
     volume = ArraySource(source.read((0, 0, 0), source.shape), source.affine, source.key)
     place = anatomy(volume.array, volume.affine)
-    drawn = [draw_slice(place, config.virtual, rng) for _ in range(config.slices)]
+    drawn = [draw_slice(place, config.virtual, rng) for _ in range(count)]
     slices = [StudySlice(volume, d.base, d.role, d.location) for d in drawn]
     return slices, [*prescribed_planes(place, list(config.virtual.roles.values()))]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed, nn
 
-from situs.methods.s2dc.sinkhorn import at_least_single
+from situs.methods.precision import at_least_single
 
 _MARGIN = 1e-6  # distance that probabilities keep from 0 and 1 before the logarithm
 

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from situs.methods.precision import at_least_single
+
 
 def log_sinkhorn(
     scores: Tensor,
@@ -72,11 +74,6 @@ def log_sinkhorn(
         else:
             plan = _LogSinkhorn.apply(flat, bins, iterations, tolerance)
         return plan.reshape(*lead, m + 1, n + 1)
-
-
-def at_least_single(tensor: Tensor) -> Tensor:
-    """``tensor`` in float32 if it is of lower precision, else as it is."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 class _LogSinkhorn(torch.autograd.Function):

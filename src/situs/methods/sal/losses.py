@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
+from situs.methods.precision import at_least_single
+
 # Similarities held at once, 16 MB in float32: stays in the last-level cache.
 _BLOCK = 2**22
 
@@ -42,7 +44,7 @@ def similarity_of_matches(
     x_i: Tensor, x_j: Tensor, window: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cosine of every position with its best match, ``(B, H·W)`` from i to j and from j to i."""
-    i, j = (F.normalize(_full(x), dim=1) for x in (x_i, x_j))
+    i, j = (F.normalize(at_least_single(x), dim=1) for x in (x_i, x_j))
     to_j, to_i = best_matches(i.detach(), j.detach(), window)
     i, j = i.flatten(2), j.flatten(2)
     return (i * _gathered(j, to_j)).sum(1), (j * _gathered(i, to_i)).sum(1)
@@ -143,11 +145,6 @@ def _gathered(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(2, index[:, None].expand(-1, x.shape[1], -1))
 
 
-def _full(x: Tensor) -> Tensor:
-    """At least single precision."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Matrix product in the operands' own precision, whatever autocast says."""
     with torch.autocast(a.device.type, enabled=False):
@@ -179,7 +176,7 @@ def position_contrast(
     Returns:
         Scalar; 0 where no slice has a positive.
     """
-    own = F.normalize(_full(embeddings), dim=-1)
+    own = F.normalize(at_least_single(embeddings), dim=-1)
     every, at, of, rank = own, positions, groups, 0
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         rank = dist.get_rank()
@@ -220,7 +217,7 @@ def spread(embeddings: Tensor, most: int = 256) -> Tensor:
         embeddings: ``(B, C, H, W)``, normalised inside.
         most: Positions of a slice that are compared, evenly spread over it.
     """
-    unit = F.normalize(_full(embeddings), dim=1).flatten(2)
+    unit = F.normalize(at_least_single(embeddings), dim=1).flatten(2)
     unit = unit[:, :, :: -(-unit.shape[2] // most)]
     n = unit.shape[2]
     squared = 2 - 2 * _product(unit.transpose(1, 2), unit)
