@@ -21,13 +21,16 @@ from situs.methods.planes import Planes, PlanesConfig, line, location, plan_plan
 from situs.methods.planes.frames import fitted_frames
 from situs.methods.planes.heads import predict
 from situs.methods.planes.method import studies_of
+from situs.methods.planes.planned import planned_section
 from situs.methods.planes.scoring import (
     chance_line_errors,
     constant_lines,
+    deviations,
     line_errors,
-    plan_errors,
+    plan_planes,
     views_of,
 )
+from situs.methods.planes.seen import Seen, pixel_affines
 from situs.methods.planes.views import sample_study, slice_of_stack
 from situs.observation import LinesPanel, Observation
 from situs.scans.studies import load_rules
@@ -155,10 +158,42 @@ def test_planning_from_true_lines_gives_the_plane_back() -> None:
         [sample_study([volume(i)], VIRTUAL, np.random.default_rng(i)) for i in range(4)]
     )
     visible = batch["visible"].numpy()
-    angle, distance = plan_errors(batch, batch["lines"].double().numpy(), visible.astype(float))
+    planned = plan_planes(batch, batch["lines"].double().numpy(), visible.astype(float))
+    angle, distance = deviations(batch, planned)
     assert np.isfinite(angle).mean() > 0.5
     assert np.nanmax(angle) < 1e-2
     assert np.nanmax(distance) < 1e-2
+
+
+def test_planned_planes_are_drawn_where_they_cut_a_slice() -> None:
+    items = [volume(i) for i in range(3)]
+    batch = collate(
+        [sample_study([v], VIRTUAL, np.random.default_rng(i)) for i, v in enumerate(items)]
+    )
+    lines = batch["lines"].double().numpy()
+    seen = Seen(
+        images=batch["images"][:, :, 0].numpy(),
+        heatmaps=np.zeros((*lines.shape[:3], 1, 1)),
+        lines=lines,
+        confidence=batch["visible"].double().numpy(),
+        true=lines,
+        visible=batch["visible"].numpy(),
+        pixel_mm=batch["pixel_mm"].numpy(),
+        affine=pixel_affines(batch),
+        constant=lines,
+    )
+    panels = planned_section(VIRTUAL, seen, batch, items).panels
+    assert panels
+    for panel in panels:
+        assert isinstance(panel, LinesPanel)
+        assert len(panel.names)
+        sample = next(i for i, v in enumerate(items) if v.key in panel.title)
+        image = next(i for i, a in enumerate(seen.images[sample]) if (a == panel.image).all())
+        roles = [VIRTUAL.roles.index(name) for name in panel.names]
+        assert batch["role"][sample, image] not in roles
+        for drawn in (panel.true, panel.predicted):
+            sign = np.sign((drawn * lines[sample, image, roles])[:, :2].sum(-1, keepdims=True))
+            np.testing.assert_allclose(sign * drawn, lines[sample, image, roles], atol=0.02)
 
 
 def test_planning_survives_noise_and_says_what_it_lacks() -> None:

@@ -1,9 +1,8 @@
-"""What ``planes`` shows: lines over images, places through stacks, planned planes."""
+"""What ``planes`` shows: lines over images and places through stacks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +11,13 @@ from situs.geometry.line_fit import fit_line
 from situs.methods.base import Batch, Network, Source
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import Predicted
+from situs.methods.planes.planned import planned_section
 from situs.methods.planes.scoring import (
     chance_line_errors,
     constant_lines,
     line_errors,
-    plan_errors,
 )
+from situs.methods.planes.seen import Seen, each, mean, pixel_affines, whole_scan
 from situs.methods.planes.stacks import stack_curve
 from situs.observation import (
     LinesPanel,
@@ -26,26 +26,11 @@ from situs.observation import (
     ScatterPanel,
     Score,
     Section,
-    Volume,
 )
 
 Array = npt.NDArray[np.float64]
 
 _SHOWN = 4
-
-
-class Seen(NamedTuple):
-    """A batch and what the network said of it, as arrays over B samples of K images, R roles."""
-
-    images: Array
-    heatmaps: Array
-    lines: Array
-    confidence: Array
-    true: Array
-    visible: npt.NDArray[np.bool_]
-    pixel_mm: Array
-    affine: Array
-    constant: Array
 
 
 def observe(
@@ -85,7 +70,7 @@ def observe(
         true=true,
         visible=visible,
         pixel_mm=batch["pixel_mm"].cpu().numpy(),
-        affine=_affines(batch),
+        affine=pixel_affines(batch),
         constant=constant.reshape(true.shape),
     )
     return Observation(
@@ -94,7 +79,7 @@ def observe(
         sections=(
             _lines(config, seen, sources),
             _location(config, predicted, batch, network, sources),
-            _plan(config, seen, batch),
+            planned_section(config, seen, batch, sources),
         ),
         warnings=_warnings(seen),
         scans=tuple(s.key for s in sources),
@@ -104,14 +89,14 @@ def observe(
 
 
 def _lines(config: PlanesConfig, seen: Seen, sources: Sequence[Source]) -> Section:
-    samples, count = seen.visible.shape[:2]
+    samples, count, roles = seen.visible.shape
     shape = (seen.images.shape[-2], seen.images.shape[-1])
-    true, visible = seen.true.reshape(samples * count, -1, 3), seen.visible.reshape(-1, _r(seen))
+    true, visible = seen.true.reshape(samples * count, -1, 3), seen.visible.reshape(-1, roles)
     pixel = seen.pixel_mm.flatten()
     errors = line_errors(seen.lines.reshape(true.shape), true, visible, shape, pixel)
     chance = chance_line_errors(true, visible, shape, pixel)
     constant = line_errors(seen.constant.reshape(true.shape), true, visible, shape, pixel)
-    by_sample = (samples, count * _r(seen))
+    by_sample = (samples, count * roles)
     return Section(
         title="Lines where other planes cut a slice",
         explanation=(
@@ -123,23 +108,23 @@ def _lines(config: PlanesConfig, seen: Seen, sources: Sequence[Source]) -> Secti
         scores=(
             Score(
                 "line_angle",
-                _mean(errors.angle_deg),
+                mean(errors.angle_deg),
                 "°",
                 "lower",
-                chance=_mean(chance.angle_deg),
-                trivial=_mean(constant.angle_deg),
+                chance=mean(chance.angle_deg),
+                trivial=mean(constant.angle_deg),
                 label="angle between predicted and true line",
-                samples=_each(errors.angle_deg.reshape(by_sample)),
+                samples=each(errors.angle_deg.reshape(by_sample)),
             ),
             Score(
                 "line_distance",
-                _mean(errors.distance_mm),
+                mean(errors.distance_mm),
                 "mm",
                 "lower",
-                chance=_mean(chance.distance_mm),
-                trivial=_mean(constant.distance_mm),
+                chance=mean(chance.distance_mm),
+                trivial=mean(constant.distance_mm),
                 label="distance of the true line from the predicted one",
-                samples=_each(errors.distance_mm.reshape(by_sample)),
+                samples=each(errors.distance_mm.reshape(by_sample)),
             ),
         ),
         panels=tuple(
@@ -165,23 +150,8 @@ def _lines_panel(config: PlanesConfig, seen: Seen, sample: int, source: Source) 
         heatmaps=seen.heatmaps[sample, image, shown],
         names=tuple(config.roles[r] for r in shown),
         affine=seen.affine[sample, image],
-        volume=Volume(
-            source.read((0, 0, 0), source.shape)[0].astype(np.float16), source.affine, source.key
-        ),
+        volume=whole_scan(source),
     )
-
-
-def _affines(batch: Batch) -> Array:
-    """``(B, K, 4, 4)``: pixel (column, row, 0) of each image to RAS mm."""
-    row, column, origin = (
-        batch[f"{name}_mm"].cpu().numpy().astype(np.float64) for name in ("row", "column", "origin")
-    )
-    pixel = batch["pixel_mm"].cpu().numpy().astype(np.float64)[..., None]
-    columns = (row * pixel, column * pixel, np.cross(row, column), origin)
-    affine = np.zeros((*row.shape[:-1], 4, 4))
-    affine[..., :3, :] = np.stack(columns, axis=-1)
-    affine[..., 3, 3] = 1.0
-    return affine
 
 
 def _location(
@@ -214,7 +184,7 @@ def _location(
         scores=(
             Score(
                 "location_error",
-                _mean(error),
+                mean(error),
                 "%",
                 "lower",
                 chance=float(100 * np.abs(places[:, None] - places).mean())
@@ -224,52 +194,10 @@ def _location(
                 if len(places)
                 else None,
                 label="error of a slice's place in its stack",
-                samples=_each(error),
+                samples=each(error),
             ),
         ),
         panels=(*panels, curve),
-    )
-
-
-def _plan(config: PlanesConfig, seen: Seen, batch: Batch) -> Section:
-    angle, distance = plan_errors(batch, seen.lines, seen.confidence)
-    # Chance: each study is planned with the lines of the next one.
-    guessed = np.roll(seen.true, 1, axis=0)
-    borrowed = np.where(np.roll(seen.visible, 1, axis=0), 1.0, 0.0)
-    chance = plan_errors(batch, guessed, borrowed) if len(angle) > 1 else (angle * np.nan,) * 2
-    # Trivial: the mean lines, in every view that truly shows one.
-    trivial = plan_errors(batch, seen.constant, seen.visible.astype(float))
-    solved = np.isfinite(angle).mean()
-    return Section(
-        title="Planes planned from lines in other views",
-        explanation=(
-            f"The lines of each plane in the study's other slices are put together to the plane "
-            f"that fits them best ({seen.images.shape[1]} slices a study). "
-            f"{100 * solved:.0f} % of the planes had enough confident lines; chance plans with "
-            "another study's lines, the trivial answer with mean lines."
-        ),
-        scores=(
-            Score(
-                "plan_angle",
-                _mean(angle),
-                "°",
-                "lower",
-                chance=_mean(chance[0]),
-                trivial=_mean(trivial[0]),
-                label="angle of the planned plane to the true one",
-                samples=_each(angle),
-            ),
-            Score(
-                "plan_distance",
-                _mean(distance),
-                "mm",
-                "lower",
-                chance=_mean(chance[1]),
-                trivial=_mean(trivial[1]),
-                label="distance of the true plane's centre from the planned plane",
-                samples=_each(distance),
-            ),
-        ),
     )
 
 
@@ -284,16 +212,3 @@ def _warnings(seen: Seen) -> tuple[str, ...]:
 
 def _role_names(config: PlanesConfig, roles: npt.NDArray[np.integer]) -> tuple[str, ...]:
     return tuple(config.roles[r] if r >= 0 else "no role" for r in roles.tolist())
-
-
-def _r(seen: Seen) -> int:
-    return int(seen.visible.shape[-1])
-
-
-def _mean(values: Array) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")
-
-
-def _each(values: Array) -> tuple[float, ...]:
-    return tuple(_mean(row) for row in values)

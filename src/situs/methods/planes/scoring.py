@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -13,7 +15,7 @@ from situs.errors import SitusError
 from situs.geometry import Plane
 from situs.geometry.lines import line_angle_deg, line_offset_mm
 from situs.methods.base import Batch
-from situs.methods.planes.plan import plan_plane
+from situs.methods.planes.plan import PlannedPlane, plan_plane
 from situs.views.planes import centred_plane
 from situs.views.planes_virtual import in_plane_axes
 
@@ -117,32 +119,41 @@ def views_of(batch: Batch, sample: int) -> list[Plane]:
     ]
 
 
-def plan_errors(batch: Batch, lines: Array, confidence: Array) -> tuple[Array, Array]:
-    """Deviation of the planes planned from lines, ``(B, R)`` degrees and mm.
+def plan_planes(batch: Batch, lines: Array, confidence: Array) -> list[list[PlannedPlane | None]]:
+    """The plane of each role of each sample, put together from lines in other roles' views.
 
-    NaN where a study has no such plane, or too few usable lines in other roles' views.
+    None where a study has no such plane, or too few usable lines in other roles' views.
 
     Args:
         batch: Of :func:`~situs.methods.planes.views.sample_study`, stacked.
         lines: ``(B, K, R, 3)``.
         confidence: ``(B, K, R)``.
     """
-    samples, _, roles = confidence.shape
-    angle, distance = np.full((samples, roles), np.nan), np.full((samples, roles), np.nan)
-    role_of = batch["role"].cpu().numpy()
-    targets, present = batch["target_mm"].cpu().numpy(), batch["present"].cpu().numpy()
-    for b in range(samples):
+    role_of, present = batch["role"].cpu().numpy(), batch["present"].cpu().numpy()
+    planned: list[list[PlannedPlane | None]] = []
+    for b, roles in enumerate(present):
         views = views_of(batch, b)
-        for r in np.flatnonzero(present[b]):
+        planned.append([None] * len(roles))
+        for r in np.flatnonzero(roles):
             sure = np.where(role_of[b] != r, confidence[b, :, r], 0.0)
-            try:
-                planned = plan_plane(views, lines[b, :, r], sure)
-            except SitusError:
-                continue
-            angle[b, r], distance[b, r] = planned.deviation(_target(targets[b, r]))
+            with suppress(SitusError):
+                planned[b][r] = plan_plane(views, lines[b, :, r], sure)
+    return planned
+
+
+def deviations(
+    batch: Batch, planned: Sequence[Sequence[PlannedPlane | None]]
+) -> tuple[Array, Array]:
+    """Of planned planes from the acquired ones, ``(B, R)`` degrees and mm; NaN for None."""
+    angle, distance = np.full((2, len(planned), len(planned[0])), np.nan)
+    for b, row in enumerate(planned):
+        for r, plane in enumerate(row):
+            if plane is not None:
+                angle[b, r], distance[b, r] = plane.deviation(acquired_plane(batch, b, r))
     return angle, distance
 
 
-def _target(point_and_normal: Array) -> Plane:
-    point, normal = point_and_normal
+def acquired_plane(batch: Batch, sample: int, role: int) -> Plane:
+    """The plane of a role as a sample's study has it, one pixel large."""
+    point, normal = batch["target_mm"][sample, role].cpu().numpy()
     return centred_plane(point, *in_plane_axes(normal), (1, 1), (1.0, 1.0))
