@@ -10,11 +10,14 @@ from xml.etree import ElementTree
 import numpy as np
 import observe_samples as samples
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
-from situs.observation import PANELS, Panel, ScatterPanel
+from situs.observation import PANELS, LinesPanel, Panel, ScatterPanel
 from situs.observe import figures, style
-from situs.observe.figures.lines import clip, line_errors
+from situs.observe.figures.lines import clip, line_errors, upright
 
 ALL = samples.panels(np.random.default_rng(0))
 
@@ -122,3 +125,42 @@ def test_lines_are_clipped_and_their_errors_are_physical() -> None:
     slanted = np.asarray([0.25, -1.0, 0.0]) / np.hypot(0.25, 1)
     angle, _ = line_errors(slanted, np.asarray([0, 1.0, 0]), (8, 10), (4.0, 1.0))
     assert angle == pytest.approx(45.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**16), st.sampled_from([-1.0, 1.0]))
+def test_an_image_of_lines_stands_upright_and_nothing_moves(seed: int, hand: float) -> None:
+    rng = np.random.default_rng(seed)
+    axes = Rotation.random(random_state=seed).as_matrix() * [1, hand, 1]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes * [2.0, 3.0, 1.0], rng.normal(size=3)
+    points = rng.uniform(0, 4, (2, 2, 2))
+    along = points[:, 1] - points[:, 0]
+    normal = np.stack([along[:, 1], -along[:, 0]], -1) / np.linalg.norm(along, axis=-1)[:, None]
+    lines = np.concatenate([normal, -(normal * points[:, 0]).sum(-1, keepdims=True)], -1)
+    image = rng.random((5, 7))
+    before = LinesPanel(
+        title="x",
+        image=image,
+        spacing=(3.0, 2.0),
+        predicted=lines,
+        true=lines[::-1],
+        heatmaps=2 * image[None],
+        names=("a", "b"),
+        affine=affine,
+    )
+    after = upright(before)
+    back = np.linalg.inv(affine) @ np.asarray(after.affine)
+    for (row, column), value in np.ndenumerate(after.image):
+        old = (back @ [column, row, 0, 1]).round().astype(int)
+        assert image[old[1], old[0]] == value == after.heatmaps[0, row, column] / 2
+    place = np.linalg.inv(back) @ np.concatenate([points[:, 0].T, [[0, 0], [1, 1]]])
+    for name, drawn in (("predicted", after.predicted), ("true", after.true[::-1])):
+        np.testing.assert_allclose(
+            (drawn[:, :2] * place[:2].T).sum(-1) + drawn[:, 2], 0, atol=1e-9, err_msg=name
+        )
+    column, row = np.asarray(after.affine)[:3, :2].T
+    np.testing.assert_allclose(np.linalg.norm([row, column], axis=1), after.spacing)
+    thick = np.abs(axes[:, 2]).argmax()
+    assert row[2 if thick < 2 else 1] < 0
+    assert column[0 if thick else 1] < 0

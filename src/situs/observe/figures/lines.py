@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -18,8 +20,70 @@ _GLOW = LinearSegmentedColormap.from_list(
 )
 
 
+# Directions in RAS of a page's right and of its foot, by the axis closest to the normal.
+_PAGE = (
+    ((0.0, -1.0, 0.0), (0.0, 0.0, -1.0)),
+    ((-1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),
+    ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0)),
+)
+
+
+def upright(panel: LinesPanel) -> LinesPanel:
+    """The panel turned and mirrored as radiologists see such a plane, as far as no pixel moves.
+
+    The patient's right on the left, superior (or anterior) at the top, anterior on the left of
+    a sagittal image: the same as in :mod:`~situs.observe.figures.anatomy`.
+    """
+    if panel.affine is None:
+        return panel
+    column, row = np.asarray(panel.affine, float)[:3, :2].T
+    right, down = np.array(_PAGE[int(np.abs(np.cross(column, row)).argmax())])
+    if abs(row @ right) + abs(column @ down) > abs(column @ right) + abs(row @ down):
+        panel = _transposed(panel)
+        column, row = row, column
+    if column @ right < 0:
+        panel = _mirrored(panel)
+    if row @ down < 0:
+        panel = _transposed(_mirrored(_transposed(panel)))
+    return panel
+
+
+def _transposed(panel: LinesPanel) -> LinesPanel:
+    assert panel.affine is not None
+    return replace(
+        panel,
+        image=panel.image.T,
+        spacing=panel.spacing[::-1],
+        predicted=panel.predicted[:, [1, 0, 2]],
+        true=panel.true[:, [1, 0, 2]],
+        heatmaps=np.swapaxes(panel.heatmaps, -1, -2),
+        affine=panel.affine[:, [1, 0, 2, 3]],
+    )
+
+
+def _mirrored(panel: LinesPanel) -> LinesPanel:
+    """Columns in reverse: the new column is ``last - column``."""
+    assert panel.affine is not None
+    last = panel.image.shape[1] - 1
+    turn = np.diag([-1.0, 1.0, 1.0, 1.0])
+    turn[0, 3] = last
+
+    def lines(old: Array) -> Array:
+        return np.stack([-old[:, 0], old[:, 1], old[:, 2] + last * old[:, 0]], axis=-1)
+
+    return replace(
+        panel,
+        image=panel.image[:, ::-1],
+        predicted=lines(panel.predicted),
+        true=lines(panel.true),
+        heatmaps=panel.heatmaps[..., ::-1],
+        affine=panel.affine @ turn,
+    )
+
+
 def tiles(panel: LinesPanel) -> list[Tile]:
     """One image a line."""
+    panel = upright(panel)
     image = np.asarray(panel.image, dtype=float)
     out = []
     for n, name in enumerate(panel.names):
