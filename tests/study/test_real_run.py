@@ -18,7 +18,7 @@ def test_a_true_study_from_scans_to_page(organs, tmp_path):
     study = {
         "data": str(organs),
         "out": str(tmp_path / "study"),
-        "patient": r"(p\d+)_",
+        "dataset": {"patient": r"(p\d+)_"},
         "arms": [
             "none",
             {"method": "mae", "options": {"view_size": [8, 8, 8], "block_size": [4, 4, 4]}},

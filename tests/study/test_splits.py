@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from situs.errors import SitusError
-from situs.scans.datasets import open_dataset
-from situs.study.cases import CaseFacts, inspect, near_duplicates, thumbnail
+from situs.scans.datasets import DatasetOptions, open_dataset
+from situs.scans.privacy import digest_patient
+from situs.study import describe
+from situs.study.cases import CaseFacts, contents, fingerprint, inspect, near_duplicates
+from situs.study.likeness import likeness, pairs_alike, thumbnail
 from situs.study.splits import LeakError, split_cases, training_cases, without_leaks
 from situs.study.unlabelled import read_unlabelled, unknown_to_test
 
 PATIENT = r"(p\d+)_"
+RULE = DatasetOptions(patient=PATIENT)
 
 
 def facts(groups: list[int], strata: int = 3) -> list[CaseFacts]:
@@ -27,7 +33,7 @@ def facts(groups: list[int], strata: int = 3) -> list[CaseFacts]:
             f"p{g}",
             str(g % strata),
             f"hash{i}",
-            thumbnail(rng.random((1, 16, 16, 16))),
+            thumbnail(rng.random((1, 16, 16, 16)), np.eye(4)),
         )
         for i, g in enumerate(groups)
     ]
@@ -93,7 +99,7 @@ def test_copies_are_found_whatever_was_done_to_their_intensities():
     scans = [rng.random((1, 30, 40, 20)) for _ in range(4)]
     altered = 1000 * np.exp(scans[1] + 0.01 * rng.random(scans[1].shape))
     cases = [
-        CaseFacts(f"c{i}", f"p{i}", "0", f"h{i}", thumbnail(a))
+        CaseFacts(f"c{i}", f"p{i}", "0", f"h{i}", thumbnail(a, np.eye(4)))
         for i, a in enumerate([*scans, altered])
     ]
     assert [(a.name, b.name) for a, b, _ in near_duplicates(cases, 0.98)] == [("c1", "c4")]
@@ -107,9 +113,48 @@ def test_copies_are_found_whatever_was_done_to_their_intensities():
     assert without_leaks(same, 0.98) == same
 
 
+def test_a_copy_in_another_orientation_is_found():
+    rng = np.random.default_rng(0)
+    scan, affine = rng.random((1, 20, 30, 24)), np.diag([1.0, 1.0, 2.0, 1.0])
+    turned = scan.transpose(0, 3, 1, 2)[:, :, ::-1]
+    there = np.zeros((4, 4))
+    there[:3, :3] = affine[:3, :3][:, [2, 0, 1]] * [1, -1, 1]
+    there[3, 3] = 1
+    copy, other = thumbnail(turned, there), thumbnail(rng.random((1, 20, 30, 24)), affine)
+    alike = likeness(thumbnail(scan, affine)[None], np.stack([copy, other]))
+    assert alike[0, 0] > 0.99
+    assert abs(alike[0, 1]) < 0.2
+
+
+def test_two_brains_in_one_mask_are_no_copies_but_a_window_makes_no_other_brain():
+    rng = np.random.default_rng(0)
+    shape = (1, 40, 40, 40)
+    place = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape[1:]], indexing="ij"))
+    mask = (np.linalg.norm(place, axis=0) < 0.75)[None]
+    brains = [np.where(mask, 100 + ndimage.gaussian_filter(rng.normal(size=shape), 2) * 200, 0)
+              for _ in range(2)]  # fmt: skip
+    noisy = brains[0] + np.where(mask, 0, rng.normal(size=shape))
+    windowed = np.clip(brains[0], 40, 180)
+    thumbs = np.stack([thumbnail(a, np.eye(4)) for a in (*brains, noisy, windowed)])
+    assert {(i, j) for i, j, _ in pairs_alike(thumbs, 0.98)} == {(0, 2), (0, 3), (2, 3)}
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000), ties=st.booleans())
+def test_likeness_is_the_correlation_of_the_places_that_count(seed, ties):
+    rng = np.random.default_rng(seed)
+    two = rng.random((2, 4096)).astype(np.float32)
+    if ties:
+        two[0, rng.random(4096) < 0.5] = 0
+        two[1, rng.random(4096) < 0.3] = 0
+    seen = (two > 0).all(0)
+    expected = np.corrcoef(two[:, seen])[0, 1]
+    assert likeness(two[:1], two[1:])[0, 0] == pytest.approx(expected, abs=1e-4)
+
+
 def test_equal_content_is_found_without_likeness():
     cases = facts([0, 1, 2])
-    copy = CaseFacts("copy", "p9", "0", cases[0].content, -cases[0].thumbnail)
+    copy = CaseFacts("copy", "p9", "0", cases[0].content, 1 - cases[0].thumbnail)
     assert [(a.name, b.name) for a, b, _ in near_duplicates([*cases, copy], 0.98)] == [
         ("case000", "copy")
     ]
@@ -148,12 +193,75 @@ def test_unlabelled_scans_of_tested_patients_are_found_by_name_and_by_look(organ
         nib.save(nib.Nifti1Image(new, np.eye(4)), further / f"{name}.nii.gz")
         new = new[::-1]
     tested = inspect(open_dataset(organs, patient=PATIENT), tmp_path / "c.json")[:2]
-    scans = read_unlabelled([further], PATIENT, tmp_path / "u.json")
+    scans = read_unlabelled([further], RULE, tmp_path / "u.json")
     assert len(scans) == 4
     with pytest.raises(LeakError, match=r"2 of the unlabelled .* odd.nii.gz, p00_later.nii.gz"):
         unknown_to_test(scans, tested, 0.98)
     kept = unknown_to_test(scans, tested, 0.98, "group")
-    assert sorted(p.name for p in kept) == ["p99_x.nii.gz", "q00_new.nii.gz"]
+    assert sorted(Path(f.name).name for f in kept) == ["p99_x.nii.gz", "q00_new.nii.gz"]
     (further / "q00_new.nii.gz").unlink()
-    assert len(read_unlabelled([further], PATIENT, tmp_path / "u.json")) == 4, "fixed by first use"
-    assert len(read_unlabelled([further, images[5]], PATIENT, tmp_path / "u.json")) == 4
+    assert len(read_unlabelled([further], RULE, tmp_path / "u.json")) == 4, "fixed by first use"
+    assert len(read_unlabelled([further, images[5]], RULE, tmp_path / "u.json")) == 4
+
+
+def test_an_edited_label_is_other_data_but_not_another_image(organs, tmp_path):
+    copy = tmp_path / "organs"
+    shutil.copytree(organs, copy)
+    before = inspect(open_dataset(copy), tmp_path / "cases.json")
+    file = next((copy / "labels").iterdir())
+    label = nib.load(file)
+    moved = np.roll(np.asarray(label.dataobj), 2, axis=0)
+    nib.save(nib.Nifti1Image(moved, label.affine), file)
+    after = inspect(open_dataset(copy), tmp_path / "cases.json")
+    assert fingerprint(before) != fingerprint(after)
+    assert contents(before) == contents(after)
+    renamed = open_dataset(copy, classes={0: "background", 1: "liver"})
+    assert fingerprint(inspect(renamed, tmp_path / "cases.json")) != fingerprint(after)
+
+
+def test_patients_are_recognised_by_the_usual_rule_and_by_their_hash(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("sub-01_ses-2_T1w", "sub-02_T1w", "visit_007"):
+        new = rng.random((12, 14, 10)).astype(np.float32)
+        nib.save(nib.Nifti1Image(new, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    tested = [
+        CaseFacts(group, group, "0", group, np.zeros(4096, np.float32), patient=group)
+        for group in ("sub-01", "01", digest_patient("007"))
+    ]
+    for rule, expected in (
+        (None, {"sub-02_T1w", "visit_007"}),
+        (r"(?:sub-|visit_)(\d+)", {"sub-02_T1w"}),
+    ):
+        scans = read_unlabelled([tmp_path], DatasetOptions(patient=rule), tmp_path / "u.json")
+        kept = unknown_to_test(scans, tested, 0.98, "group")
+        assert {Path(f.name).name.removesuffix(".nii.gz") for f in kept} == expected
+
+
+def test_images_without_labels_are_compared_with_the_tested_ones_too(organs, tmp_path):
+    data = tmp_path / "organs"
+    shutil.copytree(organs, data)
+    study = {
+        "data": str(data),
+        "out": str(tmp_path / "out"),
+        "dataset": {"patient": r"([pq]\d+)_", "allow_unlabelled": True},
+        "arms": ["none", "mae"],
+        "labels": [2],
+        "test": 8,
+        "validation": 0,
+    }
+    plan, _ = describe(study)
+    tested, trained = plan.cases.split.test[0], plan.cases.split.pool[0]
+    noise = np.random.default_rng(0).random((12, 14, 10)).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, np.eye(4)), data / "images" / "q01_new.nii.gz")
+    patient = tested.split("_")[0]
+    nib.save(nib.Nifti1Image(noise**2, np.eye(4)), data / "images" / f"{patient}_c.nii.gz")
+    shutil.copy(data / "images" / f"{trained}.nii.gz", data / "images" / "q02_same.nii.gz")
+    more, _ = describe(study)
+    added = {p.name for p in more.cases.unlabelled} - {p.name for p in plan.cases.unlabelled}
+    assert added == {"q01_new.nii.gz", "q02_same.nii.gz"}, "of a tested patient: never"
+    assert more.store.key != plan.store.key
+    shutil.copy(data / "images" / f"{tested}.nii.gz", data / "images" / "q03_seen.nii.gz")
+    with pytest.raises(LeakError, match=r"1 of the unlabelled scans .*q03_seen"):
+        describe(study)
+    grouped, _ = describe(study | {"near_duplicates": "group"})
+    assert grouped.cases.unlabelled == more.cases.unlabelled

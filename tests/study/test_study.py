@@ -32,7 +32,7 @@ def config(organs: Path, out: Path, **changes) -> dict:
         "name": "<b>organs</b>",
         "data": str(organs),
         "out": str(out),
-        "patient": r"(p\d+)_",
+        "dataset": {"patient": r"(p\d+)_"},
         "arms": ["none", "mae", {"name": "both", "method": "mae+simclr"}],
         "labels": [2, 4],
         "seeds": [0, 1],

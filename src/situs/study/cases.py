@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
 from situs.scans.datasets import Case, Dataset
+from situs.study.likeness import pack, pairs_alike, thumbnail, unpack
 from situs.training.run import write_json
 
-_THUMBNAIL = 16
 _STRATA = 3
+_FORMAT = 2  # of the cache; another one is measured anew
 
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """Facts about one case.
+    """Facts about one case, or about a further scan to pretrain on.
 
     Attributes:
         name: In the data set.
         group: Patient; cases of one group never part company.
         stratum: Class, or third of the labelled volume.
-        content: Hash of the voxels.
-        thumbnail: The scan at ``16³``, zero mean and unit norm, for likeness.
+        content: Hash of the image's voxels.
+        thumbnail: The scan at ``16³``, for likeness.
         given: Split that the data set states, if any.
+        annotation: Hash of geometry, label map and target.
+        patient: As the data set says, before groups were merged.
     """
 
     name: str
@@ -41,27 +41,36 @@ class CaseFacts:
     content: str
     thumbnail: npt.NDArray[np.float32]
     given: str = ""
+    annotation: str = ""
+    patient: str = ""
 
 
-def inspect(dataset: Dataset, cache: Path) -> list[CaseFacts]:
-    """Read every labelled case once; later calls take unchanged files from ``cache``.
+def inspect(dataset: Dataset, cache: Path, cases: Sequence[Case] | None = None) -> list[CaseFacts]:
+    """Read every case once; later calls take unchanged files from ``cache``.
+
+    Args:
+        dataset: Reads the cases.
+        cache: File to remember them in.
+        cases: By default those with a label.
 
     Raises:
         ScanRefused: For a case that cannot be read.
     """
     known: dict[str, dict[str, Any]] = {}
     if cache.is_file():
-        known = {row["name"]: row for row in json.loads(cache.read_text(encoding="utf-8"))}
+        document = json.loads(cache.read_text(encoding="utf-8"))
+        if isinstance(document, dict) and document.get("format") == _FORMAT:
+            known = {row["name"]: row for row in document["cases"]}
+    cases = dataset.labelled if cases is None else cases
     rows = []
-    for case in dataset.labelled:
-        row = known.get(case.name)
-        stamp = _stamp(case)
+    for case in cases:
+        row, stamp = known.get(case.name), _stamp(case)
         if row is None or row["stamp"] != stamp:
             row = {"name": case.name, "stamp": stamp, **_measure(dataset, case)}
         rows.append(row)
-    write_json(cache, rows)
+    write_json(cache, {"format": _FORMAT, "cases": rows})
     volumes = np.array([row["labelled_ml"] for row in rows])
-    edges = np.quantile(volumes, np.linspace(0, 1, _STRATA + 1)[1:-1])
+    edges = np.quantile(volumes, np.linspace(0, 1, _STRATA + 1)[1:-1]) if rows else []
     thirds = np.searchsorted(edges, volumes)
     return [
         CaseFacts(
@@ -71,46 +80,21 @@ def inspect(dataset: Dataset, cache: Path) -> list[CaseFacts]:
             content=row["content"],
             thumbnail=unpack(row["thumbnail"]),
             given=case.split,
+            annotation=_digest([row["annotation"], case.target, sorted(dataset.classes.items())]),
+            patient=case.group or case.name,
         )
-        for case, row, third in zip(dataset.labelled, rows, thirds, strict=True)
+        for case, row, third in zip(cases, rows, thirds, strict=True)
     ]
-
-
-def thumbnail(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """A scan ``(C, X, Y, Z)`` reduced to ``16³``, zero mean and unit norm, flat.
-
-    Ranks stand in for intensities, so that a change of window or units hides no duplicate.
-    """
-    volume = torch.from_numpy(np.ascontiguousarray(array[0], dtype=np.float32))
-    small = F.adaptive_avg_pool3d(volume[None], _THUMBNAIL).numpy().ravel()
-    ranks = small.argsort(kind="stable").argsort(kind="stable").astype(np.float32)
-    ranks -= ranks.mean()
-    return np.asarray(ranks / np.linalg.norm(ranks), dtype=np.float32)
-
-
-def pack(values: npt.NDArray[np.float32]) -> str:
-    """A thumbnail as text."""
-    return base64.b64encode(values.astype("<f2").tobytes()).decode()
-
-
-def unpack(text: str) -> npt.NDArray[np.float32]:
-    """What :func:`pack` packed."""
-    return np.frombuffer(base64.b64decode(text), dtype="<f2").astype(np.float32)
 
 
 def near_duplicates(
     facts: Sequence[CaseFacts], correlation: float
 ) -> list[tuple[CaseFacts, CaseFacts, float]]:
-    """Pairs of different patients whose scans are the same, or correlate above a threshold."""
-    thumbnails = np.stack([f.thumbnail for f in facts])
-    found = []
-    block = 512
-    for low in range(0, len(facts), block):
-        likeness = thumbnails[low : low + block] @ thumbnails.T
-        rows, columns = np.nonzero(likeness >= correlation)
-        for i, j in zip((rows + low).tolist(), columns.tolist(), strict=True):
-            if i < j and facts[i].group != facts[j].group:
-                found.append((facts[i], facts[j], float(likeness[i - low, j])))
+    """Pairs of different patients whose scans are the same, or as like as ``correlation``."""
+    if not facts:
+        return []
+    alike = pairs_alike(np.stack([f.thumbnail for f in facts]), correlation)
+    found = [(facts[i], facts[j], r) for i, j, r in alike if facts[i].group != facts[j].group]
     contents: dict[str, CaseFacts] = {}
     listed = {(a.name, b.name) for a, b, _ in found}
     for fact in facts:
@@ -120,25 +104,40 @@ def near_duplicates(
     return found
 
 
-def fingerprint(facts: Sequence[CaseFacts]) -> str:
-    """Hash of all cases' names and contents."""
-    text = json.dumps(sorted((f.name, f.content) for f in facts))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def fingerprint(facts: Iterable[CaseFacts]) -> str:
+    """Hash of all cases' names, images and labels."""
+    return _digest(sorted((f.name, f.content, f.annotation) for f in facts))[:16]
+
+
+def contents(facts: Iterable[CaseFacts]) -> str:
+    """Hash of all cases' names and images, whatever their labels."""
+    return _digest(sorted((Path(f.name).name, f.content) for f in facts))[:16]
 
 
 def _measure(dataset: Dataset, case: Case) -> dict[str, Any]:
     image, label = dataset.read(case)
-    array = np.ascontiguousarray(image.array)
-    digest = hashlib.sha256(str((array.shape, array.dtype.str)).encode())
-    digest.update(array.tobytes())
+    annotation = [image.affine.round(4).tolist(), "" if label is None else _voxels(label.array)]
     labelled = 0.0 if label is None else float(np.count_nonzero(label.array))
     return {
-        "content": digest.hexdigest(),
+        "content": _voxels(image.array),
+        "annotation": _digest(annotation),
         "labelled_ml": labelled * float(np.prod(image.spacing)) / 1000,
-        "thumbnail": pack(thumbnail(array)),
+        "thumbnail": pack(thumbnail(image.array, image.affine)),
     }
 
 
+def _voxels(array: npt.NDArray[Any]) -> str:
+    array = np.ascontiguousarray(array)
+    digest = hashlib.sha256(str((array.shape, array.dtype.str)).encode())
+    digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()
+
+
 def _stamp(case: Case) -> list[Any]:
-    files = [*case.image, *([case.label] if case.label else [])]
+    named = [*case.image, *([case.label] if case.label else [])]
+    files = [f for path in named for f in (sorted(path.iterdir()) if path.is_dir() else [path])]
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]

@@ -17,13 +17,15 @@ from pydantic import (
 from situs.backbones import BackboneConfig
 from situs.config import Config, validate
 from situs.methods import method_class
+from situs.scans.datasets import DatasetOptions
 from situs.store import Preprocessing
 
 SCRATCH = "none"
 
 # What the study decides for every run; an arm that sets one of these would be no fair peer.
 _PRETRAIN_RESERVED = {"method", "data", "out", "options", "weights", "backbone", "seed"}
-_FINETUNE_RESERVED = {"task", "data", "out", "init", "backbone", "preprocessing", "train"} | {
+_FINETUNE_RESERVED = {"task", "data", "dataset", "out", "init", "backbone", "preprocessing"} | {
+    "train",
     "validation",
     "test",
     "seed",
@@ -98,7 +100,8 @@ class StudyConfig(Config):
         task: What the labels are for.
         metric: Column of the per-case results that is compared; by default ``dice``, for
             classification ``correct``.
-        patient: Regular expression whose first group in a case's name is the patient.
+        dataset: What the files do not say by themselves: who the patient is, which images,
+            whether some may lack a label.
         unlabelled: Further scans for pretraining.
         arms: What is compared.
         labels: Numbers of labelled training cases.
@@ -125,7 +128,7 @@ class StudyConfig(Config):
     out: Path
     task: Literal["segmentation", "classification"] = "segmentation"
     metric: str = ""
-    patient: str | None = None
+    dataset: DatasetOptions = Field(default_factory=DatasetOptions)
     unlabelled: tuple[Path, ...] = ()
     arms: tuple[Arm, ...]
     labels: tuple[PositiveInt, ...] = (4, 10, 40)

@@ -30,11 +30,13 @@ class StudyCases:
         facts: Of all labelled cases.
         split: Test, validation and pool.
         unlabelled: Images for pretraining: of every case that is not tested, and further ones.
+        contents: Hash of those images.
     """
 
     facts: tuple[CaseFacts, ...]
     split: Split
     unlabelled: tuple[Path, ...]
+    contents: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -109,8 +111,9 @@ class Plan:
         """Preprocessing of everything that is pretrained on."""
         paths = [str(p.resolve()) for p in self.cases.unlabelled]
         rules = self.study.preprocessing.model_dump(mode="json")
-        identity = {"data": self.cases.fingerprint, "paths": _sizes(self.cases.unlabelled)}
-        return Job("store", "store", {"paths": paths, "rules": rules}, identity)
+        return Job(
+            "store", "store", {"paths": paths, "rules": rules}, {"paths": self.cases.contents}
+        )
 
     def pretraining(self, arm: Arm, seed: int) -> Job:
         """The pretraining of an arm, shared by label counts and, by default, by seeds."""
@@ -225,6 +228,7 @@ class Plan:
             **arm.finetune,
             "task": study.task,
             "data": str(study.data.resolve()),
+            "dataset": study.dataset.model_dump(mode="json"),
             "train": list(train),
             "validation": 0,
             "test": list(test),
@@ -269,7 +273,3 @@ def mean_score(cases: Mapping[str, float]) -> float:
     """Mean over cases that have a score; minus infinity without any."""
     known = [v for v in cases.values() if not math.isnan(v)]
     return sum(known) / len(known) if known else -math.inf
-
-
-def _sizes(paths: Sequence[Path]) -> list[list[str | int]]:
-    return [[p.name, p.stat().st_size if p.is_file() else 0] for p in paths]

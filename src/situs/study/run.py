@@ -14,7 +14,7 @@ from situs.config import dump_yaml, load_config, validate
 from situs.errors import ConfigError, RunError
 from situs.methods.composition import compose
 from situs.scans.datasets import Dataset, open_dataset
-from situs.study.cases import CaseFacts, inspect
+from situs.study.cases import CaseFacts, contents, inspect
 from situs.study.config import SCRATCH, StudyConfig
 from situs.study.jobs import Job, JobFolders
 from situs.study.plan import Plan, StudyCases
@@ -95,13 +95,12 @@ def open_plan(study: StudyConfig) -> tuple[Plan, JobFolders]:
     Raises:
         LeakError: For near-duplicates that are not one patient.
     """
-    dataset = open_dataset(study.data, patient=study.patient)
+    dataset = open_dataset(study.data, study.dataset)
     if dataset.task != study.task:
         raise ConfigError(f"{study.data} has labels for {dataset.task}, not for {study.task}")
     facts = inspect(dataset, study.out / "cases.json")
     facts = without_leaks(facts, study.duplicate_correlation, study.near_duplicates)
-    split = split_cases(facts, study.test, study.validation, study.split_seed)
-    cases = StudyCases(tuple(facts), split, _unlabelled(study, dataset, facts, split.test))
+    cases = _study_cases(study, dataset, facts)
     folders = JobFolders(study.out / "jobs")
     return Plan(study, cases, folders.result, folders.folder), folders
 
@@ -131,25 +130,34 @@ def processes(study: StudyConfig) -> int:
     return study.processes or max(1, (os.cpu_count() or 1) // study.threads)
 
 
-def _unlabelled(
-    study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts], test: Sequence[str]
-) -> tuple[Path, ...]:
-    """Images to pretrain on: none of a tested patient, not even without its labels."""
-    tested = [f for f in facts if f.name in set(test)]
-    patients = {f.group for f in tested}
-    group_of = {f.name: f.group for f in facts}
-    allowed = [
-        case
-        for case in dataset.cases
-        if group_of.get(case.name, case.group or case.name) not in patients
-    ]
-    images = image_files(dataset, allowed, study.out / "unpacked")
-    if not study.unlabelled:
-        return images
-    further = read_unlabelled(study.unlabelled, study.patient, study.out / "unlabelled.json")
-    others = unknown_to_test(further, tested, study.duplicate_correlation, study.near_duplicates)
-    present = {path.resolve() for path in images}
-    return (*images, *(path for path in others if path.resolve() not in present))
+def _study_cases(study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts]) -> StudyCases:
+    """Split the labelled cases, and find the images to pretrain on.
+
+    None of these is of a tested patient, not even without its labels.
+    """
+    split = split_cases(facts, study.test, study.validation, study.split_seed)
+    alike, action = study.duplicate_correlation, study.near_duplicates
+    names = set(split.test)
+    tested = [f for f in facts if f.name in names]
+    patients = {f.group for f in tested} | {f.patient for f in tested}
+    labelled = {f.name for f in facts}
+    others = [c for c in dataset.cases if c.name not in labelled]
+    without = inspect(dataset, study.out / "cases-unlabelled.json", others)
+    without = unknown_to_test(
+        [f for f in without if f.group not in patients], tested, alike, action
+    )
+    own = [*(f for f in facts if f.group not in patients), *without]
+    allowed = {f.name for f in own}
+    chosen = [case for case in dataset.cases if case.name in allowed]
+    images = image_files(dataset, chosen, study.out / "unpacked")
+    further: list[CaseFacts] = []
+    if study.unlabelled:
+        present = {str(path.resolve()) for path in images}
+        found = read_unlabelled(study.unlabelled, study.dataset, study.out / "unlabelled.json")
+        found = [f for f in found if str(Path(f.name).resolve()) not in present]
+        further = unknown_to_test(found, tested, alike, action)
+    paths = (*images, *(Path(f.name) for f in further))
+    return StudyCases(tuple(facts), split, paths, contents([*own, *further]))
 
 
 @contextmanager

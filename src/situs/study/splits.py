@@ -39,7 +39,8 @@ def without_leaks(
         raise LeakError(
             f"{len(pairs)} pairs of cases are (nearly) the same scan, but count as different "
             f"patients: {shown}{'; …' if len(pairs) > 5 else ''}. Remove one of each, tell "
-            "patients apart with 'patient', or set near_duplicates: group"
+            "patients apart with 'dataset.patient', set near_duplicates: group, or raise "
+            "duplicate_correlation if they only look alike"
         )
     parent = {f.group: f.group for f in facts}
 

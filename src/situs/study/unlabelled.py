@@ -1,22 +1,25 @@
-"""Further scans to pretrain on: read once, and kept apart from tested patients."""
+"""Scans to pretrain on that no test case may be among: read once, compared by name and by look."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from situs.scans.catalog import build_catalog
-from situs.study.cases import CaseFacts, near_duplicates, pack, thumbnail, unpack
+from situs.scans.datasets import DatasetError, DatasetOptions
+from situs.scans.layouts.common import patient_of, stem
+from situs.scans.privacy import digest_patient
+from situs.study.cases import CaseFacts, near_duplicates
+from situs.study.likeness import pack, thumbnail, unpack
 from situs.study.splits import LeakError
 from situs.training.run import write_json
 
+_FORMAT = 2  # of the cache; another one is read anew
 
-def read_unlabelled(
-    paths: Sequence[Path], patient: str | None, cache: Path
-) -> list[tuple[Path, CaseFacts]]:
+
+def read_unlabelled(paths: Sequence[Path], options: DatasetOptions, cache: Path) -> list[CaseFacts]:
     """Usable scans below ``paths``, each once, with what tells whether a tested scan is among them.
 
     The list is fixed by the first call for the same paths (kept in ``cache``), so that a study
@@ -24,58 +27,75 @@ def read_unlabelled(
 
     Args:
         paths: Files and folders.
-        patient: Regular expression whose first group in a scan's path is the patient.
+        options: Their ``patient`` finds the patient in a scan's file name.
         cache: File to remember the scans in.
+
+    Returns:
+        Facts whose names are the scans' paths.
     """
     asked = [os.path.abspath(p) for p in paths]
     if cache.is_file():
         known = json.loads(cache.read_text(encoding="utf-8"))
-        if known["paths"] == asked:
-            return [(Path(row["path"]), _facts(row, patient)) for row in known["scans"]]
+        if known["paths"] == asked and known.get("format") == _FORMAT:
+            return [_facts(row, options) for row in known["scans"]]
     catalog = build_catalog(paths)
     root = Path(os.path.abspath(catalog.root)) if catalog.root is not None else Path()
-    rows = [
-        {
-            "path": str(root / entry.path),
-            "content": entry.content,
-            "thumbnail": pack(thumbnail(catalog.read(entry).array)),
-        }
-        for entry in catalog.unique
-    ]
-    write_json(cache, {"paths": asked, "scans": rows})
-    return [(Path(row["path"]), _facts(row, patient)) for row in rows]
+    rows = []
+    for entry in catalog.unique:
+        scan = catalog.read(entry)
+        row = {"path": str(root / entry.path), "patient": entry.patient, "content": entry.content}
+        rows.append({**row, "thumbnail": pack(thumbnail(scan.array, scan.affine))})
+    write_json(cache, {"format": _FORMAT, "paths": asked, "scans": rows})
+    return [_facts(row, options) for row in rows]
 
 
 def unknown_to_test(
-    scans: Sequence[tuple[Path, CaseFacts]],
+    scans: Sequence[CaseFacts],
     tested: Sequence[CaseFacts],
     correlation: float,
     action: str = "refuse",
-) -> list[Path]:
-    """The scans that show no tested patient.
+) -> list[CaseFacts]:
+    """The scans that show no tested patient: neither by what they are called nor by their looks.
 
     Raises:
         LeakError: If there are others and ``action`` is ``"refuse"``; names them.
     """
-    patients = {fact.group for fact in tested}
-    known = {fact.name for _, fact in scans if fact.group in patients}
+    patients = {name for fact in tested for name in _names(fact)}
+    known = {fact.name for fact in scans if patients & _names(fact)}
     tested_names = {fact.name for fact in tested}
-    for a, b, _ in near_duplicates([*tested, *(fact for _, fact in scans)], correlation):
-        if a.name in tested_names and b.name not in tested_names:
-            known.add(b.name)
+    for a, b, _ in near_duplicates([*tested, *scans], correlation):
+        if (a.name in tested_names) != (b.name in tested_names):
+            known |= {a.name, b.name} - tested_names
     if known and action == "refuse":
         shown = ", ".join(sorted(Path(name).name for name in known)[:5])
         raise LeakError(
             f"{len(known)} of the unlabelled scans show tested patients: {shown}"
-            f"{', …' if len(known) > 5 else ''}. Take them out, or set near_duplicates: group "
-            "to leave them out"
+            f"{', …' if len(known) > 5 else ''}. Take them out, set near_duplicates: group to "
+            "leave them out, or raise duplicate_correlation if they only look alike"
         )
-    return [path for path, fact in scans if fact.name not in known]
+    return [fact for fact in scans if fact.name not in known]
 
 
-def _facts(row: dict[str, str], patient: str | None) -> CaseFacts:
+def _names(fact: CaseFacts) -> set[str]:
+    """All that a patient may be called: as files say, and as tables and headers are hashed."""
+    plain = {fact.group, fact.patient} - {""}
+    return plain | {digest_patient(name) for name in plain}
+
+
+def _facts(row: dict[str, str], options: DatasetOptions) -> CaseFacts:
     path = row["path"]
-    found = re.search(patient, Path(path).name) if patient else None
-    # Without a rule every scan is its own patient, told from a case's name by its path.
-    group = (found.group(1) if found.groups() else found.group(0)) if found else path
-    return CaseFacts(path, group, "", row["content"], unpack(row["thumbnail"]))
+    name = stem(Path(path))
+    try:
+        told = patient_of(name, options)
+    except DatasetError:
+        told = name
+    # Where a name tells of no patient every scan is its own, told from a case by its path.
+    group = told if told != name else path
+    return CaseFacts(
+        name=path,
+        group=group,
+        stratum="",
+        content=row["content"],
+        thumbnail=unpack(row["thumbnail"]),
+        patient=row["patient"] or "",
+    )

@@ -98,9 +98,11 @@ class Worker:
         from situs.weights import load_card  # noqa: PLC0415
 
         rules = config.get("preprocessing") or load_card(config["init"]).preprocessing
-        key = json.dumps([config["data"], rules], sort_keys=True, default=str)
+        options = config["dataset"]
+        key = json.dumps([config["data"], options, rules], sort_keys=True, default=str)
         if self._cohort is None or self._cohort[0] != key:
-            cohort = Cohort(open_dataset(config["data"]), Preprocessing.model_validate(rules))
+            dataset = open_dataset(config["data"], **options)
+            cohort = Cohort(dataset, Preprocessing.model_validate(rules))
             self._cohort = (key, cohort)
         return self._cohort[1]
 
