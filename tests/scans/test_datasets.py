@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from situs.errors import ScanRefused
-from situs.scans.datasets import Dataset, DatasetError, open_dataset
+from situs.errors import ConfigError, ScanRefused
+from situs.scans.datasets import Dataset, DatasetError, DatasetOptions, open_dataset
 
 SHAPE = (9, 8, 7)
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
@@ -239,6 +239,55 @@ def test_folder_pairs_by_name(tmp_path: Path) -> None:
     assert [c.group for c in dataset.cases] == ["p1", "p2"]
 
 
+def test_the_patient_must_be_found_in_every_name(tmp_path: Path) -> None:
+    folders(tmp_path)
+    options = DatasetOptions(patient=r"case(\d)|scan(\d)")
+    assert [c.group for c in open_dataset(tmp_path, options).cases] == ["0", "1", "2"]
+    for pattern in ("p[0-9]+", "(p[0-9])?"):
+        with pytest.raises(DatasetError, match=r"dataset\.patient .* is not found in 'case0'"):
+            open_dataset(tmp_path, options, patient=pattern)
+    with pytest.raises(ConfigError, match=r"'patient': .*no regular expression"):
+        open_dataset(tmp_path, patient="p[")
+    with pytest.raises(ConfigError, match=r"unknown key 'patients'.*'patient'"):
+        open_dataset(tmp_path, patients="p")
+    with pytest.raises(DatasetError, match=r"dataset\.suffix is for BIDS"):
+        open_dataset(tmp_path, suffix="T1w")
+
+
+@pytest.mark.parametrize("make", [folders, nnunet, bids])
+def test_few_labels_among_many_images(tmp_path: Path, make) -> None:
+    whole = open_dataset(make(tmp_path))
+    labels = [case.label for case in whole.labelled if case.label is not None]
+    labels[0].unlink()
+    with pytest.raises(DatasetError, match=r"1 images without.*dataset\.allow_unlabelled=true"):
+        open_dataset(tmp_path)
+    semi = open_dataset(tmp_path, DatasetOptions(allow_unlabelled=True))
+    assert [case.image for case in semi.cases] == [case.image for case in whole.cases]
+    assert len(semi.labelled) == len(labels) - 1
+
+
+def test_few_labelled_rows(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz")
+    label(tmp_path / "a_seg.nii.gz")
+    image(tmp_path / "b.nii.gz", 1)
+    tables = {
+        "target": "image,target\na.nii.gz,sick\nb.nii.gz,\n",
+        "findings": "image,nodule,effusion\na.nii.gz,1,0\nb.nii.gz,,\n",
+        "maps": "image,label\na.nii.gz,a_seg.nii.gz\nb.nii.gz,\n",
+    }
+    for name, table in tables.items():
+        path = tmp_path / f"{name}.csv"
+        path.write_text(table)
+        with pytest.raises(DatasetError, match=r"b\.nii\.gz.*dataset\.allow_unlabelled=true"):
+            open_dataset(path)
+        dataset = open_dataset(path, allow_unlabelled=True)
+        assert [case.name for case in dataset.cases] == ["a", "b"]
+        assert [case.name for case in dataset.labelled] == ["a"]
+    (tmp_path / "findings.csv").write_text("image,nodule,effusion\na.nii.gz,1,\n")
+    with pytest.raises(DatasetError, match="column 'effusion' must be 0 or 1, got ''"):
+        open_dataset(tmp_path / "findings.csv", allow_unlabelled=True)
+
+
 def refused_case(dataset: Dataset, reason: str, match: str) -> None:
     kept, refused = dataset.check()
     assert [error.reason for error in refused] == [reason]
@@ -278,7 +327,7 @@ def test_missing_pairs(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="absent: hippo_0001"):
         open_dataset(tmp_path / "d")
     next(iter((bids(tmp_path / "e") / "derivatives").rglob("sub-02*b*dseg.nii.gz"))).unlink()
-    with pytest.raises(DatasetError, match="without a label: sub-02_ses-b_T1w"):
+    with pytest.raises(DatasetError, match="without a label below derivatives/: sub-02_ses-b_T1w"):
         open_dataset(tmp_path / "e")
 
 
@@ -297,7 +346,7 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
         open_dataset(tmp_path)
     with pytest.raises(DatasetError, match="dataset not found"):
         open_dataset(tmp_path / "absent")
-    with pytest.raises(DatasetError, match="unknown layout 'nnU-Net'"):
+    with pytest.raises(ConfigError, match=r"'layout': .*'nnunet'.*got 'nnU-Net'"):
         open_dataset(tmp_path, layout="nnU-Net")
 
 

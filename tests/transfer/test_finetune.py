@@ -19,6 +19,7 @@ from conftest import write_collection
 from situs.backbones import BackboneConfig, build
 from situs.cli import app
 from situs.errors import ConfigError, RunError, TransferError
+from situs.scans.datasets import DatasetError
 from situs.transfer import Cohort, FinetuneConfig, Model, Result, Task, finetune
 from situs.transfer.predict import predict
 from situs.weights import Card, load_encoder, save_weights
@@ -264,6 +265,34 @@ def test_the_whole_journey_through_the_command_line(tmp_path: Path, run: Path) -
         call(app, ["predict", str(out), str(data), "--out", str(predicted)], catch_exceptions=False)
     for verb in ("finetune", "predict"):
         assert "Example" in call(app, [verb, "--help"]).output
+
+
+def test_many_images_few_labels_and_two_scans_a_patient(tmp_path: Path, run: Path) -> None:
+    data = write_collection(tmp_path / "data", cases=7)
+    for number in range(6):
+        for part in ("images", "labels"):
+            old = data / part / f"case-{number}.nii.gz"
+            old.rename(old.with_name(f"p{number // 2}_{'ab'[number % 2]}.nii.gz"))
+    (data / "labels" / "case-6.nii.gz").unlink()
+    for verb in (["finetune", "--out", str(tmp_path / "out")], ["probe", str(run)]):
+        call = [*verb, "--data", str(data), "--labels", "2", "--test", "2"]
+        if verb[0] == "finetune":
+            call += ["--init", "none", "--steps", "1", "--set", "patch_size=[16,16,8]"]
+        refused = CliRunner().invoke(app, call)
+        assert isinstance(refused.exception, DatasetError)
+        assert "set dataset.allow_unlabelled=true" in str(refused.exception)
+        call += ["--set", "dataset.allow_unlabelled=true", "--set", "dataset.patient='^(p|case-)'"]
+        with pytest.raises(ConfigError, match="'train' asks for 2 cases, but 0 are left"):
+            CliRunner().invoke(app, call, catch_exceptions=False)
+        call[-1] = r"dataset.patient='^(p\d|case-6)'"
+        done = CliRunner().invoke(app, [*call, "--json"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        result = json.loads(done.stdout)
+        parts = result["split"] if verb[0] == "finetune" else result["cases"]
+        patients = [{name[:2] for name in parts[part]} for part in ("train", "test")]
+        assert [len(parts[part]) for part in ("train", "test")] == [2, 2]
+        assert [len(p) for p in patients] == [1, 1]
+        assert patients[0] != patients[1]
 
 
 def test_command_and_configuration_agree() -> None:

@@ -13,6 +13,10 @@ from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, print_json
 from situs.errors import ConfigError
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting, key.path=value; may be repeated."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")]
 
 
@@ -43,10 +47,7 @@ def finetune(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a setting, key.path=value; may be repeated."),
-    ] = None,
+    settings: Settings = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -56,7 +57,8 @@ def finetune(
     Example: `situs finetune --data DATASET --init runs/first --labels 4 --out results/first`
 
     and beside it, from scratch: `situs finetune --data DATASET --init none --labels 4 --out
-    results/scratch`. Any setting can be given as `--set layer_decay=0.7`.
+    results/scratch`. Any setting can be given as `--set layer_decay=0.7`; what the data set's files
+    do not say, as `--set dataset.patient='^(p[0-9]+)'` or `--set dataset.allow_unlabelled=true`.
     """
     import yaml  # noqa: PLC0415
 
@@ -154,15 +156,21 @@ def probe(
     test: Annotated[int | None, typer.Option(help="Cases to score; the rest by default.")] = None,
     voxels: Annotated[int, typer.Option(help="Voxels of each class drawn from each case.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    settings: Settings = None,
     json: Json = False,
 ) -> None:
     """Ask how well labels can be read off frozen features, beside random weights and chance.
 
     Example: `situs probe runs/first --data DATASET --labels 10`
+
+    Where the files do not say which scans are one patient's: `--set dataset.patient='^(p[0-9]+)'`.
     """
+    from situs.config import load_config  # noqa: PLC0415
+    from situs.transfer.probe import ProbeSettings  # noqa: PLC0415
     from situs.transfer.probe import probe as run_probe  # noqa: PLC0415
 
-    result = run_probe(run, data, train=labels, test=test, voxels_per_class=voxels, seed=seed)
+    values = {"train": labels, "test": test, "voxels_per_class": voxels, "seed": seed}
+    result = run_probe(run, data, load_config(ProbeSettings, values, settings or ()))
     if json:
         print_json(result.model_dump(mode="json"))
     else:

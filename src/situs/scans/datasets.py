@@ -7,13 +7,16 @@ module in ``situs.scans.layouts``; the result is always a :class:`Dataset`.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+from pydantic import field_validator
 
+from situs.config import Config, load_config
 from situs.errors import ScanRefused, SitusError
 from situs.scans.layouts.arrays import read_member
 from situs.scans.read import finish, read_label, read_scan
@@ -24,11 +27,43 @@ Task = Literal["segmentation", "classification"]
 Target = int | float | tuple[int, ...]
 
 # In the order of asking: a dataset.json says more than the folders beside it.
-LAYOUTS = ("medmnist", "csv", "nnunet", "decathlon", "bids", "folders")
+Layout = Literal["medmnist", "csv", "nnunet", "decathlon", "bids", "folders"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 class DatasetError(SitusError):
     """A labelled collection that cannot be used: no known layout, or a pair that is missing."""
+
+
+class DatasetOptions(Config):
+    """What a collection's files do not say by themselves: the settings ``dataset.*``.
+
+    Attributes:
+        layout: Which reader opens it; found out where None.
+        classes: Class number → name, where the layout does not declare them. Folder pairs
+            otherwise read every label map once to learn which there are.
+        patient: Regular expression whose first group (or whole match) in a case's name is the
+            patient; every name must have it. By default a BIDS-like ``sub-…``, else every case
+            is its own patient.
+        suffix: BIDS only: which images, for instance ``"T1w"``.
+        allow_unlabelled: Accept images without a label where the layout would have one. They
+            are cases of the data set, but none to fine-tune on or to test with.
+    """
+
+    layout: Layout | None = None
+    classes: dict[int, str] | None = None
+    patient: str | None = None
+    suffix: str | None = None
+    allow_unlabelled: bool = False
+
+    @field_validator("patient")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error})") from None
+        return pattern
 
 
 @dataclass(frozen=True)
@@ -147,41 +182,32 @@ class Dataset:
 
 
 def open_dataset(
-    path: str | Path,
-    *,
-    layout: str | None = None,
-    classes: dict[int, str] | None = None,
-    patient: str | None = None,
-    suffix: str | None = None,
-    allow_unlabelled: bool = False,
+    path: str | Path, options: DatasetOptions | None = None, **settings: Any
 ) -> Dataset:
     """Open a labelled collection, whatever its layout.
 
     Args:
         path: A folder, a ``dataset.json``, an ``.npz`` of MedMNIST or a ``.csv`` of labels.
-        layout: One of :data:`LAYOUTS`; found out where None.
-        classes: Class number → name, where the layout does not declare them. Folder pairs
-            otherwise read every label map once to learn which there are.
-        patient: Regular expression whose first group (or whole match) in a case's name is the
-            patient; by default a BIDS-like ``sub-…``, else every case is its own patient.
-        suffix: BIDS only: which images, for instance ``"T1w"``.
-        allow_unlabelled: Accept images without a label where the layout would have one.
+        options: What the files do not say by themselves.
+        **settings: Fields of :class:`DatasetOptions`, for instance ``patient="^(p[0-9]+)"``; they
+            go before those of ``options``.
 
     Raises:
         DatasetError: Where no layout fits, a pair is missing, or a class is not declared.
+        ConfigError: For a setting that does not exist or cannot be used.
     """
     path = Path(path)
     if path.name == "dataset.json":
         path = path.parent
     if not path.exists():
         raise DatasetError(f"dataset not found: {path}")
-    options = OpenOptions(classes, patient, suffix, allow_unlabelled)
-    names = LAYOUTS if layout is None else (layout,)
-    if layout is not None and layout not in LAYOUTS:
-        raise DatasetError(f"unknown layout '{layout}'; known: {', '.join(LAYOUTS)}")
-    for name in names:
+    given = {} if options is None else options.model_dump()
+    options = load_config(DatasetOptions, {**given, **settings})
+    for name in [options.layout] if options.layout else LAYOUTS:
         module = importlib.import_module(f"situs.scans.layouts.{name}")
-        if layout is not None or module.fits(path):
+        if options.layout or module.fits(path):
+            if options.suffix and name != "bids":
+                raise DatasetError(f"dataset.suffix is for BIDS, but {path} has layout '{name}'")
             dataset: Dataset = module.open_layout(path, options)
             _check_names(dataset)
             return dataset
@@ -190,16 +216,6 @@ def open_dataset(
         "dataset_description.json (BIDS), folders images/ and labels/, a MedMNIST .npz, or a "
         ".csv with a column 'image'"
     )
-
-
-@dataclass(frozen=True)
-class OpenOptions:
-    """See :func:`open_dataset`."""
-
-    classes: dict[int, str] | None = None
-    patient: str | None = None
-    suffix: str | None = None
-    allow_unlabelled: bool = False
 
 
 def same_grid(a: Scan, b: Scan) -> float:
@@ -238,3 +254,9 @@ def missing_pair(root: Path, what: str, names: Sequence[str], remedy: str) -> Da
     """The error for images without labels, or labels without images; names the first few."""
     shown = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
     return DatasetError(f"{root.name}: {len(names)} {what}: {shown}. {remedy}")
+
+
+def without_label(root: Path, what: str, names: Sequence[str]) -> DatasetError:
+    """The error for images whose label or target is missing, and how to go on without it."""
+    remedy = "Add what is missing, or set dataset.allow_unlabelled=true to leave it out."
+    return missing_pair(root, what, names, remedy)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import ConfigError
-from situs.scans.datasets import Case, Dataset, open_dataset
+from situs.scans.datasets import Case, Dataset, DatasetOptions, open_dataset
 from situs.store import Prepared, Preprocessing, preprocess
 from situs.store.grid import orientation
 
@@ -91,9 +91,14 @@ class Cohort:
         self.rules = self.settled(rules)
 
     @classmethod
-    def open(cls, data: str | Path, rules: Preprocessing | None = None) -> Cohort:
+    def open(
+        cls,
+        data: str | Path,
+        rules: Preprocessing | None = None,
+        dataset: DatasetOptions | None = None,
+    ) -> Cohort:
         """Open a labelled data set in any of the layouts that situs reads."""
-        return cls(open_dataset(data), rules or Preprocessing())
+        return cls(open_dataset(data, dataset), rules or Preprocessing())
 
     @property
     def names(self) -> list[str]:

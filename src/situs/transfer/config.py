@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from situs.backbones import BackboneConfig
 from situs.config import Config
+from situs.scans.datasets import DatasetOptions
 from situs.store import Preprocessing
 
 Cases = int | tuple[str, ...] | None
@@ -51,6 +52,8 @@ class FinetuneConfig(Config):
     Attributes:
         task: ``"segmentation"`` of voxels or ``"classification"`` of scans.
         data: Labelled data set in any of the layouts that situs reads.
+        dataset: What the files of ``data`` do not say by themselves: who the patient is, classes,
+            layout, BIDS suffix, whether some images have no label.
         out: Result folder; must be empty or absent unless ``overwrite``.
         init: A run or weights folder, or ``"none"`` for random initialisation.
         load_decoder: Take the decoder along where the pretext task trained it.
@@ -93,6 +96,7 @@ class FinetuneConfig(Config):
     """
 
     data: Path
+    dataset: DatasetOptions = Field(default_factory=DatasetOptions)
     out: Path
     task: Literal["segmentation", "classification"] = "segmentation"
     init: str = "none"

@@ -89,8 +89,8 @@ def _classification(config: FinetuneConfig, model: Model, cases: Iterable[Prepar
         rows.append(
             {
                 "case": case.name,
-                "true": " ".join(names[k] for k in on),
-                "predicted": " ".join(names[k] for k in decided),
+                "true": "; ".join(names[k] for k in on),
+                "predicted": "; ".join(names[k] for k in decided),
                 **{f"p({name})": float(v) for name, v in zip(names, p, strict=True)},
             }
         )

@@ -50,8 +50,9 @@ def finetune(
     Args:
         config: A mapping, the path of a YAML file, or a :class:`FinetuneConfig`.
         overrides: ``key.path=value`` strings.
-        cohort: The data set of ``config.data``, already opened; many fine-tunings that share
-            one pay for preparation once. Its rules must be those of this fine-tuning.
+        cohort: The data set of ``config.data``, already opened with ``config.dataset``; many
+            fine-tunings that share one pay for preparation once. Its rules must be those of this
+            fine-tuning.
         quiet: No progress.
 
     Returns:
@@ -92,7 +93,7 @@ def finetune(
 
 def _cohort(config: FinetuneConfig, cohort: Cohort | None, carded: Mapping[str, Any]) -> Cohort:
     rules = config.preprocessing or validate(Preprocessing, carded)
-    cohort = cohort or Cohort.open(config.data, rules)
+    cohort = cohort or Cohort.open(config.data, rules, config.dataset)
     expected = cohort.settled(rules)
     if cohort.rules != expected:
         raise ConfigError(

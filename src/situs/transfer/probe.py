@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from rich.console import Group, RenderableType
 from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
@@ -22,10 +23,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from situs.backbones import Backbone, build
-from situs.config import Config, validate
+from situs.config import Config, load_config, validate
 from situs.errors import ConfigError
+from situs.scans.datasets import DatasetOptions
 from situs.store import Preprocessing
 from situs.transfer.cases import Cohort, PreparedCase
+from situs.transfer.config import Cases
 from situs.transfer.features import scan_feature, slice_axis_of, voxel_features
 from situs.transfer.splits import Split, choose
 from situs.weights import load_card, load_encoder
@@ -34,6 +37,24 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 _NEIGHBOURS = 20
+
+
+class ProbeSettings(Config):
+    """How to probe.
+
+    Attributes:
+        dataset: What the data set's files do not say by themselves.
+        train: Cases that the probes learn from; by default half of them.
+        test: Cases they are scored on; by default all others.
+        voxels_per_class: Drawn from each case, background included.
+        seed: Of everything drawn.
+    """
+
+    dataset: DatasetOptions = Field(default_factory=DatasetOptions)
+    train: Cases = None
+    test: Cases = None
+    voxels_per_class: int = Field(50, ge=1)
+    seed: int = Field(0, ge=0)
 
 
 class ProbeRow(Config):
@@ -93,12 +114,10 @@ class ProbeResult(Config):
 def probe(
     run: str | Path,
     data: str | Path,
+    settings: ProbeSettings | None = None,
     *,
-    train: int | Sequence[str] | None = None,
-    test: int | Sequence[str] | None = None,
-    voxels_per_class: int = 50,
-    seed: int = 0,
     cohort: Cohort | None = None,
+    **changes: Any,
 ) -> ProbeResult:
     """Ask how well labels can be read off frozen features.
 
@@ -108,22 +127,25 @@ def probe(
     Args:
         run: Run or weights folder.
         data: A labelled data set.
-        train: Cases that the probes learn from; by default half of them.
-        test: Cases they are scored on; by default all others.
-        voxels_per_class: Drawn from each case, background included.
-        seed: Of everything drawn.
+        settings: Cases, dataset options, voxels, seed.
         cohort: The data set already opened with the run's preprocessing.
+        **changes: Fields of :class:`ProbeSettings`, for instance ``train=4``; they go before
+            those of ``settings``.
 
     Raises:
         TransferError: If the run has no weights.
-        ConfigError: If the data set cannot be split as asked.
+        ConfigError: If a setting does not exist, or the data set cannot be split as asked.
     """
     began = time.perf_counter()
+    given = {} if settings is None else dict(settings)
+    settings = load_config(ProbeSettings, {**given, **changes})
     card = load_card(run)
-    cohort = cohort or Cohort.open(data, validate(Preprocessing, card.preprocessing))
-    if train is None and test is None:
+    rules = validate(Preprocessing, card.preprocessing)
+    cohort = cohort or Cohort.open(data, rules, settings.dataset)
+    train, seed = settings.train, settings.seed
+    if train is None and settings.test is None:
         train = max(1, len(cohort.names) // 2)
-    split = choose(cohort, train, 0, test, seed)
+    split = choose(cohort, train, 0, settings.test, seed)
     segmentation = cohort.dataset.task == "segmentation"
     rows: list[ProbeRow] = []
     counts = {"train": 0, "test": 0}
@@ -131,7 +153,9 @@ def probe(
     for kind, backbone in _networks(run, seed):
         _check_channels(backbone, cohort[split.train[0]])
         samples = {
-            part: _samples(backbone, cohort.load(names), segmentation, voxels_per_class, seed)
+            part: _samples(
+                backbone, cohort.load(names), segmentation, settings.voxels_per_class, seed
+            )
             for part, names in (("train", split.train), ("test", split.test))
         }
         counts = {part: len(y) for part, (_, y) in samples.items()}

@@ -10,7 +10,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from situs.scans.datasets import Case, Dataset, DatasetError, OpenOptions, missing_pair
+from situs.scans.datasets import (
+    Case,
+    Dataset,
+    DatasetError,
+    DatasetOptions,
+    missing_pair,
+    without_label,
+)
 from situs.scans.layouts.common import found_classes, patient_of, stem
 
 _LABELS = ("dseg", "seg", "mask")
@@ -22,7 +29,7 @@ def fits(path: Path) -> bool:
     return (path / "dataset_description.json").is_file()
 
 
-def open_layout(path: Path, options: OpenOptions) -> Dataset:
+def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     """Images of one suffix and the label maps of the same subject, session and entities.
 
     Raises:
@@ -37,8 +44,7 @@ def open_layout(path: Path, options: OpenOptions) -> Dataset:
     labels = _labels(path, images)
     bare = sorted(stem(images[key]) for key in images.keys() - labels.keys())
     if bare and not options.allow_unlabelled:
-        remedy = "Add a dseg below derivatives/, or pass allow_unlabelled=True."
-        raise missing_pair(path, "images without a label", bare, remedy)
+        raise without_label(path, "images without a label below derivatives/", bare)
     cases = tuple(
         Case(stem(image), (image,), labels.get(key), group=patient_of(image.name, options))
         for key, image in images.items()
@@ -47,7 +53,7 @@ def open_layout(path: Path, options: OpenOptions) -> Dataset:
     return Dataset(path, "bids", cases, classes, "segmentation")
 
 
-def _suffix(path: Path, options: OpenOptions) -> str:
+def _suffix(path: Path, options: DatasetOptions) -> str:
     found = {stem(p).rsplit("_", 1)[-1] for p in path.glob("sub-*/**/*.nii*")}
     if options.suffix is not None:
         if options.suffix not in found:
@@ -59,7 +65,7 @@ def _suffix(path: Path, options: OpenOptions) -> str:
     if not found:
         raise DatasetError(f"{path.name}: no images below sub-*")
     if len(found) > 1 and "T1w" not in found:
-        raise DatasetError(f"{path.name}: choose suffix= one of {', '.join(sorted(found))}")
+        raise DatasetError(f"{path.name}: set dataset.suffix to one of {', '.join(sorted(found))}")
     return "T1w" if "T1w" in found else found.pop()
 
 

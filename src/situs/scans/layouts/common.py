@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from situs.scans.datasets import DatasetError, OpenOptions
+from situs.scans.datasets import DatasetError, DatasetOptions
 from situs.scans.formats import format_by_name
 from situs.scans.read import read_label
 
@@ -35,12 +35,18 @@ def stem(path: Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def patient_of(name: str, options: OpenOptions) -> str:
-    """The patient that a case's name tells of, else the name itself."""
+def patient_of(name: str, options: DatasetOptions) -> str:
+    """The patient that a case's name tells of, else the name itself.
+
+    Raises:
+        DatasetError: Where the name has nothing of what ``dataset.patient`` asks for: taking it
+            for a patient of its own could part the scans of one.
+    """
     match = re.search(options.patient, name) if options.patient else _SUBJECT.search(name)
-    if match is None:
-        return name
-    return match.group(1) if match.groups() else match.group()
+    found = next((g for g in match.groups() if g), match.group()) if match else ""
+    if options.patient and not found:
+        raise DatasetError(f"dataset.patient '{options.patient}' is not found in '{name}'")
+    return found or name
 
 
 def inside(root: Path, named: str) -> Path:

@@ -8,7 +8,15 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from situs.scans.datasets import Case, Dataset, DatasetError, OpenOptions, Target, missing_pair
+from situs.scans.datasets import (
+    Case,
+    Dataset,
+    DatasetError,
+    DatasetOptions,
+    Target,
+    missing_pair,
+    without_label,
+)
 from situs.scans.layouts.common import found_classes, inside, patient_of, stem
 from situs.scans.privacy import digest_patient
 
@@ -21,7 +29,7 @@ def fits(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
 
-def open_layout(path: Path, options: OpenOptions) -> Dataset:
+def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     """One case a row.
 
     Raises:
@@ -39,12 +47,15 @@ def open_layout(path: Path, options: OpenOptions) -> Dataset:
     if "target" in columns:
         names = options.classes or _names([row["target"] for row in rows])
         numbers = {name: number for number, name in names.items()}
-        targets: list[Target] = [_class(row, numbers, path) for row in rows]
+        targets: list[Target | None] = [_class(row, numbers, path) for row in rows]
     elif extra:
         names = dict(enumerate(extra))
         targets = [_flags(row, extra, path) for row in rows]
     else:
         raise DatasetError(f"{path.name}: needs a column 'label', 'target', or one a class")
+    bare = [i.name for i, target in zip(images, targets, strict=True) if target is None]
+    if bare and not options.allow_unlabelled:
+        raise without_label(path, "rows without a class", bare)
     cases = [
         _case(row, image, None, target, options)
         for row, image, target in zip(rows, images, targets, strict=True)
@@ -58,12 +69,11 @@ def _segmentation(
     rows: list[dict[str, str]],
     images: list[Path],
     labels: list[Path | None],
-    options: OpenOptions,
+    options: DatasetOptions,
 ) -> Dataset:
     bare = [i.name for i, label in zip(images, labels, strict=True) if label is None]
     if bare and not options.allow_unlabelled:
-        remedy = "Add the labels, or pass allow_unlabelled=True."
-        raise missing_pair(path, "rows without a label", bare, remedy)
+        raise without_label(path, "rows without a label", bare)
     cases = tuple(
         _case(row, image, label, None, options)
         for row, image, label in zip(rows, images, labels, strict=True)
@@ -99,8 +109,10 @@ def _names(targets: list[str]) -> dict[int, str]:
     return dict(enumerate(found))
 
 
-def _class(row: dict[str, str], numbers: dict[str, int], path: Path) -> int:
+def _class(row: dict[str, str], numbers: dict[str, int], path: Path) -> int | None:
     target = row["target"]
+    if not target:
+        return None
     if target in numbers:
         return numbers[target]
     if target.isdigit() and int(target) in numbers.values():
@@ -109,7 +121,9 @@ def _class(row: dict[str, str], numbers: dict[str, int], path: Path) -> int:
     raise DatasetError(f"{path.name}: {row['image']}: unknown class '{target}'; known: {known}")
 
 
-def _flags(row: dict[str, str], columns: list[str], path: Path) -> tuple[int, ...]:
+def _flags(row: dict[str, str], columns: list[str], path: Path) -> tuple[int, ...] | None:
+    if not any(row[column] for column in columns):
+        return None
     for column in columns:
         if row[column] not in ("0", "1"):
             raise DatasetError(
@@ -124,7 +138,7 @@ def _case(
     image: Path,
     label: Path | None,
     target: Target | None,
-    options: OpenOptions,
+    options: DatasetOptions,
 ) -> Case:
     name = row.get("name") or stem(image)
     group = digest_patient(row["patient"]) if row.get("patient") else patient_of(name, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from situs.scans.datasets import Case, Dataset, DatasetError, OpenOptions, missing_pair
+from situs.scans.datasets import Case, Dataset, DatasetError, DatasetOptions, missing_pair
 from situs.scans.layouts.common import (
     declared_classes,
     inside,
@@ -22,7 +22,7 @@ def fits(path: Path) -> bool:
     return description.is_file() and isinstance(read_json(description).get("training"), list)
 
 
-def open_layout(path: Path, options: OpenOptions) -> Dataset:
+def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     """Cases in the order of the file; those under "test" have no label.
 
     Raises:
@@ -46,7 +46,7 @@ def open_layout(path: Path, options: OpenOptions) -> Dataset:
     return Dataset(path, "decathlon", tuple(cases), classes, "segmentation", modality)
 
 
-def _case(root: Path, item: Any, split: str, options: OpenOptions) -> Case:
+def _case(root: Path, item: Any, split: str, options: DatasetOptions) -> Case:
     if isinstance(item, str):
         item = {"image": item}
     if not isinstance(item, dict) or not isinstance(item.get("image"), str):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from situs.scans.datasets import Case, Dataset, DatasetError, OpenOptions, missing_pair
+from situs.scans.datasets import (
+    Case,
+    Dataset,
+    DatasetError,
+    DatasetOptions,
+    missing_pair,
+    without_label,
+)
 from situs.scans.layouts.common import found_classes, images_in, patient_of
 
 _PAIRS = (
@@ -24,7 +31,7 @@ def fits(path: Path) -> bool:
     return _folders(path) is not None
 
 
-def open_layout(path: Path, options: OpenOptions) -> Dataset:
+def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     """Pair images and labels by name; ``_image``, ``_seg`` and the like at the end are ignored.
 
     Raises:
@@ -39,8 +46,7 @@ def open_layout(path: Path, options: OpenOptions) -> Dataset:
         raise missing_pair(path, "labels without an image", alone, "Add the images.")
     bare = sorted(images.keys() - labels.keys())
     if bare and not options.allow_unlabelled:
-        remedy = "Add the labels, or pass allow_unlabelled=True."
-        raise missing_pair(path, "images without a label", bare, remedy)
+        raise without_label(path, "images without a label", bare)
     cases = tuple(
         Case(name, (image,), labels.get(name), group=patient_of(name, options))
         for name, image in images.items()

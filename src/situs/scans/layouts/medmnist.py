@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from situs.scans.datasets import Case, Dataset, DatasetError, OpenOptions, Target
+from situs.scans.datasets import Case, Dataset, DatasetError, DatasetOptions, Target
 from situs.scans.layouts.arrays import read_array, shapes
 
 _SPLITS = ("train", "val", "test")
@@ -17,7 +17,7 @@ def fits(path: Path) -> bool:
     return path.suffix == ".npz"
 
 
-def open_layout(path: Path, options: OpenOptions) -> Dataset:
+def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     """One case an array; labels of several columns are 0/1 for each class.
 
     Raises:

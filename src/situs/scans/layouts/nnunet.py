@@ -10,7 +10,14 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from situs.scans.datasets import Case, Dataset, DatasetError, OpenOptions, missing_pair
+from situs.scans.datasets import (
+    Case,
+    Dataset,
+    DatasetError,
+    DatasetOptions,
+    missing_pair,
+    without_label,
+)
 from situs.scans.layouts.common import (
     declared_classes,
     images_in,
@@ -36,7 +43,7 @@ def fits(path: Path) -> bool:
     return any(_CHANNEL.match(name) for name in images_in(folder))
 
 
-def open_layout(path: Path, options: OpenOptions) -> Dataset:
+def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     """Training cases with labels; ``imagesTs`` with those of ``labelsTs``, where there are any.
 
     Raises:
@@ -55,7 +62,7 @@ def open_layout(path: Path, options: OpenOptions) -> Dataset:
     return Dataset(path, "nnunet", tuple(cases), classes, "segmentation", modality_of(channels))
 
 
-def _cases(root: Path, part: str, split: str, channels: int, options: OpenOptions) -> list[Case]:
+def _cases(root: Path, part: str, split: str, channels: int, options: DatasetOptions) -> list[Case]:
     files: dict[str, dict[int, Path]] = defaultdict(dict)
     for name, image in images_in(root / f"images{part}").items():
         match = _CHANNEL.match(name)
@@ -73,8 +80,7 @@ def _cases(root: Path, part: str, split: str, channels: int, options: OpenOption
         raise missing_pair(root, "labels without an image", alone, "Add the images.")
     bare = sorted(files.keys() - labels.keys())
     if bare and split == "train" and not options.allow_unlabelled:
-        remedy = "Add the labels, or pass allow_unlabelled=True."
-        raise missing_pair(root, "images without a label", bare, remedy)
+        raise without_label(root, "images without a label", bare)
     return [
         Case(
             name,
