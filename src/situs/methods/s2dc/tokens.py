@@ -92,9 +92,12 @@ def token_grid(config: S2dcConfig, backbone: Backbone) -> tuple[int, int, int]:
 def correspondence(config: S2dcConfig, batch: Batch, backbone: Backbone) -> Problem:
     """True correspondences of a batch, and the pairs of which neither token is padding."""
     grid = token_grid(config, backbone)
-    affine, source, moved = token_geometry(batch, token_vox(config, backbone), grid)
+    # Autocast would round mm to bf16, and the nearest token would often be another one.
+    with torch.autocast(batch["affine_mm"].device.type, enabled=False):
+        affine, source, moved = token_geometry(batch, token_vox(config, backbone), grid)
+        targets = match_targets(affine, grid)
     valid = source[:, :, None] & moved[:, None, :]
-    return Problem(match_matrix(match_targets(affine, grid)) & valid, valid)
+    return Problem(match_matrix(targets) & valid, valid)
 
 
 def slice_tokens(tokens: Tensor, grid: Sequence[int], axis: int | None) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from situs.methods.precision import at_least_single
+from situs.methods.precision import at_least_single, product
 
 # Similarities held at once, 16 MB in float32: stays in the last-level cache.
 _BLOCK = 2**22
@@ -127,7 +127,7 @@ def _argmaxes_rows(i: Tensor, j: Tensor, inside: Tensor | None) -> tuple[Tensor,
     to_i = torch.zeros(batch, n, dtype=torch.long, device=i.device)
     for start in range(0, n, rows):
         block = slice(start, start + rows)
-        similarity = _product(i[:, :, block].transpose(1, 2), j)
+        similarity = product(i[:, :, block].transpose(1, 2), j)
         if inside is not None:
             similarity.masked_fill_(~inside[:, None, :], -torch.inf)
             to_j[:, block] = similarity.argmax(2)
@@ -143,12 +143,6 @@ def _argmaxes_rows(i: Tensor, j: Tensor, inside: Tensor | None) -> tuple[Tensor,
 
 def _gathered(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(2, index[:, None].expand(-1, x.shape[1], -1))
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Matrix product in the operands' own precision, whatever autocast says."""
-    with torch.autocast(a.device.type, enabled=False):
-        return a @ b
 
 
 def position_contrast(
@@ -186,7 +180,7 @@ def position_contrast(
     itself[index, index + rank * len(own)] = True
     near = (positions[:, None] - at).abs() < threshold
     positive = near & (groups[:, None] == of) & ~itself
-    logits = (_product(own, every.T) / temperature).masked_fill(itself, -torch.inf)
+    logits = (product(own, every.T) / temperature).masked_fill(itself, -torch.inf)
     log_share = logits.log_softmax(1).masked_fill(~positive, 0.0)
     count = positive.sum(1)
     each = -log_share.sum(1) / count.clamp_min(1)
@@ -220,7 +214,7 @@ def spread(embeddings: Tensor, most: int = 256) -> Tensor:
     unit = F.normalize(at_least_single(embeddings), dim=1).flatten(2)
     unit = unit[:, :, :: -(-unit.shape[2] // most)]
     n = unit.shape[2]
-    squared = 2 - 2 * _product(unit.transpose(1, 2), unit)
+    squared = 2 - 2 * product(unit.transpose(1, 2), unit)
     itself = torch.eye(n, dtype=torch.bool, device=unit.device)
     apart = torch.logsumexp((-2 * squared).masked_fill(itself, -torch.inf), dim=(1, 2))
     return 1 + (apart - math.log(n * (n - 1))).mean() / 4

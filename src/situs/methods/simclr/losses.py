@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
+from situs.methods.precision import at_least_single, product
+
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> dict[str, Tensor]:
     """Normalised temperature-scaled cross entropy.
@@ -29,14 +31,14 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> dict[str
     Returns:
         ``nt_xent`` and ``total``.
     """
-    own = F.normalize(torch.cat([first, second]).float(), dim=-1)
+    own = F.normalize(at_least_single(torch.cat([first, second])), dim=-1)
     batch = len(first)
     rank = 0
     candidates = own
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         rank = dist.get_rank()
         candidates = torch.cat(all_gather(own))
-    similarity = own @ candidates.T / temperature
+    similarity = product(own, candidates.T) / temperature
     index = torch.arange(2 * batch, device=own.device)
     itself = index + rank * 2 * batch
     similarity = similarity.scatter(1, itself[:, None], -torch.inf)

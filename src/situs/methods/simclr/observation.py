@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from situs.methods.base import Batch, Source
 from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
+from situs.methods.precision import cosines
 from situs.observation import (
     ImagesPanel,
     MatrixPanel,
@@ -36,7 +36,7 @@ def retrieval(queries: Tensor, gallery: Tensor, same: Tensor) -> tuple[Tensor, T
     Returns:
         Similarities ``(N, M)``, index of the nearest ``(N,)``, whether it is right ``(N,)``.
     """
-    similarity = F.normalize(queries.float(), dim=-1) @ F.normalize(gallery.float(), dim=-1).T
+    similarity = cosines(queries, gallery)
     nearest = similarity.argmax(1)
     return similarity, nearest, same.gather(1, nearest[:, None])[:, 0]
 

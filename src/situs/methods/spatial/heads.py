@@ -6,6 +6,7 @@ import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
+from situs.methods.precision import at_least_single
 from situs.methods.spatial.config import SpatialConfig
 
 
@@ -61,16 +62,24 @@ class SpatialHeads(nn.Module):
 
     def gaps(self, vectors: Tensor) -> Tensor:
         """``ĝ_ij = W(v_j − v_i)``: ``(…, V, D)`` → ``(…, V, V, 3)``, in normalised lengths."""
-        projected = self.gap(vectors)
+        with _own_precision(vectors):
+            projected = self.gap(at_least_single(vectors))
         return projected[..., None, :, :] - projected[..., :, None, :]
 
     def steps(self, vectors: Tensor) -> Tensor:
         """Vectors ``d_ij`` from view to view: ``(…, V, D)`` → ``(…, V, V, 3)``."""
-        if not self.pairwise:
-            position = self.direction(vectors)
-            return position[..., None, :, :] - position[..., :, None, :]
-        views = vectors.shape[-2]
-        shape = (*vectors.shape[:-1], views, vectors.shape[-1])
-        begin = vectors.unsqueeze(-2).expand(shape)
-        end = vectors.unsqueeze(-3).expand(shape)
-        return self.direction(torch.cat([begin, end], dim=-1))
+        vectors = at_least_single(vectors)
+        with _own_precision(vectors):
+            if not self.pairwise:
+                position = self.direction(vectors)
+                return position[..., None, :, :] - position[..., :, None, :]
+            views = vectors.shape[-2]
+            shape = (*vectors.shape[:-1], views, vectors.shape[-1])
+            begin = vectors.unsqueeze(-2).expand(shape)
+            end = vectors.unsqueeze(-3).expand(shape)
+            return self.direction(torch.cat([begin, end], dim=-1))
+
+
+def _own_precision(tensor: Tensor) -> torch.autocast:
+    """No autocast: a position rounded to bf16 is off by more than a small gap."""
+    return torch.autocast(tensor.device.type, enabled=False)

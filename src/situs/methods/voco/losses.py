@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from situs.methods.precision import at_least_single, cosines
+
 Form = Literal["paper", "released"]
 
 # Keeps the logarithm finite where a crop is put exactly where it is not.
@@ -29,9 +31,8 @@ def predicted_overlap(crops: Tensor, bases: Tensor) -> Tensor:
     Returns:
         ``(B, R, K)`` in [0, 1].
     """
-    similarity = F.normalize(crops.float(), dim=-1) @ F.normalize(bases.float(), dim=-1).mT
     # Rounding can exceed 1 by an ulp, which the logarithm would punish with a wrong sign.
-    return similarity.clamp(0, 1)
+    return cosines(crops, bases).clamp(0, 1)
 
 
 def prediction(predicted: Tensor, overlap: Tensor, form: Form = "paper") -> Tensor:
@@ -66,7 +67,7 @@ def regularization(bases: Tensor, form: Form = "paper") -> Tensor:
         bases: ``(B, K, D)``.
         form: See above.
     """
-    unit = F.normalize(bases.float(), dim=-1)
+    unit = F.normalize(at_least_single(bases), dim=-1)
     first, second = torch.triu_indices(unit.shape[1], unit.shape[1], 1, device=unit.device)
     other = unit if form == "paper" else unit.detach()
     similarity = (unit[:, first] * other[:, second]).sum(-1)
