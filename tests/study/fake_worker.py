@@ -33,9 +33,11 @@ for line in sys.stdin:
     elif job["kind"] == "pretrain":
         result["scores"] = {"gap_mae": 3.0}
     else:
+        organ = {"name": "organ", "presence": "both"}
+        scores = {case: dice(config, case) for case in config["test"]}
         result["cases"] = [
-            {"case": c, "name": "organ", "presence": "both", "dice": str(dice(config, c))}
-            for c in config["test"]
+            {"case": case, **organ, "dice": str(score), "hd95_mm": str(9 - 10 * score)}
+            for case, score in scores.items()
         ]
     with (folder.parent / "order.txt").open("a") as stream:
         stream.write(title + "\n")

@@ -16,12 +16,15 @@ from typer.testing import CliRunner
 
 from situs.cli import app
 from situs.config import validate
-from situs.errors import ConfigError, RunError
+from situs.errors import ConfigError, RunError, SitusError
 from situs.study import StudyConfig, describe, run_study
-from situs.study.plan import Plan, case_scores
+from situs.study.checks import check_settings
+from situs.study.jobs import JobFolders
+from situs.study.plan import Plan
 from situs.study.results import lost_classes
-from situs.study.run import _alone, check_settings
-from situs.study.words import unstable
+from situs.study.run import _alone
+from situs.study.scheduler import Scheduler
+from situs.study.words import findings, unstable
 
 TWINS = (("fast", 1.0), ("slow", 0.5))
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -260,11 +263,24 @@ def test_two_studies_do_not_share_a_folder_at_a_time(organs, tmp_path):
         ({"arms": ["none", "none"]}, "names of their own"),
         ({"validation": 0}, "needs validation cases"),
         ({"labels": []}, "name each number once"),
+        ({"labels": [2, 400]}, "400 labelled cases were asked for, but only 18"),
+        ({"metric": "Dice"}, "none of segmentation: dice"),
+        ({"finetune": {"patch_size": [9, 8, 8]}}, r"arm 'none': patch_size: .*usable size"),
+        (
+            {
+                "arms": [
+                    "none",
+                    {"method": "mae", "options": {"view_size": [9, 9, 9], "block_size": [3, 3, 3]}},
+                ]
+            },
+            r"arm 'mae': view_size: .*usable size",
+        ),
+        ({"arms": ["none", {"method": "mae", "against": "mae"}]}, "no other arm"),
     ],
 )
 def test_wrong_settings_are_told_before_anything_runs(organs, tmp_path, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        run_study(config(organs, tmp_path, **changes), worker=FAKE)
+    with pytest.raises(SitusError, match=message):
+        describe(config(organs, tmp_path, **changes))
     assert not (tmp_path / "jobs").exists()
 
 
@@ -283,26 +299,6 @@ def test_two_dimensional_arms_are_tested_against_two_dimensional_scratch(organs,
     assert named.scratch_of(named.arms[2]) is flat_arm
 
 
-def test_case_scores_average_the_classes_that_a_case_has():
-    rows = [
-        {"case": "a", "presence": "both", "dice": "0.5"},
-        {"case": "a", "presence": "both", "dice": "0.7"},
-        {"case": "b", "presence": "absent", "dice": "nan"},
-        {"case": "b", "presence": "missed", "dice": "0.0"},
-        {"case": "c", "presence": "absent", "dice": "nan"},
-    ]
-    scores = case_scores(rows, "dice")
-    assert (scores["a"], scores["b"]) == (pytest.approx(0.6), 0)
-    assert np.isnan(scores["c"])
-    with pytest.raises(ConfigError, match="did you mean 'dice'"):
-        case_scores(rows, "dise")
-    said = [
-        {"case": "a", "true": "x", "predicted": "x"},
-        {"case": "b", "true": "x", "predicted": "y"},
-    ]
-    assert case_scores(said, "correct") == {"a": 1.0, "b": 0.0}
-
-
 def test_command_line_describes_and_reports(finished, tmp_path):
     study, *_ = finished
     file = tmp_path / "study.yaml"
@@ -313,7 +309,8 @@ def test_command_line_describes_and_reports(finished, tmp_path):
     assert json.loads(told.output)["done"] == 24
     told = runner.invoke(app, ["study", str(file), "--only-report", "--json"])
     assert told.exit_code == 0, told.output
-    assert len(json.loads(told.output)["summary"]) == 6
+    strictly = json.loads(told.output, parse_constant=pytest.fail)
+    assert len(strictly["summary"]) == 6
 
 
 def test_only_arms_with_a_pretrained_encoder_may_freeze_it():
@@ -340,13 +337,48 @@ def test_an_arm_runs_with_its_own_label_counts_only(organs, tmp_path):
 
 def test_arms_that_differ_in_their_fine_tuning_share_the_pretraining(organs, tmp_path):
     twins = [{"name": n, "method": "mae", "finetune": {"layer_decay": d}} for n, d in TWINS]
-    study = config(organs, tmp_path, arms=["none", *twins], tune={})
+    study = config(organs, tmp_path, arms=["none", *twins])
     plan, folders = describe(study)
     one, other = (plan.pretraining(arm, 0) for arm in plan.study.arms[1:])
     assert one.key == other.key
     assert folders.folder(one) == folders.folder(other)
-    run_study(study, worker=FAKE)
+    result = run_study(study, worker=FAKE)
     assert sum(title.startswith("pretrain") for title in order(tmp_path)) == 1
+    assert result.done == result.expected
+    assert result.pretrainings["arm"].tolist() == ["fast and slow"]
+    costs = result.summary.set_index("arm")["pretrain_seconds"]
+    assert costs.loc[["fast", "slow"]].eq(1.0).all()
     for file in (tmp_path / "jobs").glob("finetune-*/job.json"):
         init = json.loads(file.read_text())["config"].get("init")
         assert init is None or Path(init).parent.is_dir()
+
+
+def test_distances_are_better_when_smaller(organs, tmp_path):
+    result = run_study(config(organs, tmp_path, metric="hd95_mm"), worker=FAKE)
+    assert result.runs["lr"].eq(0.01).all(), "the rate with the smallest distance"
+    table = result.summary.set_index(["arm", "labels"])
+    assert table.loc[("mae", 2), "gain"] == pytest.approx(1.0), "smaller by 1 mm"
+    assert table.loc[("mae", 2), "mean"] < table.loc[("none", 2), "mean"]
+    assert table.loc[("mae", 2), "scratch_labels_is"] == "≥"
+    assert " +1.0 mm (" in findings(result)[0]
+
+
+def test_any_arm_may_be_the_reference_and_the_best_is_held_against_the_rest(organs, tmp_path):
+    both = {"name": "both", "method": "mae+simclr", "against": "mae"}
+    result = run_study(config(organs, tmp_path / "a", arms=["none", "mae", both]), worker=FAKE)
+    table = result.summary.set_index(["arm", "labels"])
+    assert table.loc[("both", 2), "against"] == "mae"
+    assert table.loc[("both", 2), "gain"] == pytest.approx(0.0)
+    assert result.rivals.empty, "nothing else has the same reference"
+    both.pop("against")
+    result = run_study(config(organs, tmp_path / "a", arms=["none", "mae", both]), worker=FAKE)
+    assert result.rivals[["labels", "against"]].values.tolist() == [[2, "both"], [4, "both"]]
+    assert result.rivals["gain"].abs().max() < 1e-9
+    assert "The best beside the other methods" in result.page.read_text()
+
+
+def test_workers_are_dealt_one_gpu_each(tmp_path):
+    scheduler = Scheduler(JobFolders(tmp_path), 3, worker=["env"], gpus=("0", "1"))
+    seen = [scheduler._hire().communicate()[0] for _ in range(3)]
+    found = [re.search(r"CUDA_VISIBLE_DEVICES=(.*)", text)[1] for text in seen]
+    assert found == ["0", "1", "0"]

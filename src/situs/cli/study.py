@@ -69,7 +69,7 @@ def _print_event(event: Any, done: int, total: int) -> None:
         out.print(f"\\[{done}/{total}] {what}: done in {event.seconds:.0f} s", highlight=False)
     else:
         out.print(
-            f"[bold red]{what} failed[/], see {event.job.name}/log.txt",
+            f"[bold red]{what} failed[/], see {event.folder / 'log.txt'}",
             highlight=False,
             soft_wrap=True,
         )
@@ -104,10 +104,11 @@ def _print_summary(result: Any) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from situs.study.words import findings, interval, number, p_value, points  # noqa: PLC0415
+    from situs.study.words import difference, findings, interval, number, p_value  # noqa: PLC0415
 
+    metric = result.study.score
     table = Table(title=escape(result.study.name))
-    for name in ("method", "labels", result.study.score, "95 % interval", "gain", "adjusted p"):
+    for name in ("method", "labels", metric.name, "95 % interval", "gain", "adjusted p"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in result.summary.to_dict("records"):
         table.add_row(
@@ -115,7 +116,7 @@ def _print_summary(result: Any) -> None:
             str(row["labels"]),
             number(row["mean"]),
             interval(row["low"], row["high"]),
-            points(row.get("gain")),
+            difference(row.get("gain"), metric),
             p_value(row["p_holm"]),
         )
     out.print(table)

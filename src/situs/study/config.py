@@ -19,6 +19,7 @@ from situs.config import Config, validate
 from situs.methods import method_class
 from situs.scans.datasets import DatasetOptions
 from situs.store import Preprocessing
+from situs.study.metrics import DEFAULT, METRICS, Metric
 
 SCRATCH = "none"
 
@@ -42,7 +43,7 @@ class Arm(Config):
         options: The method's own; for a composition under each method's name.
         weights: Of a composition's parts.
         backbone: Changes to the study's backbone, for instance ``spatial_dims: 2``.
-        against: The scratch arm that this one is tested against; by default the one with the
+        against: The arm that this one is tested against; by default the scratch arm with the
             same backbone.
         labels: Of the study's label counts, those this arm is run with; by default all. A
             scratch arm with more of them tells how many labels an equal score takes.
@@ -98,8 +99,8 @@ class StudyConfig(Config):
         data: Labelled data set in any layout that situs reads.
         out: Where everything is kept; a second call goes on there.
         task: What the labels are for.
-        metric: Column of the per-case results that is compared; by default ``dice``, for
-            classification ``correct``.
+        metric: What is compared, one of :data:`~situs.study.metrics.METRICS` of the task; by
+            default ``dice``, for classification ``balanced_accuracy``.
         dataset: What the files do not say by themselves: who the patient is, which images,
             whether some may lack a label.
         unlabelled: Further scans for pretraining.
@@ -161,10 +162,15 @@ class StudyConfig(Config):
         if len(set(titles)) != len(titles) or not titles:
             raise ValueError(f"arms must have names of their own, got {titles}")
         for arm in self.arms:
-            if arm.against is not None and arm.against not in titles:
-                raise ValueError(f"arm '{arm.title}' is tested against '{arm.against}', no arm")
+            if arm.against is not None and arm.against not in set(titles) - {arm.title}:
+                raise ValueError(
+                    f"arm '{arm.title}' is tested against '{arm.against}', which is no other arm"
+                )
             if unknown := set(arm.labels) - set(self.labels):
                 raise ValueError(f"arm '{arm.title}': {sorted(unknown)} not in the study's labels")
+        usable = [name for name, metric in METRICS.items() if metric.task == self.task]
+        if self.metric and self.metric not in usable:
+            raise ValueError(f"metric '{self.metric}' is none of {self.task}: {', '.join(usable)}")
         if len(self.tune.lr) > 1 and self.validation == 0:
             raise ValueError("tuning learning rates needs validation cases; set 'validation'")
         settings = [("study", self.pretrain, self.finetune)]
@@ -177,9 +183,9 @@ class StudyConfig(Config):
         return self
 
     @property
-    def score(self) -> str:
-        """Name of the per-case score that is compared."""
-        return self.metric or ("dice" if self.task == "segmentation" else "correct")
+    def score(self) -> Metric:
+        """What is compared."""
+        return METRICS[self.metric or DEFAULT[self.task]]
 
     def backbone_of(self, arm: Arm) -> BackboneConfig:
         """The study's backbone with the arm's changes, in the method's dimension."""
@@ -192,16 +198,19 @@ class StudyConfig(Config):
         """The label counts ``arm`` is run with."""
         return tuple(n for n in self.labels if not arm.labels or n in arm.labels)
 
-    def scratch_of(self, arm: Arm) -> Arm | None:
+    def reference_of(self, arm: Arm) -> Arm | None:
         """The arm that ``arm`` is tested against; None for scratch itself, or without one."""
+        named = next((other for other in self.arms if other.title == arm.against), None)
+        return named or self.scratch_of(arm)
+
+    def scratch_of(self, arm: Arm) -> Arm | None:
+        """The scratch arm of a pretrained one: that it names, else that with its backbone."""
         if arm.method == SCRATCH:
             return None
-        for other in self.arms:
-            wanted = arm.against in (None, other.title)
-            same = self.backbone_of(other) == self.backbone_of(arm) or arm.against is not None
-            if other.method == SCRATCH and wanted and same:
-                return other
-        return None
+        scratch = [other for other in self.arms if other.method == SCRATCH]
+        named = [other for other in scratch if other.title == arm.against]
+        alike = [other for other in scratch if self.backbone_of(other) == self.backbone_of(arm)]
+        return next(iter([*named, *alike]), None)
 
     def tuned_for(self, arm: Arm) -> Arm:
         """The arm whose tuning decides the learning rate of ``arm``."""

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from situs.training.run import write_json
+
 _RAPL = Path("/sys/class/powercap")
+_EVERY_SECONDS = 10.0
 
 
-@dataclass
 class Cost:
-    """Measures from its making to :meth:`read`."""
+    """Measures from its making to :meth:`read`, over all processes that worked at one job.
 
-    def __post_init__(self) -> None:
+    What has been spent so far is written down every few seconds, so that a job which was killed
+    and taken up again tells the cost of both legs.
+
+    Args:
+        file: Where to write it; None to remember nothing.
+        resumed: Whether this process goes on with what earlier ones left.
+    """
+
+    def __init__(self, file: Path | None = None, resumed: bool = False) -> None:
         _reset_peaks()
+        self._file, self._earlier = file, _Spent()
+        if file is not None and resumed and file.is_file():
+            self._earlier = _Spent(**json.loads(file.read_text(encoding="utf-8")))
         self._start = time.perf_counter()
         self._cpu = _cpu_seconds()
         self._energy = package_energy()
+        self._over = threading.Event()
+        if file is not None:
+            threading.Thread(target=self._write_down, args=(file,), daemon=True).start()
 
     def read(self) -> dict[str, Any]:
         """``seconds``, ``cpu_seconds``, ``peak_memory_mib``, ``gpu_memory_mib``, ``energy_kj``.
@@ -28,15 +46,35 @@ class Cost:
         Energy is that of the processor packages, all processes together, and None where the
         machine does not tell; a counter that wrapped around is None as well.
         """
-        energy = package_energy()
-        spent = None if energy is None or self._energy is None else energy - self._energy
-        return {
-            "seconds": round(time.perf_counter() - self._start, 2),
-            "cpu_seconds": round(_cpu_seconds() - self._cpu, 2),
-            "peak_memory_mib": _peak_memory_mib(),
-            "gpu_memory_mib": _gpu_memory_mib(),
-            "energy_kj": round(spent / 1e9, 3) if spent is not None and spent >= 0 else None,
-        }
+        self._over.set()
+        spent = asdict(self._spent())
+        return {k: round(v, 3) if isinstance(v, float) else v for k, v in spent.items()}
+
+    def _spent(self) -> _Spent:
+        energy, before = package_energy(), self._earlier
+        joules = None if energy is None or self._energy is None else energy - self._energy
+        known = joules is not None and joules >= 0 and before.energy_kj is not None
+        gpu = _gpu_memory_mib()
+        return _Spent(
+            seconds=before.seconds + time.perf_counter() - self._start,
+            cpu_seconds=before.cpu_seconds + _cpu_seconds() - self._cpu,
+            peak_memory_mib=max(before.peak_memory_mib, _peak_memory_mib()),
+            gpu_memory_mib=None if gpu is None else max(gpu, before.gpu_memory_mib or 0),
+            energy_kj=(before.energy_kj or 0.0) + (joules or 0.0) / 1e9 if known else None,
+        )
+
+    def _write_down(self, file: Path) -> None:
+        while not self._over.wait(_EVERY_SECONDS):
+            write_json(file, asdict(self._spent()))
+
+
+@dataclass(frozen=True)
+class _Spent:
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mib: int = 0
+    gpu_memory_mib: int | None = None
+    energy_kj: float | None = 0.0
 
 
 def package_energy(root: Path = _RAPL) -> float | None:

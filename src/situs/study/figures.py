@@ -10,7 +10,7 @@ import pandas as pd
 from situs.observe import style
 from situs.observe.svg import Tile, tile
 from situs.study.config import SCRATCH
-from situs.study.words import metric_name
+from situs.study.metrics import Metric
 
 
 def looks(arms: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
@@ -32,7 +32,7 @@ def looks(arms: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
     return chosen
 
 
-def efficiency(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) -> Tile:
+def efficiency(summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]]) -> Tile:
     """Mean score against the number of labels, with 95 % intervals."""
     style_of = looks(arms)
     with style.figure(640, 400) as figure:
@@ -51,13 +51,13 @@ def efficiency(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) 
         axes.set_xticks(counts, [str(c) for c in counts])
         axes.minorticks_off()
         axes.set_xlabel("labelled cases")
-        axes.set_ylabel(f"{metric_name(metric)} (mean, 95 % interval)")
+        axes.set_ylabel(f"{metric.name} (mean, 95 % interval)")
         axes.grid(axis="y")
         axes.legend(loc="lower right", ncols=2)
         return tile(figure, _said(summary, metric), "Label efficiency")
 
 
-def gains(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) -> Tile | None:
+def gains(summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]]) -> Tile | None:
     """Gain over scratch of each arm and label count, with 95 % intervals."""
     rows = summary[summary["gain"].notna()] if "gain" in summary else summary.iloc[:0]
     if rows.empty:
@@ -72,7 +72,9 @@ def gains(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) -> Ti
         for count, here in zip(counts, axes, strict=True):
             for place, name in enumerate(names):
                 row = rows[(rows["arm"] == name) & (rows["labels"] == count)]
-                for gain, low, high in 100 * row[["gain", "gain_low", "gain_high"]].to_numpy():
+                for gain, low, high in (
+                    metric.factor * row[["gain", "gain_low", "gain_high"]].to_numpy()
+                ):
                     spread = np.clip([[gain - low], [high - gain]], 0, None)
                     marker = {k: style_of[name][k] for k in ("color", "marker")}
                     here.errorbar([gain], [place], xerr=spread, capsize=2, ls="", **marker)
@@ -81,18 +83,19 @@ def gains(summary: pd.DataFrame, metric: str, arms: list[tuple[str, str]]) -> Ti
             here.grid(axis="x")
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.supxlabel(f"{metric_name(metric)} points above scratch", fontsize=9)
+        figure.supxlabel(f"{metric.name}: {metric.unit} better than the reference", fontsize=9)
         best = max(rows.to_dict("records"), key=lambda row: row["gain"])
         alt = (
-            f"Gain over scratch for {len(names)} methods; the largest is {100 * best['gain']:.1f} "
-            f"points, {best['arm']} with {best['labels']} labels."
+            f"Gain over scratch for {len(names)} methods; the largest is "
+            f"{metric.factor * best['gain']:.1f} {metric.unit}, {best['arm']} with "
+            f"{best['labels']} labels."
         )
         return tile(figure, alt, "Gain over training from scratch")
 
 
-def _said(summary: pd.DataFrame, metric: str) -> str:
+def _said(summary: pd.DataFrame, metric: Metric) -> str:
     parts = [
         f"{row['arm']} {row['mean']:.3f} with {row['labels']} labels"
         for row in summary.to_dict("records")
     ]
-    return f"{metric_name(metric)} by number of labelled cases: " + "; ".join(parts)
+    return f"{metric.name} by number of labelled cases: " + "; ".join(parts)

@@ -12,7 +12,7 @@ from typing import Any
 
 from situs.training.run import write_json
 
-RESULT, JOB, LOG, RUN = "result.json", "job.json", "log.txt", "run"
+RESULT, JOB, LOG, RUN, COST = "result.json", "job.json", "log.txt", "run", "cost.json"
 
 # How a job is carried out, not what it computes: another value must not cost a second run.
 _FREE = {"out", "threads", "workers", "save_predictions", "save_model"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,19 @@ from situs.config import dump_yaml
 from situs.observe import page
 from situs.study.config import StudyConfig
 from situs.study.figures import efficiency, gains
+from situs.study.metrics import Metric
 from situs.study.plan import StudyCases
 from situs.study.results import StudyResult
 from situs.study.words import (
     best_rows,
+    difference,
     duration,
     finding,
     interval,
     labels_needed,
-    metric_name,
     missing,
     number,
     p_value,
-    points,
     unstable,
     verdict,
 )
@@ -44,10 +45,10 @@ def write_page(result: StudyResult, cases: StudyCases) -> Path:
 
 def view(result: StudyResult, cases: StudyCases) -> dict[str, Any]:
     """Everything that the template places, as text."""
-    study, metric = result.study, metric_name(result.study.score)
+    study, metric = result.study, result.study.score
     return {
         "name": study.name,
-        "metric": metric,
+        "metric": metric.name,
         "progress": f"{result.done} of {result.expected} jobs done",
         "extent": _extent(study, cases),
         "findings": _findings(result, metric),
@@ -55,7 +56,9 @@ def view(result: StudyResult, cases: StudyCases) -> dict[str, Any]:
         "failed": result.failed,
         "tiles": _tiles(result),
         "result_headings": _result_headings(metric),
-        "results": [_result_row(row) for row in result.summary.to_dict("records")],
+        "results": [_result_row(row, metric) for row in result.summary.to_dict("records")],
+        "rival_headings": _rival_headings(metric),
+        "rivals": [_rival_row(row, metric) for row in result.rivals.to_dict("records")],
         "cost_headings": _COST_HEADINGS,
         "costs": [_cost_row(row) for row in result.pretrainings.to_dict("records")],
         "sharing": _sharing(study),
@@ -63,13 +66,14 @@ def view(result: StudyResult, cases: StudyCases) -> dict[str, Any]:
             {"arm": row["arm"], "scores": _scores(row["scores"])}
             for row in result.pretrainings.to_dict("records")
         ],
-        "run_headings": ("method", "labels", "seed", metric, "learning rate", "time", "folder"),
+        "run_headings": _run_headings(metric),
         "runs": [_run_row(row) for row in result.runs.to_dict("records")],
-        "tuning_headings": ("method", "labels", "seed", metric, "learning rate", "time", "folder"),
+        "tuning_headings": _run_headings(metric),
         "tuning": [_run_row(row) for row in result.tuning.to_dict("records")],
         "test_cases": len(cases.split.test),
         "validation_cases": len(cases.split.validation),
-        "fairness": _fairness(study, cases),
+        "fairness": _fairness(result, cases),
+        "refused": result.refused,
         "configuration": dump_yaml(study),
     }
 
@@ -86,19 +90,31 @@ _COST_HEADINGS = (
 )
 
 
-def _result_headings(metric: str) -> tuple[str, ...]:
-    gain = ("gain, points", "95 % interval", "p", "adjusted p", "labels that scratch needs")
-    return ("method", "labels", metric, "95 % interval", *gain, "learning rate", "seeds")
+def _result_headings(metric: Metric) -> tuple[str, ...]:
+    gain = (f"gain, {metric.unit}", "95 % interval", "p", "adjusted p", "labels that scratch needs")
+    return ("method", "labels", metric.name, "95 % interval", *gain, "learning rate", "seeds")
 
 
-def _result_row(row: Record) -> dict[str, Any]:
+def _rival_headings(metric: Metric) -> tuple[str, ...]:
+    return ("best", "labels", "beside", f"ahead, {metric.unit}", "95 % interval", "adjusted p")
+
+
+def _rival_row(row: Record, metric: Metric) -> dict[str, Any]:
+    told = partial(difference, metric=metric)
+    ahead = interval(row["gain_low"], row["gain_high"], told)
+    cells = (row["arm"], row["labels"], row["against"], told(row["gain"]), ahead)
+    return {"cells": (*cells, p_value(row["p_holm"])), "verdict": verdict(row), "verdict_at": 3}
+
+
+def _result_row(row: Record, metric: Metric) -> dict[str, Any]:
+    told = partial(difference, metric=metric)
     cells = (
         row["arm"],
         row["labels"],
         number(row["mean"]),
         interval(row["low"], row["high"]),
-        points(row.get("gain")),
-        interval(row.get("gain_low"), row.get("gain_high"), points),
+        told(row.get("gain")),
+        interval(row.get("gain_low"), row.get("gain_high"), told),
         p_value(row["p"]),
         p_value(row["p_holm"]),
         labels_needed(row),
@@ -119,6 +135,10 @@ def _cost_row(row: Record) -> dict[str, Any]:
         _with_unit(row["energy_kj"], 1, "kJ"),
     )
     return {"cells": cells, "folder": row["folder"], "file": "run/report/index.html"}
+
+
+def _run_headings(metric: Metric) -> tuple[str, ...]:
+    return ("method", "labels", "seed", metric.name, "learning rate", "time", "folder")
 
 
 def _run_row(row: Record) -> dict[str, Any]:
@@ -142,7 +162,7 @@ def _tiles(result: StudyResult) -> list[Any]:
     return [tile for tile in drawn if tile is not None]
 
 
-def _findings(result: StudyResult, metric: str) -> list[dict[str, str]]:
+def _findings(result: StudyResult, metric: Metric) -> list[dict[str, str]]:
     told = [
         {"sentence": finding(row, metric), "verdict": verdict(row)} for row in best_rows(result)
     ]
@@ -166,7 +186,8 @@ def _sharing(study: StudyConfig) -> str:
     )
 
 
-def _fairness(study: StudyConfig, cases: StudyCases) -> list[str]:
+def _fairness(result: StudyResult, cases: StudyCases) -> list[str]:
+    study = result.study
     split = cases.split
     alike = "refused" if study.near_duplicates == "refuse" else "kept in one part"
     return [
@@ -174,10 +195,12 @@ def _fairness(study: StudyConfig, cases: StudyCases) -> list[str]:
         f"training cases are drawn from {len(split.pool)}. Splits are by patient and fixed by "
         f"seed {study.split_seed}. Scans of different patients that are (nearly) the same are "
         f"{alike}: a correlation of ranks of {study.duplicate_correlation:g} or more.",
-        f"Pretraining may use {len(cases.unlabelled)} scans, none of a tested patient.",
+        f"Pretraining may use {len(cases.unlabelled)} images, none of a tested patient; "
+        f"{len(result.refused)} scans of them were refused.",
         "All arms share backbone, preprocessing, steps and optimiser budget unless the "
         "configuration below says otherwise.",
-        f"Fingerprint of the labelled data: {cases.fingerprint}.",
+        f"Fingerprint of the labelled data: {cases.fingerprint}. Made with situs "
+        f"{', '.join(result.versions) or 'of no known version'}.",
     ]
 
 

@@ -7,16 +7,16 @@ whose learning rate is still being tuned is not in it yet, and appears once it i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from situs.config import unknown_name
 from situs.study.cases import CaseFacts, fingerprint
 from situs.study.config import SCRATCH, Arm, StudyConfig
 from situs.study.jobs import RUN, Job
+from situs.study.metrics import case_scores, mean_score
 from situs.study.splits import Split, training_cases
 
 Results = Callable[[Job], dict[str, Any] | None]
@@ -82,10 +82,9 @@ class Plan:
     def expected(self) -> int:
         """Number of jobs in the whole study, known and still unknown."""
         study = self.study
-        pretrained = sum(arm.method != SCRATCH for arm in study.arms)
-        stores = 1
-        seeds = set(study.seeds) | (set(study.tune.seeds) if len(study.tune.lr) > 1 else set())
-        pretrainings = pretrained * (len(seeds) if study.pretrain_per_seed else 1)
+        seeds = {*study.seeds, *(study.tune.seeds if len(study.tune.lr) > 1 else ())}
+        pretrained = [arm for arm in study.arms if arm.method != SCRATCH]
+        pretrainings = {self.pretraining(arm, seed).key for arm in pretrained for seed in seeds}
         tunings = 0
         if len(study.tune.lr) > 1:
             points = {
@@ -95,7 +94,7 @@ class Plan:
             }
             tunings = len(points) * len(study.tune.lr) * len(study.tune.seeds)
         runs = sum(len(study.labels_of(arm)) for arm in study.arms) * len(study.seeds)
-        return stores + pretrainings + tunings + runs
+        return 1 + len(pretrainings) + tunings + runs
 
     def runs(self) -> Iterator[tuple[Job, Arm, int, int]]:
         """The fine-tunings that are compared: job, arm, labels, seed; as far as known."""
@@ -131,14 +130,18 @@ class Plan:
             "threads": study.threads,
             "data": str((self.folder(store) / RUN).resolve()),
         }
-        return Job(
-            "pretrain",
-            f"{arm.title} seed{seed}",
-            config,
-            {"data": store.key},
-            (store.key,),
-            {"arm": arm.title, "seed": seed},
-        )
+        title = f"{arm.title} seed{seed}"
+        about = {"arm": arm.title, "seed": seed}
+        return Job("pretrain", title, config, {"data": store.key}, (store.key,), about)
+
+    def sharing(self, pretraining: Job) -> list[str]:
+        """Titles of the arms that start from a pretraining."""
+        about = pretraining.about or {}
+        return [
+            arm.title
+            for arm in self.study.arms
+            if arm.method != SCRATCH and self.pretraining(arm, about["seed"]).key == pretraining.key
+        ]
 
     def _path_to(self, arm: Arm, labels: int, seed: int) -> list[Job]:
         """Jobs that lead to one compared run; the run itself last, once it is known."""
@@ -158,7 +161,7 @@ class Plan:
             lr = self._best_rate(tuning)
             if lr is None:
                 return jobs
-        train = self._training(labels, seed)
+        train = self.training(labels, seed)
         job = self._finetuning(arm, start, rules, train, self.cases.split.test, seed, lr)
         about = {"arm": arm.title, "labels": labels, "seed": seed, "lr": job.config.get("lr")}
         title = f"{arm.title} {labels} labels seed{seed}"
@@ -180,7 +183,7 @@ class Plan:
         for lr in tune.lr:
             for seed in tune.seeds:
                 start = self.store if arm.method == SCRATCH else self.pretraining(arm, seed)
-                train = self._training(labels, seed)
+                train = self.training(labels, seed)
                 job = self._finetuning(arm, start, rules, train, test, seed, lr)
                 about = {"arm": arm.title, "labels": labels, "seed": seed, "lr": lr}
                 title = f"{arm.title} {labels} labels lr{lr:g} seed{seed}"
@@ -190,20 +193,27 @@ class Plan:
 
     def _best_rate(self, tuning: dict[float, list[tuple[Job, Job]]]) -> float | None:
         """The rate with the best mean over seeds; None while a trial is missing."""
+        metric = self.study.score
         means: dict[float, float] = {}
         for lr, trials in tuning.items():
             found = [self.results(trial) for _, trial in trials]
             scores = [
-                mean_score(case_scores(r["cases"], self.study.score))
+                metric.sign * mean_score(case_scores(r["cases"], metric))
                 for r in found
                 if r is not None
             ]
             if len(scores) < len(trials):
                 return None
-            means[lr] = sum(scores) / len(scores)
+            mean = sum(scores) / len(scores)
+            means[lr] = -math.inf if math.isnan(mean) else mean
         return max(means, key=lambda lr: means[lr])
 
-    def _training(self, labels: int, seed: int) -> tuple[str, ...]:
+    def training(self, labels: int, seed: int) -> tuple[str, ...]:
+        """The cases that a seed trains on.
+
+        Raises:
+            SitusError: If there are too few.
+        """
         if (labels, seed) not in self._drawn:
             facts, pool = self.cases.facts, self.cases.split.pool
             by_stratum = self.study.task == "classification"
@@ -245,31 +255,3 @@ class Plan:
             config["init"] = str((self.folder(start) / RUN).resolve())
             identity["init"] = start.key
         return Job("finetune", "", config, identity, (start.key,))
-
-
-def case_scores(rows: Sequence[Mapping[str, str]], metric: str) -> dict[str, float]:
-    """One value a case from the rows of a ``cases.csv``: the mean over the case's classes.
-
-    Args:
-        rows: As ``Result.cases`` gives; a class that a case does not have has no value.
-        metric: A column, or ``"correct"`` for whether ``true`` equals ``predicted``.
-
-    Raises:
-        ConfigError: If there is no such column.
-    """
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        known = values.setdefault(row["case"], [])
-        if metric == "correct":
-            known.append(float(row["true"] == row["predicted"]))
-        elif metric not in row:
-            raise unknown_name("metric", metric, list(row))
-        elif row[metric] not in ("", "nan") and row.get("presence") != "absent":
-            known.append(float(row[metric]))
-    return {case: sum(v) / len(v) if v else math.nan for case, v in values.items()}
-
-
-def mean_score(cases: Mapping[str, float]) -> float:
-    """Mean over cases that have a score; minus infinity without any."""
-    known = [v for v in cases.values() if not math.isnan(v)]
-    return sum(known) / len(known) if known else -math.inf

@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from situs.config import dump_yaml, load_config, validate
+import torch
+
+from situs.config import dump_yaml, load_config
 from situs.errors import ConfigError, RunError
-from situs.methods.composition import compose
 from situs.scans.datasets import Dataset, open_dataset
 from situs.study.cases import CaseFacts, contents, inspect
-from situs.study.config import SCRATCH, StudyConfig
+from situs.study.checks import check_settings
+from situs.study.config import StudyConfig
 from situs.study.jobs import Job, JobFolders
 from situs.study.plan import Plan, StudyCases
 from situs.study.results import StudyResult, collect
@@ -24,9 +26,7 @@ from situs.study.splits import split_cases, without_leaks
 from situs.study.unlabelled import read_unlabelled, unknown_to_test
 from situs.study.unpacking import image_files
 from situs.study.words import markdown
-from situs.training.config import PretrainConfig
 from situs.training.run import write_json, write_text
-from situs.transfer.config import FinetuneConfig
 
 
 def run_study(
@@ -64,7 +64,7 @@ def run_study(
     if not only_report:
         with _alone(study.out):
             write_text(study.out / "study.yaml", dump_yaml(study))
-            scheduler = Scheduler(folders, processes(study), study.threads, worker)
+            scheduler = Scheduler(folders, processes(study), study.threads, worker, _gpus())
             total = plan.expected()
 
             def on_event(event: Event) -> None:
@@ -102,32 +102,23 @@ def open_plan(study: StudyConfig) -> tuple[Plan, JobFolders]:
     facts = without_leaks(facts, study.duplicate_correlation, study.near_duplicates)
     cases = _study_cases(study, dataset, facts)
     folders = JobFolders(study.out / "jobs")
-    return Plan(study, cases, folders.result, folders.folder), folders
-
-
-def check_settings(study: StudyConfig) -> None:
-    """Validate the settings of every run before the first one starts.
-
-    Raises:
-        ConfigError: Naming the arm.
-    """
-    for arm in study.arms:
-        try:
-            backbone = study.backbone_of(arm)
-            init = "none" if arm.method == SCRATCH else "run"
-            values: dict[str, Any] = {"data": "d", "out": "o", "train": 1, "test": 1, "init": init}
-            validate(FinetuneConfig, {**values, **study.finetune, **arm.finetune})
-            if arm.method != SCRATCH:
-                compose(arm.method, arm.options, arm.weights)
-                settings = {**study.pretrain, **arm.pretrain, "backbone": backbone}
-                validate(PretrainConfig, {"data": "d", "out": "o", **settings})
-        except ConfigError as error:
-            raise ConfigError(f"arm '{arm.title}': {error}") from None
+    plan = Plan(study, cases, folders.result, folders.folder)
+    plan.training(max(study.labels), study.seeds[0])  # says now if there are too few cases
+    return plan, folders
 
 
 def processes(study: StudyConfig) -> int:
-    """Jobs at a time."""
-    return study.processes or max(1, (os.cpu_count() or 1) // study.threads)
+    """Jobs at a time: as asked for, else one a visible GPU, else as many as cores allow."""
+    gpus = torch.cuda.device_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return study.processes or gpus or max(1, (cores or 1) // study.threads)
+
+
+def _gpus() -> tuple[str, ...]:
+    """Names of the visible GPUs, to give each worker one of its own."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = torch.cuda.device_count()
+    return tuple(named.split(",")[:count] if named else map(str, range(count)))
 
 
 def _study_cases(study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts]) -> StudyCases:
@@ -177,6 +168,7 @@ def _write_tables(result: StudyResult, plan: Plan) -> None:
     out = result.study.out
     tables = {
         "summary": result.summary,
+        "rivals": result.rivals,
         "runs": result.runs,
         "cases": result.cases,
         "pretrainings": result.pretrainings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import selectors
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from situs.study.jobs import Job, JobFolders
 
@@ -22,6 +24,7 @@ class Event:
 
     what: str
     job: Job
+    folder: Path
     seconds: float = 0.0
 
 
@@ -33,6 +36,7 @@ class Scheduler:
         processes: Jobs at a time.
         threads: CPU threads each may use.
         worker: Command line of a worker.
+        gpus: Dealt out to the workers in turn, so that each sees one.
     """
 
     def __init__(
@@ -41,10 +45,12 @@ class Scheduler:
         processes: int = 1,
         threads: int = 1,
         worker: Sequence[str] = WORKER,
+        gpus: Sequence[str] = (),
     ) -> None:
         self.folders, self.processes, self.worker = folders, processes, worker
         self.environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
         self.failed: dict[str, Job] = {}
+        self._gpus = itertools.cycle(gpus or ("",))
         self._idle: list[subprocess.Popen[str]] = []
         self._busy: dict[str, tuple[Job, subprocess.Popen[str], float]] = {}
 
@@ -58,7 +64,7 @@ class Scheduler:
             while True:
                 for job in self._ready(plan())[: self.processes - len(self._busy)]:
                     self._start(job)
-                    report(Event("started", job))
+                    report(Event("started", job, self.folders.folder(job)))
                 if not self._busy:
                     return
                 for event in self._wait():
@@ -79,12 +85,14 @@ class Scheduler:
         self._busy[job.key] = (job, process, time.perf_counter())
 
     def _hire(self) -> subprocess.Popen[str]:
+        gpu = next(self._gpus)
+        seen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
         return subprocess.Popen(
             list(self.worker),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=self.environment,
+            env={**self.environment, **seen},
         )
 
     def _wait(self) -> list[Event]:
@@ -107,7 +115,8 @@ class Scheduler:
             if not good:
                 self.failed[key] = job
             seconds = time.perf_counter() - start
-            events.append(Event("done" if good else "failed", job, seconds))
+            what = "done" if good else "failed"
+            events.append(Event(what, job, self.folders.folder(job), seconds))
         return events
 
     def _end(self) -> None:

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from situs.study.metrics import Metric
 from situs.study.results import StudyResult
 
 Record = Mapping[Any, Any]
-
-_METRICS: Mapping[str, str] = {
-    "dice": "Dice",
-    "surface_dice": "surface Dice",
-    "hd95_mm": "HD95 (mm)",
-    "correct": "accuracy",
-}
-
-
-def metric_name(metric: str) -> str:
-    """A metric's name for people."""
-    return _METRICS.get(metric, metric)
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -52,9 +42,9 @@ def labels_needed(row: Record) -> str:
     return f"{sign}{row['scratch_labels']:.0f}"
 
 
-def points(value: Any) -> str:
-    """A difference of scores in points, with its sign."""
-    return "–" if _absent(value) else f"{100 * value:+.1f}"
+def difference(value: Any, metric: Metric) -> str:
+    """A difference of scores in the metric's unit, with its sign."""
+    return "–" if _absent(value) else f"{metric.factor * value:+.1f}"
 
 
 def interval(low: Any, high: Any, text: Callable[[Any], str] = number) -> str:
@@ -80,7 +70,18 @@ def missing(result: StudyResult) -> str | None:
 
 
 def unstable(result: StudyResult) -> list[str]:
-    """Which arms have runs that lost a class, one sentence an arm, and what to do."""
+    """What makes the numbers doubtful, one sentence each, and what to do.
+
+    Runs that lost a class, by arm; jobs of different versions of situs.
+    """
+    mixed = [
+        f"Jobs were made with different versions of situs ({', '.join(result.versions)}), whose "
+        "defaults may differ. Delete the older job folders to have them made anew."
+    ]
+    return [*(mixed if len(result.versions) > 1 else []), *_lost(result)]
+
+
+def _lost(result: StudyResult) -> list[str]:
     if result.runs.empty:
         return []
     lost = result.runs[result.runs["lost"] != ""]
@@ -103,37 +104,40 @@ def best_rows(result: StudyResult) -> list[Record]:
     return [max(rows, key=lambda row: row["gain"]) for rows in by_count if rows]
 
 
-def finding(best: Record, metric: str) -> str:
+def finding(best: Record, metric: Metric) -> str:
     """What the best method of a label count gives."""
-    base = best["mean"] - best["gain"]
+    base = best["mean"] - metric.sign * best["gain"]
+    start = "scratch" if best["against_scratch"] else best["against"]
+    told = partial(difference, metric=metric)
     verb = "reaches" if best["gain"] > 0 else "reaches only"
     doubt = "; the difference may be chance" if verdict(best) == "same" else ""
     sentence = (
-        f"With {best['labels']} labels the best method, {best['arm']}, {verb} {metric} "
-        f"{best['mean']:.3f} against {base:.3f} from scratch: {points(best['gain'])} points "
-        f"(95 % interval {interval(best['gain_low'], best['gain_high'], points)}, "
+        f"With {best['labels']} labels the best method, {best['arm']}, {verb} {metric.name} "
+        f"{best['mean']:.3f} against {base:.3f} from {start}: "
+        f"{told(best['gain'])} {metric.unit} "
+        f"(95 % interval {interval(best['gain_low'], best['gain_high'], told)}, "
         f"adjusted p {p_value(best['p_holm'])}{doubt})."
     )
     count, sign = best["scratch_labels"], best["scratch_labels_is"]
     if _absent(count) or best["gain"] <= 0 or sign == "≤" or count <= best["labels"]:
         return sentence
     more = "more than" if sign == "≥" else "about"
-    return f"{sentence} From scratch the same takes {more} {count:.0f} labels."
+    return f"{sentence} From {start} the same takes {more} {count:.0f} labels."
 
 
 def findings(result: StudyResult) -> list[str]:
     """All sentences, for the terminal."""
-    metric = metric_name(result.study.score)
-    told = [finding(row, metric) for row in best_rows(result)]
+    told = [finding(row, result.study.score) for row in best_rows(result)]
     rest = missing(result)
     return [*told, *unstable(result), *([] if rest is None else [rest])]
 
 
 def markdown(result: StudyResult) -> str:
     """The summary as a Markdown table."""
-    metric = metric_name(result.study.score)
-    gain = ("gain, points", "95 % interval", "adjusted p", "scratch needs")
-    headings = ("method", "labels", metric, "95 % interval", *gain, "seeds")
+    metric = result.study.score
+    told = partial(difference, metric=metric)
+    gain = (f"gain, {metric.unit}", "95 % interval", "adjusted p", "scratch needs")
+    headings = ("method", "labels", metric.name, "95 % interval", *gain, "seeds")
     lines = [_line(headings), _line(["---"] + ["--:"] * (len(headings) - 1))]
     for row in result.summary.to_dict("records"):
         cells = (
@@ -141,8 +145,8 @@ def markdown(result: StudyResult) -> str:
             str(row["labels"]),
             number(row["mean"]),
             interval(row["low"], row["high"]),
-            points(row.get("gain")),
-            interval(row.get("gain_low"), row.get("gain_high"), points),
+            told(row.get("gain")),
+            interval(row.get("gain_low"), row.get("gain_high"), told),
             p_value(row["p_holm"]),
             labels_needed(row),
             str(row["runs"]),

@@ -15,11 +15,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from situs import __version__
 from situs.errors import RunError
 from situs.study.cost import Cost
-from situs.study.jobs import JOB, LOG, RESULT, RUN
+from situs.study.jobs import COST, JOB, LOG, RESULT, RUN
 from situs.training.run import write_json
 
 if TYPE_CHECKING:
@@ -41,37 +42,34 @@ class Worker:
             "tune": self._finetune,
             "finetune": self._finetune,
         }
-        cost = Cost()
+        resumed = job["kind"] == "pretrain" and _resumable(folder / RUN)
+        cost = Cost(folder / COST, resumed)
         found = actions[job["kind"]](job["config"], folder / RUN)
         result = {**{k: job[k] for k in ("kind", "title", "key", "about")}, **found, **cost.read()}
+        result["situs"] = __version__
         result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
         write_json(folder / RESULT, result)
         return result
 
     def _store(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
+        from situs.scans.catalog import build_catalog  # noqa: PLC0415
         from situs.store import Preprocessing, prepare  # noqa: PLC0415
 
         rules = Preprocessing.model_validate(config["rules"])
-        store = prepare([Path(p) for p in config["paths"]], out, rules, workers=1)
+        # Channels of one image are scans of their own here: pretraining reads one channel.
+        catalog = build_catalog([Path(p) for p in config["paths"]], volumes="each", workers=1)
+        store = prepare(catalog, out, rules, workers=1)
         return {
             "rules": store.rules.model_dump(mode="json"),
             "scans": len(store),
-            "refused": len(store.refused),
+            "refusals": [_refusal(row) for row in store.refused],
         }
 
     def _pretrain(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
         from situs.training.pretrain import pretrain  # noqa: PLC0415
-        from situs.training.run import Run  # noqa: PLC0415
 
-        resumable = False
-        if (out / "run.json").is_file():
-            try:
-                resumable = bool(Run.open(out).verified_state())
-            except RunError as error:
-                print(f"starting anew: {error}", flush=True)  # noqa: T201 - the job's log
-        run = pretrain(
-            {**config, "out": str(out)}, mode="resume" if resumable else "overwrite", quiet=True
-        )
+        mode: Literal["resume", "overwrite"] = "resume" if _resumable(out) else "overwrite"
+        run = pretrain({**config, "out": str(out)}, mode=mode, quiet=True)
         if run.status != "finished":
             raise RunError(f"{out} was stopped before its last step")
         scores = {
@@ -105,6 +103,24 @@ class Worker:
             cohort = Cohort(dataset, Preprocessing.model_validate(rules))
             self._cohort = (key, cohort)
         return self._cohort[1]
+
+
+def _resumable(run: Path) -> bool:
+    """Whether a pretraining left a state to go on from."""
+    from situs.training.run import Run  # noqa: PLC0415
+
+    if not (run / "run.json").is_file():
+        return False
+    try:
+        return bool(Run.open(run).verified_state())
+    except RunError as error:
+        print(f"starting anew: {error}", flush=True)  # noqa: T201 - the job's log
+        return False
+
+
+def _refusal(row: dict[str, Any]) -> str:
+    detail = f": {row['detail']}" if row["detail"] else ""
+    return f"{row['source']}: {row['reason']}{detail}"
 
 
 @contextlib.contextmanager

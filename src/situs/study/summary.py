@@ -1,0 +1,145 @@
+"""From scores to conclusions: means, gains, tests, labels saved, and the best beside its rivals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from situs.study.config import SCRATCH, Arm, StudyConfig
+from situs.study.statistics import crossed_bootstrap, holm, labels_for, paired_test
+
+
+def score_table(cases: pd.DataFrame, arm: str, labels: int) -> pd.DataFrame:
+    """Scores with a row a seed and a column a case."""
+    chosen = cases[(cases["arm"] == arm) & (cases["labels"] == labels)]
+    return chosen.pivot_table(index="seed", columns="case", values="score", dropna=False)
+
+
+def summarise(
+    study: StudyConfig, cases: pd.DataFrame, runs: pd.DataFrame, pretrainings: pd.DataFrame
+) -> pd.DataFrame:
+    """One row an arm and label count.
+
+    Every arm is compared with its reference, by default the scratch arm, on the cases and seeds
+    that both have; p values are adjusted over all comparisons of the study together.
+    """
+    rows = []
+    for arm in study.arms:
+        reference = study.reference_of(arm)
+        for labels in study.labels:
+            table = score_table(cases, arm.title, labels)
+            if table.empty:
+                continue
+            own = crossed_bootstrap(table.to_numpy(), _rng(), study.bootstrap)
+            row: dict[str, Any] = {
+                "arm": arm.title,
+                "method": arm.method,
+                "labels": labels,
+                "runs": len(table),
+                "cases": table.shape[1],
+                "mean": own.mean,
+                "low": own.low,
+                "high": own.high,
+            }
+            if reference is not None:
+                row |= _against(study, cases, table, reference, labels)
+            rows.append(row | _run_costs(runs, pretrainings, arm.title, labels))
+    if not rows:
+        return pd.DataFrame()
+    summary = pd.DataFrame(rows)
+    for column in ("against", "p"):
+        if column not in summary:
+            summary[column] = np.nan if column == "p" else None
+    summary["p_holm"] = holm(summary["p"].tolist())
+    return _with_labels_saved(study, summary)
+
+
+def _against(
+    study: StudyConfig, cases: pd.DataFrame, table: pd.DataFrame, reference: Arm, labels: int
+) -> dict[str, Any]:
+    named = {
+        "against": reference.title,
+        "against_scratch": reference.method == SCRATCH,
+    }
+    other = score_table(cases, reference.title, labels)
+    seeds, names = table.index.intersection(other.index), table.columns.intersection(other.columns)
+    if not len(seeds) or not len(names):
+        return named
+    mine = table.loc[seeds, names].to_numpy()
+    theirs = other.loc[seeds, names].to_numpy()
+    gain = crossed_bootstrap(study.score.sign * (mine - theirs), _rng(), study.bootstrap)
+    return {
+        **named,
+        "gain": gain.mean,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+        "p": paired_test(mine, theirs),
+    }
+
+
+def rivals(study: StudyConfig, cases: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """The best arm of each label count beside every other arm with the same reference.
+
+    The best was picked by looking at these numbers, which flatters it; p values are adjusted over
+    the whole table.
+    """
+    rows = []
+    compared = summary.dropna(subset=["gain"]) if "gain" in summary else summary.iloc[:0]
+    for _, group in compared.groupby(["labels", "against"], sort=False):
+        first = group.sort_values("gain", ascending=False).to_dict("records")[0]
+        best, labels = str(first["arm"]), int(first["labels"])
+        table = score_table(cases, best, labels)
+        for other in study.arms:
+            if other.title == best or other.title not in set(group["arm"]):
+                continue
+            found = _against(study, cases, table, other, labels)
+            if "gain" in found:
+                found.pop("against_scratch")
+                rows.append({"arm": best, "labels": labels, **found})
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.DataFrame(rows)
+    return frame.assign(p_holm=holm(frame["p"].tolist()))
+
+
+def _with_labels_saved(study: StudyConfig, summary: pd.DataFrame) -> pd.DataFrame:
+    """Add how many labels scratch needs for the same score."""
+    needed: list[float] = []
+    how: list[str] = []
+    for row in summary.to_dict("records"):
+        reference = summary[summary["arm"] == row["against"]].sort_values("labels")
+        if row["method"] == SCRATCH or len(reference) < 2:
+            needed.append(np.nan)
+            how.append("")
+            continue
+        better = study.score.sign
+        reached = (better * reference["mean"]).tolist()
+        count, sign = labels_for(better * row["mean"], reference["labels"].tolist(), reached)
+        needed.append(count)
+        how.append(sign)
+    return summary.assign(scratch_labels=needed, scratch_labels_is=how)
+
+
+def _run_costs(
+    runs: pd.DataFrame, pretrainings: pd.DataFrame, arm: str, labels: int
+) -> dict[str, Any]:
+    own = runs[(runs["arm"] == arm) & (runs["labels"] == labels)]
+    row: dict[str, Any] = {
+        "lr": ", ".join(f"{v:g}" for v in sorted(set(own["lr"].dropna()))),
+        "finetune_seconds": float(own["seconds"].mean()),
+        "finetune_memory_mib": float(own["peak_memory_mib"].max()),
+    }
+    if not pretrainings.empty:
+        before = pretrainings[pretrainings["key"].isin(own["start"])]
+        if len(before):
+            row["pretrain_seconds"] = float(before["seconds"].mean())
+            row["pretrain_memory_mib"] = float(before["peak_memory_mib"].max())
+            row["pretrain_energy_kj"] = before["energy_kj"].mean()
+    return row
+
+
+def _rng() -> np.random.Generator:
+    # The same draws for every interval: differences between them are then not the draws'.
+    return np.random.default_rng(0)

@@ -1,0 +1,85 @@
+"""What is compared: means over cases that are the metrics of scikit-learn, in either direction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+
+from situs.study.metrics import METRICS, case_scores, mean_score
+from situs.study.words import finding
+
+NAMES = ["a thing", "b", "c"]
+
+
+def rows(true: np.ndarray, probability: np.ndarray, said: np.ndarray) -> list[dict[str, str]]:
+    return [
+        {
+            "case": f"case{i}",
+            "true": "; ".join(n for n, on in zip(NAMES, true[i], strict=True) if on),
+            "predicted": "; ".join(n for n, on in zip(NAMES, said[i], strict=True) if on),
+            **{f"p({n})": str(p) for n, p in zip(NAMES, probability[i].tolist(), strict=True)},
+        }
+        for i in range(len(true))
+    ]
+
+
+def mean(written: list[dict[str, str]], metric: str) -> float:
+    return mean_score(case_scores(written, METRICS[metric]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), coarse=st.booleans())
+def test_means_over_cases_are_scikit_learns_metrics(seed, coarse):
+    rng = np.random.default_rng(seed)
+    classes = np.concatenate([np.arange(3), rng.integers(0, 3, 20)])
+    probability = rng.dirichlet(np.ones(3), len(classes))
+    if coarse:  # ties
+        probability = probability.round(1)
+        probability[:, 2] = 1 - probability[:, :2].sum(1)
+    true, decided = np.eye(3, dtype=bool)[classes], probability.argmax(1)
+    written = rows(true, probability, np.eye(3, dtype=bool)[decided])
+    assert mean(written, "correct") == pytest.approx(accuracy_score(classes, decided))
+    expected = balanced_accuracy_score(classes, decided)
+    assert mean(written, "balanced_accuracy") == pytest.approx(expected)
+    areas = [roc_auc_score(true[:, k], probability[:, k]) for k in range(3)]
+    assert mean(written, "auc") == pytest.approx(np.mean(areas))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000))
+def test_of_several_labels_a_scan_too(seed):
+    rng = np.random.default_rng(seed)
+    true = np.concatenate([[[1, 1, 0], [0, 0, 1]], rng.integers(0, 2, (20, 3))]).astype(bool)
+    probability = rng.random(true.shape)
+    said = probability >= 0.5
+    written = rows(true, probability, said)
+    areas = [roc_auc_score(true[:, k], probability[:, k]) for k in range(3)]
+    assert mean(written, "auc") == pytest.approx(np.mean(areas))
+    both = [balanced_accuracy_score(true[:, k], said[:, k]) for k in range(3)]
+    assert mean(written, "balanced_accuracy") == pytest.approx(np.mean(both))
+    assert mean(written, "correct") == pytest.approx((true == said).all(1).mean())
+
+
+def test_a_segmentation_counts_the_classes_that_a_case_has():
+    written = [
+        {"case": "a", "presence": "both", "dice": "0.5"},
+        {"case": "a", "presence": "both", "dice": "0.7"},
+        {"case": "b", "presence": "absent", "dice": "nan"},
+        {"case": "b", "presence": "missed", "dice": "0.0"},
+        {"case": "c", "presence": "absent", "dice": "nan"},
+    ]
+    scores = case_scores(written, METRICS["dice"])
+    assert (scores["a"], scores["b"]) == (pytest.approx(0.6), 0)
+    assert np.isnan(scores["c"])
+
+
+def test_a_smaller_distance_is_told_as_a_gain_in_millimetres():
+    row = {"labels": 4, "arm": "mae", "mean": 4.5, "gain": 1.0, "gain_low": 0.5, "gain_high": 1.5}
+    row |= {"against": "none", "against_scratch": True, "p_holm": 0.01}
+    row |= {"scratch_labels": 10.0, "scratch_labels_is": "="}
+    sentence = finding(row, METRICS["hd95_mm"])
+    assert "reaches HD95 (mm) 4.500 against 5.500 from scratch: +1.0 mm" in sentence
+    assert "From scratch the same takes about 10 labels" in sentence
