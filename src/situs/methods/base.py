@@ -121,6 +121,11 @@ class Method(ABC):
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
 
+    @property
+    def lower_bound(self) -> float:
+        """What ``total`` cannot fall below; 0 unless a term can be negative."""
+        return 0.0
+
     def fitted(self, sources: Sequence[Source]) -> Self:
         """This method with every field that was left to the data filled in (sizes, lengths).
 

@@ -19,6 +19,9 @@ from situs.observation import Observation
 
 CompositionBatch = dict[str, Batch]
 
+# A part that is solved would otherwise get a weight, and give a total, without limit.
+_LEAST_VARIANCE = 0.01
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -27,8 +30,7 @@ class Composition:
     Attributes:
         parts: Method by name, in the order of the expression.
         weights: Weight of each part's total.
-        uncertainty: Learn each part's weight as exp(−s) with the penalty s (Kendall et al.,
-            arXiv 1705.07115, in the form without the factor ½), on top of ``weights``.
+        uncertainty: Learn each part's weight, on top of ``weights``; see :func:`balance`.
     """
 
     parts: dict[str, Method]
@@ -105,14 +107,13 @@ class Composition:
             prefix = f"{name}/" if len(self.parts) > 1 else ""
             losses |= {prefix + k: v for k, v in result.losses.items() if prefix or k != "total"}
             scores |= {prefix + k: v for k, v in result.scores.items()}
-            totals.append(self.weights[name] * self._balance(result.losses["total"], student, name))
+            total = result.losses["total"]
+            if self.uncertainty:
+                learned: Tensor = getattr(student.heads.get_submodule("uncertainty"), name)
+                total = balance(total - part.lower_bound, learned)
+                scores[prefix + "learned_weight"] = 1 / variance(learned.detach())
+            totals.append(self.weights[name] * total)
         return StepResult({**losses, "total": torch.stack(totals).sum()}, scores)
-
-    def _balance(self, total: Tensor, student: Network, name: str) -> Tensor:
-        if not self.uncertainty:
-            return total
-        log_variance: Tensor = getattr(student.heads.get_submodule("uncertainty"), name)
-        return torch.exp(-log_variance) * total + log_variance
 
     def observe(
         self,
@@ -129,6 +130,27 @@ class Composition:
             )
             for name, part in self.parts.items()
         }
+
+
+def balance(excess: Tensor, learned: Tensor) -> Tensor:
+    """A loss under a learned weight, excess / σ² + log σ² with σ² = exp(learned) + 0.01.
+
+    Homoscedastic uncertainty (Kendall et al., arXiv 1705.07115, without the factor ½): for a
+    constant loss the optimum is σ² = excess, whatever its scale. That needs a loss that is not
+    negative, so each part counts from its :attr:`~situs.methods.base.Method.lower_bound`. The
+    least variance is ours: it holds the weight below 100 and the balanced loss above a bound
+    where a part comes close to its optimum.
+
+    Args:
+        excess: A part's total above its lower bound.
+        learned: Logarithm of the variance above the least one.
+    """
+    return excess / variance(learned) + torch.log(variance(learned))
+
+
+def variance(learned: Tensor) -> Tensor:
+    """σ² of :func:`balance`; its inverse is the part's weight."""
+    return torch.exp(learned) + _LEAST_VARIANCE
 
 
 def compose(

@@ -74,6 +74,11 @@ class Spatial(Method):
     def __init__(self, config: SpatialConfig) -> None:
         super().__init__(config)
 
+    @property
+    def lower_bound(self) -> float:
+        """Both chunk terms are cosines, down to −1; all others are at least 0."""
+        return -(self.config.weights.chunk_adjacent + self.config.weights.chunk_distant)
+
     def fitted(self, sources: Sequence[Source]) -> Self:
         """Fill ``length_mm`` from the spread of gaps that the scans give."""
         if self.config.length_mm is not None:
