@@ -83,3 +83,12 @@ def test_a_smaller_distance_is_told_as_a_gain_in_millimetres():
     sentence = finding(row, METRICS["hd95_mm"])
     assert "reaches HD95 (mm) 4.500 against 5.500 from scratch: +1.0 mm" in sentence
     assert "From scratch the same takes about 10 labels" in sentence
+
+
+def test_a_small_p_beside_an_interval_that_holds_zero_is_told_apart():
+    row = {"labels": 4, "arm": "mae", "mean": 0.8, "gain": 0.01, "gain_low": -0.01}
+    row |= {"gain_high": 0.03, "against": "none", "against_scratch": True, "p_holm": 0.001}
+    row |= {"scratch_labels": float("nan"), "scratch_labels_is": ""}
+    assert "other draws of labelled cases" in finding(row, METRICS["dice"])
+    assert "draws" not in finding(row | {"gain_low": 0.001}, METRICS["dice"])
+    assert "may be chance" in finding(row | {"p_holm": 0.2}, METRICS["dice"])

@@ -110,7 +110,7 @@ def finding(best: Record, metric: Metric) -> str:
     start = "scratch" if best["against_scratch"] else best["against"]
     told = partial(difference, metric=metric)
     verb = "reaches" if best["gain"] > 0 else "reaches only"
-    doubt = "; the difference may be chance" if verdict(best) == "same" else ""
+    doubt = _doubt(best)
     sentence = (
         f"With {best['labels']} labels the best method, {best['arm']}, {verb} {metric.name} "
         f"{best['mean']:.3f} against {base:.3f} from {start}: "
@@ -123,6 +123,14 @@ def finding(best: Record, metric: Metric) -> str:
         return sentence
     more = "more than" if sign == "≥" else "about"
     return f"{sentence} From {start} the same takes {more} {count:.0f} labels."
+
+
+def _doubt(best: Record) -> str:
+    if verdict(best) == "same":
+        return "; the difference may be chance"
+    if best["gain_low"] <= 0 <= best["gain_high"]:
+        return "; the tested cases differ, but other draws of labelled cases may tell otherwise"
+    return ""
 
 
 def findings(result: StudyResult) -> list[str]:
