@@ -84,3 +84,12 @@ def test_scans_are_classified(tmp_path: Path, dims: int, multi_label: bool) -> N
         (tested,) = [r for r in rows if r["case"] == "s00"]
         assert row["p(bar)"] == pytest.approx(float(tested["p(bar)"]), abs=1e-5)
     assert 0 <= row["p(bar)"] < 0.5, "there is no bar in the first scan"
+    if dims == 3 and not multi_label:
+        call[2] = str(tmp_path / "s01.nii.gz")
+        assert CliRunner().invoke(app, call).exit_code == 0
+        lines = (out / "predictions.csv").read_text().splitlines()
+        assert [line.split(",")[0] for line in lines] == ["scan", "s00", "s01"]
+        repeated = CliRunner().invoke(app, call)
+        assert "has predictions of 1 of these scans (s01)" in str(repeated.exception)
+        resumed = json.loads(CliRunner().invoke(app, [*call, "--resume"]).stdout)
+        assert (resumed["scans"], resumed["skipped"]) == ([], ["s01"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from importlib import import_module
 from inspect import signature
@@ -167,6 +168,7 @@ class Threshold(nn.Module):
         self.unit = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.mean(1, keepdim=True)
         return torch.cat([2 * self.unit * torch.ones_like(x), x, -x], 1) * 50
 
 
@@ -199,6 +201,80 @@ def test_predictions_lie_where_the_scan_lies(
                 2 * ((p == value) & (t == label)).sum() / ((p == value).sum() + (t == label).sum())
             )
             assert dice > (0.98 if spacing == "native" else 0.9)
+
+
+def threshold_model(channels: int = 1) -> Model:
+    task = Task(
+        kind="segmentation",
+        classes={0: "background", 1: "ball", 5: "hole"},
+        patch_size=(16, 16, 16),
+        preprocessing={"spacing": "native"},
+    )
+    backbone = BackboneConfig(in_channels=channels)
+    return Model(Threshold(), task, Card(backbone=backbone))  # type: ignore[arg-type]
+
+
+def test_channels_in_files_of_their_own(collection: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    files = sorted((collection / "images").iterdir())
+    for name, file in zip(
+        ("p0_0000", "p0_0001", "p1_0000"), (*files[:1] * 2, files[1]), strict=True
+    ):
+        (scans / f"{name}.nii.gz").symlink_to(file)
+    both = nib.load(files[2])
+    doubled = np.stack([both.get_fdata(dtype=np.float32)] * 2, -1)
+    nib.save(nib.Nifti1Image(doubled, both.affine), scans / "p2_0000.nii.gz")
+    moved = nib.Nifti1Image(both.get_fdata(dtype=np.float32), np.diag([1.0, 1, 1, 1]))
+    nib.save(moved, scans / "p3_0001.nii.gz")
+    (scans / "p3_0000.nii.gz").symlink_to(files[3])
+    result = predict(threshold_model(channels=2), [scans], tmp_path / "out")
+    assert [row["scan"] for row in result.rows] == ["p0", "p2_0000"]
+    assert [(e.path.name, e.reason) for e in result.refused] == [
+        ("p3_0001.nii.gz", "channel-geometry"),
+        ("p1_0000.nii.gz", "channel-count"),
+    ]
+    single = predict(threshold_model(), files[:1], tmp_path / "single")
+    assert result.rows[0]["ball (ml)"] == single.rows[0]["ball (ml)"]
+
+
+def test_predicting_goes_on_where_it_stopped(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = threshold_model(), tmp_path / "out"
+    files = sorted((collection / "images").iterdir())[:4]
+    predict(model, files[1:2], out)
+    before = (out / "case-1.nii.gz").stat().st_mtime_ns
+    with pytest.raises(RunError, match=r"predictions of 1 of these scans \(case-1\)"):
+        predict(model, files, out)
+    assert [p.name for p in out.iterdir() if p.name.startswith("case-")] == ["case-1.nii.gz"]
+
+    write = import_module("situs.transfer.predict").write_labels
+
+    def killed(path: Path, *rest: Any) -> None:
+        write(path, *rest)
+        if path.name == "case-2.nii.gz":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("situs.transfer.predict.write_labels", killed)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, files, out, resume=True)
+    monkeypatch.undo()
+    result = predict(model, files, out, resume=True)
+    assert result.skipped == ["case-0", "case-1"]
+    assert [row["scan"] for row in result.rows] == ["case-2", "case-3"]
+    assert (out / "case-1.nii.gz").stat().st_mtime_ns == before
+    with (out / "predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["scan"] for row in rows] == ["case-1", "case-0", "case-2", "case-3"]
+    assert all(float(row["ball (ml)"]) > 0 for row in rows)
+
+    again = predict(model, files[:1], out, overwrite=True)
+    assert len(again.rows) == 1
+    assert len((out / "predictions.csv").read_text().splitlines()) == 5
+    renamed = model.task.model_copy(update={"classes": {0: "background", 1: "other"}})
+    with pytest.raises(RunError, match="a model with other classes"):
+        predict(Model(model.network, renamed, model.card), files[:1], out, overwrite=True)
 
 
 def test_two_dimensional_backbones(collection: Path, cohort: Cohort, tmp_path: Path) -> None:
@@ -261,7 +337,7 @@ def test_the_whole_journey_through_the_command_line(tmp_path: Path, run: Path) -
         tested = nib.load(out / "predictions" / f"{name}.nii.gz")
         again = nib.load(predicted / f"{name}.nii.gz")
         assert np.array_equal(tested.get_fdata(), again.get_fdata())
-    with pytest.raises(RunError, match="exists; choose another folder"):
+    with pytest.raises(RunError, match=r"of 4 of these scans.*'resume' to keep them"):
         call(app, ["predict", str(out), str(data), "--out", str(predicted)], catch_exceptions=False)
     for verb in ("finetune", "predict"):
         assert "Example" in call(app, [verb, "--help"]).output

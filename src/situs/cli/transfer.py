@@ -106,12 +106,17 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(help="Scans, or folders of scans.")],
     out_folder: Annotated[Path, typer.Option("--out", help="Where predictions are written.")],
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on: skip scans that --out has predictions of.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Apply a fine-tuned model to new scans; segmentations keep each scan's geometry.
 
     Example: `situs predict results/first new-scans/ --out predictions`
+
+    A model of several channels takes them from one file, or from files NAME_0000, NAME_0001, ….
 
     Exit code 1 says that some scans were refused; they are named with the reason.
     """
@@ -127,20 +132,25 @@ def predict(
             paths,
             out_folder,
             overwrite,
-            lambda done, total: progress.update(bar, completed=done, total=total),
+            resume=resume,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     refused = [
         {"scan": e.path.name, "reason": e.reason, "detail": e.detail} for e in result.refused
     ]
     if json:
-        print_json({"out": out_folder, "scans": result.rows, "refused": refused})
+        print_json(
+            {"out": out_folder, "scans": result.rows, "skipped": result.skipped, "refused": refused}
+        )
     else:
         if result.rows and not quiet:
             out.print(_table(result.rows))
         for error in result.refused:
             err.print(f"[yellow]refused[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        before = f", {len(result.skipped)} done before" if result.skipped else ""
         out.print(
-            f"{len(result.rows)} predicted, {len(refused)} refused; {out_folder}", soft_wrap=True
+            f"{len(result.rows)} predicted{before}, {len(refused)} refused; {out_folder}",
+            soft_wrap=True,
         )
     if refused:
         raise typer.Exit(1)

@@ -172,13 +172,22 @@ class Dataset:
             provenance = Provenance(format="array", notes=("no geometry: 1 mm voxels assumed",))
             scan = Scan(array[None], np.eye(4), "unknown", provenance)
             return finish(scan, case.image[0], self.modality)
-        channels = [read_scan(path, "all", modality=self.modality) for path in case.image]
-        first = channels[0]
-        if len(channels) == 1:
-            return first
-        for channel, path in zip(channels[1:], case.image[1:], strict=True):
-            _check_same_grid(first, channel, path, "channel-geometry")
-        return replace(first, array=np.concatenate([c.array for c in channels]))
+        return read_channels(case.image, self.modality)
+
+
+def read_channels(paths: Sequence[Path], modality: str | None = None) -> Scan:
+    """Read files of one grid as the channels of one scan.
+
+    Raises:
+        ScanRefused: From the reader, or ``channel-geometry``.
+    """
+    channels = [read_scan(path, "all", modality=modality) for path in paths]
+    first = channels[0]
+    if len(channels) == 1:
+        return first
+    for channel, path in zip(channels[1:], paths[1:], strict=True):
+        _check_same_grid(first, channel, path, "channel-geometry")
+    return replace(first, array=np.concatenate([c.array for c in channels]))
 
 
 def open_dataset(

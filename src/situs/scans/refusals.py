@@ -135,7 +135,8 @@ REASONS = MappingProxyType(
         ),
         "channel-count": Reason(
             "the scan has another number of channels than the model",
-            "give one file with as many volumes as the model was trained on",
+            "give one file with as many volumes as the model was trained on, or a file a channel "
+            "(NAME_0000, NAME_0001, …)",
         ),
         "channel-geometry": Reason(
             "the channels of one case lie on different grids", "resample them to one grid"

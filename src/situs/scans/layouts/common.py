@@ -15,6 +15,7 @@ from situs.scans.formats import format_by_name
 from situs.scans.read import read_label
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+_CHANNEL = re.compile(r"(.+)_(\d{4})$")
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 _MODALITIES = {"mri": "MR", "mr": "MR", "ct": "CT", "pet": "PT", "pt": "PT"}
 
@@ -33,6 +34,12 @@ def stem(path: Path) -> str:
     name = path.name
     suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), path.suffix)
     return name[: len(name) - len(suffix)]
+
+
+def channel_of(stem: str) -> tuple[str, int] | None:
+    """Case and channel from a name of nnU-Net, ``case_0000``; None for any other name."""
+    match = _CHANNEL.match(stem)
+    return None if match is None else (match.group(1), int(match.group(2)))
 
 
 def patient_of(name: str, options: DatasetOptions) -> str:

@@ -6,7 +6,6 @@ Versions 1 and 2 differ in ``dataset.json`` only: ``modality`` and number → na
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from situs.scans.datasets import (
     without_label,
 )
 from situs.scans.layouts.common import (
+    channel_of,
     declared_classes,
     images_in,
     inside,
@@ -26,8 +26,6 @@ from situs.scans.layouts.common import (
     patient_of,
     read_json,
 )
-
-_CHANNEL = re.compile(r"(.+)_(\d{4})$")
 
 
 def fits(path: Path) -> bool:
@@ -40,7 +38,7 @@ def fits(path: Path) -> bool:
     image = listed[0].get("image", "") if isinstance(listed, list) else ""
     if image and inside(path, image).is_file():
         return False
-    return any(_CHANNEL.match(name) for name in images_in(folder))
+    return any(channel_of(name) for name in images_in(folder))
 
 
 def open_layout(path: Path, options: DatasetOptions) -> Dataset:
@@ -65,9 +63,9 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
 def _cases(root: Path, part: str, split: str, channels: int, options: DatasetOptions) -> list[Case]:
     files: dict[str, dict[int, Path]] = defaultdict(dict)
     for name, image in images_in(root / f"images{part}").items():
-        match = _CHANNEL.match(name)
-        if match:
-            files[match.group(1)][int(match.group(2))] = image
+        found = channel_of(name)
+        if found is not None:
+            files[found[0]][found[1]] = image
     labels_folder = root / f"labels{part}"
     labels = images_in(labels_folder) if labels_folder.is_dir() else {}
     wanted = set(range(channels)) or {0}
