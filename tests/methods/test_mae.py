@@ -15,7 +15,8 @@ from situs.errors import ConfigError
 from situs.methods.base import Network
 from situs.methods.mae import Mae, MaeConfig, reconstruction, sparse_encoding
 from situs.methods.mae.losses import from_blocks, to_blocks
-from situs.methods.mae.views import random_blocks, to_voxels
+from situs.methods.mae.sparse import at_size
+from situs.methods.mae.views import fitted_block, random_blocks, to_voxels
 from situs.observation import Observation
 
 SMALL = {"view_size": (12, 8, 8), "block_size": (4, 4, 4)}
@@ -159,8 +160,45 @@ def test_batch_norm_averages_visible_places_only():
 def test_config_names_a_usable_size():
     with pytest.raises(ConfigError, match=r"for instance \(16, 8, 8\)"):
         validate(MaeConfig, {"view_size": (15, 8, 8), "block_size": (8, 4, 4)})
-    with pytest.raises(ConfigError, match="nothing to see"):
+    with pytest.raises(ConfigError, match=r"nothing to see.*view_size \(16, 16, 16\)"):
         validate(MaeConfig, {"view_size": (8, 8, 8), "block_size": (8, 8, 8)})
+
+
+@pytest.mark.parametrize(
+    ("stride", "block"),
+    [
+        ((8, 8, 8), (8, 8, 8)),
+        ((32, 32, 32), (32, 32, 32)),
+        ((2, 2, 1), (8, 8, 8)),
+        ((3, 16, 8), (9, 16, 8)),
+    ],
+)
+def test_by_default_hidden_blocks_leave_no_trace_at_any_scale(stride, block):
+    assert fitted_block(None, stride) == block
+    hidden = random_blocks((3, 2, 2), 0.6, np.random.default_rng(0))
+    size = tuple(3 * b if axis == 0 else 2 * b for axis, b in enumerate(block))
+    visible = (~to_voxels(torch.from_numpy(hidden)[None], size)).float()
+    coarse = at_size(visible, torch.Size(n // s for n, s in zip(size, stride, strict=True)))
+    assert coarse.mean().item() == pytest.approx(1 - hidden.mean())
+
+
+def test_blocks_that_coarse_features_see_through_are_refused():
+    backbone = TinyBackbone()
+    backbone.strides = ((1, 1, 1), (8, 8, 16))
+    options = {"view_size": (16, 16, 32), "block_size": (8, 8, 8)}
+    method = Mae(validate(MaeConfig, options))
+    for use in (method.fitted_to, method.build_heads):
+        with pytest.raises(ConfigError, match=r"\(8, 8, 8\) must be a multiple.*\(8, 8, 16\)"):
+            use(backbone)
+    seen_whole = Mae(validate(MaeConfig, {**options, "masking": "input"})).fitted_to(backbone)
+    assert seen_whole.config.block_size == (8, 8, 8)
+    open_block = Mae(validate(MaeConfig, {"view_size": (16, 16, 32)}))
+    assert open_block.fitted_to(backbone).config.block_size == (8, 8, 16)
+    with pytest.raises(ConfigError, match="left to the backbone"):
+        open_block.sample(smooth_sources(1, (20, 20, 36)), np.random.default_rng(0))
+    too_small = Mae(validate(MaeConfig, {"view_size": (8, 8, 16)}))
+    with pytest.raises(ConfigError, match=r"block_size \(8, 8, 16\).*view_size \(8, 8, 16\)"):
+        too_small.fitted_to(backbone)
 
 
 @pytest.mark.parametrize("masking", ["auto", "input"])

@@ -134,6 +134,17 @@ class Method(ABC):
         del sources
         return self
 
+    def fitted_to(self, backbone: Backbone) -> Self:
+        """This method with every field that was left to the backbone filled in, and checked.
+
+        The trainer calls it after :meth:`fitted`, before the first sample.
+
+        Raises:
+            ConfigError: If the method cannot train this backbone.
+        """
+        del backbone
+        return self
+
     @abstractmethod
     def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
         """The views of one training sample; runs in a worker, pure in (item, rng).

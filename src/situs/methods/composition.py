@@ -61,6 +61,10 @@ class Composition:
         """Each part with the fields that were left to the data filled in."""
         return replace(self, parts={n: p.fitted(sources) for n, p in self.parts.items()})
 
+    def fitted_to(self, backbone: Backbone) -> Composition:
+        """Each part with the fields that were left to the backbone filled in, and checked."""
+        return replace(self, parts={n: p.fitted_to(backbone) for n, p in self.parts.items()})
+
     def options(self) -> dict[str, Any]:
         """The resolved configuration of each part."""
         return {name: part.config.model_dump(mode="json") for name, part in self.parts.items()}

@@ -81,10 +81,10 @@ def pretrain(
     groups = {r["key"]: r["near_duplicate_of"] or r["patient"] for r in store.records}
     train, held_out = split_items(items, config.held_out, config.seed, groups)
     composition = composition.fitted([source for item in train for source in item])
+    backbone = _build_backbone(config, composition, store)
+    composition = composition.fitted_to(backbone)
     # The resolved configuration says what was done, not what was left open.
     config = config.model_copy(update={"options": composition.options()})
-
-    backbone = _build_backbone(config, composition, store)
     if init is not None:
         load_into(backbone, init)
     names = {record["key"]: record["source"] for record in store.records}

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from situs.errors import ConfigError
 from situs.methods.base import MethodConfig
 
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -16,8 +17,9 @@ class MaeConfig(MethodConfig):
 
     Attributes:
         view_size: Voxels of the sub-volume along each axis.
-        block_size: Voxels of a hidden block; must divide ``view_size``. For exact sparse
-            masking, a multiple of the backbone's largest stride.
+        block_size: Voxels of a hidden block; must divide ``view_size``, and for sparse masking
+            be a multiple of the backbone's largest stride. ``None`` takes the smallest such
+            multiple of at least 8 voxels.
         mask_ratio: Share of blocks that are hidden. SparK uses 0.6 for CNNs, MAE 0.75 for ViTs.
         masking: ``"sparse"`` keeps hidden places empty through a convolutional encoder and
             fills its features with learned tokens before decoding; ``"input"`` puts a learned
@@ -27,13 +29,15 @@ class MaeConfig(MethodConfig):
     """
 
     view_size: Size = (32, 32, 32)
-    block_size: Size = (8, 8, 8)
+    block_size: Size | None = None
     mask_ratio: float = Field(0.6, gt=0, lt=1)
     masking: Literal["auto", "sparse", "input"] = "auto"
     normalise: bool = True
 
     @model_validator(mode="after")
     def _blocks_tile(self) -> Self:
+        if self.block_size is None:
+            return self
         pairs = list(zip(self.view_size, self.block_size, strict=True))
         if any(v % b for v, b in pairs):
             usable = tuple(max(1, round(v / b)) * b for v, b in pairs)
@@ -44,6 +48,20 @@ class MaeConfig(MethodConfig):
         if all(v == b for v, b in pairs):
             raise ValueError(
                 f"block_size {self.block_size} must be smaller than view_size {self.view_size}, "
-                "or there is nothing to see beside what is hidden"
+                "or there is nothing to see beside what is hidden; take for instance view_size "
+                f"{tuple(2 * b for b in self.block_size)}"
             )
         return self
+
+    @property
+    def blocks(self) -> Size:
+        """``block_size`` once it is known.
+
+        Raises:
+            ConfigError: If it is left to a backbone that was not named yet.
+        """
+        if self.block_size is None:
+            raise ConfigError(
+                "block_size is left to the backbone: use method.fitted_to(backbone), or give it"
+            )
+        return self.block_size

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
+from situs.config import validate
 from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
 from situs.methods.mae.config import MaeConfig
 from situs.methods.mae.heads import MaeHeads
 from situs.methods.mae.losses import reconstruction
 from situs.methods.mae.observation import observe
 from situs.methods.mae.sparse import is_convolutional, sparse_encoding
-from situs.methods.mae.views import sample_masked, to_voxels
+from situs.methods.mae.views import fitted_block, sample_masked, to_voxels
 from situs.observation import Observation
 
 
@@ -37,14 +38,22 @@ class Mae(Method):
     Config: ClassVar[type[MethodConfig]] = MaeConfig
     config: MaeConfig
 
+    def fitted_to(self, backbone: Backbone) -> Self:
+        """Fill ``block_size``; see :func:`~situs.methods.mae.views.fitted_block`."""
+        stride = backbone.divisor if self._sparse(backbone) else (1, 1, 1)
+        block = fitted_block(self.config.block_size, stride)
+        filled = {**self.config.model_dump(), "block_size": block}
+        return type(self)(validate(MaeConfig, filled))
+
     def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
         """One masked sub-volume; see :func:`~situs.methods.mae.views.sample_masked`."""
         config = self.config
-        return sample_masked(item[0], config.view_size, config.block_size, config.mask_ratio, rng)
+        return sample_masked(item[0], config.view_size, config.blocks, config.mask_ratio, rng)
 
     def build_heads(self, backbone: Backbone) -> nn.Module:
         """Tokens and the map to intensities."""
         backbone.check_size(self.config.view_size)
+        self.fitted_to(backbone)  # refuses blocks that this backbone sees through
         return MaeHeads(backbone, self._sparse(backbone))
 
     def step(
@@ -61,7 +70,7 @@ class Mae(Method):
             batch["image"],
             batch["hidden"],
             batch["inside"],
-            config.block_size,
+            config.blocks,
             config.normalise,
         )
         return StepResult(losses)

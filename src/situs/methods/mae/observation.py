@@ -48,11 +48,11 @@ def observe(
     hidden = to_voxels(batch["hidden"], image.shape[2:]) & inside[:, None]
     mean, _ = block_statistics(*_blocks(image, inside, config))
     flat = from_blocks(
-        mean.expand(*mean.shape[:3], _voxels(config)), config.block_size, image.shape[2:]
+        mean.expand(*mean.shape[:3], _voxels(config)), config.blocks, image.shape[2:]
     )
     rebuilt = predicted.float()
     if config.normalise:
-        rebuilt = denormalise(rebuilt, image, inside, config.block_size)
+        rebuilt = denormalise(rebuilt, image, inside, config.blocks)
     error, spread = _per_sample(rebuilt - image, hidden), _per_sample(flat - image, hidden)
     r2 = 1 - error / spread.clamp_min(1e-12)
     root, flat_root = error.sqrt(), spread.sqrt()
@@ -61,7 +61,7 @@ def observe(
     section = Section(
         title="Rebuilding hidden blocks",
         explanation=(
-            f"{config.mask_ratio:.0%} of the blocks of {_times(config.block_size)} voxels are "
+            f"{config.mask_ratio:.0%} of the blocks of {_times(config.blocks)} voxels are "
             "hidden; the network rebuilds them from what is left. The trivial predictor knows "
             "each hidden block's mean and paints it flat."
         ),
@@ -144,7 +144,7 @@ def _panels(
 
 
 def _blocks(image: Tensor, inside: Tensor, config: MaeConfig) -> tuple[Tensor, Tensor]:
-    return to_blocks(image, config.block_size), to_blocks(inside[:, None], config.block_size)
+    return to_blocks(image, config.blocks), to_blocks(inside[:, None], config.blocks)
 
 
 def _per_sample(difference: Tensor, where: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def _per_sample(difference: Tensor, where: Tensor) -> Tensor:
 
 
 def _voxels(config: MaeConfig) -> int:
-    a, b, c = config.block_size
+    a, b, c = config.blocks
     return a * b * c
 
 

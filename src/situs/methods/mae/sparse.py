@@ -7,9 +7,9 @@ convolution instead. The same numbers come from a dense convolution whose output
 at hidden places, and from normalisation whose statistics are taken over visible places only. Here
 both are put in for the time of one pass, so that any convolutional encoder is used unchanged.
 
-A coarse feature counts as visible if any voxel under it is. With blocks at least as large as
-the encoder's largest stride (and aligned with it) that is exact; with smaller blocks coarse
-scales are denser than the input.
+A coarse feature counts as visible if any voxel under it is. With blocks that are multiples of
+the encoder's largest stride, which the method makes sure of, that is exact; with smaller blocks
+coarse scales would be denser than the input.
 """
 
 from __future__ import annotations

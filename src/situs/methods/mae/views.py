@@ -10,8 +10,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from situs.errors import ConfigError
 from situs.methods.base import Batch, Source
 from situs.views.subvolume import inside_mask, random_start
+
+_BLOCK = 8  # voxels: of smaller blocks interpolation rebuilds too much
+
+
+def fitted_block(asked: Sequence[int] | None, stride: Sequence[int]) -> tuple[int, ...]:
+    """The block size asked for, or the smallest multiple of ``stride`` of at least 8 voxels.
+
+    A coarse feature is seen if any voxel under it is: of blocks smaller than a feature's stride
+    most or all hidden ones leave a trace, and there is nothing to imagine.
+
+    Raises:
+        ConfigError: If blocks of the size asked for do not consist of whole features.
+    """
+    if asked is None:
+        return tuple(s * -(-_BLOCK // s) for s in stride)
+    if any(b % s for b, s in zip(asked, stride, strict=True)):
+        raise ConfigError(
+            f"block_size {tuple(asked)} must be a multiple of the backbone's largest stride "
+            f"{tuple(stride)}, or its coarse features see what is hidden; leave block_size out, "
+            "or set masking to 'input'"
+        )
+    return tuple(asked)
 
 
 def random_blocks(
