@@ -231,6 +231,21 @@ def test_unknown_keys_suggest_the_nearest(store: Store, tmp_path: Path) -> None:
         pretrain(settings(store, tmp_path / "y", options={"view_sise": 3}), quiet=True)
 
 
+def test_a_contrast_needs_something_to_contrast_with(store: Store, tmp_path: Path) -> None:
+    contrast: dict[str, Any] = {
+        "method": "simclr",
+        "options": {"view_size": [8, 8, 8], "hidden": 8, "width": 8},
+        "steps": 1,
+    }
+    alone = settings(store, tmp_path / "alone", **contrast | {"batch_size": 1})
+    with pytest.raises(ConfigError, match=r"batch_size 1 on 1 device.*batch_size=2 or more"):
+        pretrain(alone, quiet=True)
+    assert not (tmp_path / "alone").exists()
+    crowded = settings(store, tmp_path / "crowded", **contrast | {"batch_size": 9})
+    with pytest.warns(UserWarning, match="7 training scans for batches of 9: .* simclr"):
+        pretrain(crowded, quiet=True)
+
+
 def test_samples_depend_on_their_number_only() -> None:
     sampler = EndlessSampler(first_step=5, batch_size=2)
     numbers = [n for n, _ in zip(sampler, range(4), strict=False)]

@@ -101,6 +101,8 @@ class Method(ABC):
         spatial_dims: Of the backbone it trains, 2 or 3.
         trains_decoder: Whether the loss reaches the backbone's decoder.
         uses_teacher: Whether :meth:`step` needs an averaged copy of the network.
+        least_batch: Samples that one step needs, over all devices; 2 for methods whose samples
+            are contrasted with each other.
         item: What :meth:`sample` looks at, one scan or all scans of a study.
         formulas: Term name → its formula in words or LaTeX-like text, for the report.
         terms: Names of the loss terms besides ``total``.
@@ -113,6 +115,7 @@ class Method(ABC):
     spatial_dims: int = 3
     trains_decoder: bool = False
     uses_teacher: bool = False
+    least_batch: int = 1
     item: Literal["scan", "study"] = "scan"
     formulas: ClassVar[dict[str, str]] = {}
     monitor: ClassVar[str] = ""

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import situs
 from situs import backbones
 from situs.backbones.base import Backbone
 from situs.config import dump_yaml, load_config
-from situs.errors import RunError
+from situs.errors import ConfigError, RunError
 from situs.methods.base import Source
 from situs.methods.composition import Composition, compose
 from situs.store import Store, prepare
@@ -71,15 +72,17 @@ def pretrain(
             is saved.
     """
     config = load_config(PretrainConfig, config, overrides)
+    composition = compose(config.method, config.options, config.weights, config.uncertainty)
+    _check_batch(config, composition)
     if config.threads:
         torch.set_num_threads(config.threads)
     run = Run(config.out)
     state = _open_folder(run, mode, config)
     store = _open_store(config)
-    composition = compose(config.method, config.options, config.weights, config.uncertainty)
     items = _items(store, composition)
     groups = {r["key"]: r["near_duplicate_of"] or r["patient"] for r in store.records}
     train, held_out = split_items(items, config.held_out, config.seed, groups)
+    _warn_of_few(train, config, composition)
     composition = composition.fitted([source for item in train for source in item])
     backbone = _build_backbone(config, composition, store)
     composition = composition.fitted_to(backbone)
@@ -101,6 +104,31 @@ def pretrain(
     )
     _train(run, config, module, card, state, quiet)
     return run
+
+
+def _check_batch(config: PretrainConfig, composition: Composition) -> None:
+    """Refuse a batch in which a method has nothing to compare a sample with."""
+    together = config.batch_size * config.devices
+    for name, part in composition.parts.items():
+        if together < part.least_batch:
+            raise ConfigError(
+                f"batch_size {config.batch_size} on {config.devices} device(s) leaves '{name}' "
+                f"nothing to contrast a sample with: its loss would be 0 whatever it learns. Take "
+                f"batch_size={part.least_batch} or more (optimiser.accumulate does not help)"
+            )
+
+
+def _warn_of_few(train: Sequence[Item], config: PretrainConfig, composition: Composition) -> None:
+    """Say so where a batch cannot hold different scans only."""
+    together = config.batch_size * config.devices
+    contrasting = [n for n, part in composition.parts.items() if part.least_batch > 1]
+    if contrasting and len(train) < together:
+        warnings.warn(
+            f"{len(train)} training scans for batches of {together}: in every batch "
+            f"{', '.join(contrasting)} contrasts views of one scan with each other as if they were "
+            "of different scans. Take a smaller batch_size or more scans.",
+            stacklevel=3,
+        )
 
 
 def _train(

@@ -32,6 +32,7 @@ class SimClr(Method):
         "nt_xent": "mean over views of −log exp(s_ij / τ) / Σ_{k≠i} exp(s_ik / τ), s = cosine",
     }
     monitor: ClassVar[str] = "retrieval_accuracy"
+    least_batch = 2
     Config: ClassVar[type[MethodConfig]] = SimClrConfig
     config: SimClrConfig
 
