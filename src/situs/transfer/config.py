@@ -22,8 +22,9 @@ class Augmentation(Config):
     Attributes:
         rotation_degrees: Largest rotation about each axis (in the plane for slices).
         scale: Largest relative change of size.
-        flip_axes: Array axes (0 is left-right) flipped with probability 1/2. Only left-right by
-            default: flipping the other axes makes anatomy that does not exist.
+        flip_axes: Array axes (0 is left-right) flipped with probability 1/2. By default only
+            left-right, and not even that where a class's name has a side ("left kidney"):
+            flipping the other axes makes anatomy that does not exist.
         contrast: Largest relative change of contrast.
         brightness: Largest shift, in standard deviations of the patch.
         noise: Largest standard deviation of Gaussian noise, in those of the patch.
@@ -33,7 +34,7 @@ class Augmentation(Config):
 
     rotation_degrees: float = Field(15.0, ge=0, le=180)
     scale: float = Field(0.15, ge=0, lt=1)
-    flip_axes: tuple[Literal[0, 1, 2], ...] = (0,)
+    flip_axes: tuple[Literal[0, 1, 2], ...] | None = None
     contrast: float = Field(0.25, ge=0, lt=1)
     brightness: float = Field(0.2, ge=0)
     noise: float = Field(0.1, ge=0)

@@ -34,6 +34,7 @@ from situs.transfer.model import Model, Task, assemble, initialise, starting_poi
 from situs.transfer.observation import observe_segmentation
 from situs.transfer.patches import PatchSampler
 from situs.transfer.result import OBSERVATION, Result, defined
+from situs.transfer.sides import said, sided, with_flips
 from situs.transfer.splits import Split, choose
 from situs.transfer.training import Finetuning, Watch, fit
 
@@ -70,6 +71,7 @@ def finetune(
     with isolate_rng(), _threads(config.threads):
         _, card = starting_point(config.init, config.backbone, channels=1)
         cohort = _cohort(config, cohort, card.preprocessing)
+        config = _settled(config, cohort, quiet)
         split = choose(cohort, config.train, config.validation, config.test, config.seed)
         train = cohort.load(split.train)
         model, ledger, pretrained = _model(config, cohort, train)
@@ -111,6 +113,15 @@ def _cohort(config: FinetuneConfig, cohort: Cohort | None, carded: Mapping[str, 
     return cohort
 
 
+def _settled(config: FinetuneConfig, cohort: Cohort, quiet: bool) -> FinetuneConfig:
+    """The configuration with flips that these classes bear."""
+    names = list(cohort.classes.values())
+    augmentation = with_flips(config.augmentation, names)
+    if config.augmentation.flip_axes is None and not augmentation.flip_axes and not quiet:
+        Console(stderr=True).print(f"no left-right flips: {said(sided(names))}", markup=False)
+    return config.model_copy(update={"augmentation": augmentation})
+
+
 def _model(
     config: FinetuneConfig, cohort: Cohort, train: Sequence[PreparedCase]
 ) -> tuple[Model, Ledger | None, list[nn.Module]]:
@@ -128,7 +139,7 @@ def _model(
         patch_size=_patch_size(config, network.backbone, axis, train),
         slice_axis=axis,
         overlap=config.overlap,
-        flip_axes=config.augmentation.flip_axes if config.test_flips else (),
+        flip_axes=(config.augmentation.flip_axes or ()) if config.test_flips else (),
         preprocessing=cohort.rules.model_dump(mode="json"),
     )
     ledger: Ledger | None = None
