@@ -288,6 +288,58 @@ def test_few_labelled_rows(tmp_path: Path) -> None:
         open_dataset(tmp_path / "findings.csv", allow_unlabelled=True)
 
 
+def test_two_files_that_would_be_one_case(tmp_path: Path) -> None:
+    images = folders(tmp_path / "folders") / "images"
+    for name in ("p1_image", "p1_scan"):
+        image(images / f"{name}.nii.gz")
+    with pytest.raises(DatasetError, match=r"p1_image\.nii\.gz and p1_scan\.nii\.gz would be the"):
+        open_dataset(tmp_path / "folders")
+    image(folders(tmp_path / "formats") / "images" / "case0.nii")
+    with pytest.raises(DatasetError, match=r"case0\.nii and case0\.nii\.gz would be the same"):
+        open_dataset(tmp_path / "formats")
+    anat = bids(tmp_path / "bids") / "sub-01" / "ses-a" / "anat"
+    image(anat / "sub-01_ses-a_space-MNI_T1w.nii.gz")
+    with pytest.raises(DatasetError, match=r"T1w.nii.gz and .*space-MNI_T1w.nii.gz would be the"):
+        open_dataset(tmp_path / "bids")
+    (tmp_path / "t.csv").write_text("image,target\nx/ct.nii.gz,a\ny/ct.nii.gz,b\n")
+    for folder in "xy":
+        image(tmp_path / folder / "ct.nii.gz")
+    with pytest.raises(DatasetError, match=r"named 'ct' \(.*x/ct.nii.gz and .*column 'name'"):
+        open_dataset(tmp_path / "t.csv")
+
+
+def test_folders_keep_their_whole_names(tmp_path: Path) -> None:
+    rows = ["image,target"]
+    for number in (1, 2):
+        (tmp_path / f"1.2.840.{number}").mkdir()
+        rows.append(f"1.2.840.{number},{number}")
+    (tmp_path / "1.2.840.3").touch()  # a DICOM file without suffix
+    (tmp_path / "t.csv").write_text("\n".join([*rows, "1.2.840.3,1"]))
+    names = [case.name for case in open_dataset(tmp_path / "t.csv").cases]
+    assert names == ["1.2.840.1", "1.2.840.2", "1.2.840.3"]
+
+
+def test_what_nnunet_ignores_is_no_class(tmp_path: Path) -> None:
+    description = json.loads((nnunet(tmp_path) / "dataset.json").read_text())
+    description["labels"]["ignore"] = description["labels"].pop("tumour")
+    write_json(tmp_path / "dataset.json", description)
+    with pytest.raises(DatasetError, match="labelled 'ignore'; relabel them, or set dataset"):
+        open_dataset(tmp_path)
+    named = {0: "background", 1: "liver", 2: "unsure"}
+    assert open_dataset(tmp_path, classes=named).classes == named
+
+
+def test_training_cases_listed_by_name_alone(tmp_path: Path) -> None:
+    description = json.loads((nnunet(tmp_path, 1) / "dataset.json").read_text())
+    description["training"] = [item["image"] for item in description["training"]]
+    write_json(tmp_path / "dataset.json", description)
+    assert open_dataset(tmp_path).layout == "nnunet"
+    description["labels"] = ["background", "liver"]
+    write_json(tmp_path / "dataset.json", description)
+    with pytest.raises(DatasetError, match="'labels' must name each class by its number"):
+        open_dataset(tmp_path)
+
+
 def refused_case(dataset: Dataset, reason: str, match: str) -> None:
     kept, refused = dataset.check()
     assert [error.reason for error in refused] == [reason]

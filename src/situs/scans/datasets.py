@@ -250,11 +250,14 @@ def _check_same_grid(image: Scan, other: Scan, path: Path, reason: str) -> None:
 
 
 def _check_names(dataset: Dataset) -> None:
-    seen: set[str] = set()
+    seen: dict[str, Case] = {}
     for case in dataset.cases:
-        if case.name in seen:
-            raise DatasetError(f"{dataset.root}: two cases are named '{case.name}'")
-        seen.add(case.name)
+        first = seen.setdefault(case.name, case)
+        if first is not case:
+            raise DatasetError(
+                f"{dataset.root}: two cases are named '{case.name}' ({first.image[0]} and "
+                f"{case.image[0]}); rename one, or give a CSV a column 'name'"
+            )
     if not dataset.cases:
         raise DatasetError(f"{dataset.root}: layout '{dataset.layout}', but no case in it")
 

@@ -18,7 +18,7 @@ from situs.scans.datasets import (
     missing_pair,
     without_label,
 )
-from situs.scans.layouts.common import found_classes, patient_of, stem
+from situs.scans.layouts.common import each_once, found_classes, patient_of, stem
 
 _LABELS = ("dseg", "seg", "mask")
 _IGNORED_ENTITIES = ("desc", "label", "space", "res", "den")
@@ -33,14 +33,16 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     """Images of one suffix and the label maps of the same subject, session and entities.
 
     Raises:
-        DatasetError: Where the suffix is ambiguous or absent, or a pair is missing.
+        DatasetError: Where the suffix is ambiguous or absent, a pair is missing, or two files
+            differ in entities of processing only.
     """
     suffix = _suffix(path, options)
-    images = {
-        _entities(image): image
+    files = [
+        image
         for image in sorted(path.glob(f"sub-*/**/*_{suffix}.nii*"))
         if not image.name.startswith(".")
-    }
+    ]
+    images = each_once(files, _entities)
     labels = _labels(path, images)
     bare = sorted(stem(images[key]) for key in images.keys() - labels.keys())
     if bare and not options.allow_unlabelled:
@@ -70,19 +72,12 @@ def _suffix(path: Path, options: DatasetOptions) -> str:
 
 
 def _labels(path: Path, images: dict[frozenset[str], Path]) -> dict[frozenset[str], Path]:
-    labels: dict[frozenset[str], Path] = {}
     files = [
         p
         for p in sorted(path.glob("derivatives/**/sub-*.nii*"))
         if stem(p).rsplit("_", 1)[-1] in _LABELS
     ]
-    for file in files:
-        key = _entities(file)
-        if key in labels:
-            raise DatasetError(
-                f"{path.name}: {labels[key].name} and {file.name} label the same image; keep one"
-            )
-        labels[key] = file
+    labels = each_once(files, _entities)
     alone = [labels[key].name for key in labels.keys() - images.keys()]
     if alone:
         raise missing_pair(path, "labels without an image", alone, "Add the images.")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,26 +15,52 @@ from situs.scans.datasets import DatasetError, DatasetOptions
 from situs.scans.formats import format_by_name
 from situs.scans.read import read_label
 
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+K = TypeVar("K")
+_SUFFIXES = (
+    *(".nii.gz", ".nii", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd"),
+    *(".dcm", ".dicom", ".ima"),
+)
 _CHANNEL = re.compile(r"(.+)_(\d{4})$")
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 _MODALITIES = {"mri": "MR", "mr": "MR", "ct": "CT", "pet": "PT", "pt": "PT"}
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """Image files directly in a folder, by their name without suffix."""
-    return {
-        stem(path): path
+    """Image files directly in a folder, by their name without suffix.
+
+    Raises:
+        DatasetError: Where two differ in their suffix only.
+    """
+    files = [
+        path
         for path in sorted(folder.iterdir())
         if not path.name.startswith(".") and format_by_name(path) and path.is_file()
-    }
+    ]
+    return each_once(files, stem)
+
+
+def each_once(files: Iterable[Path], key: Callable[[Path], K]) -> dict[K, Path]:
+    """Files by what tells them apart.
+
+    Raises:
+        DatasetError: Where two are taken for the same: one would vanish.
+    """
+    found: dict[K, Path] = {}
+    for file in files:
+        first = found.setdefault(key(file), file)
+        if first is not file:
+            raise DatasetError(
+                f"{file.parent}: {first.name} and {file.name} would be the same case; rename or "
+                "move one, or list the cases in a CSV with a column 'name'"
+            )
+    return found
 
 
 def stem(path: Path) -> str:
-    """A file's name without the suffix of its format."""
+    """A file's name without the suffix of its format; a folder's name as it is."""
     name = path.name
-    suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), path.suffix)
-    return name[: len(name) - len(suffix)]
+    suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), "")
+    return name if path.is_dir() else name[: len(name) - len(suffix)]
 
 
 def channel_of(stem: str) -> tuple[str, int] | None:
@@ -89,11 +116,19 @@ def declared_classes(labels: dict[str, Any], source: Path) -> dict[int, str]:
     """Class number → name, from ``{"1": "name"}`` (Decathlon) or ``{"name": 1}`` (nnU-Net).
 
     Raises:
-        DatasetError: Where a class is a set of numbers (region-based training).
+        DatasetError: Where a class is a set of numbers (region-based training), or nnU-Net's
+            "ignore": trained and scored as a class it would spoil both.
     """
     classes: dict[int, str] = {}
+    if not isinstance(labels, dict):
+        raise DatasetError(f"{source}: 'labels' must name each class by its number")
     for key, value in labels.items():
         number, name = (key, value) if str(key).isdigit() else (value, key)
+        if str(name).lower() == "ignore":
+            raise DatasetError(
+                f"{source}: situs does not leave out voxels labelled 'ignore'; relabel them, or "
+                "set dataset.classes to all numbers with names, if they shall be a class"
+            )
         if not str(number).isdigit():
             raise DatasetError(
                 f"{source}: class '{name}' must be one number, got {number!r}; situs does not "

@@ -13,7 +13,7 @@ from situs.scans.datasets import (
     missing_pair,
     without_label,
 )
-from situs.scans.layouts.common import found_classes, images_in, patient_of
+from situs.scans.layouts.common import each_once, found_classes, images_in, patient_of, stem
 
 _PAIRS = (
     ("images", "labels"),
@@ -35,12 +35,12 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     """Pair images and labels by name; ``_image``, ``_seg`` and the like at the end are ignored.
 
     Raises:
-        DatasetError: Where a pair is missing.
+        DatasetError: Where a pair is missing, or two images would be one case.
     """
     folders = _folders(path)
     if folders is None:
         raise DatasetError(f"{path} has no folders images/ and labels/")
-    images, labels = ({_key(s): p for s, p in images_in(f).items()} for f in folders)
+    images, labels = (each_once(images_in(f).values(), _key) for f in folders)
     if labels.keys() - images.keys():
         alone = sorted(labels.keys() - images.keys())
         raise missing_pair(path, "labels without an image", alone, "Add the images.")
@@ -62,5 +62,5 @@ def _folders(path: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def _key(stem: str) -> str:
-    return _ENDINGS.sub("", stem)
+def _key(path: Path) -> str:
+    return _ENDINGS.sub("", stem(path))

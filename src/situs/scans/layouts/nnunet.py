@@ -34,9 +34,10 @@ def fits(path: Path) -> bool:
     if not (path / "dataset.json").is_file() or not folder.is_dir():
         return False
     # Decathlon lists files as they are; nnU-Net 1 leaves the channel out of their names.
-    listed = read_json(path / "dataset.json").get("training") or [{}]
-    image = listed[0].get("image", "") if isinstance(listed, list) else ""
-    if image and inside(path, image).is_file():
+    listed = read_json(path / "dataset.json").get("training")
+    first = listed[0] if isinstance(listed, list) and listed else ""
+    image = first.get("image") if isinstance(first, dict) else first
+    if isinstance(image, str) and image and inside(path, image).is_file():
         return False
     return any(channel_of(name) for name in images_in(folder))
 
