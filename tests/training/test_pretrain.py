@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from situs.config import load_config
 from situs.errors import ConfigError, NonFiniteLoss, RunError
 from situs.methods.spatial import Spatial
 from situs.store import Preprocessing, Store, prepare
+from situs.training.callbacks import is_best
 from situs.training.config import PretrainConfig
 from situs.training.data import EndlessSampler, ViewDataset, split_items
 from situs.training.module import lr_factor
@@ -73,6 +75,10 @@ def assert_same_weights(one: Run, two: Run) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+def best_step(run: Run) -> int:
+    return int(json.loads((run.path / "checkpoints/best/card.json").read_text())["step"])
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +157,7 @@ def test_a_resumed_run_ends_with_the_same_numbers(
     resumed = pretrain(config, mode="resume", quiet=True)
     assert resumed.status == "finished"
     assert_same_weights(whole, resumed)
+    assert best_step(resumed) == best_step(whole)
     losses, expected = ([row["loss/total"] for row in r.metrics()] for r in (resumed, whole))
     assert losses == expected
     assert [o.scores["gap_error"].value for o in resumed.observations()] == [
@@ -244,6 +251,42 @@ def test_a_contrast_needs_something_to_contrast_with(store: Store, tmp_path: Pat
     crowded = settings(store, tmp_path / "crowded", **contrast | {"batch_size": 9})
     with pytest.warns(UserWarning, match="7 training scans for batches of 9: .* simclr"):
         pretrain(crowded, quiet=True)
+
+
+def test_the_best_of_one_method_is_its_lowest_score() -> None:
+    values = [3.0, 2.0, 2.0, math.nan, 2.5, 1.0]
+    verdicts = [is_best([{"spatial": v} for v in values[: n + 1]]) for n in range(len(values))]
+    assert verdicts == [True, True, False, False, False, True]
+    assert is_best([{"spatial": math.nan}, {"spatial": 5.0}])
+    assert is_best([{}, {}]), "nothing to judge by: the latest"
+
+
+def test_the_best_of_a_sum_asks_all_parts_whatever_their_order_and_unit() -> None:
+    # Gaps in mm get better for 7 steps while R² gets worse from the third on.
+    gaps, r2 = [30.0, 20, 18, 17.5, 17.4, 17.3], [0.0, 0.2, 0.3, 0.25, 0.1, -0.3]
+    history = [{"spatial": g, "mae": -r} for g, r in zip(gaps, r2, strict=True)]
+    judged = [is_best(history[: n + 1]) for n in range(6)]
+    assert judged == [True, True, True, False, False, False]
+    scaled = [{"mae": 1000 * h["mae"] + 5, "spatial": h["spatial"] / 25.4} for h in history]
+    assert [is_best(scaled[: n + 1]) for n in range(6)] == judged
+
+
+def test_a_sum_is_judged_by_the_monitors_of_all_its_parts(store: Store, tmp_path: Path) -> None:
+    options = {
+        "spatial": settings(store, tmp_path)["options"],
+        "mae": {"view_size": [16, 16, 16]},
+    }
+    changes = {"method": "spatial+mae", "options": options, "observe_every": 2}
+    run = pretrain(settings(store, tmp_path / "run", **changes), quiet=True)
+    assert run.config["options"]["mae"]["block_size"] == [8, 8, 8]
+    rows = [r for r in run.metrics() if "score/mae/reconstruction_r2" in r]
+    history = [
+        {"spatial": r["score/spatial/gap_error"], "mae": -r["score/mae/reconstruction_r2"]}
+        for r in rows
+    ]
+    best = [int(r["step"]) for n, r in enumerate(rows) if is_best(history[: n + 1])]
+    assert [int(r["step"]) for r in rows] == [2, 4, 6]
+    assert best_step(run) == best[-1]
 
 
 def test_samples_depend_on_their_number_only() -> None:

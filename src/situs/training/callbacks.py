@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
+from situs.methods.composition import Composition
 from situs.observation import Observation
 from situs.training.module import Pretraining
 from situs.training.run import MetricsFile, Run, sha256, write_text
@@ -150,14 +153,14 @@ class Observing(pl.Callback):
 class Checkpoints(pl.Callback):
     """``last`` (weights and resumable state) and ``best`` (weights), each written whole.
 
-    ``best`` follows the monitored score of the first part; runs that observe only at the end
-    have ``best`` equal to ``last``.
+    ``best`` follows the monitored scores of all parts; see :func:`is_best`. Runs that observe
+    only at the end have ``best`` equal to ``last``.
     """
 
     def __init__(self, run: Run, every: int, card: Card, observing: Observing) -> None:
         self.run, self.every, self.card, self.observing = run, every, card, observing
-        self.best: float | None = None
-        self._judged = -1
+        self.judged: list[dict[str, float]] = []
+        self._judged_step = -1
 
     def on_train_batch_end(
         self,
@@ -196,18 +199,13 @@ class Checkpoints(pl.Callback):
     def _judge(self, trainer: pl.Trainer, pl_module: Pretraining) -> None:
         if not trainer.is_global_zero or not self.observing.latest:
             return
-        part, method = next(iter(pl_module.composition.parts.items()))
-        observation = self.observing.latest[part]
-        if observation.step == self._judged:
+        observations = self.observing.latest
+        step = next(iter(observations.values())).step
+        if step == self._judged_step:
             return
-        self._judged = observation.step
-        score = observation.scores.get(method.monitor)
-        if score is None:
-            self._save_weights("best", trainer, pl_module)
-            return
-        value = score.value if score.better == "lower" else -score.value
-        if self.best is None or value < self.best or not self._folder("best").is_dir():
-            self.best = value
+        self._judged_step = step
+        self.judged.append(monitored(observations, pl_module.composition))
+        if is_best(self.judged) or not self._folder("best").is_dir():
             self._save_weights("best", trainer, pl_module)
 
     def _save_weights(self, name: str, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -220,9 +218,50 @@ class Checkpoints(pl.Callback):
         return self.run.path / "checkpoints" / name
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
-        return {"best": self.best, "judged": self._judged}
+        """The scores so far."""
+        return {"judged": self.judged, "judged_step": self._judged_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on judging."""
-        self.best, self._judged = state_dict["best"], state_dict["judged"]
+        self.judged, self._judged_step = state_dict["judged"], state_dict["judged_step"]
+
+
+def monitored(
+    observations: Mapping[str, Observation], composition: Composition
+) -> dict[str, float]:
+    """The monitored score of each part that has one, signed so that lower is better."""
+    scores = {
+        name: observations[name].scores.get(method.monitor)
+        for name, method in composition.parts.items()
+    }
+    return {
+        name: score.value if score.better == "lower" else -score.value
+        for name, score in scores.items()
+        if score is not None
+    }
+
+
+def is_best(history: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the latest of several observations is better than all before it.
+
+    Each part's scores are scaled to the range that they have had so far, 0 its best and 1 its
+    worst, and averaged over parts: no part decides alone, whatever its unit and its place in the
+    expression. For a single part the lowest score is best. A score that is missing or not finite
+    counts as the worst; where there are none at all, the latest observation is the best.
+
+    Args:
+        history: Part → score, lower is better; one mapping an observation.
+    """
+    parts = {part for scores in history for part in scores}
+    if not parts:
+        return True
+    scaled = [_scaled([scores.get(part, math.nan) for scores in history]) for part in parts]
+    *before, latest = (math.fsum(at_once) for at_once in zip(*scaled, strict=True))
+    return all(latest < other for other in before)
+
+
+def _scaled(values: Sequence[float]) -> list[float]:
+    """From the lowest, 0, to the highest, 1; 1 where not finite."""
+    finite = [v for v in values if math.isfinite(v)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    return [(v - low) / ((high - low) or 1.0) if math.isfinite(v) else 1.0 for v in values]
