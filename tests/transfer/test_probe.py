@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy.ndimage import map_coordinates
 from typer.testing import CliRunner
 
 from situs.backbones import BackboneConfig, build
 from situs.cli import app
+from situs.errors import ConfigError
 from situs.store import Preprocessing
 from situs.transfer import features
-from situs.transfer.cases import Cohort
-from situs.transfer.probe import probe
+from situs.transfer.cases import Cohort, PreparedCase
+from situs.transfer.probe import ProbeResult, probe
 from situs.weights import Card, save_weights
 
 
@@ -24,6 +27,13 @@ def saved(folder: Path, rules: Preprocessing, dims: int = 3) -> Path:
     preprocessing = rules.model_dump(mode="json")
     save_weights(folder, build(config), Card(backbone=config, preprocessing=preprocessing))
     return folder
+
+
+def capture(result: ProbeResult) -> str:
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(result)
+    return captured.get()
 
 
 @pytest.mark.parametrize("axis", [None, 1])
@@ -87,6 +97,62 @@ def test_voxel_probe(collection: Path, tmp_path: Path, dims: int) -> None:
     assert scores[:2] == scores[2:]
 
 
+def write_table(collection: Path, folder: Path, header: str, rows: list[str]) -> Path:
+    """A table of six scans; each row's text is what follows the image's name."""
+    lines = [header]
+    for file, row in zip(sorted((collection / "images").iterdir()), rows, strict=True):
+        (folder / file.name).symlink_to(file)
+        lines.append(f"{file.name},{row}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return folder / "labels.csv"
+
+
+def test_one_class_among_the_training_scans_is_named(collection: Path, tmp_path: Path) -> None:
+    data = write_table(collection, tmp_path, "image,target", ["well"] * 5 + ["sick"])
+    cohort = Cohort.open(data, Preprocessing(spacing="native"))
+    run = saved(tmp_path / "run", cohort.rules)
+    first, rest = cohort.names[:3], cohort.names[3:]
+    with pytest.raises(ConfigError, match="do not differ in their labels: all are 'well'"):
+        probe(run, data, train=first, test=rest, cohort=cohort)
+
+
+def test_findings_that_cannot_be_learned_are_left_out(collection: Path, tmp_path: Path) -> None:
+    rows = ["1,0,0", "0,0,1", "1,0,0", "1,1,1", "0,0,0", "0,1,0"]
+    data = write_table(collection, tmp_path, "image,nodule,rare,fluid", rows)
+    cohort = Cohort.open(data, Preprocessing(spacing="native"))
+    run = saved(tmp_path / "run", cohort.rules)
+    first, rest = cohort.names[:3], cohort.names[3:]
+    result = probe(run, data, train=first, test=rest, cohort=cohort)
+    assert result.left_out == ("rare",)
+    assert all(row.recall["rare"] is None for row in result.rows)
+    assert all(row.recall["nodule"] is not None for row in result.rows)
+    assert "left out" in capture(result)
+    with pytest.raises(ConfigError, match="no test case has a class that could be learned"):
+        probe(run, data, train=first, test=[cohort.names[4]], cohort=cohort)
+
+
+def test_slices_lie_alike_in_training_and_test(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = Cohort.open(collection)
+    first, rest = cohort.names[:2], cohort.names[2:4]
+
+    def axis_of(backbone: object, cases: list[PreparedCase]) -> int:
+        return 2 if [case.name for case in cases] == first else 0
+
+    used: set[int | None] = set()
+    encode = features.voxel_features
+
+    def spy(*arguments: Any) -> Any:
+        used.add(arguments[3])
+        return encode(*arguments)
+
+    monkeypatch.setattr("situs.transfer.probe.slice_axis_of", axis_of)
+    monkeypatch.setattr("situs.transfer.probe.voxel_features", spy)
+    probe(saved(tmp_path, cohort.rules, dims=2), collection, train=first, test=rest, cohort=cohort)
+    assert used == {2}
+
+
 def test_labels_without_meaning_are_at_chance(collection: Path, tmp_path: Path) -> None:
     cohort = Cohort.open(collection)
     rng = np.random.default_rng(0)
@@ -100,12 +166,7 @@ def test_labels_without_meaning_are_at_chance(collection: Path, tmp_path: Path) 
 
 
 def test_scan_probe_through_the_command_line(collection: Path, tmp_path: Path) -> None:
-    table = tmp_path / "labels.csv"
-    rows = ["image,target"]
-    for number, file in enumerate(sorted((collection / "images").iterdir())):
-        (tmp_path / file.name).symlink_to(file)
-        rows.append(f"{file.name},{'even' if number % 2 == 0 else 'odd'}")
-    table.write_text("\n".join(rows))
+    table = write_table(collection, tmp_path, "image,target", ["even", "odd"] * 3)
     run = saved(tmp_path / "run", Preprocessing(spacing="native"))
     call = ["probe", str(run), "--data", str(table), "--labels", "4"]
     done = CliRunner().invoke(app, [*call, "--json"], catch_exceptions=False)

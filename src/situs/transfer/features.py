@@ -46,7 +46,7 @@ def voxel_features(
     """What all scales say at some voxels, interpolated between feature centres.
 
     Args:
-        backbone: In ``eval`` mode.
+        backbone: In ``eval`` mode, on any device.
         image: ``(C, X, Y, Z)``.
         voxels: ``(N, 3)`` places.
         slice_axis: For a 2D backbone.
@@ -55,6 +55,7 @@ def voxel_features(
         ``(N, sum of channels)``.
     """
     framing = Framing((), slice_axis)
+    device = next(backbone.parameters()).device
     batch = framing.to_batch(torch.from_numpy(image))
     places = torch.from_numpy(voxels)
     number = places[:, slice_axis] if slice_axis is not None else torch.zeros(len(places)).long()
@@ -66,12 +67,12 @@ def voxel_features(
         for chosen in number[here].unique().split(_SLICES_AT_ONCE):
             area = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
             tile = batch[(chosen, slice(None), *area)]
-            padded, shift = _padded(tile, backbone)
+            padded, shift = _padded(tile.to(device), backbone)
             features = backbone.encode(padded)
             for k, item in enumerate(chosen.tolist()):
                 rows = here & (number == item)
                 points = inside[rows] - torch.tensor(start) + shift
-                result[rows] = _at(features, k, points, padded.shape[2:])
+                result[rows] = _at(features, k, points.to(device), padded.shape[2:]).cpu()
     return result.numpy()
 
 
@@ -80,12 +81,13 @@ def scan_feature(
     backbone: Backbone, image: npt.NDArray[np.float32], slice_axis: int | None = None
 ) -> npt.NDArray[np.float32]:
     """The mean feature of a scan at every scale, ``(sum of channels,)``."""
+    device = next(backbone.parameters()).device
     batch = Framing((), slice_axis).to_batch(torch.from_numpy(image))
     total, count = torch.zeros(sum(backbone.channels)), 0
     for start, size in _tiles(batch.shape[2:], backbone):
         area = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
         for part in batch[(slice(None), slice(None), *area)].split(_SLICES_AT_ONCE):
-            features = pooled(backbone.encode(_padded(part, backbone)[0]))
+            features = pooled(backbone.encode(_padded(part.to(device), backbone)[0])).cpu()
             total, count = total + features.sum(0), count + len(features)
     return np.asarray((total / count).numpy(), dtype=np.float32)
 
@@ -114,7 +116,7 @@ def _padded(tile: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
 def _at(features: Sequence[Tensor], item: int, points: Tensor, shape: Sequence[int]) -> Tensor:
     """Features of one item of a batch at ``(P, D)`` voxels, all scales side by side."""
     # grid_sample: borders at ±1, the fastest axis first.
-    grid = ((2 * points + 1) / torch.tensor(shape) - 1).flip(-1).float()
+    grid = ((2 * points + 1) / torch.tensor(shape, device=points.device) - 1).flip(-1).float()
     grid = grid.reshape(1, -1, *(1,) * (points.shape[1] - 1), points.shape[1])
     sampled = [
         F.grid_sample(f[item : item + 1], grid, align_corners=False, padding_mode="border")

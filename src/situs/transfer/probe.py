@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
-from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -64,7 +64,7 @@ class ProbeRow(Config):
         features: ``"pretrained"``, or ``"random"`` weights of the same network.
         probe: ``"knn"`` (20 nearest neighbours) or ``"linear"`` (logistic regression).
         balanced_accuracy: Mean recall of the classes that the test samples have.
-        recall: Class name → recall; None for a class without a test sample.
+        recall: Class name → recall; None for a class without a test sample, or left out.
     """
 
     features: Literal["pretrained", "random"]
@@ -83,6 +83,8 @@ class ProbeResult(Config):
         chance: Balanced accuracy of guessing.
         samples: ``train`` and ``test`` → voxels (or scans) that the probes saw.
         cases: ``train`` and ``test`` → names of cases.
+        left_out: Classes (of scans that can have several) that all or none of the training
+            scans have: nothing could be learned about them.
         seconds: In all.
     """
 
@@ -92,6 +94,7 @@ class ProbeResult(Config):
     chance: float
     samples: dict[str, int]
     cases: dict[str, tuple[str, ...]]
+    left_out: tuple[str, ...] = ()
     seconds: float
 
     def __rich__(self) -> RenderableType:
@@ -108,7 +111,11 @@ class ProbeResult(Config):
             f"{part}: {self.samples[part]} {self.what.split()[0]}s of {len(names)} cases"
             for part, names in self.cases.items()
         )
-        return Group(table, f"{counts}; {self.seconds:.0f} s")
+        lines: list[RenderableType] = [table, f"{counts}; {self.seconds:.0f} s"]
+        if self.left_out:
+            names = escape(", ".join(self.left_out))
+            lines.append(f"left out, as all or none of the training scans have it: {names}")
+        return Group(*lines)
 
 
 def probe(
@@ -134,7 +141,8 @@ def probe(
 
     Raises:
         TransferError: If the run has no weights.
-        ConfigError: If a setting does not exist, or the data set cannot be split as asked.
+        ConfigError: If a setting does not exist, the data set cannot be split as asked, or the
+            training cases have a single class.
     """
     began = time.perf_counter()
     given = {} if settings is None else dict(settings)
@@ -147,20 +155,24 @@ def probe(
         train = max(1, len(cohort.names) // 2)
     split = choose(cohort, train, 0, settings.test, seed)
     segmentation = cohort.dataset.task == "segmentation"
+    names = list(cohort.classes.values())
     rows: list[ProbeRow] = []
+    learnable: list[int] = []
     counts = {"train": 0, "test": 0}
     truth: Ints = np.empty(0, np.int64)
     for kind, backbone in _networks(run, seed):
         _check_channels(backbone, cohort[split.train[0]])
+        axis = slice_axis_of(backbone, cohort.load(split.train))
         samples = {
             part: _samples(
-                backbone, cohort.load(names), segmentation, settings.voxels_per_class, seed
+                backbone, cohort.load(chosen), segmentation, settings.voxels_per_class, seed, axis
             )
-            for part, names in (("train", split.train), ("test", split.test))
+            for part, chosen in (("train", split.train), ("test", split.test))
         }
         counts = {part: len(y) for part, (_, y) in samples.items()}
         truth = samples["test"][1]
-        rows += _fit_both(kind, samples["train"], samples["test"], list(cohort.classes.values()))
+        learnable = _learnable(samples["train"][1], names)
+        rows += _fit_both(kind, samples["train"], samples["test"], names, learnable)
     return ProbeResult(
         run=str(run),
         what="voxel labels" if segmentation else "scan labels",
@@ -168,6 +180,7 @@ def probe(
         chance=0.5 if truth.ndim == 2 else 1 / len(np.unique(truth)),
         samples=counts,
         cases=_case_names(split),
+        left_out=tuple(name for k, name in enumerate(names) if k not in learnable),
         seconds=round(time.perf_counter() - began, 2),
     )
 
@@ -176,7 +189,8 @@ def _networks(run: str | Path, seed: int) -> list[tuple[Literal["pretrained", "r
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         random = build(load_card(run).backbone).eval()
-    return [("pretrained", load_encoder(run)), ("random", random)]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [("pretrained", load_encoder(run).to(device)), ("random", random.to(device))]
 
 
 def _samples(
@@ -185,8 +199,8 @@ def _samples(
     segmentation: bool,
     voxels_per_class: int,
     seed: int,
+    axis: int | None,
 ) -> tuple[Floats, Ints]:
-    axis = slice_axis_of(backbone, cases)
     features: list[Floats] = []
     labels: list[Ints] = []
     for number, case in enumerate(cases):
@@ -220,46 +234,75 @@ def _draw_voxels(case: PreparedCase, per_class: int, rng: np.random.Generator) -
     return voxels.astype(np.int64), flat[index].astype(np.int64)
 
 
+def _learnable(labels: Ints, names: Sequence[str]) -> list[int]:
+    """Classes that the training samples say something about.
+
+    For several labels a scan, those that some scans have and others have not.
+
+    Raises:
+        ConfigError: If there is nothing to tell apart.
+    """
+    if labels.ndim == 2:
+        classes = [k for k, column in enumerate(labels.T) if len(np.unique(column)) > 1]
+    else:
+        classes = list(range(len(names))) if len(np.unique(labels)) > 1 else []
+    if not classes:
+        only = "" if labels.ndim == 2 else f": all are '{names[int(labels[0])]}'"
+        raise ConfigError(f"the training cases do not differ in their labels{only}; use more cases")
+    return classes
+
+
 def _fit_both(
     kind: Literal["pretrained", "random"],
     train: tuple[Floats, Ints],
     test: tuple[Floats, Ints],
     names: Sequence[str],
+    learnable: Sequence[int],
 ) -> list[ProbeRow]:
-    multi_label = train[1].ndim == 2
     neighbours = min(_NEIGHBOURS, max(1, len(train[1]) // 4))
-    linear: Any = LogisticRegression(max_iter=1000, class_weight="balanced")
-    if multi_label:
-        linear = MultiOutputClassifier(linear)
     probes: dict[Literal["knn", "linear"], Any] = {
         "knn": KNeighborsClassifier(neighbours, weights="distance"),
-        "linear": linear,
+        "linear": LogisticRegression(max_iter=1000, class_weight="balanced"),
     }
     rows = []
     for name, classifier in probes.items():
-        pipeline: Pipeline = make_pipeline(StandardScaler(), classifier)
-        with warnings.catch_warnings():
-            # Separable features have no optimum; where it stopped is good enough for a probe.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            pipeline.fit(*train)
-        recall, balanced = _recalls(test[1], pipeline.predict(test[0]), names)
+        if train[1].ndim == 1:
+            predicted = _predicted(classifier, *train, test[0])
+        else:
+            predicted = np.zeros_like(test[1])
+            for k in learnable:
+                predicted[:, k] = _predicted(classifier, train[0], train[1][:, k], test[0])
+        recall, balanced = _recalls(test[1], predicted, names, learnable)
         rows.append(ProbeRow(features=kind, probe=name, balanced_accuracy=balanced, recall=recall))
     return rows
 
 
+def _predicted(classifier: Any, features: Floats, labels: Ints, asked: Floats) -> Ints:
+    pipeline: Pipeline = make_pipeline(StandardScaler(), classifier)
+    with warnings.catch_warnings():
+        # Separable features have no optimum; where it stopped is good enough for a probe.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        pipeline.fit(features, labels)
+    predicted: Ints = pipeline.predict(asked)
+    return predicted
+
+
 def _recalls(
-    true: Ints, predicted: Ints, names: Sequence[str]
+    true: Ints, predicted: Ints, names: Sequence[str], learnable: Sequence[int]
 ) -> tuple[dict[str, float | None], float]:
-    recall: dict[str, float | None] = {}
+    recall: dict[str, float | None] = dict.fromkeys(names)
     scores = []
-    for k, name in enumerate(names):
+    for k in learnable:
         t, p = (true[:, k], predicted[:, k]) if true.ndim == 2 else (true == k, predicted == k)
-        recall[name] = float(recall_score(t, p)) if t.any() else None
-        if t.any():
-            # For several labels a scan, a class is decided by itself: both of its sides count.
-            other = float(np.mean(p[t == 0] == 0)) if true.ndim == 2 and (t == 0).any() else None
-            hit = recall[name] or 0.0
-            scores.append(hit if other is None else (hit + other) / 2)
+        if not t.any():
+            continue
+        hit = float(recall_score(t, p))
+        recall[names[k]] = hit
+        # For several labels a scan, a class is decided by itself: both of its sides count.
+        other = float(np.mean(p[t == 0] == 0)) if true.ndim == 2 and (t == 0).any() else None
+        scores.append(hit if other is None else (hit + other) / 2)
+    if not scores:
+        raise ConfigError("no test case has a class that could be learned; test on more cases")
     return recall, float(np.mean(scores))
 
 
