@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from situs.config import validate
 from situs.errors import ConfigError, SitusError
 from situs.scans import Scan, read_scan
-from situs.store import Preprocessing, preprocess, restore
+from situs.store import Preprocessing, preprocess, restore, restore_largest
 from situs.store.grid import resample, resample_labels
 from situs.store.intensity import foreground_box, intensity_kind, normalise
 
@@ -113,6 +114,33 @@ def test_labels_go_to_another_spacing_and_back():
     for value in (1, 2):
         volume = np.sum(prepared.label == value) * np.prod(prepared.spacing)
         assert volume == pytest.approx(np.sum(label == value) * 0.8 * 0.9 * 1.4, rel=0.04)
+
+
+@given(geometries, st.sampled_from(["native", (2.0, 1.5, 1.1)]))
+@settings(max_examples=15, deadline=None)
+def test_the_largest_channel_is_that_of_all_channels(geometry, spacing):
+    order, signs, mm, _, seed = geometry
+    rng = np.random.default_rng(seed)
+    array = np.zeros((18, 15, 12), np.float32)
+    array[4:14, 3:12, 2:10] = 100 + rng.normal(size=(10, 9, 8))
+    scan = scan_of(array, turned_affine(order, signs, mm))
+    prepared = preprocess(scan, Preprocessing(spacing=spacing, margin_mm=0.0))
+    # Few values, so that there are ties.
+    values = rng.integers(0, 3, (4, *prepared.change.shape)).astype(np.float32)
+    largest = restore_largest(values, prepared)
+    assert np.array_equal(largest, restore(values, prepared).argmax(0))
+    assert largest.dtype == np.int16
+
+
+def test_channels_go_back_one_at_a_time():
+    array = np.random.default_rng(0).normal(size=(40, 40, 40)).astype(np.float32)
+    prepared = preprocess(scan_of(array), Preprocessing(crop=False, spacing=(1.3, 1.3, 1.3)))
+    values = np.zeros((30, *prepared.change.shape), np.float32)
+    tracemalloc.start()
+    restore_largest(values, prepared)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * array.nbytes, "thirty classes do not lie in memory together"
 
 
 def test_restored_probabilities_agree_with_simpleitk():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.data.utils import dense_patch_slices
 from torch import Tensor, nn
 
 from situs.backbones import BackboneConfig, build
@@ -80,6 +81,29 @@ def test_windows_slices_and_flips_come_together_again(shape, axis, flips) -> Non
     probabilities = windows.segment(model, image, framing, 0.5, flips)
     expected = torch.cat([image, 2 * image - 1]).softmax(0)
     torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=1e-4)
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(2, 15), *[st.integers(1, 37)] * 3),
+    seed=st.integers(0, 99),
+)
+def test_probabilities_are_those_of_the_whole_volume_to_the_bit(shape, seed) -> None:
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 5
+    expected = logits.softmax(1)
+    windows._softmax_in_place(logits)
+    assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 20, 9, 17), (5, 2, 20, 9)])
+def test_windows_come_a_few_at_a_time(shape: tuple[int, ...]) -> None:
+    batch = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
+    size = (8,) * (len(shape) - 2)
+    parts = list(windows._windows(batch, size, 0.5))
+    assert [len(part) for part in parts[:-1]] == [8] * (len(parts) - 1)
+    places = dense_patch_slices(shape[2:], size, [4] * len(size))
+    whole = torch.cat([batch[(slice(None), slice(None), *place)] for place in places])
+    assert torch.equal(torch.cat(parts), whole)
 
 
 def test_a_slice_network_sees_each_slice_alone() -> None:

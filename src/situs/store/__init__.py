@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from situs.store.prepare import estimate_bytes, median_spacing, prepare
-from situs.store.preprocess import Prepared, preprocess, restore
+from situs.store.preprocess import Prepared, preprocess, restore, restore_largest
 from situs.store.record import Record
 from situs.store.rules import Preprocessing
 from situs.store.store import Store, StoredScan
@@ -19,4 +19,5 @@ __all__ = [
     "prepare",
     "preprocess",
     "restore",
+    "restore_largest",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from situs.store.grid import (
 from situs.store.intensity import Kind, foreground_box, intensity_kind, normalise
 from situs.store.rules import Preprocessing, Spacing
 
+T = TypeVar("T", bound=np.generic)
 _LARGEST = 2**31
 """Voxels of the largest prepared scan: beyond this a spacing is a slip of the pen."""
 
@@ -118,22 +120,60 @@ def restore(
     Raises:
         SitusError: If ``values`` does not lie on the prepared grid.
     """
+    change = _change(values, prepared)
+    back = tuple(1.0 / s for s in change.scale)
+    if values.ndim == 3:
+        whole = np.asarray(values, dtype=np.int64)
+        return _uncropped(resample_labels(whole, change.cropped_shape, back), change)
+    restored = np.empty((len(values), *change.source_shape), dtype=np.float32)
+    for target, channel in zip(restored, values, strict=True):
+        target[...] = _uncropped(resample(channel[None], change.cropped_shape, back)[0], change)
+    return restored
+
+
+def restore_largest(
+    values: npt.NDArray[np.generic], prepared: Prepared | GridChange
+) -> npt.NDArray[np.int16]:
+    """The channel with the largest value at each voxel of the scan's own grid.
+
+    The same as ``restore(values, prepared).argmax(0)``, one channel at a time: all classes of a
+    large CT on its own grid need not fit the memory.
+
+    Args:
+        values: ``(K, X, Y, Z)`` numbers, resampled linearly.
+        prepared: As for :func:`restore`.
+
+    Returns:
+        ``(*source)``; 0 outside the crop, and on ties the first channel.
+
+    Raises:
+        SitusError: If ``values`` does not lie on the prepared grid.
+    """
+    change = _change(values, prepared)
+    back = tuple(1.0 / s for s in change.scale)
+    winner = np.zeros(change.cropped_shape, dtype=np.int16)
+    largest = resample(values[:1], change.cropped_shape, back)[0]
+    for index in range(1, len(values)):
+        (candidate,) = resample(values[index : index + 1], change.cropped_shape, back)
+        winner[candidate > largest] = index
+        np.maximum(largest, candidate, out=largest)
+    labels: npt.NDArray[np.int16] = _uncropped(winner, change)
+    return labels
+
+
+def _change(values: npt.NDArray[np.generic], prepared: Prepared | GridChange) -> GridChange:
     change = prepared.change if isinstance(prepared, Prepared) else prepared
-    labels = values.ndim == 3
     if values.shape[-3:] != change.shape:
         raise SitusError(f"expected values on the grid {change.shape}, got {values.shape}")
-    back = tuple(1.0 / s for s in change.scale)
-    cropped: npt.NDArray[np.generic]
-    if labels:
-        cropped = resample_labels(np.asarray(values, dtype=np.int64), change.cropped_shape, back)[
-            None
-        ]
-    else:
-        cropped = resample(values, change.cropped_shape, back)
-    full = np.zeros((cropped.shape[0], *change.oriented_shape), dtype=cropped.dtype)
-    full[(slice(None), *map(slice, change.start, change.stop))] = cropped
-    restored = np.ascontiguousarray(unorient(full, change.axes, change.flips))
-    return restored[0] if labels else restored
+    return change
+
+
+def _uncropped(cropped: npt.NDArray[T], change: GridChange) -> npt.NDArray[T]:
+    """``(*cropped)`` in the scan's own axes, zero outside the crop."""
+    full = np.zeros(change.oriented_shape, dtype=cropped.dtype)
+    full[tuple(map(slice, change.start, change.stop))] = cropped
+    (turned,) = unorient(full[None], change.axes, change.flips)
+    return np.ascontiguousarray(turned)
 
 
 def target_spacing(

@@ -16,7 +16,7 @@ from situs.backbones import BackboneConfig, build
 from situs.config import Config, validate
 from situs.errors import TransferError
 from situs.ledger import Ledger, fill
-from situs.store import Prepared, Preprocessing, restore
+from situs.store import Prepared, Preprocessing, restore_largest
 from situs.training.run import write_json
 from situs.transfer import windows
 from situs.transfer.networks import Classifier, Segmenter
@@ -92,9 +92,9 @@ class Model:
 
     def segment(self, prepared: Prepared) -> npt.NDArray[np.int16]:
         """Label values ``(X, Y, Z)`` on the scan's own grid."""
-        probabilities = restore(self.probabilities(prepared), prepared)
         values = np.array(list(self.task.classes), dtype=np.int16)
-        labels: npt.NDArray[np.int16] = values[probabilities.argmax(0)]
+        winner = restore_largest(self.probabilities(prepared), prepared)
+        labels: npt.NDArray[np.int16] = values[winner]
         return labels
 
     def to_device(self) -> Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, combinations
+from itertools import chain, combinations, islice
 
 import torch
 from monai.data.utils import dense_patch_slices
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from situs.transfer.patches import Framing
 
 _WINDOWS_AT_ONCE = 8
+_SLAB = 16
 
 
 @torch.no_grad()
@@ -51,11 +52,23 @@ def segment(
             # Windows are small, but the classes of a whole CT may not fit a GPU.
             device=torch.device("cpu"),
         )
-        volume = framing.from_batch(logits.softmax(1)).flip(there)
-        total = volume if total is None else total + volume
+        _softmax_in_place(logits)
+        volume = framing.from_batch(logits)
+        if there:
+            volume = volume.flip(there)
+        total = volume if total is None else total.add_(volume)
     if total is None:
         raise AssertionError("there is always the unflipped volume")
-    return total / len(flips)
+    return total.div_(len(flips))
+
+
+def _softmax_in_place(logits: Tensor) -> None:
+    """Logits ``(N, K, *spatial)`` become probabilities, a slab at a time.
+
+    All classes of a large CT take gigabytes; a second copy of them may not fit.
+    """
+    for slab in logits.split(_SLAB, dim=2):
+        slab.copy_(slab.softmax(1))
 
 
 @torch.no_grad()
@@ -95,8 +108,9 @@ def _windows(batch: Tensor, size: Sequence[int], overlap: float) -> Iterator[Ten
     batch = pad_to(batch, size)
     steps = [max(1, int(s * (1 - overlap))) for s in size]
     places = dense_patch_slices(batch.shape[2:], list(size), steps)
-    windows = torch.cat([batch[(slice(None), slice(None), *place)] for place in places])
-    yield from windows.split(_WINDOWS_AT_ONCE)
+    windows = (item[(slice(None), *place)] for place in places for item in batch)
+    while chosen := list(islice(windows, _WINDOWS_AT_ONCE)):
+        yield torch.stack(chosen)
 
 
 def pad_to(batch: Tensor, size: Sequence[int]) -> Tensor:
