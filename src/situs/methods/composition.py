@@ -79,8 +79,8 @@ class Composition:
     def sample(self, item: Sequence[Source], rng: np.random.Generator) -> CompositionBatch:
         """Each part's views of one item; parts draw from generators of their own.
 
-        Views are not shared: no two parts look at the same input, and reading is below 2 % of a
-        step (docs, "Sums").
+        Views are not shared: no two parts look at the same input, and reading is a small part of a
+        step (``benchmarks/sums.py``).
         """
         streams = rng.spawn(len(self.parts))
         return {
