@@ -23,5 +23,6 @@ def test_every_arm_has_valid_settings_and_a_scratch_arm_of_its_kind(file):
         assert (scratch is None) == (arm.method == SCRATCH)
         if scratch is not None:
             assert study.backbone_of(scratch) == study.backbone_of(arm)
-            own = {k: v for k, v in arm.finetune.items() if k != "load_decoder"}
+            start = {"load_decoder", "freeze_encoder"}
+            own = {k: v for k, v in arm.finetune.items() if k not in start}
             assert own == scratch.finetune, "the same fine-tuning for both"
