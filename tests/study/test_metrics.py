@@ -92,3 +92,12 @@ def test_a_small_p_beside_an_interval_that_holds_zero_is_told_apart():
     assert "other draws of labelled cases" in finding(row, METRICS["dice"])
     assert "draws" not in finding(row | {"gain_low": 0.001}, METRICS["dice"])
     assert "may be chance" in finding(row | {"p_holm": 0.2}, METRICS["dice"])
+
+
+def test_one_label_is_one_label_and_a_little_more_is_not_the_same():
+    row = {"labels": 1, "arm": "mae", "mean": 0.73, "gain": 0.03, "gain_low": 0.01}
+    row |= {"gain_high": 0.05, "against": "none", "against_scratch": True, "p_holm": 0.001}
+    row |= {"scratch_labels": 1.24, "scratch_labels_is": "="}
+    sentence = finding(row, METRICS["dice"])
+    assert sentence.startswith("With 1 label the best")
+    assert sentence.endswith("takes about 1.2 labels.")

@@ -39,7 +39,12 @@ def labels_needed(row: Record) -> str:
     if _absent(row["scratch_labels"]):
         return "–"
     sign = "" if row["scratch_labels_is"] == "=" else f"{row['scratch_labels_is']} "
-    return f"{sign}{row['scratch_labels']:.0f}"
+    return f"{sign}{_few(row['scratch_labels'])}"
+
+
+def _few(count: float) -> str:
+    """A number of labels, to the tenth where that tells it from its neighbours."""
+    return f"{count:.0f}" if count >= 10 or count == round(count) else f"{count:.1f}"
 
 
 def difference(value: Any, metric: Metric) -> str:
@@ -112,7 +117,7 @@ def finding(best: Record, metric: Metric) -> str:
     verb = "reaches" if best["gain"] > 0 else "reaches only"
     doubt = _doubt(best)
     sentence = (
-        f"With {best['labels']} labels the best method, {best['arm']}, {verb} {metric.name} "
+        f"With {best['labels']} {_labels(best['labels'])} the best method, {best['arm']}, {verb} {metric.name} "
         f"{best['mean']:.3f} against {base:.3f} from {start}: "
         f"{told(best['gain'])} {metric.unit} "
         f"(95 % interval {interval(best['gain_low'], best['gain_high'], told)}, "
@@ -122,7 +127,11 @@ def finding(best: Record, metric: Metric) -> str:
     if _absent(count) or best["gain"] <= 0 or sign == "≤" or count <= best["labels"]:
         return sentence
     more = "more than" if sign == "≥" else "about"
-    return f"{sentence} From {start} the same takes {more} {count:.0f} labels."
+    return f"{sentence} From {start} the same takes {more} {_few(count)} {_labels(count)}."
+
+
+def _labels(count: float) -> str:
+    return "label" if count == 1 else "labels"
 
 
 def _doubt(best: Record) -> str:
