@@ -117,7 +117,8 @@ def finding(best: Record, metric: Metric) -> str:
     verb = "reaches" if best["gain"] > 0 else "reaches only"
     doubt = _doubt(best)
     sentence = (
-        f"With {best['labels']} {_labels(best['labels'])} the best method, {best['arm']}, {verb} {metric.name} "
+        f"With {best['labels']} {_labels(best['labels'])} the best method, {best['arm']}, "
+        f"{verb} {metric.name} "
         f"{best['mean']:.3f} against {base:.3f} from {start}: "
         f"{told(best['gain'])} {metric.unit} "
         f"(95 % interval {interval(best['gain_low'], best['gain_high'], told)}, "
