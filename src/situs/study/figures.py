@@ -22,10 +22,12 @@ def looks(arms: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
             chosen[name] = {"color": style.chart("guess"), "zorder": 1, **style.LINES["guess"]}
             chosen[name] |= {"marker": "s", "linewidth": 2.2}
             continue
+        # Colours that come again come with another marker and line.
+        turn = peers + peers // len(style.SERIES)
         chosen[name] = {
             "color": style.SERIES[peers % len(style.SERIES)],
-            "linestyle": style.SERIES_LINES[peers % len(style.SERIES_LINES)],
-            "marker": style.SERIES_MARKERS[peers % len(style.SERIES_MARKERS)],
+            "linestyle": style.SERIES_LINES[turn % len(style.SERIES_LINES)],
+            "marker": style.SERIES_MARKERS[turn % len(style.SERIES_MARKERS)],
             "zorder": 2,
         }
         peers += 1
@@ -79,7 +81,7 @@ def gains(summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]]) ->
                     marker = {k: style_of[name][k] for k in ("color", "marker")}
                     here.errorbar([gain], [place], xerr=spread, capsize=2, ls="", **marker)
             here.axvline(0, color=style.chart("guess"), linewidth=1)
-            here.set_title(f"{count} labels")
+            here.set_title(f"{count} label{'' if count == 1 else 's'}")
             here.grid(axis="x")
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
