@@ -15,6 +15,7 @@ from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.model import Model
 from situs.transfer.result import Result
 from situs.views.subvolume import crop_affine
+from situs.words import quantity
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.uint8]
@@ -122,7 +123,8 @@ def _panel(
 
 
 def _words(row: Row) -> str:
-    volumes = f"{float(row['predicted_ml']):.3g} ml found, {float(row['true_ml']):.3g} ml true"
+    found, true = (quantity(float(row[key]), "ml") for key in ("predicted_ml", "true_ml"))
+    volumes = f"{found} found, {true} true"
     if row["presence"] != "both":
         return f"{row['name']}: {row['presence']} ({volumes})"
     return (
