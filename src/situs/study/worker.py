@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,13 +37,13 @@ class Worker:
     def carry_out(self, folder: Path) -> dict[str, Any]:
         """Do the job of ``folder`` and write ``result.json`` as the very last thing."""
         job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+        resumed = job["kind"] == "pretrain" and _resumable(folder / RUN)
         actions: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
             "store": self._store,
-            "pretrain": self._pretrain,
+            "pretrain": partial(self._pretrain, resumed=resumed),
             "tune": self._finetune,
             "finetune": self._finetune,
         }
-        resumed = job["kind"] == "pretrain" and _resumable(folder / RUN)
         cost = Cost(folder / COST, resumed)
         found = actions[job["kind"]](job["config"], folder / RUN)
         result = {**{k: job[k] for k in ("kind", "title", "key", "about")}, **found, **cost.read()}
@@ -65,10 +66,10 @@ class Worker:
             "refusals": [_refusal(row) for row in store.refused],
         }
 
-    def _pretrain(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
+    def _pretrain(self, config: dict[str, Any], out: Path, resumed: bool) -> dict[str, Any]:
         from situs.training.pretrain import pretrain  # noqa: PLC0415
 
-        mode: Literal["resume", "overwrite"] = "resume" if _resumable(out) else "overwrite"
+        mode: Literal["resume", "overwrite"] = "resume" if resumed else "overwrite"
         run = pretrain({**config, "out": str(out)}, mode=mode, quiet=True)
         if run.status != "finished":
             raise RunError(f"{out} was stopped before its last step")
