@@ -42,7 +42,9 @@ class PretrainConfig(Config):
         workers: Loader processes; 0 loads in the main process.
         threads: Torch threads; 0 leaves the choice to torch.
         devices: Accelerators to use.
-        held_out: Share of the patients whose scans are only observed, never trained on.
+        held_out: Share of the patients whose scans are only observed, never trained on. Scans of
+            one patient, study or file, and near-duplicates, never stand on both sides; with fewer
+            than five such groups all scans are on both.
         observe_samples: Samples of each observation.
         observe_every: Steps between observations; 0 observes only at the end.
         checkpoint_every: Steps between checkpoints.

@@ -74,7 +74,7 @@ def loader(dataset: ViewDataset, sampler: EndlessSampler, workers: int) -> DataL
 def split_items(
     items: Sequence[Item], share: float, seed: int, group_of: Mapping[str, str] | None = None
 ) -> tuple[list[Item], list[Item]]:
-    """Training and held-out items; one group (patient, study) never stands on both sides.
+    """Training and held-out items; one group never stands on both sides.
 
     With fewer than five groups nothing can be spared: all items are on both sides.
 
@@ -82,7 +82,8 @@ def split_items(
         items: What samples are drawn from.
         share: Of the groups to hold out.
         seed: Of the draw.
-        group_of: Group by the key of an item's first scan; its study, or itself, where absent.
+        group_of: Group by the key of an item's first scan, see
+            :func:`~situs.training.groups.scan_groups`; its study, or itself, where absent.
     """
     groups: dict[str, list[Item]] = {}
     for item in items:

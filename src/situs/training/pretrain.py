@@ -27,6 +27,7 @@ from situs.training.callbacks import Bookkeeping, Checkpoints, DataClock, Observ
 from situs.training.config import PretrainConfig
 from situs.training.data import Item, split_items
 from situs.training.engine import precision, quick_layout, quiet_engine
+from situs.training.groups import scan_groups
 from situs.training.module import Pretraining
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run, write_json, write_text
@@ -80,7 +81,7 @@ def pretrain(
     state = _open_folder(run, mode, config)
     store = _open_store(config)
     items = _items(store, composition)
-    groups = {r["key"]: r["near_duplicate_of"] or r["patient"] for r in store.records}
+    groups = scan_groups(store.records)
     train, held_out = split_items(items, config.held_out, config.seed, groups)
     _warn_of_few(train, config, composition)
     composition = composition.fitted([source for item in train for source in item])
