@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,13 +17,17 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from crashing import minus_one, square
 from dicom_files import SAGITTAL, common, edit, noise, write_enhanced, write_series
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from situs.cli import app
 from situs.errors import SitusError
 from situs.scans.catalog import Catalog, build_catalog
+from situs.scans.names import escaped, unescaped
 from situs.scans.parallel import isolated_map
 from situs.scans.refusals import REASONS
+from situs.store import prepare
 
 runner = CliRunner()
 
@@ -244,6 +249,47 @@ def test_saved_catalogs_come_back_equal(tmp_path: Path, name: str) -> None:
         frame = pd.read_parquet(tmp_path / "out" / name / "catalog.parquet")
         assert list(frame.columns) == list(catalog.table().columns)
         assert frame["reason"].tolist() == ["", "not-an-image", ""]
+
+
+@given(st.text(st.sampled_from("\\u00e9dc/a\udce9\ud800\x1bé")))
+@settings(deadline=None, max_examples=200)
+def test_spelt_out_names_are_safe_and_come_back(name: str) -> None:
+    text = escaped(name)
+    assert unescaped(text) == name
+    assert text.isprintable()
+    text.encode()
+    assert escaped("Müller ✓.nii.gz") == "Müller ✓.nii.gz"
+
+
+def test_names_that_are_not_utf8_are_used_and_refused_as_others(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    array = save(data / "a.nii.gz")
+    write_series(data / "b", noise((8, 7, 6)))
+    write_series(data / "several", noise((8, 7, 7)))
+    sitk.WriteImage(sitk.GetImageFromArray(array), data / "c.nrrd")
+    (data / "d.nii").write_bytes(b"x")
+    try:
+        for name in ("a.nii.gz", "b", "c.nrrd", "d.nii"):
+            (data / name).rename(data / os.fsdecode(b"M\xfcller " + name.encode()))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    for file in list((data / "several").iterdir()):
+        file.rename(data / os.fsdecode(b"M\xfcller b") / os.fsdecode(b"\xe9" + file.name.encode()))
+
+    run = runner.invoke(app, ["scan", str(data), "--workers", "0", "--out", str(tmp_path / "out")])
+    assert run.exit_code == 1, run.output
+    catalog = Catalog.load(tmp_path / "out")
+    assert catalog == Catalog.load(tmp_path / "out" / "catalog.json")
+    odd = "M\\udcfcller "
+    assert [e.path for e in catalog.accepted] == [odd + "a.nii.gz", odd + "b", odd + "b"]
+    assert {e.path: e.reason for e in catalog.refused} == {
+        odd + "c.nrrd": "unreadable-file",
+        odd + "d.nii": "truncated-file",
+    }
+    np.testing.assert_array_equal(catalog.read(catalog.accepted[0]).array[0], array)
+    assert sorted(catalog.read(e).shape for e in catalog.accepted[1:]) == [(8, 7, 6), (8, 7, 7)]
+    made = prepare(tmp_path / "out", tmp_path / "store", workers=0)
+    assert [r["source"] for r in made.records] == [e.path for e in catalog.accepted]
 
 
 def test_what_is_no_catalog_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -40,6 +41,9 @@ from situs.cli import data, doctor, export, observe, plan, study, train, transfe
 
 def main() -> None:
     """Entry point: exit code 0 for success, 1 for a result that is not, 2 for wrong use."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that has no letter for something gets its number, as on standard error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except SitusError as error:

@@ -20,6 +20,7 @@ from situs.errors import ScanRefused, SitusError
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.duplicates import mark_duplicates
 from situs.scans.measure import Entry, Job, Measured, Volumes, measure, read_entry, refused_entry
+from situs.scans.names import escaped, unescaped
 from situs.scans.parallel import isolated_map
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
@@ -109,7 +110,8 @@ class Catalog:
             temporary.replace(file)
         if self.root is not None:
             pointer = files[0].with_suffix(".root")
-            pointer.write_text(os.path.relpath(self.root, files[0].parent.resolve()))
+            place = os.path.relpath(self.root, files[0].parent.resolve())
+            pointer.write_text(escaped(place), encoding="utf-8")
         return files
 
     @classmethod
@@ -135,9 +137,10 @@ class Catalog:
             raise SitusError(f"{file.name} is no catalog; make it anew with 'situs scan'") from None
         pointer = file.with_suffix(".root")
         if root is None and pointer.is_file():
-            root = Path(os.path.normpath(file.parent.resolve() / pointer.read_text().strip()))
-        place = Path(root) if root is not None else None
-        return cls(parsed, place, int(head["ignored"]), bool(int(head["planes"])))
+            place = unescaped(pointer.read_text(encoding="utf-8").strip())
+            root = Path(os.path.normpath(file.parent.resolve() / place))
+        base = Path(root) if root is not None else None
+        return cls(parsed, base, int(head["ignored"]), bool(int(head["planes"])))
 
     def _root(self) -> Path:
         if self.root is None:
@@ -222,7 +225,7 @@ def build_catalog(
 
 
 def _refused(error: ScanRefused, root: Path) -> Entry:
-    path = Path(os.path.relpath(error.path, root)).as_posix()
+    path = escaped(Path(os.path.relpath(error.path, root)).as_posix())
     return refused_entry(Candidate(path), error)
 
 

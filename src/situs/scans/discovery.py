@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from situs.errors import ScanRefused
 from situs.scans.formats import format_by_name, format_of
+from situs.scans.names import escaped, unescaped
 from situs.scans.parallel import isolated_map
 from situs.scans.refusals import refuse
 
@@ -29,14 +30,23 @@ class Candidate:
     """One thing that could be a scan.
 
     Attributes:
-        path: File, or folder of a DICOM series, relative to the root ("." for the root itself).
-        files: Names relative to ``path`` of a series that does not fill its folder.
+        path: File, or folder of a DICOM series, relative to the root ("." for the root itself),
+            as :func:`~situs.scans.names.escaped` writes it.
+        files: Names relative to ``path`` of a series that does not fill its folder, written so.
         series: Hash of the DICOM series, empty for other formats.
     """
 
     path: str
     files: tuple[str, ...] = ()
     series: str = ""
+
+    def place(self, root: Path) -> Path:
+        """Where :attr:`path` is on disk."""
+        return root / unescaped(self.path)
+
+    def places(self, root: Path) -> list[Path]:
+        """Where :attr:`files` are on disk."""
+        return [self.place(root) / unescaped(name) for name in self.files]
 
 
 @dataclass(frozen=True)
@@ -179,4 +189,4 @@ def _absolute(path: Path) -> Path:
 
 
 def _relative(file: Path, root: Path) -> str:
-    return PurePosixPath(os.path.relpath(file, root)).as_posix()
+    return escaped(PurePosixPath(os.path.relpath(file, root)).as_posix())

@@ -29,7 +29,8 @@ class Entry(BaseModel):
 
     Attributes:
         key: Unique in the catalog, and the scan's name in a store.
-        path: File or DICOM folder, relative to the catalog's root.
+        path: File or DICOM folder, relative to the catalog's root; a name that is no UTF-8 is
+            spelt out (:mod:`situs.scans.names`).
         files: Names relative to ``path``, for a series that does not fill its folder.
         volume: Which volume of several, None where there is one.
         format: ``"nifti"``, ``"nrrd"``, ``"mha"``, ``"dicom"``, empty where refused.
@@ -162,10 +163,10 @@ def _volumes(job: Job) -> list[tuple[int | None, Scan]]:
 
 def _read(job: Job, volume: int | Literal["all"] | None) -> Scan:
     candidate = job.candidate
-    path = job.root / candidate.path
+    path = candidate.place(job.root)
     if candidate.files:
         return read_series(
-            [path / name for name in candidate.files],
+            candidate.places(job.root),
             path,
             volume,
             series=candidate.series or None,

@@ -53,7 +53,9 @@ def digest(kind: str, *parts: object) -> str:
     texts = [str(part) for part in parts]
     if not any(texts):
         return ""
-    hashed = hashlib.blake2b("\x00".join((kind, *texts)).encode(), key=_salt()[:64])
+    # A path may hold bytes that are no UTF-8.
+    identifier = "\x00".join((kind, *texts)).encode(errors="surrogateescape")
+    hashed = hashlib.blake2b(identifier, key=_salt()[:64])
     return hashed.hexdigest()[:_DIGITS]
 
 

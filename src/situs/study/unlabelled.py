@@ -10,6 +10,7 @@ from pathlib import Path
 from situs.scans.catalog import build_catalog
 from situs.scans.datasets import DatasetError, DatasetOptions
 from situs.scans.layouts.common import patient_of, stem
+from situs.scans.names import unescaped
 from situs.scans.privacy import digest_patient
 from situs.study.cases import CaseFacts, near_duplicates
 from situs.study.likeness import pack, thumbnail, unpack
@@ -43,7 +44,8 @@ def read_unlabelled(paths: Sequence[Path], options: DatasetOptions, cache: Path)
     rows = []
     for entry in catalog.unique:
         scan = catalog.read(entry)
-        row = {"path": str(root / entry.path), "patient": entry.patient, "content": entry.content}
+        path = str(root / unescaped(entry.path))
+        row = {"path": path, "patient": entry.patient, "content": entry.content}
         rows.append({**row, "thumbnail": pack(thumbnail(scan.array, scan.affine))})
     write_json(cache, {"format": _FORMAT, "paths": asked, "scans": rows})
     return [_facts(row, options) for row in rows]

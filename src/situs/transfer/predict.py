@@ -18,6 +18,7 @@ from situs.errors import RunError, ScanRefused
 from situs.scans.datasets import read_channels
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.layouts.common import channel_of, stem
+from situs.scans.names import escaped
 from situs.scans.read import read_scan, read_series
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
@@ -175,21 +176,21 @@ def _one(model: Model, name: str, scan: Scan, target: Path) -> Row:
 
 
 def _read(channels: Sequence[Candidate], root: Path, model: Model) -> Scan:
-    paths = [root / candidate.path for candidate in channels]
+    paths = [candidate.place(root) for candidate in channels]
     wanted = model.card.backbone.in_channels
-    scan = read_channels(paths) if len(paths) > 1 else _read_one(channels[0], paths[0], wanted)
+    scan = read_channels(paths) if len(paths) > 1 else _read_one(channels[0], root, wanted)
     if scan.array.shape[0] != wanted:
         detail = f"has {scan.array.shape[0]} channel(s), the model was trained on {wanted}"
         raise refuse("channel-count", paths[0], detail)
     return scan
 
 
-def _read_one(candidate: Candidate, path: Path, channels: int) -> Scan:
+def _read_one(candidate: Candidate, root: Path, channels: int) -> Scan:
+    path = candidate.place(root)
     # As many volumes in one file as the network has channels, else exactly one.
     volume: Literal["all"] | None = "all" if channels > 1 else None
     if candidate.files:
-        files = [path / file for file in candidate.files]
-        return read_series(files, path, volume, series=candidate.series)
+        return read_series(candidate.places(root), path, volume, series=candidate.series)
     return read_scan(path, volume, series=candidate.series or None)
 
 
@@ -211,8 +212,8 @@ def _named(inputs: Sequence[list[Candidate]], root: Path) -> Iterator[tuple[str,
     """A file name for each scan: its own without suffix, numbered where two are alike."""
     taken: set[str] = set()
     for channels in inputs:
-        path = Path(os.path.abspath(root / channels[0].path))  # a link keeps its own name
-        name = path.name if path.is_dir() else stem(path)
+        path = Path(os.path.abspath(channels[0].place(root)))  # a link keeps its own name
+        name = escaped(path.name if path.is_dir() else stem(path))
         found = channel_of(name)
         if found is not None and len(channels) > 1:
             name = found[0]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 
 from situs.scans import quality
+from situs.scans.names import is_utf8
 from situs.scans.privacy import digest, role_words
 from situs.scans.readers.options import ReadOptions, chosen_volumes
 from situs.scans.refusals import refuse
@@ -47,6 +48,9 @@ def read(path: Path, options: ReadOptions) -> Scan:
         _check_meta_fields(fields, path)
     data_file = _data_file(path, fields)
     _check_spacing_text(fields, path)
+    if not is_utf8(str(path)):
+        # SimpleITK would end the process.
+        raise refuse("unreadable-file", path, "this format's reader takes paths in UTF-8 only")
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[fmt])
     reader.SetFileName(str(path))

@@ -1,0 +1,35 @@
+r"""File names that can be written and printed anywhere, and turned back into what is on disk.
+
+A name is bytes to a POSIX system: one from an old archive need not be UTF-8, and any may hold
+control characters. Python reads foreign bytes as lone surrogates, which no UTF-8 file, JSON
+document or terminal takes. Catalogs, stores and tables therefore hold names in which these are
+spelt out, ``caf\udce9.nii``; all other names stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Controls and surrogates; and a backslash that would read as the beginning of a spelt-out one.
+_SPECIAL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]|\\(?=u[0-9a-f]{4})")
+_SPELT = re.compile(r"\\u([0-9a-f]{4})")
+
+
+def escaped(name: str) -> str:
+    r"""A file's name or path as text that is valid UTF-8 and safe to print.
+
+    Examples:
+        >>> escaped("caf\udce9.nii")
+        'caf\\udce9.nii'
+    """
+    return _SPECIAL.sub(lambda found: f"\\u{ord(found[0]):04x}", name)
+
+
+def unescaped(text: str) -> str:
+    """The name on disk; undoes :func:`escaped`."""
+    return _SPELT.sub(lambda found: chr(int(found[1], 16)), text)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name holds no surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
