@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
+from situs.errors import NonFiniteLoss
 from situs.store import Preprocessing
 from situs.study import run_study
 from situs.study.cost import Cost, package_energy
 from situs.study.worker import Worker
-from situs.training.run import Run
+from situs.training.run import Run, write_json
 
 
 @pytest.mark.slow
@@ -162,3 +163,15 @@ def test_channels_of_one_image_are_scans_of_their_own_in_the_store(tmp_path):
     assert found["scans"] == 2
     (refusal,) = found["refusals"]
     assert refusal.startswith("broken.nii.gz: ")
+
+
+def test_a_trial_that_diverges_is_a_result(tmp_path, monkeypatch):
+    def diverge(*_):
+        raise NonFiniteLoss("total", ["a"], 7)
+
+    worker = Worker()
+    monkeypatch.setattr(worker, "_finetune", diverge)
+    job = {"kind": "tune", "title": "t", "key": "k", "about": {}, "config": {}}
+    write_json(tmp_path / "job.json", job)
+    assert worker.carry_out(tmp_path)["diverged"]
+    assert json.loads((tmp_path / "result.json").read_text())["cases"] == []

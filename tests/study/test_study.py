@@ -24,7 +24,7 @@ from situs.study.plan import Plan
 from situs.study.results import lost_classes
 from situs.study.run import _alone
 from situs.study.scheduler import Scheduler
-from situs.study.words import findings, unstable
+from situs.study.words import findings, uncompared, unstable
 
 TWINS = (("fast", 1.0), ("slow", 0.5))
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -262,6 +262,8 @@ def test_two_studies_do_not_share_a_folder_at_a_time(organs, tmp_path):
         ({"finetune": {"seed": 3}}, "belong to the study"),
         ({"arms": ["none", "none"]}, "names of their own"),
         ({"validation": 0}, "needs validation cases"),
+        ({"finetune": {"patience": 3}}, "belong to the study"),
+        ({"tune": {"lr": [0.1, 0.2], "labels": [50]}}, "50 labelled cases were asked for"),
         ({"labels": []}, "name each number once"),
         ({"labels": [2, 400]}, "400 labelled cases were asked for, but only 18"),
         ({"metric": "Dice"}, "none of segmentation: dice"),
@@ -382,3 +384,40 @@ def test_workers_are_dealt_one_gpu_each(tmp_path):
     seen = [scheduler._hire().communicate()[0] for _ in range(3)]
     found = [re.search(r"CUDA_VISIBLE_DEVICES=(.*)", text)[1] for text in seen]
     assert found == ["0", "1", "0"]
+
+
+def test_a_report_before_anything_is_finished_says_so(organs, tmp_path):
+    result = run_study(config(organs, tmp_path), only_report=True)
+    assert (result.done, result.expected) == (0, 24)
+    assert result.page.is_file()
+    assert "24 of 24 jobs are still to be done" in findings(result)[0]
+
+
+def test_a_rate_that_diverges_is_out_and_the_arm_goes_on(finished):
+    study, *_ = finished
+    plan, _ = describe(study)
+
+    def results(job):
+        if job.kind != "tune":
+            return {"rules": {}} if job.kind == "store" else None
+        diverged = job.about["lr"] == 0.1
+        return {"cases": [] if diverged else [{"case": "a", "presence": "both", "dice": "0.1"}]}
+
+    known = Plan(plan.study, plan.cases, results, plan.folder)
+    assert {job.config["lr"] for job, *_ in known.runs()} == {0.001}, "of equals the smallest"
+
+
+def test_an_arm_without_a_reference_is_told(organs, tmp_path):
+    flat = {"name": "flat", "method": "none", "backbone": {"spatial_dims": 2}}
+    study = validate(StudyConfig, config(organs, tmp_path, arms=[flat, "mae"]))
+    (sentence,) = uncompared(study)
+    assert sentence.startswith("mae is compared with nothing")
+    assert "spatial_dims: 3" in sentence
+    assert uncompared(validate(StudyConfig, config(organs, tmp_path))) == []
+
+
+def test_labels_are_saved_from_scratch_whatever_an_arm_is_tested_against(organs, tmp_path):
+    both = {"name": "both", "method": "mae+simclr", "against": "mae"}
+    result = run_study(config(organs, tmp_path, arms=["none", "mae", both]), worker=FAKE)
+    table = result.summary.set_index(["arm", "labels"])["scratch_labels_is"]
+    assert table[("both", 2)] == table[("mae", 2)] == "≥"

@@ -62,7 +62,9 @@ def study(
 
 
 def _print_event(event: Any, done: int, total: int) -> None:
-    what = f"{event.job.kind} {event.job.title}"
+    from rich.markup import escape  # noqa: PLC0415
+
+    what = escape(f"{event.job.kind} {event.job.title}")
     if event.what == "started":
         out.print(f"[dim]\\[{done}/{total}][/] {what} …", highlight=False)
     elif event.what == "done":
@@ -76,6 +78,8 @@ def _print_event(event: Any, done: int, total: int) -> None:
 
 
 def _print_plan(plan: Any, folders: Any, json: bool) -> None:
+    from situs.study.words import uncompared  # noqa: PLC0415
+
     jobs = plan.jobs()
     missing = [job for job in jobs if folders.result(job) is None]
     facts = {
@@ -86,6 +90,7 @@ def _print_plan(plan: Any, folders: Any, json: bool) -> None:
         "validation": len(plan.cases.split.validation),
         "pool": len(plan.cases.split.pool),
         "unlabelled": len(plan.cases.unlabelled),
+        "uncompared": uncompared(plan.study),
     }
     if json:
         print_json(facts)
@@ -97,7 +102,9 @@ def _print_plan(plan: Any, folders: Any, json: bool) -> None:
         highlight=False,
     )
     for name in facts["next"]:
-        out.print(f"  {name}", highlight=False)
+        out.print(f"  {name}", highlight=False, markup=False)
+    for sentence in facts["uncompared"]:
+        out.print(sentence, highlight=False, markup=False)
 
 
 def _print_summary(result: Any) -> None:
@@ -121,5 +128,5 @@ def _print_summary(result: Any) -> None:
         )
     out.print(table)
     for sentence in findings(result):
-        out.print(sentence, highlight=False)
+        out.print(sentence, highlight=False, markup=False)
     out.print(f"page: {result.page}", soft_wrap=True, highlight=False)

@@ -23,7 +23,8 @@ from situs.study.metrics import DEFAULT, METRICS, Metric
 
 SCRATCH = "none"
 
-# What the study decides for every run; an arm that sets one of these would be no fair peer.
+# What the study decides for every run; an arm that sets one of these would be no fair peer. All
+# arms train for all their steps: validation cases are for learning rates, not for stopping early.
 _PRETRAIN_RESERVED = {"method", "data", "out", "options", "weights", "backbone", "seed"}
 _FINETUNE_RESERVED = {"task", "data", "dataset", "out", "init", "backbone", "preprocessing"} | {
     "train",
@@ -31,6 +32,8 @@ _FINETUNE_RESERVED = {"task", "data", "dataset", "out", "init", "backbone", "pre
     "test",
     "seed",
     "overwrite",
+    "patience",
+    "validate_every",
 }
 
 

@@ -28,6 +28,8 @@ class Metric:
         task: That it is for.
         higher: Whether more is better.
         unit: Of differences; scores between 0 and 1 are told in points of a hundred.
+        tuned_by: Column of the metric that learning rates are chosen by, where this one is not
+            defined for a network that finds nothing.
     """
 
     column: str
@@ -35,11 +37,17 @@ class Metric:
     task: Literal["segmentation", "classification"]
     higher: bool = True
     unit: str = "points"
+    tuned_by: str = ""
 
     @property
     def sign(self) -> int:
         """1 where more is better, else −1: a gain is ``sign * (mine − theirs)``."""
         return 1 if self.higher else -1
+
+    @property
+    def for_tuning(self) -> Metric:
+        """What learning rates are chosen by."""
+        return METRICS[self.tuned_by or self.column]
 
     @property
     def factor(self) -> float:
@@ -52,7 +60,7 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("dice", "Dice", "segmentation"),
         Metric("surface_dice", "surface Dice", "segmentation"),
-        Metric("hd95_mm", "HD95 (mm)", "segmentation", higher=False, unit="mm"),
+        Metric("hd95_mm", "HD95 (mm)", "segmentation", higher=False, unit="mm", tuned_by="dice"),
         Metric("balanced_accuracy", "balanced accuracy", "classification"),
         Metric("auc", "AUC", "classification"),
         Metric("correct", "accuracy", "classification"),
@@ -61,10 +69,11 @@ METRICS: dict[str, Metric] = {
 DEFAULT = {"segmentation": "dice", "classification": "balanced_accuracy"}
 
 
-def case_scores(rows: Rows, metric: Metric) -> dict[str, float]:
+def case_scores(rows: Rows, metric: Metric, multi_label: bool = False) -> dict[str, float]:
     """One value a case from the rows of a ``cases.csv``; NaN where it has none.
 
-    Of a segmentation the mean over the classes that the case has. Of a classification:
+    Of a segmentation the mean over the classes that the case has or was said to have; a distance
+    is NaN when one of them was missed or invented. Of a classification:
 
     - ``correct``: 1 where all of a scan's labels are right, else 0;
     - ``balanced_accuracy``: the same by N / (K·n), n the cases of the case's class of K. Where a
@@ -73,6 +82,11 @@ def case_scores(rows: Rows, metric: Metric) -> dict[str, float]:
     - ``auc``: the share of other cases whose probability of the case's class is lower, by
       N / (K·n). Its mean is the mean over classes of the area under one-against-the-rest curves
       (DeLong et al., Biometrics 1988, call the shares placement values).
+
+    Args:
+        rows: One a case, or of a segmentation one a case and class.
+        metric: Which score.
+        multi_label: Whether a scan may have several labels or none.
     """
     if metric.task == "segmentation":
         return _class_means(rows, metric.column)
@@ -85,8 +99,7 @@ def case_scores(rows: Rows, metric: Metric) -> dict[str, float]:
         probability = np.array([[float(row[f"p({name})"]) for name in classes] for row in rows])
         scores = _placements(true, probability)
     else:
-        several = bool((true.sum(1) != 1).any() or (said.sum(1) != 1).any())
-        scores = _balanced(true, said) if several else _recalls(true, said)
+        scores = _balanced(true, said) if multi_label else _recalls(true, said)
     return dict(zip(cases, scores.tolist(), strict=True))
 
 
@@ -100,8 +113,8 @@ def _class_means(rows: Rows, column: str) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for row in rows:
         known = values.setdefault(row["case"], [])
-        if row[column] not in ("", "nan") and row.get("presence") != "absent":
-            known.append(float(row[column]))
+        if row["presence"] != "absent":
+            known.append(float(row[column] or "nan"))
     return {case: sum(v) / len(v) if v else math.nan for case, v in values.items()}
 
 

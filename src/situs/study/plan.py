@@ -16,7 +16,7 @@ from typing import Any
 from situs.study.cases import CaseFacts, fingerprint
 from situs.study.config import SCRATCH, Arm, StudyConfig
 from situs.study.jobs import RUN, Job
-from situs.study.metrics import case_scores, mean_score
+from situs.study.metrics import Metric, case_scores, mean_score
 from situs.study.splits import Split, training_cases
 
 Results = Callable[[Job], dict[str, Any] | None]
@@ -31,12 +31,14 @@ class StudyCases:
         split: Test, validation and pool.
         unlabelled: Images for pretraining: of every case that is not tested, and further ones.
         contents: Hash of those images.
+        multi_label: Whether a scan may have several labels or none.
     """
 
     facts: tuple[CaseFacts, ...]
     split: Split
     unlabelled: tuple[Path, ...]
     contents: str = ""
+    multi_label: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
@@ -192,21 +194,23 @@ class Plan:
         return trials
 
     def _best_rate(self, tuning: dict[float, list[tuple[Job, Job]]]) -> float | None:
-        """The rate with the best mean over seeds; None while a trial is missing."""
-        metric = self.study.score
+        """The rate with the best mean over seeds; None while a trial is missing.
+
+        A rate at which a trial diverged is out; of equals the smallest is taken.
+        """
+        metric = self.study.score.for_tuning
         means: dict[float, float] = {}
         for lr, trials in tuning.items():
-            found = [self.results(trial) for _, trial in trials]
-            scores = [
-                metric.sign * mean_score(case_scores(r["cases"], metric))
-                for r in found
-                if r is not None
-            ]
-            if len(scores) < len(trials):
+            found = [result for _, trial in trials if (result := self.results(trial)) is not None]
+            if len(found) < len(trials):
                 return None
-            mean = sum(scores) / len(scores)
+            mean = sum(metric.sign * mean_score(self.scores(r, metric)) for r in found) / len(found)
             means[lr] = -math.inf if math.isnan(mean) else mean
-        return max(means, key=lambda lr: means[lr])
+        return max(means, key=lambda lr: (means[lr], -lr))
+
+    def scores(self, result: dict[str, Any], metric: Metric) -> dict[str, float]:
+        """One value a case of a finished fine-tuning; none if it diverged."""
+        return case_scores(result["cases"], metric, self.cases.multi_label)
 
     def training(self, labels: int, seed: int) -> tuple[str, ...]:
         """The cases that a seed trains on.

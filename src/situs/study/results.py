@@ -13,7 +13,7 @@ import pandas as pd
 
 from situs.study.config import StudyConfig
 from situs.study.jobs import JobFolders
-from situs.study.metrics import case_scores, mean_score
+from situs.study.metrics import mean_score
 from situs.study.plan import Plan
 from situs.study.summary import rivals, summarise
 
@@ -64,7 +64,7 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
         result = folders.result(job)
         if result is None:
             continue
-        scores = case_scores(result["cases"], study.score)
+        scores = plan.scores(result, study.score)
         head = {"arm": arm.title, "labels": labels, "seed": seed}
         folder = Path(result["folder"]).name
         runs.append(
@@ -88,8 +88,7 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
         row = {**(job.about or {}), **_cost(result), "folder": Path(result["folder"]).name}
         row["key"] = job.key
         if job.kind == "tune":
-            scored = case_scores(result["cases"], study.score)
-            row["score"] = mean_score(scored)
+            row["score"] = mean_score(plan.scores(result, study.score.for_tuning))
         else:
             row |= {"arm": " and ".join(plan.sharing(job)), "scores": result["scores"]}
         others[job.kind].append(row)

@@ -103,7 +103,8 @@ def open_plan(study: StudyConfig) -> tuple[Plan, JobFolders]:
     cases = _study_cases(study, dataset, facts)
     folders = JobFolders(study.out / "jobs")
     plan = Plan(study, cases, folders.result, folders.folder)
-    plan.training(max(study.labels), study.seeds[0])  # says now if there are too few cases
+    for labels in {max(study.labels), *study.tune.labels}:
+        plan.training(labels, study.seeds[0])  # says now if there are too few cases
     return plan, folders
 
 
@@ -148,7 +149,7 @@ def _study_cases(study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts
         found = [f for f in found if str(Path(f.name).resolve()) not in present]
         further = unknown_to_test(found, tested, alike, action)
     paths = (*images, *(Path(f.name) for f in further))
-    return StudyCases(tuple(facts), split, paths, contents([*own, *further]))
+    return StudyCases(tuple(facts), split, paths, contents([*own, *further]), dataset.multilabel)
 
 
 @contextmanager

@@ -15,56 +15,112 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its percentile interval."""
+    """A mean with its interval; NaN where nothing was scored."""
 
     mean: float
     low: float
     high: float
 
 
+def standard_error(scores: Array) -> tuple[float, float]:
+    """Standard error of the mean over cases and seeds, and its degrees of freedom.
+
+    Seeds and cases are two crossed samples: every seed is scored on every case. With mean squares
+    of seeds, cases and rest, the variance of the mean is (MS_seed + MS_case − MS_rest) / (S·N),
+    but not less than MS_seed or MS_case alone would give; degrees of freedom are Satterthwaite's
+    ("An approximate distribution of estimates of variance components", Biometrics 1946). Of one
+    seed, this is the standard error over cases.
+
+    Args:
+        scores: ``(seeds, cases)``; only cases with a score of every seed are used.
+
+    Returns:
+        Both NaN with fewer than two such cases.
+    """
+    whole = scores[:, ~np.isnan(scores).any(axis=0)]
+    seeds, cases = whole.shape
+    if cases < 2 or seeds < 1:
+        return math.nan, math.nan
+    by_seed, by_case, mean = (
+        whole.mean(1, keepdims=True),
+        whole.mean(0, keepdims=True),
+        whole.mean(),
+    )
+    of_cases = seeds * float(((by_case - mean) ** 2).sum()) / (cases - 1)
+    if seeds == 1:
+        return math.sqrt(of_cases / cases), cases - 1.0
+    of_seeds = cases * float(((by_seed - mean) ** 2).sum()) / (seeds - 1)
+    freedom = (seeds - 1) * (cases - 1)
+    rest = float(((whole - by_seed - by_case + mean) ** 2).sum()) / freedom
+    total = max(of_seeds + of_cases - rest, of_seeds, of_cases)
+    if total == 0:
+        return 0.0, float(freedom)
+    shares = of_seeds**2 / (seeds - 1) + of_cases**2 / (cases - 1) + rest**2 / freedom
+    return math.sqrt(total / (seeds * cases)), total**2 / shares
+
+
 def crossed_bootstrap(
     scores: Array, rng: np.random.Generator, draws: int = 5000, level: float = 0.95
 ) -> Interval:
-    """Mean over cases and seeds with a percentile bootstrap interval.
+    """Mean over cases and seeds with a bootstrap interval for new cases and new seeds.
 
-    Cases and seeds are two crossed samples: every seed is scored on every case. Both are drawn
-    with replacement, independently (the "pigeonhole" bootstrap of Owen, "The pigeonhole
-    bootstrap", Annals of Applied Statistics 2007), so that the interval holds for new cases and
-    new seeds; it errs on the wide side.
+    Cases and seeds are drawn with replacement, independently (the "pigeonhole" bootstrap of Owen,
+    Annals of Applied Statistics 2007). A bootstrap of three seeds knows little of how far seeds
+    may differ: its percentiles hold the truth in 83 to 86 of 100 studies where seeds differ most,
+    not in 95. So the percentiles' distances from the mean are stretched to the width of a t
+    interval of :func:`standard_error`, and keep their skewness (91 to 97 of 100).
 
     Args:
         scores: ``(seeds, cases)``; NaN where a case has no score.
         rng: Source of randomness.
         draws: Bootstrap samples.
-        level: Share of the bootstrap means inside the interval.
+        level: How often the interval should hold the true mean.
     """
     seeds, cases = scores.shape
     present = ~np.isnan(scores)
+    if not present.any():
+        return Interval(math.nan, math.nan, math.nan)
     values = np.where(present, scores, 0.0)
     by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).astype(float)
     by_case = rng.multinomial(cases, np.full(cases, 1 / cases), size=draws).astype(float)
     total = np.einsum("ds,sc,dc->d", by_seed, values, by_case, optimize=True)
     weight = np.einsum("ds,sc,dc->d", by_seed, present.astype(float), by_case, optimize=True)
     means = total[weight > 0] / weight[weight > 0]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(np.nanmean(scores)), float(low), float(high))
+    mean = float(np.nanmean(scores))
+    tails = ((1 - level) / 2, (1 + level) / 2)
+    low, high = mean + _stretch(scores, means, tails[1]) * (np.quantile(means, tails) - mean)
+    return Interval(mean, float(low), float(high))
 
 
-def paired_test(first: Array, second: Array) -> float:
-    """Two-sided Wilcoxon signed-rank p value of ``first`` against ``second``.
+def _stretch(scores: Array, means: Array, tail: float) -> float:
+    """Width of the t interval over that of a normal one with the bootstrap's spread."""
+    error, freedom = standard_error(scores)
+    spread = float(means.std())
+    if math.isnan(error) or spread == 0:
+        return 1.0
+    return error * float(stats.t.ppf(tail, freedom) / stats.norm.ppf(tail)) / spread
 
-    Cases are the units: scores are averaged over seeds first, because seeds of one case are not
-    independent of each other.
+
+def paired_test(difference: Array) -> float:
+    """Two-sided p value of a mean difference over cases and seeds: paired t test.
+
+    Cases and seeds both count as drawn (:func:`standard_error`): a difference that all cases show,
+    but only with these draws of training cases, is no evidence. A rank test over cases averaged
+    over three seeds calls one study in three significant where seeds differ and methods do not.
 
     Args:
-        first: ``(seeds, cases)``.
-        second: ``(seeds, cases)``, the same cases in the same order; the seeds may differ.
+        difference: ``(seeds, cases)``, paired by both.
+
+    Returns:
+        NaN with fewer than two cases that every seed has scored.
     """
-    difference = np.nanmean(first, axis=0) - np.nanmean(second, axis=0)
-    difference = difference[~np.isnan(difference)]
-    if not difference.any():
-        return 1.0
-    return float(stats.wilcoxon(difference).pvalue)
+    error, freedom = standard_error(difference)
+    if math.isnan(error):
+        return math.nan
+    whole = difference[:, ~np.isnan(difference).any(axis=0)]
+    if error == 0:
+        return 1.0 if whole.mean() == 0 else 0.0
+    return float(2 * stats.t.sf(abs(whole.mean()) / error, freedom))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def summarise(
                 "labels": labels,
                 "runs": len(table),
                 "cases": table.shape[1],
+                "unscored": int(table.isna().to_numpy().sum()),
                 "mean": own.mean,
                 "low": own.low,
                 "high": own.high,
@@ -67,15 +69,14 @@ def _against(
     seeds, names = table.index.intersection(other.index), table.columns.intersection(other.columns)
     if not len(seeds) or not len(names):
         return named
-    mine = table.loc[seeds, names].to_numpy()
-    theirs = other.loc[seeds, names].to_numpy()
-    gain = crossed_bootstrap(study.score.sign * (mine - theirs), _rng(), study.bootstrap)
+    gains = (table.loc[seeds, names] - other.loc[seeds, names]).to_numpy() * study.score.sign
+    gain = crossed_bootstrap(gains, _rng(), study.bootstrap)
     return {
         **named,
         "gain": gain.mean,
         "gain_low": gain.low,
         "gain_high": gain.high,
-        "p": paired_test(mine, theirs),
+        "p": paired_test(gains),
     }
 
 
@@ -86,7 +87,9 @@ def rivals(study: StudyConfig, cases: pd.DataFrame, summary: pd.DataFrame) -> pd
     the whole table.
     """
     rows = []
-    compared = summary.dropna(subset=["gain"]) if "gain" in summary else summary.iloc[:0]
+    if "gain" not in summary:
+        return pd.DataFrame()
+    compared = summary.dropna(subset=["gain"])
     for _, group in compared.groupby(["labels", "against"], sort=False):
         first = group.sort_values("gain", ascending=False).to_dict("records")[0]
         best, labels = str(first["arm"]), int(first["labels"])
@@ -105,12 +108,15 @@ def rivals(study: StudyConfig, cases: pd.DataFrame, summary: pd.DataFrame) -> pd
 
 
 def _with_labels_saved(study: StudyConfig, summary: pd.DataFrame) -> pd.DataFrame:
-    """Add how many labels scratch needs for the same score."""
+    """Add how many labels scratch needs for the same score, whatever an arm is tested against."""
+    arms = {arm.title: arm for arm in study.arms}
     needed: list[float] = []
     how: list[str] = []
     for row in summary.to_dict("records"):
-        reference = summary[summary["arm"] == row["against"]].sort_values("labels")
-        if row["method"] == SCRATCH or len(reference) < 2:
+        scratch = study.scratch_of(arms[row["arm"]])
+        name = "" if scratch is None else scratch.title
+        reference = summary[summary["arm"] == name].dropna(subset=["mean"]).sort_values("labels")
+        if len(reference) < 2 or math.isnan(row["mean"]):
             needed.append(np.nan)
             how.append("")
             continue

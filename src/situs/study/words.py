@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from situs.study.config import SCRATCH, StudyConfig
 from situs.study.metrics import Metric
 from situs.study.results import StudyResult
 
@@ -77,13 +78,39 @@ def missing(result: StudyResult) -> str | None:
 def unstable(result: StudyResult) -> list[str]:
     """What makes the numbers doubtful, one sentence each, and what to do.
 
-    Runs that lost a class, by arm; jobs of different versions of situs.
+    Jobs of different versions of situs; arms that nothing is compared with; cases without a
+    score; runs that lost a class.
     """
     mixed = [
         f"Jobs were made with different versions of situs ({', '.join(result.versions)}), whose "
         "defaults may differ. Delete the older job folders to have them made anew."
     ]
-    return [*(mixed if len(result.versions) > 1 else []), *_lost(result)]
+    mixed = mixed if len(result.versions) > 1 else []
+    return [*mixed, *uncompared(result.study), *_unscored(result), *_lost(result)]
+
+
+def uncompared(study: StudyConfig) -> list[str]:
+    """Arms without another to be tested against, one sentence each."""
+    return [
+        f"{arm.title} is compared with nothing: no arm starts its network from scratch. Add one "
+        f"(method: none, backbone: {{spatial_dims: {study.backbone_of(arm).spatial_dims}, …}}), or "
+        "name one with 'against'."
+        for arm in study.arms
+        if arm.method != SCRATCH and study.reference_of(arm) is None
+    ]
+
+
+def _unscored(result: StudyResult) -> list[str]:
+    if result.summary.empty:
+        return []
+    return [
+        f"{row['arm']} with {row['labels']} {_labels(row['labels'])}: {row['unscored']} of "
+        f"{row['cases'] * row['runs']} cases have no {result.study.score.name}, because a class "
+        "was missed or invented there or none is present. They are in no mean, and gains are over "
+        "the cases that both arms score."
+        for row in result.summary.to_dict("records")
+        if row["unscored"]
+    ]
 
 
 def _lost(result: StudyResult) -> list[str]:
@@ -128,7 +155,7 @@ def finding(best: Record, metric: Metric) -> str:
     if _absent(count) or best["gain"] <= 0 or sign == "≤" or count <= best["labels"]:
         return sentence
     more = "more than" if sign == "≥" else "about"
-    return f"{sentence} From {start} the same takes {more} {_few(count)} {_labels(count)}."
+    return f"{sentence} From scratch the same takes {more} {_few(count)} {_labels(count)}."
 
 
 def _labels(count: float) -> str:
@@ -136,11 +163,7 @@ def _labels(count: float) -> str:
 
 
 def _doubt(best: Record) -> str:
-    if verdict(best) == "same":
-        return "; the difference may be chance"
-    if best["gain_low"] <= 0 <= best["gain_high"]:
-        return "; the tested cases differ, but other draws of labelled cases may tell otherwise"
-    return ""
+    return "; the difference may be chance" if verdict(best) == "same" else ""
 
 
 def findings(result: StudyResult) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from situs import __version__
-from situs.errors import RunError
+from situs.errors import NonFiniteLoss, RunError
 from situs.study.cost import Cost
 from situs.study.jobs import COST, JOB, LOG, RESULT, RUN
 from situs.training.run import write_json
@@ -41,7 +41,7 @@ class Worker:
         actions: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
             "store": self._store,
             "pretrain": partial(self._pretrain, resumed=resumed),
-            "tune": self._finetune,
+            "tune": self._tune,
             "finetune": self._finetune,
         }
         cost = Cost(folder / COST, resumed)
@@ -89,6 +89,14 @@ class Worker:
             quiet=True,
         )
         return {"scores": result.scores, "cases": result.cases(), "run": RUN}
+
+    def _tune(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
+        """A trial; that a learning rate is too high is a result, too."""
+        try:
+            return self._finetune(config, out)
+        except NonFiniteLoss as error:
+            print(error, flush=True)  # noqa: T201 - the job's log
+            return {"scores": {}, "cases": [], "diverged": True, "run": RUN}
 
     def _cohort_for(self, config: dict[str, Any]) -> Cohort:
         from situs.scans.datasets import open_dataset  # noqa: PLC0415
