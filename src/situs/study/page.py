@@ -91,7 +91,7 @@ _COST_HEADINGS = (
 
 
 def _result_headings(metric: Metric) -> tuple[str, ...]:
-    gain = (f"gain, {metric.unit}", "95 % interval", "p", "adjusted p", "labels that scratch needs")
+    gain = (f"gain, {metric.unit}", "95 % interval", "p", "adjusted p", "scratch needs")
     return ("method", "labels", metric.name, "95 % interval", *gain, "learning rate", "seeds")
 
 
