@@ -19,7 +19,7 @@ import situs
 from conftest import write_collection
 from situs.backbones import BackboneConfig, build
 from situs.cli import app
-from situs.errors import ConfigError, RunError, TransferError
+from situs.errors import ConfigError, RunError, ScanRefused, TransferError
 from situs.scans.datasets import DatasetError
 from situs.transfer import Cohort, FinetuneConfig, Model, Result, Task, finetune
 from situs.transfer.predict import predict
@@ -141,6 +141,30 @@ def test_weights_that_do_not_fit_cost_no_earlier_result(
     with pytest.raises(TransferError, match="none of the weights fit"):
         go(collection, tmp_path / "out", cohort, init=str(run), overwrite=True)
     assert Result.open(result.folder) == result
+
+
+def test_what_fails_after_training_costs_no_training(
+    tmp_path: Path, cohort: Cohort, collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_collection(tmp_path / "data", cases=3)
+    parts = {"train": ["case-0"], "validation": ["case-1"], "test": ["case-2"]}
+    for bad in ("case-1", "case-2"):
+        file = data / "labels" / f"{bad}.nii.gz"
+        whole = file.read_bytes()
+        label = nib.load(file)
+        nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), file)
+        with pytest.raises(ScanRefused, match=rf"{bad}\.nii\.gz: .*shape"):
+            go(data, tmp_path / "refused", Cohort.open(data), **parts)
+        assert not (tmp_path / "refused").exists(), "refused before anything was trained"
+        file.write_bytes(whole)
+
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(import_module("situs.transfer.finetune"), "evaluate", fails)
+    with pytest.raises(MemoryError):
+        go(collection, tmp_path / "out", cohort)
+    assert Model.load(tmp_path / "out").task.patch_size == (16, 16, 8)
 
 
 def test_early_stopping_keeps_the_best_weights(

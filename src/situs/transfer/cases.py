@@ -159,6 +159,19 @@ class Cohort:
         """Several cases, one after the other."""
         return (self[name] for name in names)
 
+    def check(self, names: Iterable[str]) -> None:
+        """Read cases before they are needed; what is prepared now is kept as far as memory goes.
+
+        Raises:
+            ScanRefused: For the first that cannot be read, or whose label lies elsewhere or has
+                unknown classes.
+        """
+        for name in names:
+            if self._kept_bytes < self.keep_bytes:
+                self[name]
+            elif name not in self._prepared:
+                self.dataset.read(self._cases[name])
+
     def _prepare(self, case: Case) -> PreparedCase:
         scan, truth = self.dataset.read(case)
         prepared = preprocess(scan, self.rules, truth)

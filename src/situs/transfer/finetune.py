@@ -63,7 +63,8 @@ def finetune(
         ConfigError: If the configuration cannot be used, or does not fit the data.
         RunError: If ``out`` is not empty and ``overwrite`` was not said.
         TransferError: If the weights do not fit.
-        ScanRefused: If a case cannot be read.
+        ScanRefused: If a case of any part cannot be read, or its label does not belong to it;
+            before the training.
     """
     config = load_config(FinetuneConfig, config, overrides)
     _check_folder(config)
@@ -74,6 +75,7 @@ def finetune(
         config = _settled(config, cohort, quiet)
         split = choose(cohort, config.train, config.validation, config.test, config.seed)
         train = cohort.load(split.train)
+        cohort.check((*split.validation, *split.test))
         model, ledger, pretrained = _model(config, cohort, train)
         # Only now: weights that do not fit must not cost an earlier result.
         _make_folder(_resolved(config, model.task, cohort))
@@ -82,13 +84,14 @@ def finetune(
         clock.lap("prepare")
         watch = _train(config, model, cohort, split, pretrained, quiet)
         clock.lap("train")
+        if config.save_model:
+            # Before the test: whatever goes wrong there must not cost the training.
+            model.save(config.out / "model")
         summary = evaluate(config, model.to_device(), cohort.stream(split.test))
         clock.lap("test")
         result = _result(config, model, split, ledger, watch, summary, clock.laps)
         if config.task == "segmentation":
             observe_segmentation(model, cohort, result).save(config.out / OBSERVATION)
-    if config.save_model:
-        model.save(config.out / "model")
     result.save()
     return result
 
