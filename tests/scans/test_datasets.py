@@ -141,6 +141,27 @@ def test_decathlon(tmp_path: Path) -> None:
     assert dataset.read(dataset.cases[2])[1] is None
 
 
+def test_decathlon_loses_no_label(tmp_path: Path) -> None:
+    description = json.loads((decathlon(tmp_path) / "dataset.json").read_text())
+    whole = open_dataset(tmp_path)
+    first = description["training"][0]
+    path = first.pop("label")
+    for part in ("training", "validation"):
+        write_json(tmp_path / "dataset.json", {**description, part: [first]})
+        with pytest.raises(DatasetError, match=r"without a 'label': hippo_0000.*allow_unlabelled"):
+            open_dataset(tmp_path)
+    write_json(tmp_path / "dataset.json", description)
+    assert len(open_dataset(tmp_path, allow_unlabelled=True).labelled) == 1
+    first["label"] = [path]
+    write_json(tmp_path / "dataset.json", description)
+    assert open_dataset(tmp_path) == whole
+    for other in (1, [path, path], {"label": path}):
+        first["label"] = other
+        write_json(tmp_path / "dataset.json", description)
+        with pytest.raises(DatasetError, match=r"'label' of hippo_0000 must be the path of one"):
+            open_dataset(tmp_path, allow_unlabelled=True)
+
+
 def test_decathlon_channels_in_one_file(tmp_path: Path) -> None:
     decathlon(tmp_path)
     image(tmp_path / "imagesTr" / "hippo_0000.nii.gz", shape=(*SHAPE, 4))

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from situs.scans.datasets import Case, Dataset, DatasetError, DatasetOptions, missing_pair
+from situs.scans.datasets import (
+    Case,
+    Dataset,
+    DatasetError,
+    DatasetOptions,
+    missing_pair,
+    without_label,
+)
 from situs.scans.layouts.common import (
     declared_classes,
     inside,
@@ -26,12 +33,16 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     """Cases in the order of the file; those under "test" have no label.
 
     Raises:
-        DatasetError: Where a listed file is absent or leads out of the dataset.
+        DatasetError: Where a listed file is absent or leads out of the dataset, or a case that
+            should have a label map has none.
     """
     description = read_json(path / "dataset.json")
     cases = [_case(path, item, "train", options) for item in description.get("training") or []]
     cases += [_case(path, item, "val", options) for item in description.get("validation") or []]
     cases += [_case(path, item, "test", options) for item in description.get("test") or []]
+    bare = [case.name for case in cases if case.label is None and case.split != "test"]
+    if bare and not options.allow_unlabelled:
+        raise without_label(path, "training or validation cases without a 'label'", bare)
     files = [p for c in cases for p in (*c.image, c.label) if p is not None]
     absent = [p.name for p in files if not p.is_file()]
     if absent:
@@ -52,6 +63,19 @@ def _case(root: Path, item: Any, split: str, options: DatasetOptions) -> Case:
     if not isinstance(item, dict) or not isinstance(item.get("image"), str):
         raise DatasetError(f"{root.name}/dataset.json: a case must have an 'image', got {item!r}")
     image = inside(root, item["image"])
-    label = inside(root, item["label"]) if isinstance(item.get("label"), str) else None
     name = stem(image)
+    label = _label(root, name, item.get("label"))
     return Case(name, (image,), label, group=patient_of(name, options), split=split)
+
+
+def _label(root: Path, name: str, label: Any) -> Path | None:
+    if isinstance(label, list) and len(label) == 1:
+        (label,) = label
+    if label is None or label == "":
+        return None
+    if not isinstance(label, str):
+        raise DatasetError(
+            f"{root.name}/dataset.json: the 'label' of {name} must be the path of one label map, "
+            f"got {label!r}; list classes of whole scans in a CSV with columns 'image' and 'target'"
+        )
+    return inside(root, label)
