@@ -169,6 +169,41 @@ def test_decathlon_channels_in_one_file(tmp_path: Path) -> None:
     assert dataset.read(dataset.cases[0])[0].array.shape == (4, *SHAPE)
 
 
+@pytest.mark.parametrize(("make", "key"), [(decathlon, "modality"), (nnunet, "channel_names")])
+def test_channels_named_in_any_form(tmp_path: Path, make, key: str) -> None:
+    make(tmp_path)
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    count = len(description[key])
+    for value in (dict.fromkeys(map(str, range(count)), "CT"), ["CT"] * count, "CT"):
+        if value == "CT" and count > 1:
+            continue
+        write_json(tmp_path / "dataset.json", {**description, key: value})
+        dataset = open_dataset(tmp_path)
+        assert dataset.read(dataset.cases[0])[0].modality == "CT"
+    for value in ({"CT": 0}, [["CT"]], 1):
+        write_json(tmp_path / "dataset.json", {**description, key: value})
+        with pytest.raises(DatasetError, match=r"'channel_names' must name each channel by its"):
+            open_dataset(tmp_path)
+
+
+def test_channels_listed_as_files(tmp_path: Path) -> None:
+    # As MONAI lists them; the names alone would pass for nnU-Net's.
+    nnunet(tmp_path, 1)
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    files = [f"imagesTr/p0_{channel:04d}.nii.gz" for channel in range(2)]
+    case = {"image": files, "label": "labelsTr/p0.nii.gz"}
+    write_json(tmp_path / "dataset.json", {**description, "training": [case]})
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == "decathlon"
+    assert [path.name for path in dataset.cases[0].image] == ["p0_0000.nii.gz", "p0_0001.nii.gz"]
+    assert dataset.read(dataset.cases[0])[0].array.shape == (2, *SHAPE)
+    for wrong in ([], [files], None):
+        case["image"] = wrong
+        write_json(tmp_path / "dataset.json", {**description, "training": [case]})
+        with pytest.raises(DatasetError, match="or a list with one for each channel"):
+            open_dataset(tmp_path, layout="decathlon")
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_nnunet_channels_are_stacked(tmp_path: Path, version: int) -> None:
     dataset = open_dataset(nnunet(tmp_path, version))

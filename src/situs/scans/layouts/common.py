@@ -138,9 +138,26 @@ def declared_classes(labels: dict[str, Any], source: Path) -> dict[int, str]:
     return dict(sorted(classes.items()))
 
 
-def modality_of(channels: dict[str, Any]) -> str | None:
+def channel_names(channels: Any, source: Path) -> list[str]:
+    """Names of the channels in their order, from ``{"0": "CT"}``, ``["CT"]`` or ``"CT"``.
+
+    Raises:
+        DatasetError: For anything else.
+    """
+    names: list[Any] = [channels] if isinstance(channels, str) else channels or []
+    if isinstance(names, dict) and all(str(key).isdigit() for key in names):
+        names = [names[key] for key in sorted(names, key=int)]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DatasetError(
+            f"{source}: 'modality' or 'channel_names' must name each channel by its number, as in "
+            f'{{"0": "CT"}}, got {channels!r}'
+        )
+    return names
+
+
+def modality_of(channels: Iterable[str]) -> str | None:
     """The modality that all channels share, None where it is not stated."""
-    found = {_MODALITIES.get(str(name).lower()) for name in channels.values()}
+    found = {_MODALITIES.get(name.lower()) for name in channels}
     return found.pop() if len(found) == 1 else None
 
 

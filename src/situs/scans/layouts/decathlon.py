@@ -14,6 +14,7 @@ from situs.scans.datasets import (
     without_label,
 )
 from situs.scans.layouts.common import (
+    channel_names,
     declared_classes,
     inside,
     modality_of,
@@ -53,19 +54,28 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     )
     if not classes:
         raise DatasetError(f"{path / 'dataset.json'}: 'labels' must name the classes")
-    modality = modality_of(description.get("modality") or {})
+    modality = modality_of(channel_names(description.get("modality"), path / "dataset.json"))
     return Dataset(path, "decathlon", tuple(cases), classes, "segmentation", modality)
 
 
 def _case(root: Path, item: Any, split: str, options: DatasetOptions) -> Case:
     if isinstance(item, str):
         item = {"image": item}
-    if not isinstance(item, dict) or not isinstance(item.get("image"), str):
-        raise DatasetError(f"{root.name}/dataset.json: a case must have an 'image', got {item!r}")
-    image = inside(root, item["image"])
-    name = stem(image)
+    given = item.get("image") if isinstance(item, dict) else None
+    channels = [given] if isinstance(given, str) else given
+    if not isinstance(channels, list) or not channels or not all(map(_is_path, channels)):
+        raise DatasetError(
+            f"{root.name}/dataset.json: a case must have an 'image', the path of a file or a list "
+            f"with one for each channel, got {item!r}"
+        )
+    images = tuple(inside(root, channel) for channel in channels)
+    name = stem(images[0])
     label = _label(root, name, item.get("label"))
-    return Case(name, (image,), label, group=patient_of(name, options), split=split)
+    return Case(name, images, label, group=patient_of(name, options), split=split)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _label(root: Path, name: str, label: Any) -> Path | None:

@@ -18,6 +18,7 @@ from situs.scans.datasets import (
     without_label,
 )
 from situs.scans.layouts.common import (
+    channel_names,
     channel_of,
     declared_classes,
     images_in,
@@ -37,6 +38,7 @@ def fits(path: Path) -> bool:
     listed = read_json(path / "dataset.json").get("training")
     first = listed[0] if isinstance(listed, list) and listed else ""
     image = first.get("image") if isinstance(first, dict) else first
+    image = image[0] if isinstance(image, list) and image else image
     if isinstance(image, str) and image and inside(path, image).is_file():
         return False
     return any(channel_of(name) for name in images_in(folder))
@@ -49,7 +51,9 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
         DatasetError: Where a label, an image or a channel is missing.
     """
     description = read_json(path / "dataset.json")
-    channels = description.get("channel_names") or description.get("modality") or {}
+    channels = channel_names(
+        description.get("channel_names") or description.get("modality"), path / "dataset.json"
+    )
     cases = _cases(path, "Tr", "train", len(channels), options)
     if (path / "imagesTs").is_dir():
         cases += _cases(path, "Ts", "test", len(channels), options)
