@@ -449,6 +449,22 @@ def test_paths_cannot_lead_out(tmp_path: Path) -> None:
         open_dataset(tmp_path / "set", layout="decathlon")
 
 
+def test_absolute_paths_in_a_table_named_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = image(tmp_path / "set" / "a.nii.gz")
+    outside = image(tmp_path / "b.nii.gz")
+    table = tmp_path / "set" / "t.csv"
+    monkeypatch.chdir(tmp_path / "set")
+    for named in ("t.csv", "../set/t.csv", table):
+        table.write_text(f"image,target\n{scan},sick\n")
+        assert open_dataset(named).cases[0].image == (scan,)
+        for leads_out in (outside, "../b.nii.gz", tmp_path / "set-b" / "a.nii.gz"):
+            table.write_text(f"image,target\n{leads_out},sick\n")
+            with pytest.raises(DatasetError, match="leads out of the dataset"):
+                open_dataset(named)
+
+
 def test_what_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="none of the layouts"):
         open_dataset(tmp_path)

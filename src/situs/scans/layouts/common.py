@@ -90,7 +90,8 @@ def inside(root: Path, named: str) -> Path:
         DatasetError: Where it leads out.
     """
     path = Path(os.path.normpath(root / named))
-    if not path.is_relative_to(os.path.normpath(root)):
+    # The one may be absolute and the other not.
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise DatasetError(
             f"{root.name}: '{named}' leads out of the dataset; move the file into it"
         )
