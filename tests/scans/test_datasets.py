@@ -465,6 +465,16 @@ def test_absolute_paths_in_a_table_named_from_here(
                 open_dataset(named)
 
 
+def test_labels_of_background_alone(tmp_path: Path) -> None:
+    for file in (folders(tmp_path) / "labels").iterdir():
+        save(file, np.zeros(SHAPE, np.uint8))
+    with pytest.raises(DatasetError, match="no foreground class in any label"):
+        open_dataset(tmp_path)
+    label(tmp_path / "labels" / "case1.nii.gz", classes=2)
+    dataset = open_dataset(tmp_path)
+    assert (dataset.classes, len(dataset.labelled)) == ({0: "background", 1: "1"}, 3)
+
+
 def test_what_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="none of the layouts"):
         open_dataset(tmp_path)

@@ -219,6 +219,7 @@ def open_dataset(
                 raise DatasetError(f"dataset.suffix is for BIDS, but {path} has layout '{name}'")
             dataset: Dataset = module.open_layout(path, options)
             _check_names(dataset)
+            _check_classes(dataset)
             return dataset
     raise DatasetError(
         f"{path} has none of the layouts that situs knows: a dataset.json (Decathlon, nnU-Net), "
@@ -260,6 +261,14 @@ def _check_names(dataset: Dataset) -> None:
             )
     if not dataset.cases:
         raise DatasetError(f"{dataset.root}: layout '{dataset.layout}', but no case in it")
+
+
+def _check_classes(dataset: Dataset) -> None:
+    if dataset.task == "segmentation" and not any(dataset.classes):
+        raise DatasetError(
+            f"{dataset.root}: no foreground class in any label; there is nothing to segment. Are "
+            "these the right label maps?"
+        )
 
 
 def missing_pair(root: Path, what: str, names: Sequence[str], remedy: str) -> DatasetError:
