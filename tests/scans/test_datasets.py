@@ -344,6 +344,34 @@ def test_few_labelled_rows(tmp_path: Path) -> None:
         open_dataset(tmp_path / "findings.csv", allow_unlabelled=True)
 
 
+def table_of(folder: Path, targets: list[str], column: str = "target") -> Path:
+    rows = [f"s{n}.nii.gz,{target}" for n, target in enumerate(targets)]
+    for n in range(len(targets)):
+        image(folder / f"s{n}.nii.gz", n)
+    (folder / "t.csv").write_text("\n".join([f"image,{column}", *rows]))
+    return folder / "t.csv"
+
+
+def test_targets_that_are_missing_or_no_class(tmp_path: Path) -> None:
+    table = table_of(tmp_path, ["1.0", "0", "nan", "NA", "None", "", "1"])
+    with pytest.raises(DatasetError, match=r"4 rows without a class .*allow_unlabelled=true"):
+        open_dataset(table)
+    dataset = open_dataset(table, allow_unlabelled=True)
+    assert dataset.classes == {0: "0", 1: "1"}
+    assert [case.target for case in dataset.cases] == [1, 0, None, None, None, None, 1]
+    grades = table_of(tmp_path, ["None", "mild", "mild"])
+    assert [case.target for case in open_dataset(grades, classes={0: "None", 1: "mild"}).cases] == [
+        0,
+        1,
+        1,
+    ]
+    for quantity in ("63.2", "1e-3", "inf"):
+        with pytest.raises(DatasetError, match=f"target '{quantity}' is no class but a quantity"):
+            open_dataset(table_of(tmp_path, ["1", quantity, "55"]))
+    findings = table_of(tmp_path, ["1,0", "nan,NaN"], column="nodule,effusion")
+    assert len(open_dataset(findings, allow_unlabelled=True).labelled) == 1
+
+
 def test_two_files_that_would_be_one_case(tmp_path: Path) -> None:
     images = folders(tmp_path / "folders") / "images"
     for name in ("p1_image", "p1_scan"):

@@ -1,11 +1,13 @@
 """A CSV of labels: column ``image``, and ``label`` (a map), ``target`` (a class) or 0/1 columns.
 
-Optional columns: ``name``, ``patient`` (hashed), ``split``. Paths are relative to the CSV.
+Optional columns: ``name``, ``patient`` (hashed), ``split``. Paths are relative to the CSV. What is
+empty, NaN, NA or None is missing, unless ``dataset.classes`` has a class of that name.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
 
 from situs.scans.datasets import (
@@ -21,6 +23,7 @@ from situs.scans.layouts.common import found_classes, inside, patient_of, stem
 from situs.scans.privacy import digest_patient
 
 _KNOWN = ("image", "label", "target", "name", "patient", "split")
+_MISSING = ("", "nan", "na", "n/a", "<na>", "none", "null")
 _SPLITS = ("", "train", "val", "test")
 
 
@@ -45,9 +48,13 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     if "label" in columns:
         return _segmentation(path, rows, images, labels, options)
     if "target" in columns:
-        names = options.classes or _names([row["target"] for row in rows])
+        declared = (options.classes or {}).values()
+        given = [_target(row, declared, path) for row in rows]
+        names = options.classes or _names(given)
         numbers = {name: number for number, name in names.items()}
-        targets: list[Target | None] = [_class(row, numbers, path) for row in rows]
+        targets: list[Target | None] = [
+            _class(row, target, numbers, path) for row, target in zip(rows, given, strict=True)
+        ]
     elif extra:
         names = dict(enumerate(extra))
         targets = [_flags(row, extra, path) for row in rows]
@@ -55,7 +62,8 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
         raise DatasetError(f"{path.name}: needs a column 'label', 'target', or one a class")
     bare = [i.name for i, target in zip(images, targets, strict=True) if target is None]
     if bare and not options.allow_unlabelled:
-        raise without_label(path, "rows without a class", bare)
+        what = "rows without a class (empty, NaN, NA or None, where no class is named so)"
+        raise without_label(path, what, bare)
     cases = [
         _case(row, image, None, target, options)
         for row, image, target in zip(rows, images, targets, strict=True)
@@ -109,8 +117,30 @@ def _names(targets: list[str]) -> dict[int, str]:
     return dict(enumerate(found))
 
 
-def _class(row: dict[str, str], numbers: dict[str, int], path: Path) -> int | None:
+def _target(row: dict[str, str], declared: Collection[str], path: Path) -> str:
+    """The class as text, empty where it is missing; ``1.0``, as pandas writes it, is 1.
+
+    Raises:
+        DatasetError: For a number that is not whole: an age or a score is no class.
+    """
     target = row["target"]
+    if target in declared or target.isdigit():
+        return target
+    if target.lower() in _MISSING:
+        return ""
+    try:
+        number = float(target)
+    except ValueError:
+        return target
+    if not number.is_integer():
+        raise DatasetError(
+            f"{path.name}: {row['image']}: target '{target}' is no class but a quantity, which "
+            "situs does not learn; group the values into classes"
+        )
+    return str(int(number))
+
+
+def _class(row: dict[str, str], target: str, numbers: dict[str, int], path: Path) -> int | None:
     if not target:
         return None
     if target in numbers:
@@ -122,7 +152,7 @@ def _class(row: dict[str, str], numbers: dict[str, int], path: Path) -> int | No
 
 
 def _flags(row: dict[str, str], columns: list[str], path: Path) -> tuple[int, ...] | None:
-    if not any(row[column] for column in columns):
+    if all(row[column].lower() in _MISSING for column in columns):
         return None
     for column in columns:
         if row[column] not in ("0", "1"):
