@@ -372,6 +372,20 @@ def test_targets_that_are_missing_or_no_class(tmp_path: Path) -> None:
     assert len(open_dataset(findings, allow_unlabelled=True).labelled) == 1
 
 
+def test_declared_classes_of_findings(tmp_path: Path) -> None:
+    table = table_of(tmp_path, ["1,0,7", "0,0,8"], column="nodule,effusion,age")
+    chosen = open_dataset(table, classes={1: "nodule", 0: "effusion"})
+    assert (chosen.classes, chosen.cases[0].target) == ({0: "effusion", 1: "nodule"}, (0, 1))
+    table = table_of(tmp_path, ["1,0", "0,0"], column="x,y")
+    renamed = open_dataset(table, classes={0: "edema", 1: "mass"})
+    assert (renamed.classes, renamed.cases[0].target) == ({0: "edema", 1: "mass"}, (1, 0))
+    for wrong in ({0: "edema"}, {0: "x", 1: "mass"}):
+        with pytest.raises(DatasetError, match=r"dataset\.classes names .*columns.*\['x', 'y'\]"):
+            open_dataset(table, classes=wrong)
+    with pytest.raises(DatasetError, match=r"dataset\.classes has 2 names, the labels 5 columns"):
+        open_dataset(medmnist(tmp_path / "m.npz", columns=5), classes={0: "a", 1: "b"})
+
+
 def test_two_files_that_would_be_one_case(tmp_path: Path) -> None:
     images = folders(tmp_path / "folders") / "images"
     for name in ("p1_image", "p1_scan"):

@@ -56,8 +56,8 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
             _class(row, target, numbers, path) for row, target in zip(rows, given, strict=True)
         ]
     elif extra:
-        names = dict(enumerate(extra))
-        targets = [_flags(row, extra, path) for row in rows]
+        names, wanted = _findings(extra, options.classes, path)
+        targets = [_flags(row, wanted, path) for row in rows]
     else:
         raise DatasetError(f"{path.name}: needs a column 'label', 'target', or one a class")
     bare = [i.name for i, target in zip(images, targets, strict=True) if target is None]
@@ -149,6 +149,26 @@ def _class(row: dict[str, str], target: str, numbers: dict[str, int], path: Path
         return int(target)
     known = ", ".join(numbers)
     raise DatasetError(f"{path.name}: {row['image']}: unknown class '{target}'; known: {known}")
+
+
+def _findings(
+    columns: list[str], declared: dict[int, str] | None, path: Path
+) -> tuple[dict[int, str], list[str]]:
+    """Classes of several a scan, and the column of each, in the order of the classes' numbers.
+
+    Declared names that are all columns choose and order these; others rename all columns.
+    """
+    if declared is None:
+        return dict(enumerate(columns)), columns
+    classes = dict(sorted(declared.items()))
+    if set(classes.values()) <= set(columns):
+        return classes, list(classes.values())
+    if len(classes) != len(columns) or set(classes.values()) & set(columns):
+        raise DatasetError(
+            f"{path.name}: dataset.classes names {list(classes.values())}, but the columns of "
+            f"classes are {columns}; name columns to choose them, or give every one a new name"
+        )
+    return classes, columns
 
 
 def _flags(row: dict[str, str], columns: list[str], path: Path) -> tuple[int, ...] | None:

@@ -46,6 +46,11 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
             name = f"{split}-{index:05d}"
             member = (f"{split}_images", index)
             cases.append(Case(name, (path,), None, target, name, split, member))
+    if options.classes and width not in (1, len(options.classes)):
+        raise DatasetError(
+            f"{path.name}: dataset.classes has {len(options.classes)} names, the labels {width} "
+            "columns"
+        )
     return Dataset(
         path,
         "medmnist",
