@@ -145,7 +145,7 @@ def channel_names(channels: Any, source: Path) -> list[str]:
     Raises:
         DatasetError: For anything else.
     """
-    names: list[Any] = [channels] if isinstance(channels, str) else channels or []
+    names: Any = [channels] if isinstance(channels, str) else channels or []
     if isinstance(names, dict) and all(str(key).isdigit() for key in names):
         names = [names[key] for key in sorted(names, key=int)]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -153,7 +153,7 @@ def channel_names(channels: Any, source: Path) -> list[str]:
             f"{source}: 'modality' or 'channel_names' must name each channel by its number, as in "
             f'{{"0": "CT"}}, got {channels!r}'
         )
-    return names
+    return list(names)
 
 
 def modality_of(channels: Iterable[str]) -> str | None:
