@@ -186,6 +186,27 @@ def test_channels_named_in_any_form(tmp_path: Path, make, key: str) -> None:
             open_dataset(tmp_path)
 
 
+def test_modality_of_each_channel(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    write_json(tmp_path / "dataset.json", {**description, "channel_names": ["CT", "PET"]})
+    dataset = open_dataset(tmp_path)
+    assert dataset.modalities == ("CT", "PT")
+    assert dataset.read(dataset.cases[0])[0].channel_modalities == ("CT", "PT")
+    write_json(tmp_path / "dataset.json", {**description, "channel_names": ["CT", "mask"]})
+    dataset = open_dataset(tmp_path)
+    assert dataset.read(dataset.cases[0])[0].channel_modalities == ("CT", "unknown")
+    # All in one file; modalities that differ must be as many as its channels.
+    decathlon(tmp_path / "one")
+    description = json.loads((tmp_path / "one" / "dataset.json").read_text())
+    write_json(tmp_path / "one" / "dataset.json", {**description, "modality": ["PET", "CT"]})
+    image(tmp_path / "one" / "imagesTr" / "hippo_0000.nii.gz", shape=(*SHAPE, 2))
+    dataset = open_dataset(tmp_path / "one")
+    assert dataset.read(dataset.cases[0])[0].channel_modalities == ("PT", "CT")
+    with pytest.raises(ScanRefused, match=r"has 1 channel\(s\), the data set names 2"):
+        dataset.read(dataset.cases[1])
+
+
 def test_channels_listed_as_files(tmp_path: Path) -> None:
     # As MONAI lists them; the names alone would pass for nnU-Net's.
     nnunet(tmp_path, 1)

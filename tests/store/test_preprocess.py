@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from situs.errors import ConfigError, SitusError
 from situs.scans import Scan, read_scan
 from situs.store import Preprocessing, preprocess, restore, restore_largest
 from situs.store.grid import resample, resample_labels
-from situs.store.intensity import foreground_box, intensity_kind, normalise
+from situs.store.intensity import foreground_box, intensity_kind, normalise, threshold
 
 WHOLE = Preprocessing(crop=False, spacing="native")
 AXES = list(itertools.permutations(range(3)))
@@ -191,7 +192,7 @@ def noisy_head(seed: int = 0) -> np.ndarray:
 def test_crop_finds_the_body_in_noise(noise_peak):
     head = noisy_head()
     head[2, 3, 4] = noise_peak  # a single hot voxel in air is no body
-    start, stop = foreground_box(head[None], (1.0, 1.0, 1.0), "relative", 4.0)
+    start, stop = foreground_box(head[None], (1.0, 1.0, 1.0), ["relative"], 4.0)
     for axis, centre in enumerate((40, 34, 30)):
         assert start[axis] <= centre - 18
         assert stop[axis] >= centre + 18
@@ -204,8 +205,8 @@ def test_crop_of_ct_ignores_air_and_padding():
     ct += rng.normal(0, 20, ct.shape)
     ct[26:34, 26:34, 18:22] += 900  # bone
     ct[:4] = -3024  # what scanners write outside the reconstructed circle
-    assert intensity_kind(ct[None], "unknown") == "hounsfield"
-    start, stop = foreground_box(ct[None], (1.0, 1.0, 1.0), "hounsfield", 0.0)
+    assert intensity_kind(ct, "unknown") == "hounsfield"
+    start, stop = foreground_box(ct[None], (1.0, 1.0, 1.0), ["hounsfield"], 0.0)
     assert all(s <= c - 14 for s, c in zip(start, (30, 30, 20), strict=True))
     assert all(s >= c - 20 for s, c in zip(start, (30, 30, 20), strict=True))
     assert all(s <= c + 20 for s, c in zip(stop, (30, 30, 20), strict=True))
@@ -214,7 +215,7 @@ def test_crop_of_ct_ignores_air_and_padding():
 def test_nothing_is_cut_from_a_scan_that_is_body_throughout():
     rng = np.random.default_rng(0)
     full = rng.gamma(4.0, 100.0, (1, 30, 40, 32))
-    assert foreground_box(full, (1.0, 1.0, 1.0), "relative", 0.0) == ((0, 0, 0), (30, 40, 32))
+    assert foreground_box(full, (1.0, 1.0, 1.0), ["relative"], 0.0) == ((0, 0, 0), (30, 40, 32))
 
 
 @pytest.mark.parametrize(
@@ -229,13 +230,13 @@ def test_nothing_is_cut_from_a_scan_that_is_body_throughout():
     ],
 )
 def test_hounsfield_window_only_where_values_are_hounsfield(values, modality, kind):
-    array = np.random.default_rng(0).uniform(*values, (1, 20, 20, 20))
+    array = np.random.default_rng(0).uniform(*values, (20, 20, 20))
     assert intensity_kind(array, modality) == kind
 
 
 def test_ct_window_is_linear_and_clipped():
     ct = np.array([-3024.0, -1000.0, 0.0, 500.0, 1000.0, 3000.0]).reshape(1, 6, 1, 1)
-    out = normalise(ct, (1.0, 1.0, 1.0), "hounsfield", Preprocessing())
+    out = normalise(ct, (1.0, 1.0, 1.0), ["hounsfield"], Preprocessing())
     assert np.allclose(out.ravel(), [-1, -1, 0, 0.5, 1, 1])
 
 
@@ -243,8 +244,8 @@ def test_ct_window_is_linear_and_clipped():
 @settings(max_examples=15, deadline=None)
 def test_relative_intensities_do_not_depend_on_the_scanner_gain(gain, seed):
     head = noisy_head(seed)[None]
-    one = normalise(head, (1.0, 1.0, 1.0), "relative", Preprocessing())
-    other = normalise(head * gain, (1.0, 1.0, 1.0), "relative", Preprocessing())
+    one = normalise(head, (1.0, 1.0, 1.0), ["relative"], Preprocessing())
+    other = normalise(head * gain, (1.0, 1.0, 1.0), ["relative"], Preprocessing())
     assert np.abs(one - other).max() < 1e-3
     body = one[0][ball((80, 70, 60), (40, 34, 30), 16)]
     assert abs(body.mean()) < 0.1
@@ -253,9 +254,62 @@ def test_relative_intensities_do_not_depend_on_the_scanner_gain(gain, seed):
 def test_a_few_huge_values_do_not_flatten_the_rest():
     head = noisy_head()
     head[40, 34, 30:34] = 1e6
-    out = normalise(head[None], (1.0, 1.0, 1.0), "relative", Preprocessing())
+    out = normalise(head[None], (1.0, 1.0, 1.0), ["relative"], Preprocessing())
     assert out.max() < 10
     assert out.std() > 0.2
+
+
+def ct_and_pet(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    body = ball((60, 60, 40), (30, 30, 20), 15)
+    ct = np.where(body, 40.0, -1000.0) + rng.normal(0, 20, body.shape)
+    ct[26:34, 26:34, 18:22] += 900  # bone
+    pet = np.abs(rng.normal(1, 0.3, body.shape)) * body + 8 * ball(body.shape, (28, 30, 20), 4)
+    return ct.astype(np.float32), pet.astype(np.float32)
+
+
+@pytest.mark.parametrize("unit", [1.0, 5000.0])  # SUV, Bq/ml
+@pytest.mark.parametrize("named", [True, False])
+def test_every_channel_has_its_own_rule(unit, named):
+    ct, pet = ct_and_pet()
+    modalities = ("CT", "PT") if named else ("unknown", "unknown")
+    scan = replace(scan_of(ct), array=np.stack([ct, unit * pet]), modalities=modalities)
+    both = preprocess(scan, WHOLE)
+    assert both.intensity == ("hounsfield", "relative")
+    # As each would be alone, bit by bit: as it was pretrained on.
+    alone = [preprocess(scan_of(c, modality="unknown"), WHOLE) for c in (ct, unit * pet)]
+    assert np.array_equal(both.array, np.concatenate([one.array for one in alone]))
+    body = pet > 0
+    assert np.abs(both.array[1][body].mean()) < 0.05
+    assert both.array[1].std() > 0.1
+    cropped = preprocess(scan, Preprocessing(spacing="native", margin_mm=0))
+    assert max(cropped.array.shape[1:]) < 40
+
+
+def test_negative_values_beside_ct_are_no_hounsfield_units():
+    ct, pet = ct_and_pet()
+    scan = replace(scan_of(ct), array=np.stack([ct, 1000 * (pet - 1)]), modality="CT")
+    assert preprocess(scan, WHOLE).intensity == ("hounsfield", "hounsfield")
+    scan = replace(scan, modalities=("CT", "PT"))
+    assert preprocess(scan, WHOLE).intensity == ("hounsfield", "relative")
+
+
+def test_one_channel_is_what_it_always_was():
+    # Stores and studies that are there already must stay valid: the rules written out.
+    ct, _ = ct_and_pet()
+    out = np.empty_like(ct)
+    np.clip(ct, -1000, 1000, out=out)
+    assert np.array_equal(
+        preprocess(scan_of(ct, modality="CT"), WHOLE).array[0], out / np.float32(1000)
+    )
+    head = noisy_head().astype(np.float32)
+    values = head.astype(np.float64).ravel()
+    body = values[values > threshold(head, (1.0, 1.0, 1.0), "relative")]
+    low, high = np.percentile(body, (0.5, 99.5))
+    body = np.clip(body, low, high)
+    expected = np.clip(head, low, high, casting="unsafe", dtype=np.float32) - body.mean()
+    expected = (expected / body.std()).astype(np.float32)
+    assert np.allclose(preprocess(scan_of(head), WHOLE).array[0], expected, rtol=0, atol=1e-6)
 
 
 def test_median_needs_a_number_and_absurd_spacing_is_refused():
@@ -297,7 +351,7 @@ def test_real_scans(shared_data: Path):
     for name in ("CT_AVM.nii.gz", "MR_Gd.nii.gz"):
         scan = read_scan(shared_data / "nifti" / name)
         prepared = preprocess(scan, Preprocessing(spacing=(2.0, 2.0, 2.0)))
-        assert prepared.intensity == "relative"
+        assert prepared.intensity == ("relative",)
         assert np.abs(prepared.array).max() < 20
         mask = restore(np.ones(prepared.change.shape, int), prepared)
         body = scan.array[0] > np.percentile(scan.array, 99) * 0.3

@@ -99,7 +99,8 @@ class Dataset:
         cases: All cases, labelled or not.
         classes: Class number → name. Segmentation counts the background, 0.
         task: What the labels are for.
-        modality: Where the layout states it.
+        modalities: Of each channel, None where the layout does not state that one's; empty where
+            it states none.
         multilabel: Whether a target is 0/1 for each class.
     """
 
@@ -108,7 +109,7 @@ class Dataset:
     cases: tuple[Case, ...]
     classes: dict[int, str]
     task: Task
-    modality: str | None = None
+    modalities: tuple[str | None, ...] = ()
     multilabel: bool = False
     notes: tuple[str, ...] = field(default=())
 
@@ -171,23 +172,55 @@ class Dataset:
             array = read_member(case.image[0], *case.member)
             provenance = Provenance(format="array", notes=("no geometry: 1 mm voxels assumed",))
             scan = Scan(array[None], np.eye(4), "unknown", provenance)
-            return finish(scan, case.image[0], self.modality)
-        return read_channels(case.image, self.modality)
+            return finish(scan, case.image[0])
+        return read_channels(case.image, self.modalities)
 
 
-def read_channels(paths: Sequence[Path], modality: str | None = None) -> Scan:
+def read_channels(paths: Sequence[Path], modalities: Sequence[str | None] = ()) -> Scan:
     """Read files of one grid as the channels of one scan.
 
+    Args:
+        paths: A file a channel, or one with all of them.
+        modalities: Of each channel, where known better than from its file; see
+            :func:`with_modalities`.
+
     Raises:
-        ScanRefused: From the reader, or ``channel-geometry``.
+        ScanRefused: From the reader, ``channel-geometry`` or ``channel-count``.
     """
-    channels = [read_scan(path, "all", modality=modality) for path in paths]
-    first = channels[0]
-    if len(channels) == 1:
-        return first
-    for channel, path in zip(channels[1:], paths[1:], strict=True):
-        _check_same_grid(first, channel, path, "channel-geometry")
-    return replace(first, array=np.concatenate([c.array for c in channels]))
+    if len(paths) == 1:
+        return with_modalities(read_scan(paths[0], "all"), modalities, paths[0])
+    scans = [read_scan(path, "all") for path in paths]
+    first = scans[0]
+    for scan, path in zip(scans[1:], paths[1:], strict=True):
+        _check_same_grid(first, scan, path, "channel-geometry")
+    own = tuple(modality for scan in scans for modality in scan.channel_modalities)
+    joined = replace(first, array=np.concatenate([s.array for s in scans]), modalities=own)
+    return with_modalities(joined, modalities, paths[0])
+
+
+def with_modalities(scan: Scan, modalities: Sequence[str | None], path: Path) -> Scan:
+    """A scan with what is known of its channels; None leaves what the file says.
+
+    Args:
+        scan: As read.
+        modalities: Of each channel; if all are the same they are those of any number of channels.
+        path: For the error.
+
+    Raises:
+        ScanRefused: ``channel-count`` for different modalities of another number of channels.
+    """
+    count = scan.array.shape[0]
+    if modalities and len(modalities) != count:
+        if len(set(modalities)) > 1:
+            raise refuse(
+                "channel-count",
+                path,
+                f"has {count} channel(s), the data set names {len(modalities)}",
+            )
+        modalities = (modalities[0],) * count
+    own = scan.channel_modalities
+    told = tuple(m or o for m, o in zip(modalities or own, own, strict=True))
+    return replace(scan, modality=told[0], modalities=told if len(set(told)) > 1 else ())
 
 
 def open_dataset(

@@ -134,7 +134,7 @@ REASONS = MappingProxyType(
             "declare it, or correct the label",
         ),
         "channel-count": Reason(
-            "the scan has another number of channels than the model",
+            "the scan has another number of channels than the model or its data set names",
             "give one file with as many volumes as the model was trained on, or a file a channel "
             "(NAME_0000, NAME_0001, …)",
         ),

@@ -41,12 +41,15 @@ class Scan:
         affine: ``(4, 4)`` float64; takes the *centre* of voxel ``(i, j, k)`` to RAS mm.
         modality: ``"CT"``, ``"MR"``, ``"PT"``, … or ``"unknown"``.
         provenance: Where it came from.
+        modalities: Of each channel, where they differ (CT beside PET); empty where all are
+            ``modality``.
     """
 
     array: npt.NDArray[np.generic]
     affine: npt.NDArray[np.float64]
     modality: str = "unknown"
     provenance: Provenance = field(default_factory=Provenance)
+    modalities: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.shape))
@@ -73,6 +76,11 @@ class Scan:
         """Millimetres between voxel centres along each array axis."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return (x, y, z)
+
+    @property
+    def channel_modalities(self) -> tuple[str, ...]:
+        """The modality of every channel."""
+        return self.modalities or (self.modality,) * self.array.shape[0]
 
     @property
     def orientation(self) -> str:

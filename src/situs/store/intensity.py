@@ -21,11 +21,15 @@ _SAMPLES = 1_000_000
 
 
 def intensity_kind(array: npt.NDArray[np.generic], modality: str) -> Kind:
-    """Whether values are Hounsfield units, or mean something only within this scan.
+    """Whether a channel's values are Hounsfield units, or mean something only within it.
 
     A CT counts as Hounsfield only if it has negative values: eight-bit exports and scans
     stored without their rescale intercept have none, and a HU window would ruin them. A scan
     of unknown modality counts if it has the signature of CT, a peak of air at -1000 HU.
+
+    Args:
+        array: One channel, ``(X, Y, Z)``.
+        modality: Of this channel.
     """
     values = _sample(array)
     low, high = float(values.min()), float(values.max())
@@ -51,7 +55,10 @@ def threshold(array: npt.NDArray[np.generic], spacing: Sequence[float], kind: Ki
 
 
 def foreground_box(
-    array: npt.NDArray[np.generic], spacing: Sequence[float], kind: Kind, margin_mm: float
+    array: npt.NDArray[np.generic],
+    spacing: Sequence[float],
+    kinds: Sequence[Kind],
+    margin_mm: float,
 ) -> Box:
     """Smallest box around the body, and the margin.
 
@@ -62,7 +69,7 @@ def foreground_box(
     Args:
         array: ``(C, X, Y, Z)``; a block belongs to the body if it does in any channel.
         spacing: In mm along each axis.
-        kind: From :func:`intensity_kind`.
+        kinds: Of each channel, from :func:`intensity_kind`.
         margin_mm: Kept on every side, as far as the scan reaches.
 
     Returns:
@@ -70,7 +77,7 @@ def foreground_box(
     """
     shape, blocks = array.shape[1:], _blocks(spacing)
     body = np.zeros([-(-n // b) for n, b in zip(shape, blocks, strict=True)], dtype=bool)
-    for channel in array:
+    for channel, kind in zip(array, kinds, strict=True):
         body |= block_means(channel, blocks) > threshold(channel, spacing, kind)
     parts, count = ndimage.label(body, structure=np.ones((3, 3, 3)))
     if count == 0:
@@ -90,23 +97,23 @@ def foreground_box(
 def normalise(
     array: npt.NDArray[np.generic],
     spacing: Sequence[float],
-    kind: Kind,
+    kinds: Sequence[Kind],
     rules: Preprocessing,
 ) -> npt.NDArray[np.float32]:
-    """Clip and scale each channel of ``(C, X, Y, Z)``.
+    """Clip and scale each channel of ``(C, X, Y, Z)``, by the kind of its values.
 
     Hounsfield units: the window maps to -1 … 1. Otherwise: clip to the percentiles of the
     foreground, then subtract its mean and divide by its standard deviation. Where (nearly)
     everything is foreground, all voxels count, dark ones too.
     """
     out = np.empty(array.shape, dtype=np.float32)
-    if kind == "hounsfield":
-        low, high = rules.ct_window
-        np.clip(array, low, high, out=out, casting="unsafe")
-        out -= (low + high) / 2
-        out /= (high - low) / 2
-        return out
-    for channel, target in zip(array, out, strict=True):
+    for channel, kind, target in zip(array, kinds, out, strict=True):
+        if kind == "hounsfield":
+            low, high = rules.ct_window
+            np.clip(channel, low, high, out=target, casting="unsafe")
+            np.subtract(target, (low + high) / 2, out=target)
+            np.divide(target, (high - low) / 2, out=target)
+            continue
         values = _sample(channel)
         body = values[values > threshold(channel, spacing, kind)]
         if body.size == 0 or body.size > 0.9 * values.size:

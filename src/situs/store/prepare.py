@@ -260,7 +260,7 @@ def _stored(job: _Job) -> Record:
         spacing=prepared.spacing,
         affine=tuple(prepared.affine.reshape(-1).tolist()),
         modality=prepared.modality,
-        intensity=prepared.intensity,
+        intensity="+".join(dict.fromkeys(prepared.intensity)),
         change=prepared.change,
         bytes=size,
         checksum=digest,

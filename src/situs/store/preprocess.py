@@ -37,7 +37,7 @@ class Prepared:
         affine: ``(4, 4)``, voxel centres to RAS mm.
         label: ``(X, Y, Z)`` int16 on the same grid, or None.
         modality: The scan's.
-        intensity: How values were read: ``"hounsfield"`` or ``"relative"``.
+        intensity: How each channel's values were read: ``"hounsfield"`` or ``"relative"``.
         change: From the scan's own grid to this one; :func:`restore` undoes it.
     """
 
@@ -45,7 +45,7 @@ class Prepared:
     affine: npt.NDArray[np.float64]
     label: npt.NDArray[np.int16] | None
     modality: str
-    intensity: Kind
+    intensity: tuple[Kind, ...]
     change: GridChange
 
     @property
@@ -82,10 +82,11 @@ def preprocess(
     axes, flips = orientation(scan.affine)
     turned = orient(scan.array, axes, flips)
     spacing = [scan.spacing[a] for a in axes]
-    kind = intensity_kind(turned, scan.modality)
+    # Each channel by itself: PET beside CT is not in Hounsfield units.
+    kinds = tuple(map(intensity_kind, turned, scan.channel_modalities))
     start, stop = (0, 0, 0), turned.shape[1:]
     if rules.crop:
-        start, stop = foreground_box(turned, spacing, kind, rules.margin_mm)
+        start, stop = foreground_box(turned, spacing, kinds, rules.margin_mm)
     cropped = turned[(slice(None), *map(slice, start, stop))]
     target = target_spacing(rules, cropped.shape[1:], spacing, spacing_mm)
     shape = resampled_shape(cropped.shape[1:], spacing, target)
@@ -93,13 +94,13 @@ def preprocess(
         raise ConfigError(f"spacing {target} mm would give {shape} voxels; choose a larger one")
     scale = (target[0] / spacing[0], target[1] / spacing[1], target[2] / spacing[2])
     change = GridChange(scan.shape, axes, flips, start, (stop[0], stop[1], stop[2]), shape, scale)
-    values = normalise(cropped, spacing, kind, rules)
+    values = normalise(cropped, spacing, kinds, rules)
     return Prepared(
         array=resample(values, shape, scale, rules.interpolation),
         affine=change.affine(scan.affine),
         label=None if label is None else _prepare_label(label, change),
         modality=scan.modality,
-        intensity=kind,
+        intensity=kinds,
         change=change,
     )
 

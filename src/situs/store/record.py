@@ -27,7 +27,8 @@ class Record(Config):
         spacing: Millimetres.
         affine: Row by row, voxel centres to RAS mm.
         modality: ``"MR"``, ``"CT"``, … or ``"unknown"``.
-        intensity: How values were read: ``"hounsfield"`` or ``"relative"``.
+        intensity: How values were read: ``"hounsfield"`` or ``"relative"``, or both joined by
+            ``+`` where channels differ.
         description: Role words of the series.
         series: Hash.
         study: Hash, empty where unknown.

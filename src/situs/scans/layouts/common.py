@@ -156,10 +156,10 @@ def channel_names(channels: Any, source: Path) -> list[str]:
     return list(names)
 
 
-def modality_of(channels: Iterable[str]) -> str | None:
-    """The modality that all channels share, None where it is not stated."""
-    found = {_MODALITIES.get(name.lower()) for name in channels}
-    return found.pop() if len(found) == 1 else None
+def modalities_of(channels: Iterable[str]) -> tuple[str | None, ...]:
+    """The modality of each channel, None where its name states none; empty where no name does."""
+    found = tuple(_MODALITIES.get(name.lower()) for name in channels)
+    return found if any(found) else ()
 
 
 def found_classes(labels: list[Path]) -> dict[int, str]:

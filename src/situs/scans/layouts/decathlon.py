@@ -17,7 +17,7 @@ from situs.scans.layouts.common import (
     channel_names,
     declared_classes,
     inside,
-    modality_of,
+    modalities_of,
     patient_of,
     read_json,
     stem,
@@ -54,8 +54,8 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     )
     if not classes:
         raise DatasetError(f"{path / 'dataset.json'}: 'labels' must name the classes")
-    modality = modality_of(channel_names(description.get("modality"), path / "dataset.json"))
-    return Dataset(path, "decathlon", tuple(cases), classes, "segmentation", modality)
+    modalities = modalities_of(channel_names(description.get("modality"), path / "dataset.json"))
+    return Dataset(path, "decathlon", tuple(cases), classes, "segmentation", modalities)
 
 
 def _case(root: Path, item: Any, split: str, options: DatasetOptions) -> Case:

@@ -23,7 +23,7 @@ from situs.scans.layouts.common import (
     declared_classes,
     images_in,
     inside,
-    modality_of,
+    modalities_of,
     patient_of,
     read_json,
 )
@@ -62,7 +62,7 @@ def open_layout(path: Path, options: DatasetOptions) -> Dataset:
     )
     if not classes:
         raise DatasetError(f"{path / 'dataset.json'}: 'labels' must name the classes")
-    return Dataset(path, "nnunet", tuple(cases), classes, "segmentation", modality_of(channels))
+    return Dataset(path, "nnunet", tuple(cases), classes, "segmentation", modalities_of(channels))
 
 
 def _cases(root: Path, part: str, split: str, channels: int, options: DatasetOptions) -> list[Case]:
