@@ -15,15 +15,16 @@ from safetensors.torch import load_file
 
 from situs.config import load_config
 from situs.errors import ConfigError, NonFiniteLoss, RunError
+from situs.methods.s2dc import S2dc
 from situs.methods.spatial import Spatial
 from situs.store import Preprocessing, Store, prepare
 from situs.training.callbacks import is_best
 from situs.training.config import PretrainConfig
 from situs.training.data import EndlessSampler, ViewDataset, split_items
-from situs.training.module import lr_factor
+from situs.training.module import Pretraining, lr_factor
 from situs.training.pretrain import pretrain
 from situs.training.run import MetricsFile, Run
-from situs.training.teacher import TeacherConfig, momentum_at
+from situs.training.teacher import TeacherConfig, momentum_at, update_teacher
 from situs.views import ArraySource
 
 
@@ -176,6 +177,95 @@ def test_resuming_between_accumulated_batches_changes_nothing(
         with pytest.raises(Stop):
             pretrain(config, quiet=True)
     assert_same_weights(whole, pretrain(config, mode="resume", quiet=True))
+
+
+def queued(store: Store, out: Path, **changes: Any) -> dict[str, Any]:
+    """A run with a queue and running statistics: both change before a step is finished."""
+    options = {"crop_size": [8, 8, 8], "queue_size": 12, "global_crops": 2, "hidden": 8}
+    changes = {
+        "method": "s2dc",
+        "options": {**options, "features": 8},
+        "backbone": {"name": "cnn", "options": {"channels": [4, 8], "norm": "batch"}},
+        "observe_every": 0,
+        "observe_samples": 1,
+        "checkpoint_every": 2,
+    } | changes
+    return settings(store, out, **changes)
+
+
+def whole_state(run: Run) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(run.state_file, weights_only=True)
+    flat = {f"network.{k}": v for k, v in state["state_dict"].items()}
+    for number, moments in state["optimizer_states"][0]["state"].items():
+        flat |= {f"{number}.{k}": v for k, v in moments.items()}
+    return flat
+
+
+def assert_same_state(one: Run, two: Run) -> None:
+    first, second = whole_state(one), whole_state(two)
+    assert first.keys() == second.keys()
+    assert any("queue.stored" in name for name in first)
+    assert any("running_var" in name for name in first)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_that_broke_off_leaves_no_trace(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    config = queued(store, tmp_path / "run", optimiser={"accumulate": accumulate}, steps=4)
+    whole = pretrain({**config, "out": tmp_path / "whole"}, quiet=True)
+    original, calls = S2dc.step, iter(range(1, 100))
+
+    def poisoned(self: S2dc, batch: Any, *args: Any) -> Any:
+        if next(calls) == 3 * accumulate:
+            batch = {**batch, "augmented": batch["augmented"] * torch.nan}
+        return original(self, batch, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(S2dc, "step", poisoned)
+        with pytest.raises(NonFiniteLoss, match="'global' is not finite at step 2"):
+            pretrain(config, quiet=True)
+    stopped = Run.open(tmp_path / "run")
+    assert stopped.info["step"] == 2
+    assert all(torch.isfinite(v).all() for v in whole_state(stopped).values())
+
+    def broken(self: Pretraining, *args: Any, **kwargs: Any) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pretraining, "configure_gradient_clipping", broken)
+        with pytest.raises(Stop):
+            pretrain(config, mode="resume", quiet=True)
+    resumed = pretrain(config, mode="resume", quiet=True)
+    assert_same_state(whole, resumed)
+    losses, expected = (
+        [(r["step"], r["loss/total"]) for r in x.metrics()] for x in (resumed, whole)
+    )
+    assert losses == expected
+    assert [step for step, _ in losses] == [1, 2, 3, 4]
+
+
+def test_nothing_is_saved_of_a_step_that_broke_off_while_parameters_changed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = queued(store, tmp_path / "run", steps=4)
+    whole = pretrain({**config, "out": tmp_path / "whole"}, quiet=True)
+    calls = iter(range(1, 100))
+
+    def interrupted(*args: Any) -> None:
+        update_teacher(*args)
+        if next(calls) == 4:
+            raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr("situs.training.module.update_teacher", interrupted)
+        with pytest.raises(Stop):
+            pretrain(config, quiet=True)
+    state = torch.load(Run.open(tmp_path / "run").state_file, weights_only=True)
+    assert state["global_step"] == 2  # of the checkpoint; step 3 is done again
+    assert_same_state(whole, pretrain(config, mode="resume", quiet=True))
 
 
 def test_a_loss_that_is_not_finite_stops_with_names_and_keeps_the_last_good_state(

@@ -15,6 +15,7 @@ from situs.methods.composition import Composition
 from situs.observation import Observation
 from situs.training.module import Pretraining
 from situs.training.run import MetricsFile, Run, sha256, write_text
+from situs.training.steps import WholeSteps
 from situs.weights import Card, save_weights
 
 
@@ -53,8 +54,8 @@ class DataClock(pl.Callback):
 class Bookkeeping(pl.Callback):
     """Metrics file, loggers and training time."""
 
-    def __init__(self, run: Run, log_every: int) -> None:
-        self.run, self.log_every = run, log_every
+    def __init__(self, run: Run, log_every: int, steps: WholeSteps) -> None:
+        self.run, self.log_every, self.steps = run, log_every, steps
         self.seconds_before = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -73,7 +74,7 @@ class Bookkeeping(pl.Callback):
         """Log the step's terms at the schedule."""
         assert isinstance(pl_module, Pretraining)
         step = trainer.global_step
-        if step % self.log_every and step != trainer.max_steps:
+        if not self.steps.whole or (step % self.log_every and step != trainer.max_steps):
             return
         values = {name: float(value) for name, value in pl_module.latest.items()}
         values["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
@@ -125,7 +126,8 @@ class Observing(pl.Callback):
     ) -> None:
         """Observe when due."""
         step = trainer.global_step
-        if step == trainer.max_steps or (self.every and step % self.every == 0):
+        due = step == trainer.max_steps or (self.every and step % self.every == 0)
+        if due and self.books.steps.whole:
             self.observe(trainer, pl_module)
 
     def observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -157,8 +159,11 @@ class Checkpoints(pl.Callback):
     only at the end have ``best`` equal to ``last``.
     """
 
-    def __init__(self, run: Run, every: int, card: Card, observing: Observing) -> None:
-        self.run, self.every, self.card, self.observing = run, every, card, observing
+    def __init__(
+        self, run: Run, every: int, card: Card, observing: Observing, steps: WholeSteps
+    ) -> None:
+        self.run, self.every, self.card = run, every, card
+        self.observing, self.steps = observing, steps
         self.judged: list[dict[str, float]] = []
         self._judged_step = -1
 
@@ -172,6 +177,8 @@ class Checkpoints(pl.Callback):
     ) -> None:
         """Save when due; judge each new observation."""
         assert isinstance(pl_module, Pretraining)
+        if not self.steps.whole:
+            return
         self._judge(trainer, pl_module)
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps:
@@ -180,8 +187,8 @@ class Checkpoints(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Keep the last good state whatever stopped the run: weights change only after checks."""
-        if trainer.global_step > 0:
+        """Keep the state of the last whole step, whatever stopped the run."""
+        if trainer.global_step > 0 and self.steps.whole:
             self.save_last(trainer, pl_module)
 
     def save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from situs.backbones.base import Backbone
 from situs.errors import NonFiniteLoss
 from situs.methods.base import Network
-from situs.methods.composition import Composition, CompositionBatch
+from situs.methods.composition import Composition, CompositionBatch, looked_at
 from situs.observation import Observation
 from situs.training.config import OptimiserConfig, PretrainConfig
 from situs.training.data import EndlessSampler, Item, ViewDataset, loader, observed_batch
@@ -29,6 +29,7 @@ class Pretraining(pl.LightningModule):
         progress: Latest scores, name → (value, unit), for whoever shows progress.
         data_wait_share: Share of wall time spent waiting for data.
         latest: Loss terms and scores of the latest step, detached.
+        updating: Whether an optimiser step is under way: parameters are of no step.
         names: Key of a scan → the file a person would look for, for errors.
     """
 
@@ -51,6 +52,7 @@ class Pretraining(pl.LightningModule):
         self.progress: dict[str, tuple[float, str]] = {}
         self.data_wait_share = 0.0
         self.latest: dict[str, Tensor] = {}
+        self.updating = False
         self._observed: tuple[CompositionBatch, list[Item]] | None = None
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -110,6 +112,7 @@ class Pretraining(pl.LightningModule):
         if not torch.isfinite(norm) and self.trainer.precision != "16-mixed":
             raise NonFiniteLoss("gradient", self._scans(self._batch), self.global_step)
         self.latest["gradient_norm"] = norm
+        self.updating = True  # nothing else stands between here and the optimiser
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then average the teacher, so that no checkpoint can fall between the two."""
@@ -161,7 +164,9 @@ class Pretraining(pl.LightningModule):
         return torch.Generator().manual_seed(here)
 
     def _scans(self, batch: dict[str, Any]) -> list[str]:
-        keys = [self.train_items[int(i)][0].key for i in batch["item"]]
+        items = [self.train_items[int(i)] for i in batch["item"]]
+        scans = [scan for part in batch["views"].values() for scan in looked_at(part, items)]
+        keys = dict.fromkeys(source.key for sources in scans for source in sources)
         return [self.names.get(key, key) for key in keys]
 
 

@@ -31,6 +31,7 @@ from situs.training.groups import scan_groups
 from situs.training.module import Pretraining
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run, write_json, write_text
+from situs.training.steps import WholeSteps
 from situs.weights import Card, load_into
 
 # What may differ between a run and its continuation: nothing that changes the numbers.
@@ -164,7 +165,8 @@ def _train(
 
 
 def _trainer(run: Run, config: PretrainConfig, card: Card, quiet: bool) -> pl.Trainer:
-    books = Bookkeeping(run, config.log_every)
+    steps = WholeSteps()
+    books = Bookkeeping(run, config.log_every, steps)
     observing = Observing(run, config.observe_every, books)
     return pl.Trainer(
         default_root_dir=run.path,
@@ -177,9 +179,10 @@ def _trainer(run: Run, config: PretrainConfig, card: Card, quiet: bool) -> pl.Tr
         use_distributed_sampler=False,  # the endless sampler knows its rank
         logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
         callbacks=[
+            steps,
             books,
             observing,
-            Checkpoints(run, config.checkpoint_every, card, observing),
+            Checkpoints(run, config.checkpoint_every, card, observing, steps),
             TrainingProgress(quiet=quiet),
             DataClock(),
         ],
