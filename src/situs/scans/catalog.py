@@ -22,6 +22,7 @@ from situs.scans.duplicates import mark_duplicates
 from situs.scans.measure import Entry, Job, Measured, Volumes, measure, read_entry, refused_entry
 from situs.scans.names import escaped, unescaped
 from situs.scans.parallel import isolated_map
+from situs.scans.patients import with_cases
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
 
@@ -221,7 +222,8 @@ def build_catalog(
         measured.extend(results)
         tell("scans", number, len(jobs))
     measured.sort(key=lambda m: (m.entry.path, m.entry.series, m.entry.volume or 0))
-    return Catalog(tuple(mark_duplicates(measured)), base, found.ignored, planes)
+    entries = with_cases(mark_duplicates(measured))
+    return Catalog(tuple(entries), base, found.ignored, planes)
 
 
 def _refused(error: ScanRefused, root: Path) -> Entry:

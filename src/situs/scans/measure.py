@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from situs.errors import ScanRefused
 from situs.scans.discovery import Candidate
+from situs.scans.patients import patient_in
 from situs.scans.privacy import digest
 from situs.scans.quality import looks_like_labels
 from situs.scans.read import read_scan, read_series
@@ -50,7 +51,8 @@ class Entry(BaseModel):
         intensity_max: Highest value.
         series: Hash of the DICOM series (empty where it has no identifier) or of the path.
         study: Hash; scans of one study share a frame of reference. Empty where unknown.
-        patient: Hash, empty where unknown.
+        patient: Hash of the header's identifier; where there is none, of what the path tells
+            (:mod:`situs.scans.patients`). Empty where unknown.
         content: Hash of the voxels' values.
         duplicate_of: Key of an earlier scan with the same voxels.
         near_duplicate_of: Key of an earlier scan with almost the same voxels.
@@ -210,7 +212,7 @@ def _measured(candidate: Candidate, scan: Scan, volume: int | None) -> Measured:
         intensity_max=float(values.max()),
         series=candidate.series if dicom else digest("file", candidate.path),
         study=provenance.study,
-        patient=provenance.patient,
+        patient=provenance.patient or patient_in(candidate.path),
         content=_content(values),
         notes=provenance.notes,
     )

@@ -58,9 +58,13 @@ def each_once(files: Iterable[Path], key: Callable[[Path], K]) -> dict[K, Path]:
 
 def stem(path: Path) -> str:
     """A file's name without the suffix of its format; a folder's name as it is."""
-    name = path.name
+    return path.name if path.is_dir() else without_suffix(path.name)
+
+
+def without_suffix(name: str) -> str:
+    """A file's name without the suffix of its format."""
     suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), "")
-    return name if path.is_dir() else name[: len(name) - len(suffix)]
+    return name[: len(name) - len(suffix)]
 
 
 def channel_of(stem: str) -> tuple[str, int] | None:
