@@ -23,7 +23,8 @@ from situs.scans.layouts.common import found_classes, inside, patient_of, stem
 from situs.scans.privacy import digest_patient
 
 _KNOWN = ("image", "label", "target", "name", "patient", "split")
-_MISSING = ("", "nan", "na", "n/a", "<na>", "none", "null")
+# As pandas writes and reads them; "none" may well be a class.
+_MISSING = ("", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "None", "null", "NULL")
 _SPLITS = ("", "train", "val", "test")
 
 
@@ -126,7 +127,7 @@ def _target(row: dict[str, str], declared: Collection[str], path: Path) -> str:
     target = row["target"]
     if target in declared or target.isdigit():
         return target
-    if target.lower() in _MISSING:
+    if target in _MISSING:
         return ""
     try:
         number = float(target)
@@ -172,7 +173,7 @@ def _findings(
 
 
 def _flags(row: dict[str, str], columns: list[str], path: Path) -> tuple[int, ...] | None:
-    if all(row[column].lower() in _MISSING for column in columns):
+    if all(row[column] in _MISSING for column in columns):
         return None
     for column in columns:
         if row[column] not in ("0", "1"):
