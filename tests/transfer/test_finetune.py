@@ -167,6 +167,46 @@ def test_what_fails_after_training_costs_no_training(
     assert Model.load(tmp_path / "out").task.patch_size == (16, 16, 8)
 
 
+def test_predicting_reads_values_as_training_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Soft tissue without air: only the data set says that these are Hounsfield units.
+    data = write_collection(tmp_path / "data", cases=3)
+    names = [f"case-{n}" for n in range(3)]
+    for name in names:
+        scan = nib.load(data / "images" / f"{name}.nii.gz")
+        ct = np.clip((np.asarray(scan.dataobj) - 500) / 2, -140, 250)
+        for channel in range(2):
+            file = data / "imagesTr" / f"{name}_{channel:04d}.nii.gz"
+            file.parent.mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(ct, scan.affine), file)
+    (data / "labels").rename(data / "labelsTr")
+    description = {"channel_names": {"0": "CT", "1": "PET"}}
+    description["labels"] = {"background": 0, "ball": 1, "hole": 2}
+    (data / "dataset.json").write_text(json.dumps(description))
+    result = go(data, tmp_path / "out", train=2, test=1)
+    model = Model.load(result.folder)
+    assert model.task.modalities == ("CT", "PT")
+    assert model.task.intensity == ("hounsfield", "relative")
+    seen = []
+    prepare = import_module("situs.transfer.predict").preprocess
+
+    def watched(*args: Any, **settings: Any) -> Any:
+        seen.append(prepare(*args, **settings))
+        return seen[-1]
+
+    monkeypatch.setattr("situs.transfer.predict.preprocess", watched)
+    predict(model, [data / "imagesTr"], tmp_path / "predicted")
+    assert [prepared.intensity for prepared in seen] == [("hounsfield", "relative")] * 3
+    assert abs(seen[0].array[0]).max() <= 0.25
+    (tested,) = result.split["test"]
+    written = [
+        f / f"{tested}.nii.gz" for f in (result.folder / "predictions", tmp_path / "predicted")
+    ]
+    before, after = (nib.load(file).get_fdata() for file in written)
+    assert np.array_equal(before, after)
+
+
 def test_early_stopping_keeps_the_best_weights(
     collection: Path, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

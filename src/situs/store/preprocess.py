@@ -60,6 +60,7 @@ def preprocess(
     rules: Preprocessing,
     label: Scan | None = None,
     spacing_mm: Spacing | None = None,
+    kinds: Sequence[Kind | None] = (),
 ) -> Prepared:
     """Orient, crop to the body, clip and normalise, resample.
 
@@ -68,6 +69,7 @@ def preprocess(
         rules: What to do.
         label: Class numbers on the scan's grid.
         spacing_mm: What ``rules.spacing == "median"`` stands for in this collection.
+        kinds: How to read each channel's values, where that is settled; None decides by the scan.
 
     Raises:
         ConfigError: If the rules say ``"median"`` and ``spacing_mm`` is missing, or the
@@ -83,10 +85,11 @@ def preprocess(
     turned = orient(scan.array, axes, flips)
     spacing = [scan.spacing[a] for a in axes]
     # Each channel by itself: PET beside CT is not in Hounsfield units.
-    kinds = tuple(map(intensity_kind, turned, scan.channel_modalities))
+    own = tuple(map(intensity_kind, turned, scan.channel_modalities))
+    read = tuple(kind or found for kind, found in zip(kinds or own, own, strict=True))
     start, stop = (0, 0, 0), turned.shape[1:]
     if rules.crop:
-        start, stop = foreground_box(turned, spacing, kinds, rules.margin_mm)
+        start, stop = foreground_box(turned, spacing, read, rules.margin_mm)
     cropped = turned[(slice(None), *map(slice, start, stop))]
     target = target_spacing(rules, cropped.shape[1:], spacing, spacing_mm)
     shape = resampled_shape(cropped.shape[1:], spacing, target)
@@ -94,13 +97,13 @@ def preprocess(
         raise ConfigError(f"spacing {target} mm would give {shape} voxels; choose a larger one")
     scale = (target[0] / spacing[0], target[1] / spacing[1], target[2] / spacing[2])
     change = GridChange(scan.shape, axes, flips, start, (stop[0], stop[1], stop[2]), shape, scale)
-    values = normalise(cropped, spacing, kinds, rules)
+    values = normalise(cropped, spacing, read, rules)
     return Prepared(
         array=resample(values, shape, scale, rules.interpolation),
         affine=change.affine(scan.affine),
         label=None if label is None else _prepare_label(label, change),
         modality=scan.modality,
-        intensity=kinds,
+        intensity=read,
         change=change,
     )
 

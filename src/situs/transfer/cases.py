@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from situs.errors import ConfigError
 from situs.scans.datasets import Case, Dataset, DatasetOptions, open_dataset
 from situs.store import Prepared, Preprocessing, preprocess
 from situs.store.grid import orientation
+from situs.store.intensity import Kind
+
+T = TypeVar("T")
 
 _PLACES_A_CLASS = 20_000
 """Voxels a class that patches may be centred on; more would only cost memory."""
@@ -66,6 +70,14 @@ class PreparedCase:
         return sum(a.nbytes for a in arrays if a is not None)
 
 
+@dataclass(frozen=True)
+class Channel:
+    """How the values of a channel are read; None where that is not known or not settled."""
+
+    modality: str | None
+    intensity: Kind | None
+
+
 class Cohort:
     """A labelled data set whose cases are prepared when first asked for, then kept.
 
@@ -88,6 +100,7 @@ class Cohort:
         if not self._cases:
             raise ConfigError(f"{dataset.root} has no labelled case")
         self._prepared: dict[str, PreparedCase] = {}
+        self._channels: dict[str, tuple[Channel, ...]] = {}
         self.rules = self.settled(rules)
 
     @classmethod
@@ -160,21 +173,32 @@ class Cohort:
         return (self[name] for name in names)
 
     def check(self, names: Iterable[str]) -> None:
-        """Read cases before they are needed; what is prepared now is kept as far as memory goes.
+        """Prepare cases before they are needed; they are kept as far as memory goes.
 
         Raises:
             ScanRefused: For the first that cannot be read, or whose label lies elsewhere or has
                 unknown classes.
         """
         for name in names:
-            if self._kept_bytes < self.keep_bytes:
+            if name not in self._channels:
                 self[name]
-            elif name not in self._prepared:
-                self.dataset.read(self._cases[name])
+
+    def channels(self, names: Iterable[str]) -> list[Channel]:
+        """What is the same of each channel in all of these cases."""
+        self.check(names := list(names))
+        found = [self._channels[name] for name in names]
+        return [
+            Channel(_only({c.modality for c in same}), _only({c.intensity for c in same}))
+            for same in zip(*found, strict=False)
+        ]
 
     def _prepare(self, case: Case) -> PreparedCase:
         scan, truth = self.dataset.read(case)
         prepared = preprocess(scan, self.rules, truth)
+        self._channels[case.name] = tuple(
+            Channel(None if modality == "unknown" else modality, intensity)
+            for modality, intensity in zip(scan.channel_modalities, prepared.intensity, strict=True)
+        )
         target = self.target(case.name)
         values = None
         if target:
@@ -211,6 +235,10 @@ class Cohort:
             spacings.append([scan.spacing[a] for a in axes])
         x, y, z = (round(float(s), 4) for s in np.median(spacings, axis=0))
         return (x, y, z)
+
+
+def _only(values: set[T]) -> T | None:
+    return next(iter(values)) if len(values) == 1 else None
 
 
 def places(label: npt.NDArray[np.int16], seed: int = 0) -> tuple[npt.NDArray[np.int64], ...]:

@@ -24,7 +24,7 @@ from situs.ledger import Ledger
 from situs.store import Preprocessing
 from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile, write_text
-from situs.transfer.cases import Cohort, PreparedCase
+from situs.transfer.cases import Channel, Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.evaluate import evaluate, validation_score
 from situs.transfer.features import slice_axis_of
@@ -75,8 +75,9 @@ def finetune(
         config = _settled(config, cohort, quiet)
         split = choose(cohort, config.train, config.validation, config.test, config.seed)
         train = cohort.load(split.train)
-        cohort.check((*split.validation, *split.test))
-        model, ledger, pretrained = _model(config, cohort, train)
+        # All cases are read before the first step: a bad one must not cost the training.
+        channels = cohort.channels((*split.train, *split.validation, *split.test))
+        model, ledger, pretrained = _model(config, cohort, train, channels)
         # Only now: weights that do not fit must not cost an earlier result.
         _make_folder(_resolved(config, model.task, cohort))
         if ledger is not None and not quiet:
@@ -126,7 +127,10 @@ def _settled(config: FinetuneConfig, cohort: Cohort, quiet: bool) -> FinetuneCon
 
 
 def _model(
-    config: FinetuneConfig, cohort: Cohort, train: Sequence[PreparedCase]
+    config: FinetuneConfig,
+    cohort: Cohort,
+    train: Sequence[PreparedCase],
+    channels: Sequence[Channel],
 ) -> tuple[Model, Ledger | None, list[nn.Module]]:
     backbone, source = starting_point(config.init, config.backbone, train[0].image.shape[0])
     # The same seed gives the same head, whatever was built or drawn before.
@@ -144,6 +148,8 @@ def _model(
         overlap=config.overlap,
         flip_axes=(config.augmentation.flip_axes or ()) if config.test_flips else (),
         preprocessing=cohort.rules.model_dump(mode="json"),
+        modalities=tuple(channel.modality for channel in channels),
+        intensity=tuple(channel.intensity for channel in channels),
     )
     ledger: Ledger | None = None
     pretrained: list[nn.Module] = []

@@ -17,6 +17,7 @@ from situs.config import Config, validate
 from situs.errors import TransferError
 from situs.ledger import Ledger, fill
 from situs.store import Prepared, Preprocessing, restore_largest
+from situs.store.intensity import Kind as IntensityKind
 from situs.training.run import write_json
 from situs.transfer import windows
 from situs.transfer.networks import Classifier, Segmenter
@@ -39,6 +40,9 @@ class Task(Config):
         overlap: Of neighbouring windows.
         flip_axes: Volume axes over whose flips predictions are averaged.
         preprocessing: Rules that scans go through first, spacing included.
+        modalities: Of each channel in all cases of the fine-tuning, None where it was not known
+            or differed; a file that does not tell, or tells otherwise, is read as theirs were.
+        intensity: How each channel's values were read in all cases; None where that differed.
     """
 
     kind: Kind
@@ -49,6 +53,8 @@ class Task(Config):
     overlap: float = 0.5
     flip_axes: tuple[int, ...] = ()
     preprocessing: dict[str, Any]
+    modalities: tuple[str | None, ...] = ()
+    intensity: tuple[IntensityKind | None, ...] = ()
 
     @property
     def framing(self) -> Framing:

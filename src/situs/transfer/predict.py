@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from situs.errors import RunError, ScanRefused
-from situs.scans.datasets import read_channels
+from situs.scans.datasets import read_channels, with_modalities
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.layouts.common import channel_of, stem
 from situs.scans.names import escaped
@@ -164,7 +164,7 @@ def _columns(task: Task) -> list[str]:
 
 
 def _one(model: Model, name: str, scan: Scan, target: Path) -> Row:
-    prepared = preprocess(scan, model.task.rules)
+    prepared = preprocess(scan, model.task.rules, kinds=model.task.intensity)
     if model.task.kind == "classification":
         values = [float(p) for p in model.probabilities(prepared)]
         return dict(zip(_columns(model.task), [name, *values], strict=True))
@@ -182,7 +182,7 @@ def _read(channels: Sequence[Candidate], root: Path, model: Model) -> Scan:
     if scan.array.shape[0] != wanted:
         detail = f"has {scan.array.shape[0]} channel(s), the model was trained on {wanted}"
         raise refuse("channel-count", paths[0], detail)
-    return scan
+    return with_modalities(scan, model.task.modalities, paths[0])
 
 
 def _read_one(candidate: Candidate, root: Path, channels: int) -> Scan:
