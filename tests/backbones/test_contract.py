@@ -152,6 +152,30 @@ def test_gradient_reaches_every_parameter_and_only_through_its_part(sample: Samp
     assert all(p.grad is not None for p in net.encoder.parameters())
 
 
+@torch.no_grad()
+def test_encoder_blocks_follow_the_forward_pass(sample: Sample):
+    backbone = network(sample)
+    blocks = backbone.encoder_blocks()
+    # One a scale: a block too many would slow the first layers down for nothing.
+    expected = {"cnn": len(backbone.channels), "nnunet": len(backbone.channels) + 1}
+    assert len(blocks) == expected.get(sample.name, 5)
+    listed = [id(p) for block in blocks for module in block for p in module.parameters()]
+    assert sorted(listed) == sorted(id(p) for p in backbone.encoder.parameters())
+
+    order: list[int] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, number=number: order.append(number))
+        for number, (trunk, *_) in enumerate(blocks)
+        for module in trunk.modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    backbone.encode(image(sample, sample.sizes[0]))
+    for hook in hooks:
+        hook.remove()
+    assert order == sorted(order)
+    assert set(order) == set(range(len(blocks)))
+
+
 def test_encoder_and_decoder_states_are_the_whole_network(sample: Sample):
     net, other = network(sample), network(sample, seed=9)
     names = {f"encoder.{n}" for n in net.encoder_state()}

@@ -13,7 +13,7 @@ from situs.backbones import BackboneConfig, build
 from situs.transfer import windows
 from situs.transfer.losses import classification_loss, segmentation_loss
 from situs.transfer.networks import Classifier, Segmenter, pooled
-from situs.transfer.optim import encoder_blocks, parameter_groups, warmup_cosine
+from situs.transfer.optim import parameter_groups, warmup_cosine
 from situs.transfer.patches import Framing
 
 SMALL = {"channels": [4, 8, 8]}
@@ -38,15 +38,6 @@ def test_each_block_learns_slower_than_the_next() -> None:
     listed = [id(p) for g in groups for p in g["params"]]
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
     assert len(set(listed)) == len(listed)
-
-
-def test_blocks_follow_the_numbers_in_names() -> None:
-    conv = nn.Conv1d
-    encoder = nn.ModuleDict(
-        {"stem": conv(1, 1, 1), "stages": nn.ModuleList([nn.Sequential(conv(1, 1, 1))] * 1)}
-    )
-    encoder["stages"].append(nn.Sequential(conv(1, 1, 1), conv(1, 1, 1)))
-    assert [len(b) for b in encoder_blocks(encoder)] == [2, 2, 4]
 
 
 def test_schedule() -> None:

@@ -53,6 +53,15 @@ class Backbone(nn.Module, ABC):
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Features at input resolution, ``(B, decoder_channels, *spatial)``."""
 
+    def encoder_blocks(self) -> list[list[nn.Module]]:
+        """Modules of the encoder by depth, input side first: each block learns at one rate.
+
+        Every parameter of :attr:`encoder` is in exactly one of them. Modules at the same depth,
+        such as a stage and the branch beside it, share a block. A network that does not say
+        what its blocks are has a single one.
+        """
+        return [[self.encoder]]
+
     def forward(self, x: Tensor) -> Tensor:
         """``decode(encode(x))``."""
         return self.decode(self.encode(x))

@@ -125,6 +125,10 @@ class Cnn(Backbone):
         features: list[Tensor] = self.encoder(x)
         return features
 
+    def encoder_blocks(self) -> list[list[nn.Module]]:
+        """See :meth:`Backbone.encoder_blocks`."""
+        return [[block] for block in self.encoder.get_submodule("blocks").children()]
+
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """See :meth:`Backbone.decode`."""
         decoded: Tensor = self.decoder(features)

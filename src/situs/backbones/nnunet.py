@@ -121,6 +121,11 @@ class Nnunet(Backbone):
         features: list[Tensor] = self.encoder(x)
         return features
 
+    def encoder_blocks(self) -> list[list[nn.Module]]:
+        """See :meth:`Backbone.encoder_blocks`."""
+        part = self.encoder.get_submodule
+        return [[part("stem")], *([stage] for stage in part("stages").children())]
+
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """See :meth:`Backbone.decode`."""
         decoded: Tensor = self.decoder(features)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from monai.networks.nets.flexible_unet import FlexibleUNet
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from situs.backbones.base import Backbone, BackboneConfig
 from situs.backbones.options import Positive
@@ -72,6 +72,11 @@ class ResnetUnet(Backbone):
         """See :meth:`Backbone.encode`."""
         self.check_size(x.shape[2:])
         return list(self.encoder(x))
+
+    def encoder_blocks(self) -> list[list[nn.Module]]:
+        """See :meth:`Backbone.encoder_blocks`."""
+        part = self.encoder.get_submodule
+        return [[part("conv1"), part("bn1")], *([part(f"layer{n}")] for n in range(1, _SCALES))]
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """See :meth:`Backbone.decode`."""

@@ -18,6 +18,8 @@ from situs.backbones.options import Norm, Positive, min_coarse_voxels, monai_nor
 from situs.config import Config, validate
 
 _STAGES = 4  # fixed in MONAI's class
+_ENCODER_STAGES = ("patch_embed", "layers1", "layers2", "layers3", "layers4")
+_ENCODER_BRANCHES = ("encoder1", "encoder2", "encoder3", "encoder4", "encoder10")
 _DECODER_PARTS = ("decoder5", "decoder4", "decoder3", "decoder2", "decoder1")
 
 
@@ -135,6 +137,14 @@ class SwinUnetr(Backbone):
         self.check_size(x.shape[2:])
         features: list[Tensor] = self.encoder(x)
         return features
+
+    def encoder_blocks(self) -> list[list[nn.Module]]:
+        """See :meth:`Backbone.encoder_blocks`."""
+        part = self.encoder.get_submodule
+        return [
+            [part(f"swinViT.{stage}"), part(branch)]
+            for stage, branch in zip(_ENCODER_STAGES, _ENCODER_BRANCHES, strict=True)
+        ]
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """See :meth:`Backbone.decode`."""

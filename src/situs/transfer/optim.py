@@ -13,38 +13,24 @@ from situs.backbones import Backbone
 Group = dict[str, Any]
 
 
-def encoder_blocks(encoder: nn.Module) -> list[list[nn.Parameter]]:
-    """The encoder's parameters by block, input side first.
-
-    A block is what stands under the first numbered module on a parameter's path
-    (``stages.2.…``), or under the last module of a path without numbers (``stem.conv.…``).
-    Blocks come in the order of registration, which in the backbones of situs is the order of
-    the forward pass.
-    """
-    blocks: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in encoder.named_parameters():
-        path = name.split(".")[:-1]
-        numbered = next((i for i, part in enumerate(path) if part.isdigit()), len(path) - 1)
-        blocks.setdefault(".".join(path[: numbered + 1]), []).append(parameter)
-    return list(blocks.values())
-
-
 def parameter_groups(
     backbone: Backbone, head: nn.Module, lr: float, layer_decay: float
 ) -> list[Group]:
     """Optimiser groups: head and decoder at ``lr``, encoder block i of n at ``lr·decay^(n−i)``.
 
     The last encoder block (i = n−1) learns ``layer_decay`` times as fast as the decoder, the
-    first ``layer_decay**n`` times (as in BEiT, arXiv 2106.08254).
+    first ``layer_decay**n`` times (as in BEiT, arXiv 2106.08254). The backbone says what a block
+    is.
     """
-    blocks = encoder_blocks(backbone.encoder)
+    blocks = backbone.encoder_blocks()
     groups: list[Group] = [
         {"name": "head", "params": list(head.parameters()), "lr": lr},
         {"name": "decoder", "params": list(backbone.decoder.parameters()), "lr": lr},
     ]
     for i, block in enumerate(blocks):
         rate = lr * layer_decay ** (len(blocks) - i)
-        groups.append({"name": f"encoder.{i}", "params": block, "lr": rate})
+        params = [parameter for module in block for parameter in module.parameters()]
+        groups.append({"name": f"encoder.{i}", "params": params, "lr": rate})
     return groups
 
 
