@@ -11,10 +11,16 @@ from tiny import TinyBackbone, smooth_sources
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from situs.backbones import build
+from situs.backbones.base import BackboneConfig
 from situs.errors import ConfigError
 from situs.methods.base import Network, StepResult
 from situs.methods.composition import Composition, balance, compose
+from situs.training.config import PretrainConfig
+from situs.training.data import ViewDataset
+from situs.training.module import Pretraining
 from situs.training.teacher import make_teacher
+from situs.views import ArraySource
 
 OPTIONS = {
     "spatial": {"view_size": (8, 8, 8), "chunk_size": (4, 4, 4), "width": 8, "chunk_width": 8},
@@ -132,3 +138,47 @@ def test_lower_bounds_are_reached_and_not_passed():
 def test_what_cannot_be_added_is_refused(expression, options, weights, message):
     with pytest.raises(ConfigError, match=message):
         compose(expression, options, weights)
+
+
+def _study(number: int) -> list[ArraySource]:
+    """Scans of one study that differ in spacing and, by 1000 each, in brightness."""
+    rng = np.random.default_rng(number)
+    scans = []
+    for i in range(3):
+        array = rng.normal(size=(1, 20, 20, 20)).astype(np.float32) + 1000 * (i + 1)
+        affine = np.diag([1.0 + i, 1, 1, 1])
+        scans.append(ArraySource(array, affine, f"scan-{number}-{i}", study=str(number)))
+    return scans
+
+
+def test_scans_of_a_study_are_called_by_their_own_names(tmp_path):
+    grid = {"size": (16, 16), "spacing_mm": 1.0, "intensity": None}
+    options = {
+        "planes": {**grid, "slices": 2, "studies": "virtual"},
+        "sal": {**grid, "pairs": 1},
+    }
+    composition = compose("planes+sal", options)
+    items = [_study(number) for number in range(4)]
+    backbone = build(BackboneConfig(name="cnn", spatial_dims=2, options={"channels": [4, 8]}))
+    dataset = ViewDataset(items, composition, seed=0)
+    batch = default_collate([dataset[number] for number in range(4)])
+    network = Network(backbone, composition.build_heads(backbone)).eval()
+    drawn = [items[i] for i in batch["item"].tolist()]
+    with torch.no_grad():
+        seen = composition.observe(batch["views"], network, None, drawn, 0)
+
+    names = {}
+    for name, images in (("planes", "images"), ("sal", "slices")):
+        brightness = batch["views"][name][images].flatten(1).amax(1).tolist()
+        scans = [item[round(b / 1000) - 1] for item, b in zip(drawn, brightness, strict=True)]
+        names[name] = tuple(scan.key for scan in scans)
+        assert seen[name].scans == names[name]
+        assert seen[name].spacings == tuple(scan.spacing for scan in scans)
+    assert names["planes"] != names["sal"]
+    for panel in seen["planes"].sections[0].panels:
+        assert panel.volume.name in panel.title
+        np.testing.assert_allclose(panel.volume.array.mean(), panel.image.max(), rtol=0.1)
+
+    config = PretrainConfig(method="planes+sal", data=tmp_path, out=tmp_path, options=options)
+    module = Pretraining(config, composition, backbone, items, items)
+    assert set(module._scans(batch)) == {*names["planes"], *names["sal"]}

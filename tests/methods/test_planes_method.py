@@ -182,7 +182,8 @@ def test_planned_planes_are_drawn_where_they_cut_a_slice() -> None:
         affine=pixel_affines(batch),
         constant=lines,
     )
-    panels = planned_section(VIRTUAL, seen, batch, items).panels
+    scans = [[item] * VIRTUAL.slices for item in items]
+    panels = planned_section(VIRTUAL, seen, batch, scans).panels
     assert panels
     for panel in panels:
         assert isinstance(panel, LinesPanel)
@@ -334,6 +335,16 @@ def test_real_and_virtual_views_observe_real_studies() -> None:
     with torch.no_grad():
         observation = method.observe(batch, network(method).eval(), None, items, 0)
     assert np.isfinite(observation.scores["line_distance"].value)
+    # A panel's image is a slice of the scan that it names: no other of the study lies so.
+    panels = [p for s in observation.sections for p in s.panels if isinstance(p, LinesPanel)]
+    assert len({panel.volume.name for panel in panels}) > 1
+    for panel in panels:
+        assert panel.volume.name in panel.title
+        in_volume = np.linalg.inv(panel.volume.affine) @ panel.affine
+        np.testing.assert_allclose(
+            in_volume[2], [0, 0, in_volume[2, 2], in_volume[2, 3]], atol=1e-5
+        )
+        assert -1e-3 < in_volume[2, 3] < panel.volume.array.shape[2] - 1 + 1e-3
 
 
 def test_plane_equality_of_target_and_view() -> None:

@@ -158,7 +158,8 @@ class Method(ABC):
 
         Returns:
             Tensors without batch dimension and with shapes that do not depend on the scan, so
-            that samples stack.
+            that samples stack. A method that looks at studies names under ``scan`` the indices
+            in ``item`` of the scans its views were cut from, ``(K,)``.
         """
 
     @abstractmethod
@@ -195,5 +196,5 @@ class Method(ABC):
         """Predictions beside truth on held-out samples, with scores, chance levels and panels.
 
         Runs in ``eval`` mode and without gradient. ``items[b]`` is what sample ``b`` of the
-        batch was drawn from.
+        batch was drawn from: one scan, or the study where :attr:`item` says so.
         """

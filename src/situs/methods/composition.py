@@ -79,12 +79,13 @@ class Composition:
     def sample(self, item: Sequence[Source], rng: np.random.Generator) -> CompositionBatch:
         """Each part's views of one item; parts draw from generators of their own.
 
+        With each part's views goes ``scan``, which of the item's scans they were cut from.
         Views are not shared: no two parts look at the same input, and reading is a small part of a
         step (``benchmarks/sums.py``).
         """
         streams = rng.spawn(len(self.parts))
         return {
-            name: part.sample(_looked_at(part, item, stream), stream)
+            name: _sampled(part, item, stream)
             for (name, part), stream in zip(self.parts.items(), streams, strict=True)
         }
 
@@ -131,13 +132,30 @@ class Composition:
         items: Sequence[Sequence[Source]],
         step: int,
     ) -> dict[str, Observation]:
-        """One observation a part."""
+        """One observation a part; a part that looks at single scans meets those it looked at."""
         return {
             name: part.observe(
-                batch[name], _view(student, name), teacher and _view(teacher, name), items, step
+                batch[name],
+                _view(student, name),
+                teacher and _view(teacher, name),
+                items if part.item == "study" else looked_at(batch[name], items),
+                step,
             )
             for name, part in self.parts.items()
         }
+
+
+def looked_at(views: Batch, items: Sequence[Sequence[Source]]) -> list[list[Source]]:
+    """The scans that each sample of a part's views was cut from, each once.
+
+    Args:
+        views: Of a batch from :meth:`Composition.sample`.
+        items: What its samples were drawn from.
+    """
+    return [
+        [item[index] for index in dict.fromkeys(np.atleast_1d(indices).tolist())]
+        for item, indices in zip(items, views["scan"].cpu().numpy(), strict=True)
+    ]
 
 
 def balance(excess: Tensor, learned: Tensor) -> Tensor:
@@ -208,6 +226,9 @@ def _view(network: Network, part: str) -> Network:
     return Network(network.backbone, network.heads.get_submodule(part))
 
 
-def _looked_at(part: Method, item: Sequence[Source], rng: np.random.Generator) -> Sequence[Source]:
-    """The whole study for a part that looks at studies, else one of its scans."""
-    return item if part.item == "study" or len(item) == 1 else [item[int(rng.integers(len(item)))]]
+def _sampled(part: Method, item: Sequence[Source], rng: np.random.Generator) -> Batch:
+    """Views of the whole study for a part that looks at studies, else of one of its scans."""
+    if part.item == "study":
+        return part.sample(item, rng)
+    index = int(rng.integers(len(item))) if len(item) > 1 else 0
+    return {**part.sample([item[index]], rng), "scan": torch.tensor(index)}

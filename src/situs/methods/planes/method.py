@@ -93,7 +93,11 @@ class Planes(Method):
     ) -> Observation:
         """Fitted lines, places and planned planes beside the truth, on held-out studies."""
         out = predict(student, batch["images"].flatten(0, 1))
-        return observe(self.config, out, batch, student, [item[0] for item in items], step)
+        scans = [
+            [item[index] for index in indices]
+            for item, indices in zip(items, batch["scan"].tolist(), strict=True)
+        ]
+        return observe(self.config, out, batch, student, scans, step)
 
 
 def studies_of(sources: Sequence[Source], config: PlanesConfig) -> str:

@@ -38,7 +38,7 @@ def observe(
     predicted: Predicted,
     batch: Batch,
     network: Network,
-    sources: Sequence[Source],
+    scans: Sequence[Sequence[Source]],
     step: int,
 ) -> Observation:
     """Scores and panels of one batch.
@@ -48,7 +48,7 @@ def observe(
         predicted: Of all images of the batch, ``(B·K, …)``.
         batch: What was sampled.
         network: For the curve through a whole stack.
-        sources: The scan (or first scan of the study) behind each sample.
+        scans: The scan behind each slice of each sample; a sample goes by its first slice's.
         step: Optimiser steps done.
     """
     leading = batch["images"].shape[:2]
@@ -73,13 +73,14 @@ def observe(
         affine=pixel_affines(batch),
         constant=constant.reshape(true.shape),
     )
+    sources = [slices[0] for slices in scans]
     return Observation(
         method="planes",
         step=step,
         sections=(
-            _lines(config, seen, sources),
+            _lines(config, seen, scans),
             _location(config, predicted, batch, network, sources),
-            planned_section(config, seen, batch, sources),
+            planned_section(config, seen, batch, scans),
         ),
         warnings=_warnings(seen),
         scans=tuple(s.key for s in sources),
@@ -88,7 +89,7 @@ def observe(
     )
 
 
-def _lines(config: PlanesConfig, seen: Seen, sources: Sequence[Source]) -> Section:
+def _lines(config: PlanesConfig, seen: Seen, scans: Sequence[Sequence[Source]]) -> Section:
     samples, count, roles = seen.visible.shape
     shape = (seen.images.shape[-2], seen.images.shape[-1])
     true, visible = seen.true.reshape(samples * count, -1, 3), seen.visible.reshape(-1, roles)
@@ -127,14 +128,15 @@ def _lines(config: PlanesConfig, seen: Seen, sources: Sequence[Source]) -> Secti
                 samples=each(errors.distance_mm.reshape(by_sample)),
             ),
         ),
-        panels=tuple(
-            _lines_panel(config, seen, b, sources[b]) for b in range(min(_SHOWN, samples))
-        ),
+        panels=tuple(_lines_panel(config, seen, b, scans[b]) for b in range(min(_SHOWN, samples))),
     )
 
 
-def _lines_panel(config: PlanesConfig, seen: Seen, sample: int, source: Source) -> LinesPanel:
+def _lines_panel(
+    config: PlanesConfig, seen: Seen, sample: int, scans: Sequence[Source]
+) -> LinesPanel:
     image = int(seen.visible[sample].sum(-1).argmax())
+    source = scans[image]
     shown = np.flatnonzero(seen.visible[sample, image])
     pixel = float(seen.pixel_mm[sample, image])
     sure = ", ".join(

@@ -18,7 +18,7 @@ _SHOWN = 2
 
 
 def planned_section(
-    config: PlanesConfig, seen: Seen, batch: Batch, sources: Sequence[Source]
+    config: PlanesConfig, seen: Seen, batch: Batch, scans: Sequence[Sequence[Source]]
 ) -> Section:
     """Scores of the planes planned for each study, and where they cut one of its slices."""
     planned = plan_planes(batch, seen.lines, seen.confidence)
@@ -61,7 +61,7 @@ def planned_section(
             ),
         ),
         panels=tuple(
-            _panel(config, seen, batch, b, planned[b], sources[b])
+            _panel(config, seen, batch, b, planned[b], scans[b])
             for b in range(min(_SHOWN, len(planned)))
             if any(planned[b])
         ),
@@ -74,7 +74,7 @@ def _panel(
     batch: Batch,
     sample: int,
     planned: Sequence[PlannedPlane | None],
-    source: Source,
+    scans: Sequence[Source],
 ) -> LinesPanel:
     """The slice that most planned planes cut, with the lines they cut it in."""
     views, role_of = views_of(batch, sample), batch["role"][sample].tolist()
@@ -84,6 +84,7 @@ def _panel(
     # A plane's own slices do not cut it: the slice shown must lie across it.
     shows = np.isfinite(true).all(-1) & (np.array(role_of)[:, None] != roles)
     image = int(shows.sum(1).argmax())
+    source = scans[image]
     shown = np.flatnonzero(shows[image])
     pixel = float(seen.pixel_mm[sample, image])
     names = tuple(config.roles[roles[i]] for i in shown)

@@ -50,20 +50,22 @@ def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Ge
         near-parallel (lines are 0 where it does not); ``location (K,)`` and ``located (K,)``;
         ``role (K,)``; and the geometry in RAS mm: ``origin_mm``, ``row_mm``, ``column_mm``
         ``(K, 3)``, ``pixel_mm (K,)``, ``target_mm (R, 2, 3)`` a point and the normal of each
-        role's plane, ``present (R,)``.
+        role's plane, ``present (R,)``; ``scan (K,)`` the index in ``item`` of each slice's scan.
     """
     if config.studies == "series":
         slices, targets = _real_slices(item, config, rng)
+        scans = [next(i for i, scan in enumerate(item) if scan is s.source) for s in slices]
     else:
-        source = item[int(rng.integers(len(item)))]
-        slices, targets = virtual_slices(source, config, config.slices, rng)
+        scans = [int(rng.integers(len(item)))] * config.slices
+        slices, targets = virtual_slices(item[scans[0]], config, config.slices, rng)
     planes = [posed(s.base, s.base.center_mm, config.grid, draw_pose(config.pose, rng))
               for s in slices]  # fmt: skip
     images = _images(slices, planes)
     if config.intensity is not None:
         images = [jitter(image, config.intensity, rng) for image in images]
     lines, visible = study_lines(slices, planes, targets, config)
-    return _tensors(images, planes, slices, targets, lines, visible)
+    tensors = _tensors(images, planes, slices, targets, lines, visible)
+    return {**tensors, "scan": torch.tensor(scans)}
 
 
 def study_lines(
