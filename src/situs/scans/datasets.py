@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from situs.config import Config, load_config
 from situs.errors import ScanRefused, SitusError
@@ -46,6 +46,8 @@ class DatasetOptions(Config):
             patient; every name must have it. By default a BIDS-like ``sub-…``, else every case
             is its own patient.
         suffix: BIDS only: which images, for instance ``"T1w"``.
+        label: BIDS only: which label maps, where an image has several: what their names have,
+            for instance ``"desc-lesion"``, ``"dseg"`` or ``"label-tumour_mask"``.
         allow_unlabelled: Accept images without a label where the layout would have one. They
             are cases of the data set, but none to fine-tune on or to test with.
     """
@@ -54,7 +56,16 @@ class DatasetOptions(Config):
     classes: dict[int, str] | None = None
     patient: str | None = None
     suffix: str | None = None
+    label: str | None = None
     allow_unlabelled: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_unset_label(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What studies computed before there was this option keeps its name, a hash of the others.
+        dumped: dict[str, Any] = dump(self)
+        if self.label is None:
+            dumped.pop("label", None)
+        return dumped
 
     @field_validator("patient")
     @classmethod
@@ -248,8 +259,11 @@ def open_dataset(
     for name in [options.layout] if options.layout else LAYOUTS:
         module = importlib.import_module(f"situs.scans.layouts.{name}")
         if options.layout or module.fits(path):
-            if options.suffix and name != "bids":
-                raise DatasetError(f"dataset.suffix is for BIDS, but {path} has layout '{name}'")
+            for setting in ("suffix", "label"):
+                if getattr(options, setting) and name != "bids":
+                    raise DatasetError(
+                        f"dataset.{setting} is for BIDS, but {path} has layout '{name}'"
+                    )
             dataset: Dataset = module.open_layout(path, options)
             _check_names(dataset)
             _check_classes(dataset)
