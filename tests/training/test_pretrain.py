@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from situs.config import load_config
-from situs.errors import ConfigError, NonFiniteLoss, RunError
+from situs.errors import ConfigError, NonFiniteLoss, RunError, TransferError
 from situs.methods.s2dc import S2dc
 from situs.methods.spatial import Spatial
 from situs.store import Preprocessing, Store, prepare
@@ -44,9 +45,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return prepare([folder], tmp_path_factory.mktemp("stores") / "store", Preprocessing())
 
 
-def settings(store: Store, out: Path, **changes: Any) -> dict[str, Any]:
+def settings(data: Store | Path, out: Path, **changes: Any) -> dict[str, Any]:
     return {
-        "data": store.path,
+        "data": data.path if isinstance(data, Store) else data,
         "out": out,
         "steps": 6,
         "batch_size": 2,
@@ -300,6 +301,78 @@ def test_new_resume_and_overwrite_are_three_wishes(
         pretrain(settings(store, whole.path), quiet=True)
     with pytest.raises(RunError, match="batch_size: was 2, now 3"):
         pretrain(settings(store, whole.path, batch_size=3), mode="resume", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scans that are no store."""
+    folder = tmp_path_factory.mktemp("few")
+    for number in range(2):
+        array = np.random.default_rng(number).normal(100, 20, (20, 20, 20)).astype(np.float32)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), folder / f"{number}.nii")
+    return folder
+
+
+def test_a_resumed_run_has_the_same_data_and_options(
+    whole: Run, store: Store, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = shutil.copytree(store.path, tmp_path / "moved")
+    other = prepare([few], tmp_path / "other", Preprocessing(), workers=0).path
+    config = settings(store, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        stop_at(patched, 3)
+        with pytest.raises(Stop):
+            pretrain(config, quiet=True)
+    run = Run.open(tmp_path / "run")
+    begun, scans = run.info, (run.path / "data.json").read_bytes()
+
+    weighted = {"spatial": run.config["options"]["spatial"] | {"weights": {"route": 0.0}}}
+    with pytest.raises(RunError, match=r"options\.spatial\.weights\.route: was 0\.5, now 0\.0"):
+        pretrain({**config, "options": weighted}, mode="resume", quiet=True)
+    resolved = {**config, "options": run.config["options"]}
+    with pytest.raises(RunError, match=rf"other data \(fingerprint was {store.fingerprint}"):
+        pretrain({**resolved, "data": other}, mode="resume", quiet=True)
+    torn = run.data
+    torn["records"][0]["held_out"] ^= True
+    (run.path / "data.json").write_text(json.dumps(torn))
+    with pytest.raises(RunError, match="held out in another way"):
+        pretrain(config, mode="resume", quiet=True)
+    assert run.info == begun
+    (run.path / "data.json").write_bytes(scans)
+
+    resumed = pretrain({**config, "data": moved}, mode="resume", quiet=True)
+    assert_same_weights(whole, resumed)
+    assert "stopped_by" not in resumed.info
+    assert len(resumed.info["resumed"]) == 1
+    assert resumed.info["started"] == begun["started"]
+    files = {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()}
+    assert pretrain(config, mode="resume", quiet=True).status == "finished"
+    assert files == {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()}
+
+
+def test_overwriting_deletes_nothing_that_the_run_needs(few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = settings(few, out, steps=1, workers=0, held_out=0.0)
+    run = pretrain(config, quiet=True)
+    files = sorted(out.rglob("*"))
+    for needed, init in ((out / "store", None), (few, out), (out / "store", out)):
+        with pytest.raises(RunError, match=r"overwriting .* would delete"):
+            pretrain({**config, "data": needed}, mode="overwrite", init=init, quiet=True)
+    with pytest.raises(ConfigError, match="'data' is not there"):
+        pretrain({**config, "data": tmp_path / "gone"}, mode="overwrite", quiet=True)
+    with pytest.raises(TransferError):
+        pretrain(config, mode="overwrite", init=tmp_path, quiet=True)
+    assert sorted(out.rglob("*")) == files
+    assert pretrain(config, mode="resume", quiet=True).status == "finished"
+    with pytest.raises(RunError, match="goes on with its own store"):
+        pretrain({**config, "data": tmp_path}, mode="resume", quiet=True)
+
+    (out / "report").mkdir()
+    again = pretrain({**config, "seed": 8}, mode="overwrite", quiet=True)
+    assert again.info["seed"] == 8
+    assert not (out / "report").exists()
+    assert len(Store.open(out / "store")) == 2
+    assert run.status == "finished"
 
 
 def test_a_damaged_state_is_refused(store: Store, tmp_path: Path) -> None:

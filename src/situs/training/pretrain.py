@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,7 +19,7 @@ import situs
 from situs import backbones
 from situs.backbones.base import Backbone
 from situs.config import dump_yaml, load_config
-from situs.errors import ConfigError, RunError
+from situs.errors import ConfigError
 from situs.methods.base import Source
 from situs.methods.composition import Composition, compose
 from situs.store import Store, prepare
@@ -27,6 +27,15 @@ from situs.training.callbacks import Bookkeeping, Checkpoints, DataClock, Observ
 from situs.training.config import PretrainConfig
 from situs.training.data import Item, split_items
 from situs.training.engine import precision, quick_layout, quiet_engine
+from situs.training.folder import (
+    Mode,
+    check_same_data,
+    check_same_paths,
+    check_same_settings,
+    check_wish,
+    is_run,
+    make_folder,
+)
 from situs.training.groups import scan_groups
 from situs.training.module import Pretraining
 from situs.training.progress import TrainingProgress
@@ -34,22 +43,11 @@ from situs.training.run import Run, write_json, write_text
 from situs.training.steps import WholeSteps
 from situs.weights import Card, load_into
 
-# What may differ between a run and its continuation: nothing that changes the numbers.
-_FREE_ON_RESUME = {
-    "out",
-    "data",
-    "workers",
-    "threads",
-    "observe_every",
-    "checkpoint_every",
-    "log_every",
-}
-
 
 def pretrain(
     config: Mapping[str, Any] | str | Path | PretrainConfig,
     *,
-    mode: Literal["new", "resume", "overwrite"] = "new",
+    mode: Mode = "new",
     init: str | Path | None = None,
     overrides: Sequence[str] = (),
     quiet: bool = False,
@@ -59,7 +57,8 @@ def pretrain(
     Args:
         config: A mapping, the path of a YAML file, or a :class:`PretrainConfig`.
         mode: ``"new"`` needs an empty or absent ``out``; ``"resume"`` continues the run there
-            to the same numbers as an uninterrupted one; ``"overwrite"`` deletes it first.
+            to the same numbers as an uninterrupted one, and leaves a finished one as it is;
+            ``"overwrite"`` deletes it, once everything that is needed has been opened.
         init: A run or weights folder whose backbone the training starts from.
         overrides: ``key.path=value`` strings.
         quiet: No progress.
@@ -69,7 +68,8 @@ def pretrain(
 
     Raises:
         ConfigError: If the configuration cannot be used.
-        RunError: If ``out`` does not fit the mode, or cannot be resumed.
+        RunError: If ``out`` does not fit the mode, or cannot be resumed: with other settings or
+            data than the run was begun with, or without a whole state.
         NonFiniteLoss: If a loss term or the gradient stops being finite; the last good state
             is saved.
     """
@@ -79,8 +79,8 @@ def pretrain(
     if config.threads:
         torch.set_num_threads(config.threads)
     run = Run(config.out)
-    state = _open_folder(run, mode, config)
-    store = _open_store(config)
+    check_wish(run, mode, _paths(config), init)
+    store = _open_store(config, mode)
     items = _items(store, composition)
     groups = scan_groups(store.records)
     train, held_out = split_items(items, config.held_out, config.seed, groups)
@@ -92,10 +92,21 @@ def pretrain(
     config = config.model_copy(update={"options": composition.options()})
     if init is not None:
         load_into(backbone, init)
-    names = {record["key"]: record["source"] for record in store.records}
+    records = _records(store, held_out)
+    state: Path | None = None
+    if mode == "resume":
+        check_same_settings(run, config)
+        check_same_data(run, store.fingerprint, records)
+        if run.status == "finished":
+            return run
+        state = run.verified_state()
+        _describe_resumed(run, config)
+    else:
+        make_folder(run, keep=[store.path])
+        _describe(run, config, composition, store, train, held_out)
+        write_json(run.path / "data.json", {"records": records, "refused": store.refused})
+    names = {record["key"]: record["source"] for record in records}
     module = Pretraining(config, composition, backbone, train, held_out, names)
-    _describe(run, config, composition, store, train, held_out, fresh=state is None)
-
     card = Card(
         backbone=backbone_config(config, composition, store),
         method=composition.name,
@@ -192,46 +203,25 @@ def _trainer(run: Run, config: PretrainConfig, card: Card, quiet: bool) -> pl.Tr
     )
 
 
-def _open_folder(run: Run, mode: str, config: PretrainConfig) -> Path | None:
-    """Make or check the folder; the state to resume from, if any."""
-    occupied = (run.path / "run.json").exists()
-    if mode == "resume":
-        run = Run.open(run.path)
-        _check_same(run, config)
-        return run.verified_state()
-    if occupied and mode == "new":
-        raise RunError(
-            f"{run.path} already holds a run ({run.status}). Choose another folder, or say "
-            "--resume to continue it or --overwrite to delete it."
-        )
-    if occupied:
-        shutil.rmtree(run.path)
-    for folder in ("checkpoints", "observations"):
-        (run.path / folder).mkdir(parents=True, exist_ok=True)
-    return None
+def _paths(config: PretrainConfig) -> tuple[Path, ...]:
+    return config.data if isinstance(config.data, tuple) else (config.data,)
 
 
-def _check_same(run: Run, config: PretrainConfig) -> None:
-    """A resumed run must be the same run: name what differs."""
-    asked, kept = config.model_dump(mode="json"), run.config
-    differing = [
-        key
-        for key in asked
-        if key not in _FREE_ON_RESUME | {"options"} and asked[key] != kept.get(key)
-    ]
-    if differing:
-        details = "; ".join(f"{k}: was {kept.get(k)!r}, now {asked[k]!r}" for k in differing)
-        raise RunError(
-            f"{run.path} cannot be resumed with another configuration ({details}). Resume "
-            "without changes, or start a new run with --init."
-        )
-
-
-def _open_store(config: PretrainConfig) -> Store:
-    paths = config.data if isinstance(config.data, tuple) else (config.data,)
+def _open_store(config: PretrainConfig, mode: Mode) -> Store:
+    """The store asked for, or one of the run's own, prepared from scans."""
+    paths = _paths(config)
+    own = config.out / "store"
+    if mode == "resume" and Store.is_store(own) and not Store.is_store(paths[0]):
+        check_same_paths(Run(config.out), paths)
+        return Store.open(own)
+    absent = [str(path) for path in paths if not path.exists()]
+    if absent:
+        raise ConfigError(f"'data' is not there: {', '.join(absent)}")
     if len(paths) == 1 and Store.is_store(paths[0]):
         return Store.open(paths[0])
-    return prepare(list(paths), config.out / "store", config.preprocessing, workers=os.cpu_count())
+    if mode == "overwrite" and is_run(config.out):
+        shutil.rmtree(own, ignore_errors=True)  # its scans are there, and its rules may differ
+    return prepare(list(paths), own, config.preprocessing, workers=os.cpu_count())
 
 
 def _items(store: Store, composition: Composition) -> list[Item]:
@@ -275,7 +265,6 @@ def _describe(
     store: Store,
     train: Sequence[Item],
     held_out: Sequence[Item],
-    fresh: bool,
 ) -> None:
     """What a reader must know before the first step, so that even a crash leaves it."""
     write_text(run.path / "config.yaml", dump_yaml(config))
@@ -292,18 +281,27 @@ def _describe(
         "held_out_is_training": train == held_out,
         "hardware": _hardware(),
         "status": "running",
+        "started": _now(),
     }
-    run.write_info({**known, "started": time.strftime("%Y-%m-%dT%H:%M:%S")} if fresh else known)
-    held_out_keys = {source.key for item in held_out for source in item}
-    write_json(
-        run.path / "data.json",
-        {
-            "records": [
-                {**record, "held_out": record["key"] in held_out_keys} for record in store.records
-            ],
-            "refused": store.refused,
-        },
-    )
+    run.write_info(known)
+
+
+def _describe_resumed(run: Run, config: PretrainConfig) -> None:
+    """What the run was begun with stays; where and with what it goes on is added."""
+    write_text(run.path / "config.yaml", dump_yaml(config))  # with what was free to change
+    part = {"started": _now(), "situs_version": situs.__version__, "hardware": _hardware()}
+    parts = [*run.info.get("resumed", []), part]
+    run.write_info({"status": "running", "stopped_by": None, "resumed": parts})
+
+
+def _records(store: Store, held_out: Sequence[Item]) -> list[dict[str, Any]]:
+    """The store's records, and whether each scan is held out."""
+    keys = {source.key for item in held_out for source in item}
+    return [{**record, "held_out": record["key"] in keys} for record in store.records]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _hardware() -> dict[str, Any]:

@@ -58,8 +58,16 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """``run.json``: version, method, data fingerprint, seed, hardware, wall time, status."""
+        """``run.json``: version, method, data fingerprint, seed, hardware, wall time, status.
+
+        Version and hardware are those of the beginning; ``resumed`` has those of later parts.
+        """
         return dict(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """``data.json``: the store's ``records``, each with ``held_out``, and what was refused."""
+        return dict(json.loads((self.path / "data.json").read_text(encoding="utf-8")))
 
     @property
     def status(self) -> str:
@@ -119,9 +127,10 @@ class Run:
         return self.state_file
 
     def write_info(self, changes: Mapping[str, Any]) -> None:
-        """Update ``run.json`` atomically."""
+        """Update ``run.json`` atomically; None takes an entry out."""
         present = self.info if (self.path / "run.json").is_file() else {}
-        write_json(self.path / "run.json", {**present, **changes})
+        entries = {k: v for k, v in {**present, **changes}.items() if v is not None}
+        write_json(self.path / "run.json", entries)
 
 
 def sha256(path: Path) -> str:
