@@ -44,7 +44,7 @@ def load_config(
     elif isinstance(source, Mapping):
         values = _copied(source)
     else:
-        values = _read_yaml(Path(str(source)))
+        values = read_yaml(Path(str(source)))
     for override in overrides:
         _set(values, override)
     return validate(model, values)
@@ -72,13 +72,18 @@ def _copied(source: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copied(v) if isinstance(v, Mapping) else v for k, v in source.items()}
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds, empty for an empty file.
+
+    Raises:
+        ConfigError: If there is no such file, or it holds something else; names it.
+    """
     if not path.is_file():
         raise ConfigError(f"configuration file not found: {path}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {_in_a_line(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping, got {type(values).__name__}")
     return values
@@ -94,7 +99,17 @@ def _set(values: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"--set {key}: '{parent}' is a value, not a group of keys")
         values = node
-    values[leaf] = yaml.safe_load(text)
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: '{text}' is not valid YAML: {_in_a_line(error)}") from None
+
+
+def _in_a_line(error: Exception) -> str:
+    """What is wrong and where: parsers quote the text over several lines."""
+    mark = getattr(error, "problem_mark", None)
+    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    return f"{getattr(error, 'problem', None) or 'it cannot be read'}{place}"
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:

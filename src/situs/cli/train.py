@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, out, print_json
+from situs.config import read_yaml
 from situs.errors import ConfigError
 
 Set = Annotated[
@@ -57,7 +57,7 @@ def pretrain(
             raise ConfigError("--resume goes with neither --init nor --overwrite")
         values: dict[str, Any] = {**Run.open(resume).config, "out": str(resume)}
     else:
-        values = _read(config)
+        values = read_yaml(config) if config else {}
     given = {
         "method": method,
         "data": [str(path) for path in data] if data else None,
@@ -105,17 +105,6 @@ def demo(
         print_json(result.as_dict())
     else:
         out.print(result.summary())
-
-
-def _read(config: Path | None) -> dict[str, Any]:
-    if config is None:
-        return {}
-    if not config.is_file():
-        raise ConfigError(f"configuration file not found: {config}")
-    values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{config} must hold a mapping")
-    return values
 
 
 def _finish(run: Any, report: bool, json: bool, quiet: bool) -> None:

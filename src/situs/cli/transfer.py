@@ -60,17 +60,11 @@ def finetune(
     results/scratch`. Any setting can be given as `--set layer_decay=0.7`; what the data set's files
     do not say, as `--set dataset.patient='^(p[0-9]+)'` or `--set dataset.allow_unlabelled=true`.
     """
-    import yaml  # noqa: PLC0415
-
-    from situs.config import load_config  # noqa: PLC0415
+    from situs.config import load_config, read_yaml  # noqa: PLC0415
     from situs.transfer import FinetuneConfig  # noqa: PLC0415
     from situs.transfer import finetune as run_finetuning  # noqa: PLC0415
 
-    values: dict[str, Any] = {}
-    if config is not None:
-        if not config.is_file():
-            raise ConfigError(f"configuration file not found: {config}")
-        values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    values: dict[str, Any] = read_yaml(config) if config else {}
     given = {
         "data": data,
         "init": init,
