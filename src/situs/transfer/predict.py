@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from situs.errors import RunError, ScanRefused
-from situs.scans.datasets import read_channels, with_modalities
+from situs.scans.channels import read_channels, with_modalities
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.layouts.common import channel_of, stem
 from situs.scans.names import escaped
