@@ -90,6 +90,8 @@ def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_run_leaves_exactly_the_files_it_promises(whole: Run) -> None:
+    state = whole.verified_state()
+    assert state.name.startswith("state-0000006-")
     files = {
         str(f.relative_to(whole.path))
         for f in whole.path.rglob("*")
@@ -105,8 +107,7 @@ def test_a_run_leaves_exactly_the_files_it_promises(whole: Run) -> None:
         "run.json",
         "data.json",
         "metrics.csv",
-        "checkpoints/last/state.ckpt",
-        "checkpoints/last/state.sha256",
+        f"checkpoints/last/{state.name}",
         "observations/0000003-spatial.obs",
         "observations/0000006-spatial.obs",
     }
@@ -195,7 +196,7 @@ def queued(store: Store, out: Path, **changes: Any) -> dict[str, Any]:
 
 
 def whole_state(run: Run) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(run.state_file, weights_only=True)
+    state: dict[str, Any] = torch.load(run.verified_state(), weights_only=True)
     flat = {f"network.{k}": v for k, v in state["state_dict"].items()}
     for number, moments in state["optimizer_states"][0]["state"].items():
         flat |= {f"{number}.{k}": v for k, v in moments.items()}
@@ -264,7 +265,7 @@ def test_nothing_is_saved_of_a_step_that_broke_off_while_parameters_changed(
         patched.setattr("situs.training.module.update_teacher", interrupted)
         with pytest.raises(Stop):
             pretrain(config, quiet=True)
-    state = torch.load(Run.open(tmp_path / "run").state_file, weights_only=True)
+    state = torch.load(Run.open(tmp_path / "run").verified_state(), weights_only=True)
     assert state["global_step"] == 2  # of the checkpoint; step 3 is done again
     assert_same_state(whole, pretrain(config, mode="resume", quiet=True))
 
@@ -378,10 +379,46 @@ def test_overwriting_deletes_nothing_that_the_run_needs(few: Path, tmp_path: Pat
 def test_a_damaged_state_is_refused(store: Store, tmp_path: Path) -> None:
     config = settings(store, tmp_path / "run", steps=3)
     run = pretrain(config, quiet=True)
-    state = run.state_file.read_bytes()
-    run.state_file.write_bytes(state[: len(state) // 2])
+    state = run.verified_state()
+    content = state.read_bytes()
+    state.write_bytes(content[: len(content) // 2])
     with pytest.raises(RunError, match="damaged"):
-        pretrain(config, mode="resume", quiet=True)
+        run.verified_state()
+    state.unlink()
+    with pytest.raises(RunError, match="no resumable state"):
+        run.verified_state()
+
+
+def test_a_run_that_is_killed_while_it_saves_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = tmp_path / "checkpoints" / "last"
+    last.mkdir(parents=True)
+    run = Run(tmp_path)
+
+    def save(step: int) -> None:
+        (last / ".state.partial").write_bytes(f"state {step}".encode() * 100)
+        run.keep_state(last / ".state.partial", step)
+
+    def killed(*args: Any) -> None:
+        raise Stop
+
+    save(9)
+    for call in ("fsync", "replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"os.{call}", killed)
+            with pytest.raises(Stop):
+                save(10)
+        assert run.verified_state().read_bytes() == b"state 9" * 100
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", killed)
+        with pytest.raises(Stop):
+            save(10)
+    assert len(list(last.glob("state-*"))) == 2
+    assert run.verified_state().read_bytes() == b"state 10" * 100
+    save(10_000_000)
+    assert run.verified_state().read_bytes() == b"state 10000000" * 100
+    assert [f.name for f in last.iterdir()] == [run.verified_state().name]
 
 
 def test_init_starts_from_given_weights(whole: Run, store: Store, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytorch_lightning as pl
 from situs.methods.composition import Composition
 from situs.observation import Observation
 from situs.training.module import Pretraining
-from situs.training.run import MetricsFile, Run, sha256, write_text
+from situs.training.run import MetricsFile, Run
 from situs.training.steps import WholeSteps
 from situs.weights import Card, save_weights
 
@@ -192,16 +191,13 @@ class Checkpoints(pl.Callback):
             self.save_last(trainer, pl_module)
 
     def save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Weights, then the state with its checksum."""
-        state = self.run.state_file
-        state.parent.mkdir(parents=True, exist_ok=True)
-        partial = state.with_name(".state.partial")
+        """Weights, then the state."""
+        partial = self._folder("last") / ".state.partial"
+        partial.parent.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(partial)  # all ranks take part
         if trainer.is_global_zero:
             self._save_weights("last", trainer, pl_module)
-            digest = sha256(partial)
-            os.replace(partial, state)
-            write_text(state.with_suffix(".sha256"), digest + "\n")
+            self.run.keep_state(partial, trainer.global_step)
 
     def _judge(self, trainer: pl.Trainer, pl_module: Pretraining) -> None:
         if not trainer.is_global_zero or not self.observing.latest:

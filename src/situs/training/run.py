@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from situs.observation import Observation
 if TYPE_CHECKING:
     from situs.backbones.base import Backbone
 
-STATE = "state.ckpt"
+_STATE = re.compile(r"state-(\d+)-([0-9a-f]{32})\.ckpt")
 
 
 class Run:
@@ -26,7 +27,8 @@ class Run:
 
     Layout: ``config.yaml``, ``run.json``, ``data.json``, ``metrics.csv``,
     ``checkpoints/{last,best}/`` (safetensors weights with their card; ``last`` also holds the
-    resumable state), ``observations/``, ``report/index.html``.
+    resumable state, whose name says its step and its digest), ``observations/``,
+    ``report/index.html``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -102,29 +104,43 @@ class Run:
 
         return load_encoder(self.path)
 
-    @property
-    def state_file(self) -> Path:
-        """The resumable state."""
-        return self.path / "checkpoints" / "last" / STATE
-
     def verified_state(self) -> Path:
-        """The resumable state, after its checksum was verified.
+        """The resumable state, after its digest was verified.
 
         Raises:
             RunError: If there is none, or it is damaged.
         """
-        digest = self.state_file.with_suffix(".sha256")
-        if not (self.state_file.is_file() and digest.is_file()):
+        found = [
+            (int(named[1]), named[2], file)
+            for file in (self.path / "checkpoints" / "last").glob("state-*")
+            if (named := _STATE.fullmatch(file.name))
+        ]
+        if not found:
             raise RunError(
-                f"{self.path} holds no resumable state ({self.state_file.name}). To start anew "
-                "in this folder, say so with 'overwrite'."
+                f"{self.path} holds no resumable state (checkpoints/last/state-*.ckpt). To start "
+                "anew in this folder, say so with 'overwrite'."
             )
-        if sha256(self.state_file) != digest.read_text(encoding="utf-8").strip():
+        _, digest, state = max(found)  # a newer one may not have removed the older yet
+        if _digest(state) != digest:
             raise RunError(
-                f"{self.state_file} is damaged (its checksum does not fit). Its weights in "
+                f"{state} is damaged (its checksum does not fit). Its weights in "
                 "checkpoints/best can still be used as 'init' of a new run."
             )
-        return self.state_file
+        return state
+
+    def keep_state(self, partial: Path, step: int) -> None:
+        """Let a state that is written take the place of an earlier one.
+
+        One renaming does it: whenever the process is killed, there is a whole state with its
+        digest.
+        """
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+        state = partial.with_name(f"state-{step:07d}-{_digest(partial)}.ckpt")
+        os.replace(partial, state)
+        for other in state.parent.glob("state-*.ckpt"):
+            if other != state:
+                other.unlink()
 
     def write_info(self, changes: Mapping[str, Any]) -> None:
         """Update ``run.json`` atomically; None takes an entry out."""
@@ -133,10 +149,9 @@ class Run:
         write_json(self.path / "run.json", entries)
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+def _digest(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
 
 
 def write_text(path: Path, text: str) -> None:
