@@ -103,6 +103,10 @@ def test_result_folder(collection: Path, cohort: Cohort, tmp_path: Path) -> None
     (tmp_path / "mine" / "thesis.txt").write_text("dear to me")
     with pytest.raises(RunError, match="no result of situs"):
         go(collection, tmp_path / "mine", cohort, overwrite=True)
+    for needed in ({"init": str(tmp_path / "out" / "model")}, {"data": tmp_path / "out"}):
+        with pytest.raises(RunError, match=r"overwriting .* would delete"):
+            go(collection, tmp_path / "out", cohort, overwrite=True, **needed)
+    assert Result.open(result.folder) == result
 
 
 def test_pretrained_parts_arrive_and_frozen_ones_stay(

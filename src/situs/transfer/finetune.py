@@ -22,6 +22,7 @@ from situs.config import dump_yaml, load_config, validate
 from situs.errors import ConfigError, RunError
 from situs.ledger import Ledger
 from situs.store import Preprocessing
+from situs.training.folder import check_outside
 from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile, write_text
 from situs.transfer.cases import Channel, Cohort, PreparedCase
@@ -61,7 +62,8 @@ def finetune(
 
     Raises:
         ConfigError: If the configuration cannot be used, or does not fit the data.
-        RunError: If ``out`` is not empty and ``overwrite`` was not said.
+        RunError: If ``out`` is not empty and ``overwrite`` was not said, or holds ``data`` or
+            ``init``.
         TransferError: If the weights do not fit.
         ScanRefused: If a case of any part cannot be read, or its label does not belong to it;
             before the training.
@@ -263,6 +265,7 @@ def _check_folder(config: FinetuneConfig) -> None:
         raise RunError(f"{out} is not empty; choose another 'out', or say 'overwrite'")
     if not (out / "config.yaml").is_file():
         raise RunError(f"{out} holds something that is no result of situs; it is not replaced")
+    check_outside(out, [config.data, *([] if config.init == "none" else [config.init])])
 
 
 def _resolved(config: FinetuneConfig, task: Task, cohort: Cohort) -> FinetuneConfig:
