@@ -227,6 +227,20 @@ def test_foreign_folders_and_useless_data_are_refused(scans: Path, tmp_path: Pat
         prepare(tmp_path / "bad", tmp_path / "store", RULES, workers=0)
 
 
+def test_a_scan_that_preparation_makes_blank_is_refused(tmp_path: Path):
+    write_scans(tmp_path / "in", 1)
+    blank = np.zeros((20, 20, 20), np.float32)
+    blank[4:16, 4:16, 4:16] = 0.5  # a body of one value, but for one voxel that clipping takes
+    blank[8, 8, 8] = 0.25
+    nib.save(nib.Nifti1Image(blank, np.eye(4)), tmp_path / "in" / "blank.nii.gz")
+    assert len(build_catalog(tmp_path / "in", workers=0).accepted) == 2
+    made = prepare(tmp_path / "in", tmp_path / "out", workers=0)
+    assert len(made) == 1
+    (refusal,) = made.refused
+    assert (refusal["source"], refusal["reason"]) == ("blank.nii.gz", "constant-image")
+    assert "once prepared" in refusal["detail"]
+
+
 def test_a_full_disk_stops_before_and_while_writing(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

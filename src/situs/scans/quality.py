@@ -118,6 +118,17 @@ def check_intensities(array: npt.NDArray[np.generic], path: Path) -> None:
         raise refuse("constant-image", path, f"all voxels are {low:g}")
 
 
+def check_prepared(array: npt.NDArray[np.generic], path: str | Path) -> None:
+    """Refuse what clipping and resampling have made equal in every channel: nothing is left.
+
+    Raises:
+        ScanRefused: ``constant-image``.
+    """
+    if all(channel.min() == channel.max() for channel in array):
+        detail = f"all voxels are {float(array.min()):g} once prepared; mind the intensity window"
+        raise refuse("constant-image", path, detail)
+
+
 def looks_like_hounsfield(array: npt.NDArray[Any]) -> bool:
     """Whether intensities can only be Hounsfield units: much air, much soft tissue, no more.
 

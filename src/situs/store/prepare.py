@@ -20,6 +20,7 @@ from situs.config import Config
 from situs.errors import ScanRefused, SitusError, StoreError
 from situs.scans.measure import Entry, read_entry
 from situs.scans.parallel import isolated_map
+from situs.scans.quality import check_prepared
 from situs.scans.refusals import refuse
 from situs.store.chunks import file_checksum, write_array
 from situs.store.files import (
@@ -249,6 +250,7 @@ def _stored(job: _Job) -> Record:
     entry = job.entry
     scan = read_entry(entry, job.root, planes=job.planes)
     prepared = preprocess(scan, job.rules, spacing_mm=job.spacing_mm)
+    check_prepared(prepared.array, entry.path)
     file = array_file(job.store, entry.key)
     size, digest = write_array(file, prepared.array.astype(job.rules.dtype))
     _, x, y, z = prepared.array.shape
