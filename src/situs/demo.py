@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from situs.errors import SitusError
@@ -125,7 +126,9 @@ class DemoResult:
             from situs.planning import summary_table  # noqa: PLC0415
 
             planes = ["planes of held-out studies, planned:", summary_table(self.planes)]
-        return Group(*planes, table, self.verdict(), f"time: {spent}", f"report: {self.report}")
+        return Group(
+            *planes, table, self.verdict(), f"time: {spent}", escape(f"report: {self.report}")
+        )
 
 
 def run_demo(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from situs import cli
+from situs.cli.train import _finish
 
 _DATA = ["--data", "x", "--out", "y"]
 
@@ -43,3 +45,23 @@ def test_yaml_that_cannot_be_read_is_named_in_one_line(
     message = capsys.readouterr().err
     assert message.startswith(f"error: {said}")
     assert message.count("\n") == 1
+
+
+def test_doctor_names_the_extra_of_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["situs", "doctor"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line)
+    assert rows["ipyniivue"].strip() == "missing: pip install 'situs[notebook]'"
+    assert rows["onnxruntime"].strip() == "missing: pip install 'situs[onnx]'"
+
+
+def test_brackets_in_paths_are_no_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = SimpleNamespace(path=tmp_path / "[red]", observations=list)
+    _finish(run, report=False, json=False, quiet=True)
+    assert "[red]" in capsys.readouterr().out

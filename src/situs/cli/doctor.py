@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 
+from rich.markup import escape
 from rich.table import Table
 
 from situs.cli import app
@@ -16,6 +17,9 @@ from situs.cli.console import Json, out, print_json
 _OPTIONAL = {
     "nilearn": "demo",
     "dynamic_network_architectures": "nnunet",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
     "ipyniivue": "notebook",
 }
 
@@ -47,5 +51,5 @@ def doctor(json: Json = False) -> None:
         return
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
-        table.add_row(f"[bold]{name}[/]", str(value))
+        table.add_row(f"[bold]{name}[/]", escape(str(value)))
     out.print(table)

@@ -46,7 +46,10 @@ def export(
             }
         )
         return
-    out.print(f"[bold]{escape(str(exported.path))}[/]: {', '.join(exported.files)}", soft_wrap=True)
+    out.print(
+        f"[bold]{escape(str(exported.path))}[/]: {escape(', '.join(exported.files))}",
+        soft_wrap=True,
+    )
     if not quiet:
         out.print(f"checked: {exported.checked}\n", markup=False, highlight=False, soft_wrap=True)
         out.print(use, markup=False, soft_wrap=True)

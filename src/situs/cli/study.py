@@ -71,7 +71,7 @@ def _print_event(event: Any, done: int, total: int) -> None:
         out.print(f"\\[{done}/{total}] {what}: done in {event.seconds:.0f} s", highlight=False)
     else:
         out.print(
-            f"[bold red]{what} failed[/], see {event.folder / 'log.txt'}",
+            f"[bold red]{what} failed[/], see {escape(str(event.folder / 'log.txt'))}",
             highlight=False,
             soft_wrap=True,
         )
@@ -129,4 +129,4 @@ def _print_summary(result: Any) -> None:
     out.print(table)
     for sentence in findings(result):
         out.print(sentence, highlight=False, markup=False)
-    out.print(f"page: {result.page}", soft_wrap=True, highlight=False)
+    out.print(f"page: {result.page}", soft_wrap=True, highlight=False, markup=False)

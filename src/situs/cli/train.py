@@ -120,6 +120,6 @@ def _finish(run: Any, report: bool, json: bool, quiet: bool) -> None:
         return
     if not quiet:
         print_scores(observations)
-    out.print(f"run: {run.path}", soft_wrap=True)
+    out.print(f"run: {run.path}", markup=False, soft_wrap=True)
     if page is not None:
-        out.print(f"report: {page}", soft_wrap=True)
+        out.print(f"report: {page}", markup=False, soft_wrap=True)

@@ -144,6 +144,7 @@ def predict(
         before = f", {len(result.skipped)} done before" if result.skipped else ""
         out.print(
             f"{len(result.rows)} predicted{before}, {len(refused)} refused; {out_folder}",
+            markup=False,
             soft_wrap=True,
         )
     if refused:
