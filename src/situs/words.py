@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,10 @@ _NO_DIFFERENCE = 0.05
 
 _WORD = re.compile(r"[\w-]+")
 
+# Settings that are paths.
+_PATHS = frozenset({"data", "out", "init", "unlabelled", "rules"})
+_ABSOLUTE = re.compile(r"[/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:")
+
 # Below this nobody measures lengths and angles: it is a rounding error.
 _PHYSICAL = frozenset({"mm", "°", "%"})
 _TOO_SMALL = 1e-3
@@ -42,6 +46,25 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """:func:`printable` of each line; the line breaks stay."""
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def without_folders(config: Any, key: str = "") -> Any:
+    """A configuration whose paths are cut to their last part, for pages that are passed on.
+
+    Names of folders may hold patients and dates.
+
+    Args:
+        config: A value, or a mapping or sequence of such.
+        key: What the value stands under: paths are what stands under the name of one, and
+            whatever begins as an absolute path does.
+    """
+    if isinstance(config, Mapping):
+        return {name: without_folders(value, str(name)) for name, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [without_folders(value, key) for value in config]
+    if isinstance(config, str) and (key in _PATHS or _ABSOLUTE.match(config)):
+        return re.split(r"[/\\]", config.rstrip("/\\"))[-1] or "/"
+    return config
 
 
 def named(text: str, names: Mapping[str, str]) -> str:

@@ -210,7 +210,12 @@ def write_run(
     """A finished run folder with observations, metrics, data and two transfer results."""
     rng = np.random.default_rng(0)
     (folder / "observations").mkdir(parents=True)
-    config = {"method": "spatial", "data": "store", "seed": 0, "steps": max(steps)}
+    config = {
+        "method": "spatial",
+        "data": "/archive/Smith^Anna/1961/store",
+        "seed": 0,
+        "steps": max(steps),
+    }
     config |= {"batch_size": 4, "backbone": {"name": "cnn", "spatial_dims": 3}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     info = {

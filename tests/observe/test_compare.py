@@ -46,6 +46,20 @@ def test_only_settings_that_differ_are_listed() -> None:
     ]
 
 
+def test_folders_are_named_by_their_last_part_alone() -> None:
+    configs = {
+        "a": {"data": "/archive/Smith^Anna/1961/store", "options": {"planes": {"rules": "heart"}}},
+        "b": {
+            "data": ["in/Jones/store", r"C:\\Jones\\b"],
+            "options": {"planes": {"rules": "~/J/r"}},
+        },
+    }
+    assert differing_settings(configs) == [
+        ("data", ["store", "['store', 'b']"]),
+        ("options.planes.rules", ["heart", "r"]),
+    ]
+
+
 def test_the_page_holds_both(pair: tuple[Path, Path], tmp_path: Path) -> None:
     page = write_comparison(pair, tmp_path / "c.html")
     text = page.read_text(encoding="utf-8")

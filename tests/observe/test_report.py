@@ -76,6 +76,8 @@ def test_hostile_strings_are_text(page: Page) -> None:
     assert all(a.get("type") in {None, "application/json", "text/plain"} for a in scripts)
     assert len([a for a in scripts if a.get("type") is None]) == 1
     assert "\x1b" not in page.text
+    assert "data: store" in page.text
+    assert "Smith" not in page.text
 
 
 def test_every_figure_has_words_and_every_control_a_name(page: Page) -> None:

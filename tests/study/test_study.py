@@ -200,6 +200,8 @@ def test_the_page_opens_by_itself_and_shows_hostile_names_as_text(finished):
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
     assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[^>]*//", page)
     assert page.count('role="img"') == 2
+    assert str(Path(study["out"]).parent) not in page
+    assert f"out: {Path(study['out']).name}" in page
     assert "With 2 labels the best method" in page
     for folder in re.findall(r'href="jobs/([^/"]+)/', page):
         assert (Path(study["out"]) / "jobs" / folder).is_dir()

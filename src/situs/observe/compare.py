@@ -98,9 +98,10 @@ def differing_settings(configs: Mapping[str, Mapping[str, Any]]) -> list[tuple[s
     keys = list(dict.fromkeys(key for values in flat.values() for key in values))
     rows = []
     for key in keys:
-        values = [words.printable(str(flat[name].get(key, "–"))) for name in configs]
-        if key not in _OWN and len(set(values)) > 1:
-            rows.append((words.printable(key), values))
+        values = [flat[name].get(key, "–") for name in configs]
+        if key not in _OWN and len(set(map(str, values))) > 1:
+            shown = words.without_folders(values, key.rpartition(".")[2])
+            rows.append((words.printable(key), [words.printable(str(v)) for v in shown]))
     return rows
 
 

@@ -73,7 +73,7 @@ def write_report(
         run_folder: ``config.yaml``, ``run.json``, ``metrics.csv``, ``observations/``, and
             optionally ``data.json`` and ``transfer/*/result.json``.
         out: The HTML file, or a folder for ``index.html``; ``report/`` in the run by default.
-        full: Every observed step and volumes at their full size, as files beside the page;
+        full: Every observed step and volumes as fine as they were kept, as files beside the page;
             otherwise one file of at most 15 MB.
         transfers: Result folders of fine-tunings besides those under ``transfer/``.
 
@@ -134,8 +134,8 @@ def _render(run: RunFolder, detail: Detail, beside: Path | None) -> str:
         data=data_section(run),
         methods=methods,
         commands=_commands(run),
-        config=words.printable_lines(yaml.safe_dump(run.config, sort_keys=False)),
-        info=words.printable_lines(json.dumps(run.info, indent=2, ensure_ascii=False)),
+        config=words.printable_lines(_yaml(run.config)),
+        info=words.printable_lines(_json(run.info)),
         scenes={"sections": scenes} if scenes else None,
         assets=files,
         licence=page.viewer_licence() if scenes else "",
@@ -160,6 +160,15 @@ def _write_assets(folder: Path, files: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for key, text in files.items():
         (folder / f"{key}.js").write_text(f'situsAsset("{key}","{text}");\n', encoding="utf-8")
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(words.without_folders(config), sort_keys=False)
+    return text
+
+
+def _json(info: dict[str, Any]) -> str:
+    return json.dumps(words.without_folders(info), indent=2, ensure_ascii=False)
 
 
 def _facts(run: RunFolder) -> list[tuple[str, str]]:

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from markupsafe import Markup
 
-from situs.config import dump_yaml
 from situs.observe import page
 from situs.study.config import StudyConfig
 from situs.study.figures import efficiency, gains
@@ -30,6 +30,7 @@ from situs.study.words import (
     verdict,
 )
 from situs.training.run import write_text
+from situs.words import without_folders
 
 Record = dict[Any, Any]
 
@@ -74,8 +75,14 @@ def view(result: StudyResult, cases: StudyCases) -> dict[str, Any]:
         "validation_cases": len(cases.split.validation),
         "fairness": _fairness(result, cases),
         "refused": result.refused,
-        "configuration": dump_yaml(study),
+        "configuration": _configuration(study),
     }
+
+
+def _configuration(study: StudyConfig) -> str:
+    shown = without_folders(study.model_dump(mode="json"))
+    text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    return text
 
 
 _COST_HEADINGS = (
