@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from situs.errors import NonFiniteLoss
-from situs.store import Preprocessing
+from situs.store import Preprocessing, Store
 from situs.study import run_study
 from situs.study.cost import Cost, package_energy
 from situs.study.worker import Worker
@@ -161,6 +161,10 @@ def test_channels_of_one_image_are_scans_of_their_own_in_the_store(tmp_path):
     rules = Preprocessing().model_dump(mode="json")
     found = Worker()._store({"paths": paths, "rules": rules}, tmp_path / "store")
     assert found["scans"] == 2
+    assert {s.modality for s in Store.open(tmp_path / "store")} == {"unknown"}
+    told = {"paths": paths, "rules": rules, "modality": "CT"}
+    Worker()._store(told, tmp_path / "told")
+    assert {s.modality for s in Store.open(tmp_path / "told")} == {"CT"}, "as in fine-tuning"
     (refusal,) = found["refusals"]
     assert refusal.startswith("broken.nii.gz: ")
 

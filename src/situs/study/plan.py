@@ -32,6 +32,7 @@ class StudyCases:
         unlabelled: Images for pretraining: of every case that is not tested, and further ones.
         contents: Hash of those images.
         multi_label: Whether a scan may have several labels or none.
+        modality: Of all images, where the data set states one; else empty.
     """
 
     facts: tuple[CaseFacts, ...]
@@ -39,6 +40,7 @@ class StudyCases:
     unlabelled: tuple[Path, ...]
     contents: str = ""
     multi_label: bool = False
+    modality: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,10 +113,11 @@ class Plan:
     def store(self) -> Job:
         """Preprocessing of everything that is pretrained on."""
         paths = [str(p.resolve()) for p in self.cases.unlabelled]
-        rules = self.study.preprocessing.model_dump(mode="json")
-        return Job(
-            "store", "store", {"paths": paths, "rules": rules}, {"paths": self.cases.contents}
-        )
+        config: dict[str, Any] = {"paths": paths}
+        config["rules"] = self.study.preprocessing.model_dump(mode="json")
+        if self.cases.modality:
+            config["modality"] = self.cases.modality
+        return Job("store", "store", config, {"paths": self.cases.contents})
 
     def pretraining(self, arm: Arm, seed: int) -> Job:
         """The pretraining of an arm, shared by label counts and, by default, by seeds."""

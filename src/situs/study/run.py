@@ -149,7 +149,15 @@ def _study_cases(study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts
         found = [f for f in found if str(Path(f.name).resolve()) not in present]
         further = unknown_to_test(found, tested, alike, action)
     paths = (*images, *(Path(f.name) for f in further))
-    return StudyCases(tuple(facts), split, paths, contents([*own, *further]), dataset.multilabel)
+    stated = {modality or "" for modality in dataset.modalities}
+    return StudyCases(
+        tuple(facts),
+        split,
+        paths,
+        contents([*own, *further]),
+        multi_label=dataset.multilabel,
+        modality=stated.pop() if len(stated) == 1 else "",
+    )
 
 
 @contextmanager

@@ -58,7 +58,12 @@ class Worker:
 
         rules = Preprocessing.model_validate(config["rules"])
         # Channels of one image are scans of their own here: pretraining reads one channel.
-        catalog = build_catalog([Path(p) for p in config["paths"]], volumes="each", workers=1)
+        catalog = build_catalog(
+            [Path(p) for p in config["paths"]],
+            volumes="each",
+            workers=1,
+            modality=config.get("modality"),
+        )
         store = prepare(catalog, out, rules, workers=1)
         return {
             "rules": store.rules.model_dump(mode="json"),
