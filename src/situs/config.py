@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from situs.errors import ConfigError
 
@@ -20,6 +20,9 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy, torch and Lightning all take for a seed."""
 
 
 def load_config(

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from situs.backbones import BackboneConfig
-from situs.config import Config, validate
+from situs.config import Config, Seed, validate
 from situs.methods import method_class
 from situs.scans.datasets import DatasetOptions
 from situs.store import Preprocessing
@@ -91,7 +91,7 @@ class Tuning(Config):
     lr: tuple[PositiveFloat, ...] = ()
     labels: tuple[PositiveInt, ...] = ()
     arms: Literal["each", "scratch"] = "each"
-    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
 
 
 class StudyConfig(Config):
@@ -137,10 +137,10 @@ class StudyConfig(Config):
     unlabelled: tuple[Path, ...] = ()
     arms: tuple[Arm, ...]
     labels: tuple[PositiveInt, ...] = (4, 10, 40)
-    seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     test: PositiveInt | Literal["given"] = 60
     validation: NonNegativeInt = 10
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
     near_duplicates: Literal["refuse", "group"] = "refuse"
     duplicate_correlation: float = Field(0.98, gt=0, le=1)
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)

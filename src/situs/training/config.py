@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from situs.backbones.base import BackboneConfig
-from situs.config import Config
+from situs.config import Config, Seed
 from situs.store import Preprocessing
 from situs.training.teacher import TeacherConfig
 
@@ -63,7 +63,7 @@ class PretrainConfig(Config):
     teacher: TeacherConfig = Field(default_factory=TeacherConfig)
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 4
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "auto"
     workers: NonNegativeInt = 1
     threads: NonNegativeInt = 0

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from situs.backbones import BackboneConfig
-from situs.config import Config
+from situs.config import Config, Seed
 from situs.scans.datasets import DatasetOptions
 from situs.store import Preprocessing
 
@@ -136,7 +136,7 @@ class FinetuneConfig(Config):
     precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "auto"
     workers: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     overwrite: bool = False
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from situs.backbones import Backbone, build
-from situs.config import Config, load_config, validate
+from situs.config import Config, Seed, load_config, validate
 from situs.errors import ConfigError
 from situs.scans.datasets import DatasetOptions
 from situs.store import Preprocessing
@@ -54,7 +54,7 @@ class ProbeSettings(Config):
     train: Cases = None
     test: Cases = None
     voxels_per_class: int = Field(50, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class ProbeRow(Config):
