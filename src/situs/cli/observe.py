@@ -18,7 +18,10 @@ def observe(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     out_path: Out = None,
     full: Annotated[
-        bool, typer.Option("--full", help="A folder with every step and full-size volumes.")
+        bool,
+        typer.Option(
+            "--full", help="A folder with every step and volumes as fine as they were kept."
+        ),
     ] = False,
     transfer: Annotated[
         list[Path] | None, typer.Option(help="Result folder of a fine-tuning to show as well.")

@@ -17,8 +17,9 @@ from situs.methods.planes.scoring import (
     constant_lines,
     line_errors,
 )
-from situs.methods.planes.seen import Seen, each, mean, pixel_affines, whole_scan
+from situs.methods.planes.seen import Seen, each, mean, pixel_affines
 from situs.methods.planes.stacks import stack_curve
+from situs.methods.whole import whole_scan
 from situs.observation import (
     LinesPanel,
     Observation,
@@ -152,7 +153,7 @@ def _lines_panel(
         heatmaps=seen.heatmaps[sample, image, shown],
         names=tuple(config.roles[r] for r in shown),
         affine=seen.affine[sample, image],
-        volume=whole_scan(source),
+        volume=whole_scan(source).volume,
     )
 
 

@@ -11,7 +11,8 @@ from situs.methods.base import Batch, Source
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.plan import PlannedPlane
 from situs.methods.planes.scoring import acquired_plane, deviations, plan_planes, views_of
-from situs.methods.planes.seen import Array, Seen, each, mean, whole_scan
+from situs.methods.planes.seen import Array, Seen, each, mean
+from situs.methods.whole import whole_scan
 from situs.observation import LinesPanel, Score, Section
 
 _SHOWN = 2
@@ -103,7 +104,7 @@ def _panel(
         heatmaps=np.zeros((0, *seen.images.shape[-2:])),
         names=names,
         affine=seen.affine[sample, image],
-        volume=whole_scan(source),
+        volume=whole_scan(source).volume,
     )
 
 

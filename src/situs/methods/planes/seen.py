@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from situs.methods.base import Batch, Source
-from situs.observation import Volume
+from situs.methods.base import Batch
 
 Array = npt.NDArray[np.float64]
 
@@ -38,12 +37,6 @@ def pixel_affines(batch: Batch) -> Array:
     affine[..., :3, :] = np.stack(columns, axis=-1)
     affine[..., 3, 3] = 1.0
     return affine
-
-
-def whole_scan(source: Source) -> Volume:
-    """The scan behind a sample, to draw in."""
-    array = source.read((0, 0, 0), source.shape)[0].astype(np.float16)
-    return Volume(array, source.affine, source.key)
 
 
 def mean(values: Array) -> float:

@@ -19,6 +19,7 @@ from situs.methods.spatial.chunks import chunk_starts, cut
 from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads
 from situs.methods.spatial.losses import off_diagonal
+from situs.methods.whole import WholeScan, whole_scan
 from situs.observation import (
     ArrowsPanel,
     BoxesPanel,
@@ -28,7 +29,6 @@ from situs.observation import (
     ScatterPanel,
     Score,
     Section,
-    Volume,
 )
 
 Float = npt.NDArray[np.float64]
@@ -87,15 +87,15 @@ def observe(
     steps = Gaps(heads.steps(vectors).float() * length, true)
     chunks = choose_chunks(config, dense.reshape(count, views, *dense.shape[1:]), batch, heads)
     scans = [item[0] for item in items]
-    volumes = [_volume(scan) for scan in scans[:_SHOWN]]
+    shown = [whole_scan(scan) for scan in scans[:_SHOWN]]
     flat = vectors.flatten(0, 1)
     return Observation(
         method="spatial",
         step=step,
         sections=(
             _gap_section(gaps, _SHOWN),
-            _chunk_section(config, chunks, batch, volumes),
-            _vector_section(config, steps, batch, volumes),
+            _chunk_section(config, chunks, batch, shown),
+            _vector_section(config, steps, batch, shown),
         ),
         warnings=collapse_warnings(
             # Only differences of vectors count here: an offset that all share is no collapse.
@@ -190,12 +190,10 @@ def _gap_section(gaps: Gaps, shown: int) -> Section:
 
 
 def _chunk_section(
-    config: SpatialConfig, chunks: Chunks, batch: Batch, volumes: Sequence[Volume]
+    config: SpatialConfig, chunks: Chunks, batch: Batch, scans: Sequence[WholeScan]
 ) -> Section:
     adjacent, distant = chunks.closest == 0, chunks.farthest == 3
-    panels = tuple(
-        _chunk_panel(config, chunks, batch, b, volume) for b, volume in enumerate(volumes)
-    )
+    panels = tuple(_chunk_panel(config, chunks, batch, b, scan) for b, scan in enumerate(scans))
     return Section(
         title="Adjacent and distant chunks",
         explanation=(
@@ -211,7 +209,7 @@ def _chunk_section(
 
 
 def _chunk_panel(
-    config: SpatialConfig, chunks: Chunks, batch: Batch, sample: int, volume: Volume
+    config: SpatialConfig, chunks: Chunks, batch: Batch, sample: int, scan: WholeScan
 ) -> BoxesPanel:
     """The first pair of views of a sample, with its truly adjacent and chosen chunks."""
     i, j = (int(v) for v in chunks.pairs[:, 0])
@@ -231,16 +229,16 @@ def _chunk_panel(
     return BoxesPanel(
         title=f"Chunks of scan {sample + 1}",
         caption="The two chunks that the network holds for the closest of the four.",
-        volume=volume,
-        start_vox=np.stack([_np(start) for start, *_ in boxes]),
-        size_vox=np.asarray([size for _, size, *_ in boxes]),
+        volume=scan.volume,
+        start_vox=scan.sizes(np.stack([_np(start) for start, *_ in boxes])),
+        size_vox=scan.sizes([size for _, size, *_ in boxes]),
         names=tuple(name for *_, name, _ in boxes),
         roles=tuple(role for *_, role in boxes),
     )
 
 
 def _vector_section(
-    config: SpatialConfig, steps: Gaps, batch: Batch, volumes: Sequence[Volume]
+    config: SpatialConfig, steps: Gaps, batch: Batch, scans: Sequence[WholeScan]
 ) -> Section:
     predicted, true = off_diagonal(steps.predicted), off_diagonal(steps.true)
     apart = true.norm(dim=-1) > 1e-6
@@ -279,12 +277,12 @@ def _vector_section(
             )
         ),
         scores=tuple(scores),
-        panels=tuple(_arrows(config, steps, batch, b, volume) for b, volume in enumerate(volumes)),
+        panels=tuple(_arrows(config, steps, batch, b, scan) for b, scan in enumerate(scans)),
     )
 
 
 def _arrows(
-    config: SpatialConfig, steps: Gaps, batch: Batch, sample: int, volume: Volume
+    config: SpatialConfig, steps: Gaps, batch: Batch, sample: int, scan: WholeScan
 ) -> ArrowsPanel:
     centers_vox, spacing_mm = batch["centers_vox"][sample], batch["spacing_mm"][sample]
     views = len(centers_vox)
@@ -295,11 +293,13 @@ def _arrows(
     return ArrowsPanel(
         title=f"The way from view to view in scan {sample + 1}",
         caption="Every predicted arrow should end where the true one does.",
-        volume=volume,
-        start_vox=_np(centers_vox[begin]),
-        predicted_vox=_np(centers_vox[begin] + steps.predicted[sample, begin, end] / spacing_mm),
-        true_vox=_np(centers_vox[end]),
-        boxes_vox=_np(torch.stack([starts, size.expand_as(starts)], dim=1)),
+        volume=scan.volume,
+        start_vox=scan.points(_np(centers_vox[begin])),
+        predicted_vox=scan.points(
+            _np(centers_vox[begin] + steps.predicted[sample, begin, end] / spacing_mm)
+        ),
+        true_vox=scan.points(_np(centers_vox[end])),
+        boxes_vox=scan.sizes(_np(torch.stack([starts, size.expand_as(starts)], dim=1))),
         names=tuple(f"view {i + 1} → view {j + 1}" for i, j in zip(begin, end, strict=True)),
     )
 
@@ -330,10 +330,6 @@ def _score(
         label=label,
         samples=tuple(samples.tolist()),
     )
-
-
-def _volume(source: Source) -> Volume:
-    return Volume(source.read((0, 0, 0), source.shape)[0], np.asarray(source.affine), source.key)
 
 
 def _np(tensor: Tensor) -> Float:
