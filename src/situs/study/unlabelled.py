@@ -17,7 +17,7 @@ from situs.study.likeness import pack, thumbnail, unpack
 from situs.study.splits import LeakError
 from situs.training.run import write_json
 
-_FORMAT = 2  # of the cache; another one is read anew
+_FORMAT = 3  # of the cache; another one is read anew
 
 
 def read_unlabelled(paths: Sequence[Path], options: DatasetOptions, cache: Path) -> list[CaseFacts]:
