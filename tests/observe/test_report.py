@@ -100,7 +100,7 @@ def test_the_first_screen_says_what_was_learned_and_whether_it_helped(page: Page
     assert "on 20 MR and CT scans (8 held out), 200 steps in 5 min 22 s on 2 CPU cores." in words
     assert "better than guessing in 2 of 2 sub-tasks" in words
     assert "With 2 labelled cases, segmentation reaches Dice" in words
-    assert "Pretraining helped." in words
+    assert "With this draw of labelled cases pretraining helped." in words
     assert "empty-file" in words
     assert "situs pretrain --config config.yaml" in words
 

@@ -69,7 +69,9 @@ class Comparison:
         text += "). "
         if self.helped is None:
             return text + "That is no clear difference."
-        return text + ("Pretraining helped." if self.helped else "Pretraining did harm.")
+        # The interval is over cases; how far another draw would differ, one run cannot know.
+        verb = "helped" if self.helped else "did harm"
+        return f"{text}With this draw of labelled cases pretraining {verb}."
 
     @property
     def arms(self) -> tuple[Transfer, Transfer]:
