@@ -324,7 +324,7 @@ _TYPES: dict[str, type] = {
 def _encode(value: Any, arrays: dict[str, Array], name: str) -> Any:
     if isinstance(value, np.ndarray):
         # A scan that several panels show is written once.
-        known = next((n for n, array in arrays.items() if _same(array, value)), None)
+        known = next((n for n, array in arrays.items() if array is value), None)
         arrays[known or name] = value
         return {"array": known or name}
     if type(value).__name__ in _TYPES:
@@ -340,13 +340,6 @@ def _encode(value: Any, arrays: dict[str, Array], name: str) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value
-
-
-def _same(one: Array, other: Array) -> bool:
-    if one is other:
-        return True
-    alike = one.dtype == other.dtype and one.shape == other.shape
-    return alike and one.size > 0 and bool(np.array_equal(one, other))
 
 
 def _decode(value: Any, array: Any) -> Any:

@@ -32,6 +32,7 @@ from situs.methods.planes.scoring import (
 )
 from situs.methods.planes.seen import Seen, pixel_affines
 from situs.methods.planes.views import sample_study, slice_of_stack
+from situs.methods.whole import WholeScans
 from situs.observation import LinesPanel, Observation
 from situs.scans.studies import load_rules
 from situs.views import ArraySource
@@ -183,7 +184,7 @@ def test_planned_planes_are_drawn_where_they_cut_a_slice() -> None:
         constant=lines,
     )
     scans = [[item] * VIRTUAL.slices for item in items]
-    panels = planned_section(VIRTUAL, seen, batch, scans).panels
+    panels = planned_section(VIRTUAL, seen, batch, scans, WholeScans()).panels
     assert panels
     for panel in panels:
         assert isinstance(panel, LinesPanel)

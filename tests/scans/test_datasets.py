@@ -282,18 +282,6 @@ def test_bids_label_among_several(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
-def test_options_dumped_as_before_label_was_one() -> None:
-    # Jobs of studies are named by a hash of this; finished ones must be found again.
-    assert DatasetOptions().model_dump(mode="json") == {
-        "layout": None,
-        "classes": None,
-        "patient": None,
-        "suffix": None,
-        "allow_unlabelled": False,
-    }
-    assert DatasetOptions(label="dseg").model_dump()["label"] == "dseg"
-
-
 def test_bids_label_called_exactly_as_asked(tmp_path: Path) -> None:
     # As fMRIPrep leaves them, each with its own table.
     write_json(tmp_path / "dataset_description.json", {"Name": "x", "BIDSVersion": "1.8.0"})

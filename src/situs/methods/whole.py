@@ -40,6 +40,19 @@ class WholeScan:
         return np.asarray(sizes_vox, dtype=np.float64) / self.blocks
 
 
+class WholeScans:
+    """The scans that an observation draws on, each read and reduced once."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, WholeScan] = {}
+
+    def of(self, source: Source) -> WholeScan:
+        """See :func:`whole_scan`."""
+        if source.key not in self._made:
+            self._made[source.key] = whole_scan(source)
+        return self._made[source.key]
+
+
 def whole_scan(source: Source) -> WholeScan:
     """The first channel of a scan, with at most :data:`LONGEST_VOX` voxels along each axis.
 

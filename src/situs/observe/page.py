@@ -10,11 +10,12 @@ import base64
 import gzip
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -43,6 +44,13 @@ def render(template: str, **context: Any) -> str:
 def text_asset(name: str) -> str:
     """A style sheet or script of situs's own."""
     return (STATIC / name).read_text(encoding="utf-8")
+
+
+def settings(config: Mapping[str, Any]) -> str:
+    """A configuration as YAML, its paths cut to their last part."""
+    shown = words.without_folders(config)
+    text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    return words.printable_lines(text)
 
 
 def script_json(value: Any) -> Markup:

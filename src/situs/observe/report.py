@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
 from situs import words
@@ -134,7 +133,7 @@ def _render(run: RunFolder, detail: Detail, beside: Path | None) -> str:
         data=data_section(run),
         methods=methods,
         commands=_commands(run),
-        config=words.printable_lines(_yaml(run.config)),
+        config=page.settings(run.config),
         info=words.printable_lines(_json(run.info)),
         scenes={"sections": scenes} if scenes else None,
         assets=files,
@@ -160,11 +159,6 @@ def _write_assets(folder: Path, files: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for key, text in files.items():
         (folder / f"{key}.js").write_text(f'situsAsset("{key}","{text}");\n', encoding="utf-8")
-
-
-def _yaml(config: dict[str, Any]) -> str:
-    text: str = yaml.safe_dump(words.without_folders(config), sort_keys=False)
-    return text
 
 
 def _json(info: dict[str, Any]) -> str:

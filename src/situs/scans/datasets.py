@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import field_validator
 
 from situs.config import Config, load_config
 from situs.errors import ScanRefused, SitusError
@@ -59,14 +59,6 @@ class DatasetOptions(Config):
     suffix: str | None = None
     label: str | None = None
     allow_unlabelled: bool = False
-
-    @model_serializer(mode="wrap")
-    def _without_unset_label(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What studies computed before there was this option keeps its name, a hash of the others.
-        dumped: dict[str, Any] = dump(self)
-        if self.label is None:
-            dumped.pop("label", None)
-        return dumped
 
     @field_validator("patient")
     @classmethod

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from situs.scans.layouts.common import channel_of, without_suffix
+from situs.scans.layouts.common import SUBJECT, channel_of, without_suffix
 from situs.scans.privacy import digest_patient
 
 if TYPE_CHECKING:
     from situs.scans.measure import Entry
 
-_SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)(?:[_.]|$)")
+_SUBJECT = re.compile(rf"({SUBJECT.pattern})(?:[_.]|$)")
 _CHANNELS = 10
 
 

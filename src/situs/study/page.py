@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
 from situs.observe import page
@@ -30,7 +29,6 @@ from situs.study.words import (
     verdict,
 )
 from situs.training.run import write_text
-from situs.words import without_folders
 
 Record = dict[Any, Any]
 
@@ -75,14 +73,8 @@ def view(result: StudyResult, cases: StudyCases) -> dict[str, Any]:
         "validation_cases": len(cases.split.validation),
         "fairness": _fairness(result, cases),
         "refused": result.refused,
-        "configuration": _configuration(study),
+        "configuration": page.settings(study.model_dump(mode="json")),
     }
-
-
-def _configuration(study: StudyConfig) -> str:
-    shown = without_folders(study.model_dump(mode="json"))
-    text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
-    return text
 
 
 _COST_HEADINGS = (

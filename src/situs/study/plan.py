@@ -245,7 +245,7 @@ class Plan:
             **arm.finetune,
             "task": study.task,
             "data": str(study.data.resolve()),
-            "dataset": study.dataset.model_dump(mode="json"),
+            "dataset": study.dataset.model_dump(mode="json", exclude_defaults=True),
             "train": list(train),
             "validation": 0,
             "test": list(test),

@@ -37,7 +37,7 @@ def standard_error(scores: Array) -> tuple[float, float]:
     Returns:
         Both NaN with fewer than two such cases.
     """
-    whole = scores[:, ~np.isnan(scores).any(axis=0)]
+    whole = _whole(scores)
     seeds, cases = whole.shape
     if cases < 2 or seeds < 1:
         return math.nan, math.nan
@@ -66,9 +66,9 @@ def crossed_bootstrap(
 
     Cases and seeds are drawn with replacement, independently (the "pigeonhole" bootstrap of Owen,
     Annals of Applied Statistics 2007). A bootstrap of three seeds knows little of how far seeds
-    may differ: its percentiles hold the truth in 83 to 86 of 100 studies where seeds differ most,
-    not in 95. So the percentiles' distances from the mean are stretched to the width of a t
-    interval of :func:`standard_error`, and keep their skewness (91 to 97 of 100).
+    may differ: its percentiles hold the truth in 83 to 86 of 100 studies, not in 95
+    (``benchmarks/coverage.py``). So the percentiles' distances from the mean are stretched to the
+    width of a t interval of :func:`standard_error`, and keep their skewness (92 of 100).
 
     Args:
         scores: ``(seeds, cases)``; NaN where a case has no score.
@@ -106,7 +106,7 @@ def paired_test(difference: Array) -> float:
 
     Cases and seeds both count as drawn (:func:`standard_error`): a difference that all cases show,
     but only with these draws of training cases, is no evidence. A rank test over cases averaged
-    over three seeds calls one study in three significant where seeds differ and methods do not.
+    over three seeds calls every third study significant where seeds differ and methods do not.
 
     Args:
         difference: ``(seeds, cases)``, paired by both.
@@ -117,10 +117,15 @@ def paired_test(difference: Array) -> float:
     error, freedom = standard_error(difference)
     if math.isnan(error):
         return math.nan
-    whole = difference[:, ~np.isnan(difference).any(axis=0)]
+    mean = _whole(difference).mean()
     if error == 0:
-        return 1.0 if whole.mean() == 0 else 0.0
-    return float(2 * stats.t.sf(abs(whole.mean()) / error, freedom))
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stats.t.sf(abs(mean) / error, freedom))
+
+
+def _whole(scores: Array) -> Array:
+    """Cases that every seed has scored."""
+    return scores[:, ~np.isnan(scores).any(axis=0)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -172,8 +172,10 @@ class Cohort:
         """Several cases, one after the other."""
         return (self[name] for name in names)
 
-    def check(self, names: Iterable[str]) -> None:
-        """Prepare cases before they are needed; they are kept as far as memory goes.
+    def channels(self, names: Sequence[str]) -> list[Channel]:
+        """What is the same of each channel in all of these cases.
+
+        All of them are prepared for it, and kept as far as memory goes.
 
         Raises:
             ScanRefused: For the first that cannot be read, or whose label lies elsewhere or has
@@ -182,10 +184,6 @@ class Cohort:
         for name in names:
             if name not in self._channels:
                 self[name]
-
-    def channels(self, names: Iterable[str]) -> list[Channel]:
-        """What is the same of each channel in all of these cases."""
-        self.check(names := list(names))
         found = [self._channels[name] for name in names]
         return [
             Channel(_only({c.modality for c in same}), _only({c.intensity for c in same}))

@@ -25,7 +25,7 @@ from situs.store import Preprocessing
 from situs.training.folder import check_outside
 from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile, write_text
-from situs.transfer.cases import Channel, Cohort, PreparedCase
+from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.evaluate import evaluate, validation_score
 from situs.transfer.features import slice_axis_of
@@ -76,10 +76,7 @@ def finetune(
         cohort = _cohort(config, cohort, card.preprocessing)
         config = _settled(config, cohort, quiet)
         split = choose(cohort, config.train, config.validation, config.test, config.seed)
-        train = cohort.load(split.train)
-        # All cases are read before the first step: a bad one must not cost the training.
-        channels = cohort.channels((*split.train, *split.validation, *split.test))
-        model, ledger, pretrained = _model(config, cohort, train, channels)
+        model, ledger, pretrained = _model(config, cohort, split)
         # Only now: weights that do not fit must not cost an earlier result.
         _make_folder(_resolved(config, model.task, cohort))
         if ledger is not None and not quiet:
@@ -129,11 +126,9 @@ def _settled(config: FinetuneConfig, cohort: Cohort, quiet: bool) -> FinetuneCon
 
 
 def _model(
-    config: FinetuneConfig,
-    cohort: Cohort,
-    train: Sequence[PreparedCase],
-    channels: Sequence[Channel],
+    config: FinetuneConfig, cohort: Cohort, split: Split
 ) -> tuple[Model, Ledger | None, list[nn.Module]]:
+    train = cohort.load(split.train)
     backbone, source = starting_point(config.init, config.backbone, train[0].image.shape[0])
     # The same seed gives the same head, whatever was built or drawn before.
     torch.manual_seed(config.seed)
@@ -141,11 +136,21 @@ def _model(
     axis = slice_axis_of(network.backbone, train)
     if axis is not None and config.slice_axis != "auto":
         axis = config.slice_axis
+    patch_size = _patch_size(config, network.backbone, axis, train)
+    ledger: Ledger | None = None
+    pretrained: list[nn.Module] = []
+    if config.init != "none":
+        ledger, pretrained = initialise(
+            network, config.init, config.load_decoder, config.allow_partial
+        )
+    # All cases are read before the first step, but after what is quick to check: a bad one must not
+    # cost the training.
+    channels = cohort.channels((*split.train, *split.validation, *split.test))
     task = Task(
         kind=config.task,
         classes=cohort.classes,
         multi_label=cohort.dataset.multilabel,
-        patch_size=_patch_size(config, network.backbone, axis, train),
+        patch_size=patch_size,
         slice_axis=axis,
         overlap=config.overlap,
         flip_axes=(config.augmentation.flip_axes or ()) if config.test_flips else (),
@@ -153,12 +158,6 @@ def _model(
         modalities=tuple(channel.modality for channel in channels),
         intensity=tuple(channel.intensity for channel in channels),
     )
-    ledger: Ledger | None = None
-    pretrained: list[nn.Module] = []
-    if config.init != "none":
-        ledger, pretrained = initialise(
-            network, config.init, config.load_decoder, config.allow_partial
-        )
     card = source.model_copy(
         update={
             "backbone": backbone,

@@ -19,7 +19,7 @@ from situs.methods.planes.scoring import (
 )
 from situs.methods.planes.seen import Seen, each, mean, pixel_affines
 from situs.methods.planes.stacks import stack_curve
-from situs.methods.whole import whole_scan
+from situs.methods.whole import WholeScans
 from situs.observation import (
     LinesPanel,
     Observation,
@@ -75,13 +75,14 @@ def observe(
         constant=constant.reshape(true.shape),
     )
     sources = [slices[0] for slices in scans]
+    whole = WholeScans()
     return Observation(
         method="planes",
         step=step,
         sections=(
-            _lines(config, seen, scans),
+            _lines(config, seen, scans, whole),
             _location(config, predicted, batch, network, sources),
-            planned_section(config, seen, batch, scans),
+            planned_section(config, seen, batch, scans, whole),
         ),
         warnings=_warnings(seen),
         scans=tuple(s.key for s in sources),
@@ -90,7 +91,9 @@ def observe(
     )
 
 
-def _lines(config: PlanesConfig, seen: Seen, scans: Sequence[Sequence[Source]]) -> Section:
+def _lines(
+    config: PlanesConfig, seen: Seen, scans: Sequence[Sequence[Source]], whole: WholeScans
+) -> Section:
     samples, count, roles = seen.visible.shape
     shape = (seen.images.shape[-2], seen.images.shape[-1])
     true, visible = seen.true.reshape(samples * count, -1, 3), seen.visible.reshape(-1, roles)
@@ -129,22 +132,23 @@ def _lines(config: PlanesConfig, seen: Seen, scans: Sequence[Sequence[Source]]) 
                 samples=each(errors.distance_mm.reshape(by_sample)),
             ),
         ),
-        panels=tuple(_lines_panel(config, seen, b, scans[b]) for b in range(min(_SHOWN, samples))),
+        panels=tuple(
+            _lines_panel(config, seen, b, scans[b], whole) for b in range(min(_SHOWN, samples))
+        ),
     )
 
 
 def _lines_panel(
-    config: PlanesConfig, seen: Seen, sample: int, scans: Sequence[Source]
+    config: PlanesConfig, seen: Seen, sample: int, scans: Sequence[Source], whole: WholeScans
 ) -> LinesPanel:
     image = int(seen.visible[sample].sum(-1).argmax())
-    source = scans[image]
     shown = np.flatnonzero(seen.visible[sample, image])
     pixel = float(seen.pixel_mm[sample, image])
     sure = ", ".join(
         f"{config.roles[r]} {100 * seen.confidence[sample, image, r]:.0f} %" for r in shown
     )
     return LinesPanel(
-        title=f"Lines in a slice of {source.key}",
+        title=f"Lines in a slice of {scans[image].key}",
         caption=f"Heat map and fitted line beside the true line. Confidence: {sure}.",
         image=seen.images[sample, image],
         spacing=(pixel, pixel),
@@ -153,7 +157,7 @@ def _lines_panel(
         heatmaps=seen.heatmaps[sample, image, shown],
         names=tuple(config.roles[r] for r in shown),
         affine=seen.affine[sample, image],
-        volume=whole_scan(source).volume,
+        volume=whole.of(scans[image]).volume,
     )
 
 

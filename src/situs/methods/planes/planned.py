@@ -12,14 +12,18 @@ from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.plan import PlannedPlane
 from situs.methods.planes.scoring import acquired_plane, deviations, plan_planes, views_of
 from situs.methods.planes.seen import Array, Seen, each, mean
-from situs.methods.whole import whole_scan
+from situs.methods.whole import WholeScans
 from situs.observation import LinesPanel, Score, Section
 
 _SHOWN = 2
 
 
 def planned_section(
-    config: PlanesConfig, seen: Seen, batch: Batch, scans: Sequence[Sequence[Source]]
+    config: PlanesConfig,
+    seen: Seen,
+    batch: Batch,
+    scans: Sequence[Sequence[Source]],
+    whole: WholeScans,
 ) -> Section:
     """Scores of the planes planned for each study, and where they cut one of its slices."""
     planned = plan_planes(batch, seen.lines, seen.confidence)
@@ -62,7 +66,7 @@ def planned_section(
             ),
         ),
         panels=tuple(
-            _panel(config, seen, batch, b, planned[b], scans[b])
+            _panel(config, seen, batch, b, planned[b], scans[b], whole)
             for b in range(min(_SHOWN, len(planned)))
             if any(planned[b])
         ),
@@ -76,6 +80,7 @@ def _panel(
     sample: int,
     planned: Sequence[PlannedPlane | None],
     scans: Sequence[Source],
+    whole: WholeScans,
 ) -> LinesPanel:
     """The slice that most planned planes cut, with the lines they cut it in."""
     views, role_of = views_of(batch, sample), batch["role"][sample].tolist()
@@ -85,14 +90,13 @@ def _panel(
     # A plane's own slices do not cut it: the slice shown must lie across it.
     shows = np.isfinite(true).all(-1) & (np.array(role_of)[:, None] != roles)
     image = int(shows.sum(1).argmax())
-    source = scans[image]
     shown = np.flatnonzero(shows[image])
     pixel = float(seen.pixel_mm[sample, image])
     names = tuple(config.roles[roles[i]] for i in shown)
     used = [len(plane.views) for plane in planned if plane is not None]
     parts = ", ".join(f"{n} from {used[i]} lines" for n, i in zip(names, shown, strict=True))
     return LinesPanel(
-        title=f"Planned planes in a slice of {source.key}",
+        title=f"Planned planes in a slice of {scans[image].key}",
         caption=(
             "Where the planned planes cut the slice, beside the true ones: "
             f"{parts or 'none of them does'}."
@@ -104,7 +108,7 @@ def _panel(
         heatmaps=np.zeros((0, *seen.images.shape[-2:])),
         names=names,
         affine=seen.affine[sample, image],
-        volume=whole_scan(source).volume,
+        volume=whole.of(scans[image]).volume,
     )
 
 

@@ -21,7 +21,7 @@ _SUFFIXES = (
     *(".dcm", ".dicom", ".ima"),
 )
 _CHANNEL = re.compile(r"(.+)_(\d{4})$")
-_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 _MODALITIES = {"mri": "MR", "mr": "MR", "ct": "CT", "pet": "PT", "pt": "PT"}
 
 
@@ -80,7 +80,7 @@ def patient_of(name: str, options: DatasetOptions) -> str:
         DatasetError: Where the name has nothing of what ``dataset.patient`` asks for: taking it
             for a patient of its own could part the scans of one.
     """
-    match = re.search(options.patient, name) if options.patient else _SUBJECT.search(name)
+    match = re.search(options.patient, name) if options.patient else SUBJECT.search(name)
     found = next((g for g in match.groups() if g), match.group()) if match else ""
     if options.patient and not found:
         raise DatasetError(f"dataset.patient '{options.patient}' is not found in '{name}'")
