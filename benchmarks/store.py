@@ -15,7 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from situs.scans.warps import smooth_field
+from situs.demo.warps import smooth_field
 from situs.store import Preprocessing, Record, Store, StoredScan, prepare
 from situs.store.record import Head
 from situs.store.store import RECORDS

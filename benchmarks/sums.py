@@ -19,10 +19,11 @@ import torch
 from torch.utils.data import default_collate
 
 from situs.backbones import BackboneConfig, build
-from situs.methods.base import Network, Source
+from situs.methods.base import Network
 from situs.methods.composition import compose
+from situs.pretraining.teacher import make_teacher
 from situs.store import Preprocessing, Store, prepare
-from situs.training.teacher import make_teacher
+from situs.views.source import Source
 
 _SAMPLES = 8
 
@@ -70,7 +71,9 @@ def measure(store: Store, small: int, large: int) -> None:
     seconds: dict[tuple[int, ...], float] = defaultdict(float)
     scans = [Timed(store[i], seconds) for i in range(len(store))]
     backbone = build(BackboneConfig())
-    composition = compose("spatial+mae", options).fitted(scans).fitted_to(backbone)
+    composition = (
+        compose("spatial+mae", options).resolve_for_data(scans).resolve_for_backbone(backbone)
+    )
     network = Network(backbone, composition.build_heads(backbone))
     teacher = make_teacher(network)
     views = [composition.sample([scans[0]], np.random.default_rng(0))]  # opens the files

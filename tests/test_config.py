@@ -8,8 +8,8 @@ import pytest
 
 from situs.config import Config, validate
 from situs.errors import ConfigError
+from situs.pretraining.config import PretrainConfig
 from situs.study.config import StudyConfig, Tuning
-from situs.training.config import PretrainConfig
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.probe import ProbeSettings
 

@@ -9,10 +9,10 @@ from situs.errors import ScanRefused, SitusError
 
 if TYPE_CHECKING:
     from situs.observation import Observation
+    from situs.pretraining.pretrain import pretrain
     from situs.scans.read import read_scan
     from situs.scans.scan import Scan
     from situs.store import Store
-    from situs.training.pretrain import pretrain
     from situs.training.run import Run
     from situs.transfer.finetune import finetune
     from situs.weights import load_encoder
@@ -42,7 +42,7 @@ _LAZY = {
     "Store": "situs.store",
     "finetune": "situs.transfer",
     "load_encoder": "situs.weights",
-    "pretrain": "situs.training.pretrain",
+    "pretrain": "situs.pretraining.pretrain",
     "read_scan": "situs.scans.read",
 }
 _PACKAGES = {"backbones", "geometry", "methods", "observe", "scans", "store", "transfer", "views"}

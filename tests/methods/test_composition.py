@@ -16,10 +16,10 @@ from situs.backbones.base import BackboneConfig
 from situs.errors import ConfigError
 from situs.methods.base import Network, StepResult
 from situs.methods.composition import Composition, balance, compose
-from situs.training.config import PretrainConfig
-from situs.training.data import ViewDataset
-from situs.training.module import Pretraining
-from situs.training.teacher import make_teacher
+from situs.pretraining.config import PretrainConfig
+from situs.pretraining.data import ViewDataset
+from situs.pretraining.module import Pretraining
+from situs.pretraining.teacher import make_teacher
 from situs.views import ArraySource
 
 OPTIONS = {
@@ -34,7 +34,7 @@ def _step(
     """One step of ``spatial+mae`` from the same weights on the same batch each time."""
     torch.manual_seed(0)
     sources = smooth_sources(3, (12, 12, 12))
-    composition = compose("spatial+mae", OPTIONS, weights, uncertainty).fitted(sources)
+    composition = compose("spatial+mae", OPTIONS, weights, uncertainty).resolve_for_data(sources)
     backbone = TinyBackbone()
     network = Network(backbone, composition.build_heads(backbone))
     batch = default_collate(

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from situs import backbones
 from situs.backbones.base import BackboneConfig
+from situs.catalog.studies import load_rules
 from situs.errors import ConfigError, SitusError
 from situs.geometry import Plane, intersect, line_heatmap, transform_lines
 from situs.geometry.line_fit import fit_line
@@ -21,7 +22,8 @@ from situs.methods.planes import Planes, PlanesConfig, line, location, plan_plan
 from situs.methods.planes.frames import fitted_frames
 from situs.methods.planes.heads import predict
 from situs.methods.planes.method import studies_of
-from situs.methods.planes.planned import planned_section
+from situs.methods.planes.planning_section import planned_section
+from situs.methods.planes.predictions import Seen, pixel_affines
 from situs.methods.planes.scoring import (
     chance_line_errors,
     constant_lines,
@@ -30,11 +32,9 @@ from situs.methods.planes.scoring import (
     plan_planes,
     views_of,
 )
-from situs.methods.planes.seen import Seen, pixel_affines
 from situs.methods.planes.views import sample_study, slice_of_stack
-from situs.methods.whole import WholeScans
+from situs.methods.preview import WholeScans
 from situs.observation import LinesPanel, Observation
-from situs.scans.studies import load_rules
 from situs.views import ArraySource
 from situs.views.planes import centred_plane, cut
 from situs.views.slices import Pose, ViewGrid, posed
@@ -265,10 +265,10 @@ def test_mode_follows_the_data() -> None:
     assert studies_of(hearts, config) == "series"
     assert studies_of([volume(i) for i in range(3)], config) == "virtual"
     assert studies_of(hearts, PlanesConfig(rules="knee")) == "virtual"  # one stack of slices
-    method = Planes(PlanesConfig(rules="heart")).fitted(hearts)
+    method = Planes(PlanesConfig(rules="heart")).resolve_for_data(hearts)
     assert method.config.roles == ("sax", "2ch", "3ch", "4ch")
     assert method.config.size == (32, 32)
-    with pytest.raises(ConfigError, match="fitted"):
+    with pytest.raises(ConfigError, match="resolve_for_data"):
         _ = config.grid
 
 
@@ -301,7 +301,7 @@ def test_learns_and_observes(tmp_path: Path) -> None:
     with torch.no_grad():
         observation = method.observe(batch, net, None, items, 20)
     scores = observation.scores
-    assert scores["line_distance"].chance > scores["line_distance"].trivial > 0
+    assert scores["line_distance"].chance > scores["line_distance"].constant > 0
     assert all(len(s.samples) == 4 for s in scores.values())
     kinds = {p.kind for section in observation.sections for p in section.panels}
     assert kinds == {"lines", "scatter", "curve"}
@@ -402,9 +402,9 @@ def test_the_order_that_voxels_are_stored_in_says_nothing(
         there.append(
             ArraySource(array, moved.affine, s.key, study=s.study, description=s.description)
         )
-    method = Planes(SERIES).fitted(here)
+    method = Planes(SERIES).resolve_for_data(here)
     assert set(method.config.frames) == {"sax", "2ch", "4ch"}
-    for role, frame in Planes(SERIES).fitted(there).config.frames.items():
+    for role, frame in Planes(SERIES).resolve_for_data(there).config.frames.items():
         assert frame == pytest.approx(method.config.frames[role])
     every = [{}, {}]
     for n, study in enumerate((here, there)):

@@ -17,7 +17,7 @@ from situs.methods.s2dc.heads import KeyQueue, heads_of
 from situs.methods.s2dc.presets import PRESETS
 from situs.methods.s2dc.tokens import encode_region, slice_pairs, slice_tokens, token_vox
 from situs.observation import Observation, iter_panels
-from situs.training.config import PretrainConfig
+from situs.pretraining.config import PretrainConfig
 from situs.views import ArraySource
 
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from situs.methods.base import Network
 from situs.methods.sal import Sal, SalConfig, local_alignment, spread
 from situs.methods.sal.heads import embed
 from situs.methods.sal.matching import matches, planes_of
-from situs.methods.sal.registered import alignment_in_patient, registered
+from situs.methods.sal.registration import alignment_in_patient, registered
 from situs.methods.sal.views import draw_pair, sample_pairs
 from situs.observation import Observation
 from situs.views import ArraySource
@@ -210,7 +210,7 @@ def test_learns_and_observes(position: str) -> None:
     for s in sources:  # a ramp along every axis tells the position
         s.array[0] += sum(np.meshgrid(*[np.linspace(-4, 4, n) for n in s.shape], indexing="ij"))
     method = Sal(SalConfig(axes=(2,), embedding=16, position=position, intensity=None))
-    method = method.fitted(sources)
+    method = method.resolve_for_data(sources)
     assert method.config.size == (32, 32)
     assert method.config.spacing_mm == 1.0
     net = network(method)
@@ -241,7 +241,7 @@ def test_learns_and_observes(position: str) -> None:
 
 def test_observation_survives_a_file(tmp_path) -> None:
     sources = [scan((30, 30, 24), (1, 1, 1), 0)]
-    method = Sal(SalConfig(pairs=1)).fitted(sources)
+    method = Sal(SalConfig(pairs=1)).resolve_for_data(sources)
     net = network(method).eval()
     batch = torch.utils.data.default_collate([method.sample(sources, np.random.default_rng(0))])
     with torch.no_grad():
@@ -253,7 +253,7 @@ def test_observation_survives_a_file(tmp_path) -> None:
 
 def test_collapse_is_warned_about_with_a_remedy() -> None:
     sources = [scan((30, 30, 24), (1, 1, 1), 0)]
-    method = Sal(SalConfig(pairs=1)).fitted(sources)
+    method = Sal(SalConfig(pairs=1)).resolve_for_data(sources)
     net = network(method).eval()
     with torch.no_grad():
         net.heads.local.weight.zero_()
@@ -264,10 +264,10 @@ def test_collapse_is_warned_about_with_a_remedy() -> None:
 
 def test_terms_can_be_switched_off_and_typos_are_errors() -> None:
     sources = [scan((30, 30, 24), (1, 1, 1), 0)]
-    method = Sal(SalConfig(weights={"global": 0, "spread": 0})).fitted(sources)
+    method = Sal(SalConfig(weights={"global": 0, "spread": 0})).resolve_for_data(sources)
     batch = torch.utils.data.default_collate([method.sample(sources, np.random.default_rng(0))])
     result = method.step(batch, network(method), None, torch.Generator())
     assert set(result.losses) == {"local", "total"}
     assert result.losses["total"] == result.losses["local"]
-    with pytest.raises(ConfigError, match="fitted"):
+    with pytest.raises(ConfigError, match="resolve_for_data"):
         _ = SalConfig().grid

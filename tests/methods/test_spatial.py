@@ -18,7 +18,7 @@ from situs.geometry import gap_matrix
 from situs.methods.base import Network
 from situs.methods.spatial import Spatial, SpatialConfig, chunk_starts, cut, losses
 from situs.methods.spatial.method import roles
-from situs.training.teacher import make_teacher
+from situs.pretraining.teacher import make_teacher
 from situs.views import ArraySource
 
 QUIET = {"shift": 0, "scale": 0, "gamma": (1.0, 1.0), "noise": 0, "blur": 0}
@@ -50,7 +50,7 @@ def position_volume(shape: tuple[int, int, int] = (40, 48, 36)) -> ArraySource:
 def method(**options: Any) -> Spatial:
     defaults = {"view_size": (12, 12, 12), "chunk_size": (4, 4, 4), "width": 32, "intensity": QUIET}
     built = Spatial(validate(SpatialConfig, {**defaults, **options}))
-    return built.fitted([position_volume()])
+    return built.resolve_for_data([position_volume()])
 
 
 def batch_of(spatial: Spatial, count: int, seed: int = 0) -> dict[str, Tensor]:

@@ -148,7 +148,7 @@ def test_training_places_crops_of_scans_never_seen(teacher, tmp_path):
         seen = method.observe(batch, network.eval(), averaged, items, 80)
     assert seen.scores["overlap_r2"].value > 0.3
     assert seen.scores["overlap_mae"].value < 0.7 * seen.scores["overlap_mae"].chance
-    assert seen.scores["position_error"].value < seen.scores["position_error"].trivial
+    assert seen.scores["position_error"].value < seen.scores["position_error"].constant
     seen.save(tmp_path / "o.obs")
     assert Observation.load(tmp_path / "o.obs").scores == seen.scores
 

@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from situs.catalog.catalog import build_catalog
 from situs.config import validate
 from situs.errors import ConfigError, StoreError
 from situs.scans import read_scan
-from situs.scans.catalog import build_catalog
 from situs.store import Preprocessing, Store, estimate_bytes, prepare, preprocess, restore
 from situs.store import prepare as prepare_function
 from situs.store.files import array_file, record_file

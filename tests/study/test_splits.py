@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from situs.datasets.dataset import DatasetOptions, open_dataset
 from situs.errors import SitusError
-from situs.scans.datasets import DatasetOptions, open_dataset
 from situs.scans.privacy import digest_patient
+from situs.splits.near_duplicates import likeness, pairs_alike, thumbnail
 from situs.study import describe
 from situs.study.cases import CaseFacts, contents, fingerprint, inspect, near_duplicates
-from situs.study.likeness import likeness, pairs_alike, thumbnail
 from situs.study.splits import LeakError, split_cases, training_cases, without_leaks
 from situs.study.unlabelled import read_unlabelled, unknown_to_test
 

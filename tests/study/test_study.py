@@ -24,7 +24,7 @@ from situs.study.plan import Plan
 from situs.study.results import lost_classes
 from situs.study.run import _alone
 from situs.study.scheduler import Scheduler
-from situs.study.words import findings, uncompared, unstable
+from situs.study.wording import findings, uncompared, unstable
 
 TWINS = (("fast", 1.0), ("slow", 0.5))
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from situs.datasets.dataset import Case, Dataset
 from situs.errors import ConfigError
-from situs.scans.datasets import Case, Dataset
 from situs.store import Preprocessing
 from situs.transfer.cases import Cohort, places
 from situs.transfer.splits import choose

@@ -19,8 +19,8 @@ import situs
 from conftest import write_collection
 from situs.backbones import BackboneConfig, build
 from situs.cli import app
+from situs.datasets.dataset import DatasetError
 from situs.errors import ConfigError, RunError, ScanRefused, TransferError
-from situs.scans.datasets import DatasetError
 from situs.transfer import Cohort, FinetuneConfig, Model, Result, Task, finetune
 from situs.transfer.predict import predict
 from situs.weights import Card, load_encoder, save_weights

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from situs.observation import Observation, OverlayPanel
-from situs.observe.figures.overlay import on_grid
+from situs.report.figures.overlay import on_grid
 from situs.transfer import Cohort, Result, finetune
 from situs.transfer.observation import telling_cases
 

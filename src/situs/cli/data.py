@@ -16,8 +16,8 @@ from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, print_json
 
 if TYPE_CHECKING:
-    from situs.scans.catalog import Catalog
-    from situs.scans.measure import Entry
+    from situs.catalog.catalog import Catalog
+    from situs.catalog.measure import Entry
 
 Workers = Annotated[
     int | None, typer.Option(min=0, help="Processes; all cores by default, 0 for this one alone.")
@@ -56,7 +56,7 @@ def scan(
     Exit code 0 where everything can be used, 1 where something was refused (label maps do not
     count), 2 where nothing can be used.
     """
-    from situs.scans.catalog import build_catalog  # noqa: PLC0415 - reads pandas and pyarrow
+    from situs.catalog.catalog import build_catalog  # noqa: PLC0415 - reads pandas and pyarrow
 
     with _progress(quiet or json) as progress:
         found = build_catalog(

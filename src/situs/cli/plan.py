@@ -14,9 +14,9 @@ from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, print_json
 
 if TYPE_CHECKING:
+    from situs.catalog.studies import StudyRow
     from situs.methods.planes.planner import RolePlan
     from situs.planning import RoleSummary
-    from situs.scans.studies import StudyRow
 
 
 @app.command()
@@ -83,8 +83,8 @@ def studies(
 
     Exit code 0 where every study has two roles or more, 1 where some have not, 2 where none has.
     """
+    from situs.catalog.studies import load_rules, study_table  # noqa: PLC0415
     from situs.planning import open_catalog  # noqa: PLC0415 - imports torch
-    from situs.scans.studies import load_rules, study_table  # noqa: PLC0415
 
     rows = study_table(open_catalog(paths).accepted, load_rules(rules))
     roles: dict[str, set[str]] = {}
@@ -113,7 +113,7 @@ def demo_studies(
 
     Only their geometry is that of a heart or knee examination.
     """
-    from situs.planning import write_demo  # noqa: PLC0415 - imports torch
+    from situs.demo.studies import write_demo  # noqa: PLC0415 - imports torch
 
     if kind not in ("heart", "knee"):
         raise typer.BadParameter(f"must be heart or knee, got '{kind}'")

@@ -78,7 +78,7 @@ def _print_event(event: Any, done: int, total: int) -> None:
 
 
 def _print_plan(plan: Any, folders: Any, json: bool) -> None:
-    from situs.study.words import uncompared  # noqa: PLC0415
+    from situs.study.wording import uncompared  # noqa: PLC0415
 
     jobs = plan.jobs()
     missing = [job for job in jobs if folders.result(job) is None]
@@ -111,7 +111,7 @@ def _print_summary(result: Any) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from situs.study.words import difference, findings, interval, number, p_value  # noqa: PLC0415
+    from situs.study.wording import difference, findings, interval, number, p_value  # noqa: PLC0415
 
     metric = result.study.score
     table = Table(title=escape(result.study.name))

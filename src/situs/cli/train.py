@@ -49,7 +49,7 @@ def pretrain(
     Any setting can be given as `--set optimiser.lr=3e-4` or `--set options.view_size=[32,32,32]`;
     `situs pretrain --resume runs/first` goes on where a stopped run stood.
     """
-    from situs.training.pretrain import pretrain as run_pretraining  # noqa: PLC0415
+    from situs.pretraining.pretrain import pretrain as run_pretraining  # noqa: PLC0415
     from situs.training.run import Run  # noqa: PLC0415
 
     if resume is not None:
@@ -108,8 +108,8 @@ def demo(
 
 
 def _finish(run: Any, report: bool, json: bool, quiet: bool) -> None:
-    from situs.observe.report import write_report  # noqa: PLC0415
-    from situs.observe.terminal import print_scores, score_rows  # noqa: PLC0415
+    from situs.report.report import write_report  # noqa: PLC0415
+    from situs.report.terminal import print_scores, score_rows  # noqa: PLC0415
 
     observations = run.observations()
     page = write_report(run.path) if report else None

@@ -7,14 +7,13 @@ from importlib import import_module
 from typing import Any
 
 from situs.config import unknown_name, validate
-from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
+from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
 
 __all__ = [
     "Batch",
     "Method",
     "MethodConfig",
     "Network",
-    "Source",
     "StepResult",
     "available",
     "build",

@@ -9,61 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
 from situs.config import Config
 from situs.observation import Observation
+from situs.views.source import Source
 
 Batch = dict[str, Tensor]
-
-
-class Source(Protocol):
-    """A prepared scan that crops can be read from without reading all of it.
-
-    The store's ``StoredScan`` is one; ``situs.views.ArraySource`` wraps an array.
-    Axes are the scan's own, ordered and directed closest to R, A, S.
-    """
-
-    @property
-    def key(self) -> str:
-        """Name inside the store; holds nothing that identifies a patient."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along each axis."""
-
-    @property
-    def channels(self) -> int:
-        """Channels."""
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Millimetres between voxel centres along each axis."""
-
-    @property
-    def affine(self) -> npt.NDArray[np.float64]:
-        """``(4, 4)``, voxel centres to RAS mm."""
-
-    @property
-    def modality(self) -> str:
-        """``"MR"``, ``"CT"``, … or ``"unknown"``."""
-
-    @property
-    def study(self) -> str:
-        """Scans with the same study share a frame of reference."""
-
-    @property
-    def description(self) -> str:
-        """Role words of the series ("T1", "SAX"), empty when unknown; never free text."""
-
-    def read(self, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The crop ``(C, *size)`` that begins at voxel ``start``; zeros outside the scan."""
 
 
 class Network(nn.Module):
@@ -129,7 +86,7 @@ class Method(ABC):
         """What ``total`` cannot fall below; 0 unless a term can be negative."""
         return 0.0
 
-    def fitted(self, sources: Sequence[Source]) -> Self:
+    def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """This method with every field that was left to the data filled in (sizes, lengths).
 
         The trainer calls it once before training and saves the result with the run.
@@ -137,10 +94,10 @@ class Method(ABC):
         del sources
         return self
 
-    def fitted_to(self, backbone: Backbone) -> Self:
+    def resolve_for_backbone(self, backbone: Backbone) -> Self:
         """This method with every field that was left to the backbone filled in, and checked.
 
-        The trainer calls it after :meth:`fitted`, before the first sample.
+        The trainer calls it after :meth:`resolve_for_data`, before the first sample.
 
         Raises:
             ConfigError: If the method cannot train this backbone.

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from situs.backbones.base import Backbone
 from situs.errors import ConfigError
 from situs.methods import build, method_class
-from situs.methods.base import Batch, Method, Network, Source, StepResult
+from situs.methods.base import Batch, Method, Network, StepResult
 from situs.observation import Observation
+from situs.views.source import Source
 
 CompositionBatch = dict[str, Batch]
 
@@ -57,13 +58,15 @@ class Composition:
         """``"study"`` if any part looks at whole studies, else ``"scan"``."""
         return "study" if any(p.item == "study" for p in self.parts.values()) else "scan"
 
-    def fitted(self, sources: Sequence[Source]) -> Composition:
+    def resolve_for_data(self, sources: Sequence[Source]) -> Composition:
         """Each part with the fields that were left to the data filled in."""
-        return replace(self, parts={n: p.fitted(sources) for n, p in self.parts.items()})
+        return replace(self, parts={n: p.resolve_for_data(sources) for n, p in self.parts.items()})
 
-    def fitted_to(self, backbone: Backbone) -> Composition:
+    def resolve_for_backbone(self, backbone: Backbone) -> Composition:
         """Each part with the fields that were left to the backbone filled in, and checked."""
-        return replace(self, parts={n: p.fitted_to(backbone) for n, p in self.parts.items()})
+        return replace(
+            self, parts={n: p.resolve_for_backbone(backbone) for n, p in self.parts.items()}
+        )
 
     def options(self) -> dict[str, Any]:
         """The resolved configuration of each part."""

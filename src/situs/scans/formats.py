@@ -55,3 +55,14 @@ def starts_as_dicom(path: Path) -> bool:
     """Whether the file has DICOM's preamble."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def stem(path: Path) -> str:
+    """A file's name without the suffix of its format; a folder's name as it is."""
+    return path.name if path.is_dir() else without_suffix(path.name)
+
+
+def without_suffix(name: str) -> str:
+    """A file's name without the suffix of its format."""
+    suffix = next((s for s in (*_SUFFIXES, ".img") if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)]

@@ -13,6 +13,10 @@ import re
 # Controls and surrogates; and a backslash that would read as the beginning of a spelt-out one.
 _SPECIAL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]|\\(?=u[0-9a-f]{4})")
 _SPELT = re.compile(r"\\u([0-9a-f]{4})")
+_CHANNEL = re.compile(r"(.+)_(\d{4})$")
+
+# A subject of BIDS.
+SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 
 def escaped(name: str) -> str:
@@ -33,3 +37,9 @@ def unescaped(text: str) -> str:
 def is_utf8(name: str) -> bool:
     """Whether a name holds no surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def channel_of(stem: str) -> tuple[str, int] | None:
+    """Case and channel from a name of nnU-Net, ``case_0000``; None for any other name."""
+    match = _CHANNEL.match(stem)
+    return None if match is None else (match.group(1), int(match.group(2)))

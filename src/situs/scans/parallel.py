@@ -14,7 +14,7 @@ from typing import TypeVar
 
 # Imported once, before workers part from their server, rather than in each of them.
 _PRELOAD = [
-    "situs.scans.measure",
+    "situs.catalog.measure",
     "situs.scans.readers.dicom",
     "situs.scans.readers.itk",
     "situs.scans.readers.nifti",

@@ -61,7 +61,7 @@ class Scan:
 
     def _repr_html_(self) -> str:
         """Its geometry and three slices, in a notebook."""
-        from situs.observe.notebook import scan_html  # noqa: PLC0415 - draws
+        from situs.report.notebook import scan_html  # noqa: PLC0415 - draws
 
         return scan_html(self)
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import ValidationError
 
+from situs.catalog.measure import Entry, read_entry
 from situs.config import Config
 from situs.errors import ScanRefused, SitusError, StoreError
-from situs.scans.measure import Entry, read_entry
 from situs.scans.parallel import isolated_map
 from situs.scans.quality import check_prepared
 from situs.scans.refusals import refuse
@@ -39,7 +39,7 @@ from situs.store.rules import Preprocessing, Spacing
 from situs.store.store import Refusal, Store, check_rules, read_head
 
 if TYPE_CHECKING:
-    from situs.scans.catalog import Catalog, Progress
+    from situs.catalog.catalog import Catalog, Progress
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _catalog(
     workers: int | None,
     progress: Progress | None,
 ) -> Catalog:
-    from situs.scans.catalog import Catalog, build_catalog  # noqa: PLC0415 - pandas, pyarrow
+    from situs.catalog.catalog import Catalog, build_catalog  # noqa: PLC0415 - pandas, pyarrow
 
     if isinstance(data, Catalog):
         return data

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from situs.scans.datasets import Case, Dataset
-from situs.study.likeness import pack, pairs_alike, thumbnail, unpack
+from situs.datasets.dataset import Case, Dataset
+from situs.splits.near_duplicates import pack, pairs_alike, thumbnail, unpack
 from situs.training.run import write_json
 
 _STRATA = 3

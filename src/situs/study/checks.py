@@ -9,8 +9,8 @@ from situs.config import validate
 from situs.errors import ConfigError
 from situs.methods.base import Method
 from situs.methods.composition import compose
+from situs.pretraining.config import PretrainConfig
 from situs.study.config import SCRATCH, Arm, StudyConfig
-from situs.training.config import PretrainConfig
 from situs.transfer.config import FinetuneConfig
 
 # What methods call the size of what goes through the network.

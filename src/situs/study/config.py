@@ -16,10 +16,10 @@ from pydantic import (
 
 from situs.backbones import BackboneConfig
 from situs.config import Config, Seed, validate
+from situs.datasets.dataset import DatasetOptions
+from situs.evaluation.measures import DEFAULT, METRICS, Metric
 from situs.methods import method_class
-from situs.scans.datasets import DatasetOptions
 from situs.store import Preprocessing
-from situs.study.metrics import DEFAULT, METRICS, Metric
 
 SCRATCH = "none"
 
@@ -102,7 +102,7 @@ class StudyConfig(Config):
         data: Labelled data set in any layout that situs reads.
         out: Where everything is kept; a second call goes on there.
         task: What the labels are for.
-        metric: What is compared, one of :data:`~situs.study.metrics.METRICS` of the task; by
+        metric: What is compared, one of :data:`~situs.evaluation.measures.METRICS` of the task; by
             default ``dice``, for classification ``balanced_accuracy``.
         dataset: What the files do not say by themselves: who the patient is, which images,
             whether some may lack a label.
@@ -119,7 +119,7 @@ class StudyConfig(Config):
         duplicate_correlation: From which correlation of downsampled scans on.
         backbone: Network and size of all arms.
         preprocessing: Of all scans, for all arms.
-        pretrain: Settings of :class:`~situs.training.config.PretrainConfig` for all arms.
+        pretrain: Settings of :class:`~situs.pretraining.config.PretrainConfig` for all arms.
         pretrain_per_seed: Pretrain anew for each seed, instead of once an arm.
         finetune: Settings of :class:`~situs.transfer.config.FinetuneConfig` for all arms.
         tune: Choice of learning rates.

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from situs.observe import style
-from situs.observe.svg import Tile, tile
+from situs.evaluation.measures import Metric
+from situs.report import style
+from situs.report.svg import Tile, tile
 from situs.study.config import SCRATCH
-from situs.study.metrics import Metric
 
 
 def looks(arms: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:

@@ -9,13 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from situs.observe import page
+from situs.evaluation.measures import Metric
+from situs.report import page
 from situs.study.config import StudyConfig
 from situs.study.figures import efficiency, gains
-from situs.study.metrics import Metric
 from situs.study.plan import StudyCases
 from situs.study.results import StudyResult
-from situs.study.words import (
+from situs.study.wording import (
     best_rows,
     difference,
     duration,

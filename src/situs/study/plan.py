@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from situs.evaluation.measures import Metric, case_scores, mean_score
 from situs.study.cases import CaseFacts, fingerprint
 from situs.study.config import SCRATCH, Arm, StudyConfig
 from situs.study.jobs import RUN, Job
-from situs.study.metrics import Metric, case_scores, mean_score
 from situs.study.splits import Split, training_cases
 
 Results = Callable[[Job], dict[str, Any] | None]

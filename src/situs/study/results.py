@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from situs.evaluation.measures import mean_score
 from situs.study.config import StudyConfig
 from situs.study.jobs import JobFolders
-from situs.study.metrics import mean_score
 from situs.study.plan import Plan
 from situs.study.summary import rivals, summarise
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from situs.config import dump_yaml, load_config
+from situs.datasets.dataset import Dataset, open_dataset
 from situs.errors import ConfigError, RunError
-from situs.scans.datasets import Dataset, open_dataset
+from situs.study.archives import image_files
 from situs.study.cases import CaseFacts, contents, inspect
 from situs.study.checks import check_settings
 from situs.study.config import StudyConfig
@@ -24,8 +25,7 @@ from situs.study.results import StudyResult, collect
 from situs.study.scheduler import WORKER, Event, Scheduler
 from situs.study.splits import split_cases, without_leaks
 from situs.study.unlabelled import read_unlabelled, unknown_to_test
-from situs.study.unpacking import image_files
-from situs.study.words import markdown
+from situs.study.wording import markdown
 from situs.training.run import write_json, write_text
 
 

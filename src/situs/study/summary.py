@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from situs.evaluation.statistics import crossed_bootstrap, holm, labels_for, paired_test
 from situs.study.config import SCRATCH, Arm, StudyConfig
-from situs.study.statistics import crossed_bootstrap, holm, labels_for, paired_test
 
 
 def score_table(cases: pd.DataFrame, arm: str, labels: int) -> pd.DataFrame:

@@ -7,13 +7,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from situs.scans.catalog import build_catalog
-from situs.scans.datasets import DatasetError, DatasetOptions
-from situs.scans.layouts.common import patient_of, stem
+from situs.catalog.catalog import build_catalog
+from situs.datasets.dataset import DatasetError, DatasetOptions
+from situs.datasets.layouts.common import patient_of
+from situs.scans.formats import stem
 from situs.scans.names import unescaped
 from situs.scans.privacy import digest_patient
+from situs.splits.near_duplicates import pack, thumbnail, unpack
 from situs.study.cases import CaseFacts, near_duplicates
-from situs.study.likeness import pack, thumbnail, unpack
 from situs.study.splits import LeakError
 from situs.training.run import write_json
 

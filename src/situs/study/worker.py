@@ -53,7 +53,7 @@ class Worker:
         return result
 
     def _store(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
-        from situs.scans.catalog import build_catalog  # noqa: PLC0415
+        from situs.catalog.catalog import build_catalog  # noqa: PLC0415
         from situs.store import Preprocessing, prepare  # noqa: PLC0415
 
         rules = Preprocessing.model_validate(config["rules"])
@@ -72,7 +72,7 @@ class Worker:
         }
 
     def _pretrain(self, config: dict[str, Any], out: Path, resumed: bool) -> dict[str, Any]:
-        from situs.training.pretrain import pretrain  # noqa: PLC0415
+        from situs.pretraining.pretrain import pretrain  # noqa: PLC0415
 
         mode: Literal["resume", "overwrite"] = "resume" if resumed else "overwrite"
         run = pretrain({**config, "out": str(out)}, mode=mode, quiet=True)
@@ -104,7 +104,7 @@ class Worker:
             return {"scores": {}, "cases": [], "diverged": True, "run": RUN}
 
     def _cohort_for(self, config: dict[str, Any]) -> Cohort:
-        from situs.scans.datasets import open_dataset  # noqa: PLC0415
+        from situs.datasets.dataset import open_dataset  # noqa: PLC0415
         from situs.store import Preprocessing  # noqa: PLC0415
         from situs.transfer.cases import Cohort  # noqa: PLC0415
         from situs.weights import load_card  # noqa: PLC0415

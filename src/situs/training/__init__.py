@@ -1,1 +1,1 @@
-"""The loop around a method: data, optimiser, teacher, checkpoints."""
+"""What every training shares: the run folder, the engine, progress."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from situs.config import Config
 from situs.errors import RunError
-from situs.training.config import PretrainConfig
 from situs.training.run import Run
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -26,7 +26,7 @@ _FREE_ON_RESUME = {
 }
 
 
-def check_wish(run: Run, mode: Mode, data: Iterable[Path], init: str | Path | None) -> None:
+def check_mode(run: Run, mode: Mode, data: Iterable[Path], init: str | Path | None) -> None:
     """Refuse what the folder does not fit, or what overwriting it would delete.
 
     Raises:
@@ -58,7 +58,7 @@ def check_outside(out: Path, needed: Iterable[str | Path]) -> None:
         )
 
 
-def check_same_settings(run: Run, config: PretrainConfig) -> None:
+def check_same_settings(run: Run, config: Config) -> None:
     """A resumed run must be the same run.
 
     Args:

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from situs import words
+from situs import text
 
 # A log gets a line at every twentieth of the way, but not more often than this, and a sign of
 # life at least once a minute.
@@ -38,7 +38,7 @@ class _TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         left = task.time_remaining
-        return Text("" if left is None else f"{words.duration(left)} left", style="cyan")
+        return Text("" if left is None else f"{text.duration(left)} left", style="cyan")
 
 
 class TrainingProgress(pl.Callback):
@@ -143,11 +143,11 @@ class TrainingProgress(pl.Callback):
         now, step, total = time.monotonic(), trainer.global_step, _total(trainer)
         parts = [f"{self._what}: step {step}" + (f" of {total}" if total else "")]
         parts += _scores(pl_module)
-        parts.append(f"{words.duration(now - self._began)} so far")
+        parts.append(f"{text.duration(now - self._began)} so far")
         done = step - self._first_step
         if total and done > 0 and step < total:
             left = (now - self._began) * (total - step) / done
-            parts.append(f"{words.duration(left)} left")
+            parts.append(f"{text.duration(left)} left")
         if wait := _wait(pl_module):
             parts.append(wait)
         self._console.print(", ".join(parts), markup=False, highlight=False, soft_wrap=True)
@@ -166,7 +166,7 @@ def _total(trainer: pl.Trainer) -> int | None:
 def _scores(pl_module: pl.LightningModule) -> list[str]:
     progress: dict[str, tuple[float, str]] = getattr(pl_module, "progress", None) or {}
     return [
-        f"{words.printable(name)} {words.quantity(float(v), unit)}"
+        f"{text.printable(name)} {text.quantity(float(v), unit)}"
         for name, (v, unit) in progress.items()
     ]
 

@@ -36,7 +36,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What it learned and its curves, in a notebook."""
-        from situs.observe.notebook import run_html  # noqa: PLC0415 - draws
+        from situs.report.notebook import run_html  # noqa: PLC0415 - draws
 
         return run_html(self.path)
 

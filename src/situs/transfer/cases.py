@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from situs.datasets.dataset import Case, Dataset, DatasetOptions, open_dataset
 from situs.errors import ConfigError
-from situs.scans.datasets import Case, Dataset, DatasetOptions, open_dataset
 from situs.store import Prepared, Preprocessing, preprocess
 from situs.store.grid import orientation
 from situs.store.intensity import Kind
@@ -85,7 +85,7 @@ class Cohort:
     prepared anew each time, so that large collections do not fill the memory.
 
     Args:
-        dataset: From :func:`situs.scans.datasets.open_dataset`.
+        dataset: From :func:`situs.datasets.dataset.open_dataset`.
         rules: Preprocessing; a median spacing is worked out here, from at most 64 cases spread
             over the data set whatever their split, so that every fine-tuning sees one grid.
         keep_bytes: Memory for prepared cases.

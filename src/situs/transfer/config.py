@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from situs.backbones import BackboneConfig
 from situs.config import Config, Seed
-from situs.scans.datasets import DatasetOptions
+from situs.datasets.dataset import DatasetOptions
 from situs.store import Preprocessing
 
 Cases = int | tuple[str, ...] | None

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import ConfigError
-from situs.transfer.cases import PreparedCase
-from situs.transfer.config import FinetuneConfig
-from situs.transfer.metrics import (
+from situs.evaluation.metrics import (
     Summary,
     score_classification,
     score_segmentation,
     summarise_segmentation,
 )
+from situs.transfer.cases import PreparedCase
+from situs.transfer.config import FinetuneConfig
 from situs.transfer.model import Model
 from situs.transfer.result import write_cases
 

@@ -20,7 +20,7 @@ from torch import nn
 from situs.backbones import Backbone
 from situs.config import dump_yaml, load_config, validate
 from situs.errors import ConfigError, RunError
-from situs.ledger import Ledger
+from situs.evaluation.metrics import Summary
 from situs.store import Preprocessing
 from situs.training.folder import check_outside
 from situs.training.progress import TrainingProgress
@@ -29,15 +29,15 @@ from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.evaluate import evaluate, validation_score
 from situs.transfer.features import slice_axis_of
+from situs.transfer.laterality import said, sided, with_flips
 from situs.transfer.losses import classification_loss, segmentation_loss
-from situs.transfer.metrics import Summary
 from situs.transfer.model import Model, Task, assemble, initialise, starting_point
 from situs.transfer.observation import observe_segmentation
 from situs.transfer.patches import PatchSampler
 from situs.transfer.result import OBSERVATION, Result, defined
-from situs.transfer.sides import said, sided, with_flips
 from situs.transfer.splits import Split, choose
-from situs.transfer.training import Finetuning, Watch, fit
+from situs.transfer.training import Finetuning, ValidationCheckpoint, fit
+from situs.weights.ledger import Ledger
 
 
 def finetune(
@@ -198,7 +198,7 @@ def _train(
     split: Split,
     pretrained: Sequence[nn.Module],
     quiet: bool,
-) -> Watch:
+) -> ValidationCheckpoint:
     sampler = PatchSampler(
         cohort.load(split.train),
         model.task.framing,
@@ -222,7 +222,7 @@ def _train(
     def score() -> float:
         return validation_score(model, cohort.stream(split.validation))
 
-    watch = Watch(metrics, score if split.validation else None, config)
+    watch = ValidationCheckpoint(metrics, score if split.validation else None, config)
     fit(module, sampler, watch, config.out, [TrainingProgress(quiet=quiet, what="fine-tuning")])
     return watch
 
@@ -232,7 +232,7 @@ def _result(
     model: Model,
     split: Split,
     ledger: Ledger | None,
-    watch: Watch,
+    watch: ValidationCheckpoint,
     summary: Summary,
     seconds: dict[str, float],
 ) -> Result:

@@ -15,7 +15,6 @@ from torch import nn
 from situs.backbones import BackboneConfig, build
 from situs.config import Config, validate
 from situs.errors import TransferError
-from situs.ledger import Ledger, fill
 from situs.store import Prepared, Preprocessing, restore_largest
 from situs.store.intensity import Kind as IntensityKind
 from situs.training.run import write_json
@@ -23,6 +22,7 @@ from situs.transfer import windows
 from situs.transfer.networks import Classifier, Segmenter
 from situs.transfer.patches import Framing
 from situs.weights import Card, load_card, load_into, load_part, save_weights, weights_folder
+from situs.weights.ledger import Ledger, fill
 
 TASK = "task.json"
 Kind = Literal["segmentation", "classification"]

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from situs.observation import Observation, OverlayPanel, Score, Section, Volume
+from situs.text import quantity
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.model import Model
 from situs.transfer.result import Result
 from situs.views.subvolume import crop_affine
-from situs.words import quantity
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.uint8]

@@ -17,8 +17,8 @@ import numpy as np
 from situs.errors import RunError, ScanRefused
 from situs.scans.channels import read_channels, with_modalities
 from situs.scans.discovery import Candidate, common_root, discover
-from situs.scans.layouts.common import channel_of, stem
-from situs.scans.names import escaped
+from situs.scans.formats import stem
+from situs.scans.names import channel_of, escaped
 from situs.scans.read import read_scan, read_series
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan

@@ -24,8 +24,8 @@ from sklearn.preprocessing import StandardScaler
 
 from situs.backbones import Backbone, build
 from situs.config import Config, Seed, load_config, validate
+from situs.datasets.dataset import DatasetOptions
 from situs.errors import ConfigError
-from situs.scans.datasets import DatasetOptions
 from situs.store import Preprocessing
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import Cases

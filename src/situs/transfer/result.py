@@ -16,8 +16,8 @@ from rich.table import Table
 from situs import __version__
 from situs.config import Config, validate
 from situs.errors import RunError
-from situs.ledger import Ledger
 from situs.training.run import write_json
+from situs.weights.ledger import Ledger
 
 RESULT = "result.json"
 OBSERVATION = "observation.obs"

@@ -85,7 +85,7 @@ class Finetuning(pl.LightningModule):
         }
 
 
-class Watch(pl.Callback):
+class ValidationCheckpoint(pl.Callback):
     """Metrics file, validation, the best weights and early stopping.
 
     Args:
@@ -163,7 +163,7 @@ class Watch(pl.Callback):
 def fit(
     module: Finetuning,
     batches: PatchSampler,
-    watch: Watch,
+    watch: ValidationCheckpoint,
     out: Path,
     callbacks: Sequence[pl.Callback] = (),
 ) -> None:

@@ -1,5 +1,5 @@
 """Samplers and sources shared by several methods."""
 
-from situs.views.array_source import ArraySource
+from situs.views.source import ArraySource
 
 __all__ = ["ArraySource"]

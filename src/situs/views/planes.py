@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from situs.geometry import Plane
-from situs.methods.base import Source
+from situs.views.source import Source
 
 Array = npt.NDArray[np.float32]
 

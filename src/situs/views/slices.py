@@ -13,8 +13,8 @@ from pydantic import Field
 from situs.config import Config
 from situs.geometry import Plane
 from situs.geometry.stacks import stack_axis
-from situs.methods.base import Source
 from situs.views.planes import centred_plane
+from situs.views.source import Source
 
 _MULTIPLE = 16  # what the usual four down-samplings ask for
 _LARGEST = 224

@@ -62,6 +62,7 @@ class MaeConfig(MethodConfig):
         """
         if self.block_size is None:
             raise ConfigError(
-                "block_size is left to the backbone: use method.fitted_to(backbone), or give it"
+                "block_size is left to the backbone: use method.resolve_for_backbone(backbone), "
+                "or give it"
             )
         return self.block_size

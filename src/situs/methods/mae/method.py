@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
 from situs.config import validate
-from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
+from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
 from situs.methods.mae.config import MaeConfig
 from situs.methods.mae.heads import MaeHeads
 from situs.methods.mae.losses import reconstruction
@@ -19,6 +19,7 @@ from situs.methods.mae.observation import observe
 from situs.methods.mae.sparse import is_convolutional, sparse_encoding
 from situs.methods.mae.views import fitted_block, sample_masked, to_voxels
 from situs.observation import Observation
+from situs.views.source import Source
 
 
 class Mae(Method):
@@ -38,7 +39,7 @@ class Mae(Method):
     Config: ClassVar[type[MethodConfig]] = MaeConfig
     config: MaeConfig
 
-    def fitted_to(self, backbone: Backbone) -> Self:
+    def resolve_for_backbone(self, backbone: Backbone) -> Self:
         """Fill ``block_size``; see :func:`~situs.methods.mae.views.fitted_block`."""
         stride = backbone.divisor if self._sparse(backbone) else (1, 1, 1)
         block = fitted_block(self.config.block_size, stride)
@@ -53,7 +54,7 @@ class Mae(Method):
     def build_heads(self, backbone: Backbone) -> nn.Module:
         """Tokens and the map to intensities."""
         backbone.check_size(self.config.view_size)
-        self.fitted_to(backbone)  # refuses blocks that this backbone sees through
+        self.resolve_for_backbone(backbone)  # refuses blocks that this backbone sees through
         return MaeHeads(backbone, self._sparse(backbone))
 
     def step(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from situs.methods.base import Batch, Source
+from situs.methods.base import Batch
 from situs.methods.mae.config import MaeConfig
 from situs.methods.mae.losses import block_statistics, denormalise, from_blocks, to_blocks
 from situs.methods.mae.views import to_voxels
@@ -21,6 +21,7 @@ from situs.observation import (
     Section,
     Volume,
 )
+from situs.views.source import Source
 from situs.views.subvolume import crop_affine
 
 _SHOWN = 2
@@ -62,7 +63,7 @@ def observe(
         title="Rebuilding hidden blocks",
         explanation=(
             f"{config.mask_ratio:.0%} of the blocks of {_times(config.blocks)} voxels are "
-            "hidden; the network rebuilds them from what is left. The trivial predictor knows "
+            "hidden; the network rebuilds them from what is left. The constant baseline knows "
             "each hidden block's mean and paints it flat."
         ),
         scores=(
@@ -72,7 +73,7 @@ def observe(
                 "",
                 "higher",
                 chance=0.0,
-                trivial=0.0,
+                constant=0.0,
                 label="structure inside hidden blocks explained (R²)",
                 samples=tuple(r2.tolist()),
             ),
@@ -81,7 +82,7 @@ def observe(
                 float(root.mean()),
                 "",
                 "lower",
-                trivial=float(flat_root.mean()),
+                constant=float(flat_root.mean()),
                 label="error on hidden voxels, in units of the normalised intensity",
                 samples=tuple(root.tolist()),
             ),

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from situs.errors import ConfigError
-from situs.methods.base import Batch, Source
+from situs.methods.base import Batch
+from situs.views.source import Source
 from situs.views.subvolume import inside_mask, random_start
 
 _BLOCK = 8  # voxels: of smaller blocks interpolation rebuilds too much

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from situs.catalog.studies import load_rules
 from situs.errors import ConfigError
 from situs.methods.base import MethodConfig
-from situs.scans.studies import load_rules
 from situs.views.intensity import IntensityConfig
 from situs.views.planes_virtual import VirtualConfig
 from situs.views.slices import PoseConfig, ViewGrid
@@ -63,7 +63,7 @@ class PlanesConfig(MethodConfig):
         """Pixels of a view."""
         if self.size is None or self.spacing_mm is None:
             raise ConfigError(
-                "'size' and 'spacing_mm' are left to the data: call fitted(sources) first"
+                "'size' and 'spacing_mm' are left to the data: call resolve_for_data(sources) first"
             )
         return ViewGrid(self.size, self.spacing_mm)
 

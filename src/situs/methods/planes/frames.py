@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from situs.catalog.studies import RoleRules, middle_plane, recognise
 from situs.geometry import Plane
-from situs.methods.base import Source
-from situs.scans.studies import RoleRules, middle_plane, recognise
 from situs.views.planes import centred_plane
 from situs.views.planes_virtual import in_plane_axes
+from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
 Direction = tuple[float, float, float]

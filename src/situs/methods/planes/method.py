@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
+from situs.catalog.studies import by_role, load_rules
+from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
 from situs.methods.planes import losses
 from situs.methods.planes.config import PlanesConfig, Term
 from situs.methods.planes.frames import fitted_frames
@@ -18,8 +19,8 @@ from situs.methods.planes.heads import PlanesHeads, predict
 from situs.methods.planes.observation import observe
 from situs.methods.planes.views import sample_study
 from situs.observation import Observation
-from situs.scans.studies import by_role, load_rules
 from situs.views.slices import fitted_grid
+from situs.views.source import Source
 
 
 class Planes(Method):
@@ -40,7 +41,7 @@ class Planes(Method):
     Config: ClassVar[type[MethodConfig]] = PlanesConfig
     config: PlanesConfig
 
-    def fitted(self, sources: Sequence[Source]) -> Self:
+    def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """Decide between real and virtual studies; fill the views' size, spacing and frames."""
         grid, studies = fitted_grid(sources), studies_of(sources, self.config)
         frames = self.config.frames

@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.geometry.line_fit import fit_line
-from situs.methods.base import Batch, Network, Source
+from situs.methods.base import Batch, Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import Predicted
-from situs.methods.planes.planned import planned_section
+from situs.methods.planes.planning_section import planned_section
+from situs.methods.planes.predictions import Seen, each, mean, pixel_affines
 from situs.methods.planes.scoring import (
     chance_line_errors,
     constant_lines,
     line_errors,
 )
-from situs.methods.planes.seen import Seen, each, mean, pixel_affines
 from situs.methods.planes.stacks import stack_curve
-from situs.methods.whole import WholeScans
+from situs.methods.preview import WholeScans
 from situs.observation import (
     LinesPanel,
     Observation,
@@ -28,6 +28,7 @@ from situs.observation import (
     Score,
     Section,
 )
+from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
 
@@ -107,8 +108,8 @@ def _lines(
         explanation=(
             "For each slice the network draws where the study's other planes cut it; the line "
             "fitted to its heat map is compared with the one computed from the scan's geometry. "
-            "Chance takes the line of another slice; the trivial answer is the mean line of each "
-            "pair of roles, whatever the image shows."
+            "Chance takes the line of another slice; the constant baseline is the mean line of "
+            "each pair of roles, whatever the image shows."
         ),
         scores=(
             Score(
@@ -117,7 +118,7 @@ def _lines(
                 "°",
                 "lower",
                 chance=mean(chance.angle_deg),
-                trivial=mean(constant.angle_deg),
+                constant=mean(constant.angle_deg),
                 label="angle between predicted and true line",
                 samples=each(errors.angle_deg.reshape(by_sample)),
             ),
@@ -127,7 +128,7 @@ def _lines(
                 "mm",
                 "lower",
                 chance=mean(chance.distance_mm),
-                trivial=mean(constant.distance_mm),
+                constant=mean(constant.distance_mm),
                 label="distance of the true line from the predicted one",
                 samples=each(errors.distance_mm.reshape(by_sample)),
             ),
@@ -197,7 +198,7 @@ def _location(
                 chance=float(100 * np.abs(places[:, None] - places).mean())
                 if len(places)
                 else None,
-                trivial=float(100 * np.abs(places - np.median(places)).mean())
+                constant=float(100 * np.abs(places - np.median(places)).mean())
                 if len(places)
                 else None,
                 label="error of a slice's place in its stack",

@@ -10,19 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from situs.catalog.studies import by_role, load_rules, middle_plane
 from situs.config import unknown_name
 from situs.errors import SitusError
 from situs.geometry import Plane
 from situs.geometry.line_fit import fit_line
 from situs.geometry.stacks import stack_axis
-from situs.methods.base import Network, Source
+from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
 from situs.methods.planes.plan import plan_plane
 from situs.methods.planes.views import StudySlice, slice_of_stack, virtual_slices
-from situs.scans.studies import by_role, load_rules, middle_plane
 from situs.views.planes import cut
 from situs.views.slices import Pose, posed
+from situs.views.source import Source
 
 _BATCH = 16
 

@@ -6,17 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from situs.catalog.studies import load_rules, recognise
 from situs.geometry import Plane
 from situs.geometry.stacks import stack_axis
-from situs.methods.base import Network, Source
+from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
 from situs.methods.planes.views import slice_of_stack
 from situs.observation import CurvePanel
-from situs.scans.studies import load_rules, recognise
 from situs.views.planes import cut
 from situs.views.planes_virtual import anatomy, in_plane_axes, stack_slice
 from situs.views.slices import Pose, posed
+from situs.views.source import Source
 
 _SLICES = 24
 

@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from situs.catalog.studies import by_role, load_rules, middle_plane
 from situs.geometry import Plane, intersect
 from situs.geometry.stacks import stack_axis
-from situs.methods.base import Batch, Source
+from situs.methods.base import Batch
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.frames import in_frame
-from situs.scans.studies import by_role, load_rules, middle_plane
-from situs.views.array_source import ArraySource
 from situs.views.intensity import jitter
 from situs.views.planes import cut
 from situs.views.planes_virtual import anatomy, draw_slice, prescribed_planes
 from situs.views.slices import draw_pose, posed, stack_axes
+from situs.views.source import ArraySource, Source
 
 Array = npt.NDArray[np.float64]
 

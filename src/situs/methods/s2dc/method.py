@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
+from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
 from situs.methods.projection import pooled
 from situs.methods.s2dc.config import NORMAL_AXIS, S2dcConfig
 from situs.methods.s2dc.heads import S2dcHeads, heads_of
@@ -32,6 +32,7 @@ from situs.methods.s2dc.tokens import (
 )
 from situs.methods.s2dc.views import sample_region
 from situs.observation import Observation
+from situs.views.source import Source
 
 
 class S2dc(Method):

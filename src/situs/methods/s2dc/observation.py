@@ -9,14 +9,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from situs.methods.base import Batch, Network, Source
+from situs.methods.base import Batch, Network
 from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
 from situs.methods.projection import pooled
 from situs.methods.s2dc.colours import principal_colours
 from situs.methods.s2dc.config import S2dcConfig
 from situs.methods.s2dc.heads import heads_of
-from situs.methods.s2dc.look import Look, look, to_numpy
 from situs.methods.s2dc.losses import sharpness
+from situs.methods.s2dc.matching import Look, look, to_numpy
 from situs.methods.s2dc.tokens import encode_crops
 from situs.methods.s2dc.views import from_crops
 from situs.observation import (
@@ -29,6 +29,7 @@ from situs.observation import (
     Section,
     Volume,
 )
+from situs.views.source import Source
 from situs.views.subvolume import crop_affine
 
 _SHOWN = 3  # samples that get figures of their own

@@ -17,9 +17,10 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from situs.geometry import token_affine, token_centres
-from situs.methods.base import Batch, Source
+from situs.methods.base import Batch
 from situs.methods.s2dc.config import NORMAL_AXIS, MotionConfig, S2dcConfig
 from situs.views.intensity import jitter
+from situs.views.source import Source
 from situs.views.subvolume import random_start
 
 Affine = npt.NDArray[np.float64]

@@ -65,7 +65,7 @@ class SalConfig(MethodConfig):
         """Pixels of a view."""
         if self.size is None or self.spacing_mm is None:
             raise ConfigError(
-                "'size' and 'spacing_mm' are left to the data: call fitted(sources) first"
+                "'size' and 'spacing_mm' are left to the data: call resolve_for_data(sources) first"
             )
         return ViewGrid(self.size, self.spacing_mm)
 

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
+from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
 from situs.methods.sal import losses
 from situs.methods.sal.config import SalConfig, Term
 from situs.methods.sal.heads import SalHeads, embed
 from situs.methods.sal.observation import observe
-from situs.methods.sal.registered import alignment_in_patient
+from situs.methods.sal.registration import alignment_in_patient
 from situs.methods.sal.views import sample_pairs
 from situs.observation import Observation
 from situs.views.slices import fitted_grid
+from situs.views.source import Source
 
 
 class Sal(Method):
@@ -40,7 +41,7 @@ class Sal(Method):
     Config: ClassVar[type[MethodConfig]] = SalConfig
     config: SalConfig
 
-    def fitted(self, sources: Sequence[Source]) -> Self:
+    def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """Fill the size and spacing of the views from the scans."""
         grid = fitted_grid(sources)
         filled = {
@@ -51,7 +52,9 @@ class Sal(Method):
 
     def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
         """Pairs of one scan; see :func:`~situs.methods.sal.views.sample_pairs`."""
-        method = self if self.config.size and self.config.spacing_mm else self.fitted(item)
+        method = (
+            self if self.config.size and self.config.spacing_mm else self.resolve_for_data(item)
+        )
         return sample_pairs(item[0], method.config, rng)
 
     def build_heads(self, backbone: Backbone) -> nn.Module:

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.geometry import Plane
-from situs.methods.base import Batch, Network, Source
+from situs.methods.base import Batch, Network
 from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
 from situs.methods.sal.config import SalConfig
 from situs.methods.sal.heads import Embedded
 from situs.methods.sal.matching import Matches, matches, planes_of
-from situs.methods.sal.placing import finite_mean, placing
+from situs.methods.sal.position_section import finite_mean, placing
 from situs.observation import (
     MatchesPanel,
     Observation,
@@ -21,6 +21,7 @@ from situs.observation import (
     Section,
     Volume,
 )
+from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
 
@@ -92,7 +93,7 @@ def _matching(
             "mm",
             "lower",
             chance=finite_mean(np.array([m.chance_mm for m in every])),
-            trivial=finite_mean(np.array([m.trivial_mm for m in every])),
+            constant=finite_mean(np.array([m.trivial_mm for m in every])),
             label="distance of matched positions from the true place",
             samples=tuple(error.tolist()),
         ),

@@ -9,11 +9,12 @@ import numpy.typing as npt
 import torch
 
 from situs.geometry import Plane
-from situs.methods.base import Batch, Source
+from situs.methods.base import Batch
 from situs.methods.sal.config import SalConfig
 from situs.views.intensity import jitter
 from situs.views.planes import cut
 from situs.views.slices import Pose, draw_pose, posed, stack_axes
+from situs.views.source import Source
 
 
 class SlicePair(NamedTuple):

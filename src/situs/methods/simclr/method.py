@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
+from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
 from situs.methods.projection import Projector, pooled
 from situs.methods.simclr.config import SimClrConfig
 from situs.methods.simclr.losses import nt_xent
 from situs.methods.simclr.observation import observe, retrieval
 from situs.methods.simclr.views import sample_pair
 from situs.observation import Observation
+from situs.views.source import Source
 
 
 class SimClr(Method):

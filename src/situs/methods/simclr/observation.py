@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from situs.methods.base import Batch, Source
+from situs.methods.base import Batch
 from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
 from situs.methods.precision import cosines
 from situs.observation import (
@@ -20,6 +20,7 @@ from situs.observation import (
     Section,
     Volume,
 )
+from situs.views.source import Source
 from situs.views.subvolume import crop_affine
 
 _SHOWN = 3

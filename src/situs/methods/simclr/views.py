@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from situs.methods.base import Batch, Source
+from situs.methods.base import Batch
 from situs.methods.simclr.config import SimClrConfig
 from situs.views.intensity import jitter
+from situs.views.source import Source
 from situs.views.subvolume import random_start, start_near
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from situs.backbones.base import Backbone
 from situs.geometry import gap_matrix
-from situs.methods.base import Batch, Method, Network, Source, StepResult
+from situs.methods.base import Batch, Method, Network, StepResult
 from situs.methods.spatial import losses
 from situs.methods.spatial.chunks import chunk_starts, cut
 from situs.methods.spatial.config import SpatialConfig
@@ -19,6 +19,7 @@ from situs.methods.spatial.heads import SpatialHeads
 from situs.methods.spatial.observation import observe
 from situs.methods.spatial.views import gap_spread_mm, sample_views
 from situs.observation import Observation
+from situs.views.source import Source
 
 
 class Encoded(NamedTuple):
@@ -79,7 +80,7 @@ class Spatial(Method):
         """Both chunk terms are cosines, down to −1; all others are at least 0."""
         return -(self.config.weights.chunk_adjacent + self.config.weights.chunk_distant)
 
-    def fitted(self, sources: Sequence[Source]) -> Self:
+    def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """Fill ``length_mm`` from the spread of gaps that the scans give."""
         if self.config.length_mm is not None:
             return self

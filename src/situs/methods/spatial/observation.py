@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from situs.geometry import cycle_sums, gap_matrix
-from situs.methods.base import Batch, Network, Source
+from situs.methods.base import Batch, Network
 from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
+from situs.methods.preview import WholeScan, whole_scan
 from situs.methods.spatial.chunks import chunk_starts, cut
 from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads
 from situs.methods.spatial.losses import off_diagonal
-from situs.methods.whole import WholeScan, whole_scan
 from situs.observation import (
     ArrowsPanel,
     BoxesPanel,
@@ -30,6 +30,7 @@ from situs.observation import (
     Score,
     Section,
 )
+from situs.views.source import Source
 
 Float = npt.NDArray[np.float64]
 _AXES = ("right–left", "back–front", "bottom–top")
@@ -183,7 +184,7 @@ def _gap_section(gaps: Gaps, shown: int) -> Section:
                 mean_pairwise(true_distances.reshape(-1, 1)),
                 (true_distances - true_distances.median()).abs().mean(),
             ),
-            Score("gap_r2", r2, "", "higher", chance=-1.0, trivial=0.0, label="R² of gaps"),
+            Score("gap_r2", r2, "", "higher", chance=-1.0, constant=0.0, label="R² of gaps"),
         ),
         panels=tuple(panels),
     )
@@ -316,7 +317,7 @@ def _score(
     unit: str,
     label: str,
     chance: Tensor | float,
-    trivial: Tensor | float | None = None,
+    constant: Tensor | float | None = None,
 ) -> Score:
     """A score from ``values (B, …)``: a mean per sample, and over all."""
     samples = values.float().flatten(1).nanmean(1)
@@ -326,7 +327,7 @@ def _score(
         unit=unit,
         better="higher" if unit == "%" else "lower",
         chance=float(chance),
-        trivial=None if trivial is None else float(trivial),
+        constant=None if constant is None else float(constant),
         label=label,
         samples=tuple(samples.tolist()),
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from situs.methods.base import Batch, Source
+from situs.methods.base import Batch
 from situs.methods.spatial.config import SpatialConfig
 from situs.views.intensity import jitter
+from situs.views.source import Source
 
 
 def sample_views(source: Source, config: SpatialConfig, rng: np.random.Generator) -> Batch:

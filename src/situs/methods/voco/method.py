@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Method, MethodConfig, Network, Source, StepResult
+from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
 from situs.methods.projection import Projector, pooled
 from situs.methods.voco.config import VocoConfig
 from situs.methods.voco.losses import predicted_overlap, voco
 from situs.methods.voco.observation import observe
 from situs.methods.voco.views import sample_region
 from situs.observation import Observation
+from situs.views.source import Source
 
 
 class Voco(Method):

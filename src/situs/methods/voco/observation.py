@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from situs.methods.base import Batch, Source
+from situs.methods.base import Batch
 from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
 from situs.methods.voco.config import VocoConfig
 from situs.observation import (
@@ -21,6 +21,7 @@ from situs.observation import (
     Section,
     Volume,
 )
+from situs.views.source import Source
 
 _SHOWN = 2
 
@@ -132,7 +133,7 @@ def _overlap_scores(predicted: Tensor, overlap: Tensor) -> tuple[Score, ...]:
             "",
             "lower",
             chance=float(guessed),
-            trivial=float((overlap - mean).abs().mean()),
+            constant=float((overlap - mean).abs().mean()),
             label="error of the overlap, as a share of the crop",
             samples=tuple(error.tolist()),
         ),
@@ -142,7 +143,7 @@ def _overlap_scores(predicted: Tensor, overlap: Tensor) -> tuple[Score, ...]:
             "",
             "higher",
             chance=0.0,
-            trivial=0.0,
+            constant=0.0,
             label="overlap explained (R²)",
         ),
         Score(
@@ -164,7 +165,7 @@ def _position_score(difference_mm: Tensor, trivial_mm: Tensor) -> Score:
         float(distance.mean()),
         "mm",
         "lower",
-        trivial=float(trivial_mm.norm(dim=-1).mean()),
+        constant=float(trivial_mm.norm(dim=-1).mean()),
         label="distance between where the crop is put and where it is",
         samples=tuple(distance.tolist()),
     )

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from situs.methods.base import Batch, Source
+from situs.methods.base import Batch
 from situs.methods.voco.config import VocoConfig
 from situs.views.intensity import jitter
+from situs.views.source import Source
 from situs.views.subvolume import random_start
 
 

@@ -1,0 +1,79 @@
+"""Whose a scan is, where its file does not say but its path does."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from situs.scans.formats import without_suffix
+from situs.scans.names import SUBJECT, channel_of
+from situs.scans.privacy import digest_patient
+
+if TYPE_CHECKING:
+    from situs.catalog.measure import Entry
+
+_SUBJECT = re.compile(rf"({SUBJECT.pattern})(?:[_.]|$)")
+_CHANNELS = 10
+
+
+def patient_in(path: str) -> str:
+    """Hash of BIDS's subject, ``sub-<label>``; empty where the path names none.
+
+    The label of a file's name goes before that of the innermost folder. Subjects of one label
+    count as one wherever they lie: it is known too late which collections are copies of another.
+
+    Args:
+        path: Relative to the collection's root, with ``/``.
+    """
+    *folders, name = PurePosixPath(path).parts or ("",)
+    named = [_SUBJECT.match(name), *(_SUBJECT.fullmatch(f) for f in reversed(folders))]
+    return next((digest_patient(found[1]) for found in named if found), "")
+
+
+def with_cases(entries: Sequence[Entry]) -> list[Entry]:
+    """Let channels of one case, ``case_0000`` and ``case_0001`` of nnU-Net, have one patient.
+
+    Args:
+        entries: All of a catalog; those with a patient stay as they are.
+    """
+    channels: dict[tuple[str, str], list[tuple[int, Entry]]] = defaultdict(list)
+    for entry in entries:
+        path = PurePosixPath(entry.path)
+        found = channel_of(without_suffix(path.name))
+        if found is not None and entry.accepted and not entry.patient:
+            channels[str(path.parent), found[0]].append((found[1], entry))
+    patients = {
+        entry.key: digest_patient(case)
+        for (_, case), members in channels.items()
+        if _are_channels(members)
+        for _, entry in members
+    }
+    return [
+        entry.model_copy(update={"patient": patients[entry.key]})
+        if entry.key in patients
+        else entry
+        for entry in entries
+    ]
+
+
+def _are_channels(members: Sequence[tuple[int, Entry]]) -> bool:
+    """Whether scans numbered alike are channels of one case, and not cases of a cohort.
+
+    Channels have one grid, as nnU-Net demands, and are few: ``scan_0000`` to ``scan_0499`` are
+    500 cases even where all of them were brought into one space.
+    """
+    numbers = {number for number, _ in members}
+    first = members[0][1]
+    return (
+        len(numbers) > 1
+        and max(numbers) < _CHANNELS
+        and all(
+            entry.shape == first.shape and np.allclose(entry.affine, first.affine, atol=1e-3)
+            for _, entry in members
+        )
+    )

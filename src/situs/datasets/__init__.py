@@ -1,0 +1,1 @@
+"""Labelled collections, in the layouts that people keep them in."""

@@ -1,0 +1,284 @@
+"""The main job end to end on embedded data, in minutes on two cores.
+
+A cohort is made, an encoder is pretrained on its unlabelled training scans, and the same
+network is fine-tuned with few labels twice, from the pretrained weights and from scratch. The
+test subjects are seen by neither. ``planes`` looks at examinations, not at volumes: its scans are
+first cut into DICOM studies, and the planes of studies that are held out are planned.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from situs.errors import SitusError
+from situs.training.run import Run
+from situs.transfer import Result
+
+if TYPE_CHECKING:
+    from situs.planning import RoleSummary
+    from situs.store import Store
+
+LABELLED = 2
+"""Subjects with labels."""
+STEPS = 300
+"""Pretraining steps, and what follows fits into minutes on two cores."""
+FINETUNE = {
+    "steps": 250,
+    "batch_size": 2,
+    "patch_size": (32, 32, 32),
+    "lr": 2e-3,
+    "overlap": 0.25,
+    "load_decoder": False,
+}
+"""The same for both arms."""
+FINETUNE_2D = {**FINETUNE, "batch_size": 4, "patch_size": None}
+"""For methods whose network looks at slices: whole ones."""
+PLANES = {
+    "options": {"rules": "heart", "size": (32, 32), "spacing_mm": 6.0, "sigma_px": 3.0},
+    "backbone": {"name": "cnn", "options": {"channels": [16, 32, 64, 128]}},
+    "optimiser": {"lr": 2e-3, "warmup_steps": 20},
+    "held_out": 0.25,
+}
+"""Of ``planes``: coarse pixels for the template's 3 mm, and some studies to plan."""
+STEPS_PLANES = 500
+TEST = 8
+"""Held-out subjects that are scored, at most a third of the cohort."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured.
+
+    Attributes:
+        run: The pretraining run.
+        results: Fine-tuning results under ``"scratch"`` and ``"pretrained"``.
+        report: The HTML report.
+        seconds: Of each stage.
+        planes: For ``planes``, how well the planes of held-out studies were planned.
+    """
+
+    run: Run
+    results: dict[str, Result]
+    report: Path
+    seconds: dict[str, float]
+    planes: Sequence[RoleSummary] = ()
+
+    def gain(self) -> tuple[float, float, float]:
+        """Mean paired difference in Dice, pretrained − scratch, with its 95 % interval.
+
+        The interval is the bootstrap's over test subjects.
+        """
+        dice = [_dice_by_case(self.results[name]) for name in ("pretrained", "scratch")]
+        difference = np.array([dice[0][case] - dice[1][case] for case in sorted(dice[0])])
+        rng = np.random.default_rng(0)
+        means = rng.choice(difference, (10_000, len(difference))).mean(axis=1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        return float(difference.mean()), float(low), float(high)
+
+    def verdict(self) -> str:
+        """What was gained or lost, in one honest sentence."""
+        mean, low, high = (100 * value for value in self.gain())
+        scratch = 100 * (self.results["scratch"].scores["dice"] or 0.0)
+        amount = (
+            f"{abs(mean):.1f} Dice points (95 % interval {low:+.1f} to {high:+.1f}) against "
+            f"{scratch:.1f} from scratch, with {LABELLED} labelled subjects"
+        )
+        if low > 0:
+            return f"Pretraining gained {amount}."
+        if high < 0:
+            return f"Pretraining lost {amount}."
+        return f"Pretraining made no difference that this cohort can show: {mean:+.1f}, {amount}."
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "run": self.run.path,
+            "report": self.report,
+            "dice": {name: result.scores["dice"] for name, result in self.results.items()},
+            "gain": self.gain(),
+            "verdict": self.verdict(),
+            "seconds": self.seconds,
+            "planes": [row._asdict() for row in self.planes],
+        }
+
+    def summary(self) -> RenderableType:
+        """Scores, time and the verdict."""
+        table = Table(box=None, pad_edge=False)
+        for heading in ("labelled scans", "Dice", "HD95 (mm)", "surface Dice"):
+            table.add_column(heading, justify="left" if heading == "labelled scans" else "right")
+        for name, result in self.results.items():
+            scores = [result.scores[key] for key in ("dice", "hd95_mm", "surface_dice")]
+            row = ["–" if score is None else f"{score:.3f}" for score in scores]
+            table.add_row(f"{LABELLED}, {name}", *row)
+        spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in self.seconds.items())
+        planes: list[RenderableType] = []
+        if self.planes:
+            from situs.planning import summary_table  # noqa: PLC0415
+
+            planes = ["planes of held-out studies, planned:", summary_table(self.planes)]
+        return Group(
+            *planes, table, self.verdict(), f"time: {spent}", escape(f"report: {self.report}")
+        )
+
+
+def run_demo(
+    out: Path,
+    *,
+    method: str = "spatial",
+    subjects: int = 24,
+    steps: int | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> DemoResult:
+    """Run the demo; stages that an earlier call finished in ``out`` are not done again.
+
+    Args:
+        out: Folder for the cohort, the run and its report.
+        method: Pretext task to show, or a composition.
+        subjects: Of the cohort; at least 6.
+        steps: Pretraining steps; by default what fits the time.
+        seed: Of everything random.
+        quiet: No progress.
+
+    Raises:
+        SitusError: If there are too few subjects, or ``out`` holds a demo of other settings.
+    """
+    if subjects < 6:
+        raise SitusError(f"the demo needs at least 6 subjects, got {subjects}")
+    from situs.demo.cohort import demo_cohort  # noqa: PLC0415
+    from situs.pretraining.pretrain import pretrain  # noqa: PLC0415
+    from situs.report.report import write_report  # noqa: PLC0415
+    from situs.store import Preprocessing, prepare  # noqa: PLC0415
+
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+
+    def finished(stage: str) -> None:
+        nonlocal began
+        seconds[stage] = round(time.perf_counter() - began, 1)
+        began = time.perf_counter()
+
+    cohort = out / "cohort"
+    demo_cohort(cohort, subjects=subjects, seed=seed)
+    finished("cohort")
+
+    names = sorted(path.name.removesuffix(".nii.gz") for path in (cohort / "images").iterdir())
+    test = names[-min(TEST, subjects // 3) :]
+    unlabelled = [cohort / "images" / f"{name}.nii.gz" for name in names if name not in test]
+    if method == "planes":
+        store = _studies(unlabelled, out, seed)
+    else:
+        store = prepare(unlabelled, out / "store", Preprocessing())
+    finished("prepare")
+
+    config = demo_config(method, store.path, out / "run", steps, seed)
+    run = Run(out / "run")
+    if not (run.path / "run.json").exists():
+        pretrain(config, quiet=quiet)
+    elif run.status != "finished":
+        pretrain(config, mode="resume", quiet=quiet)
+    finished("pretrain")
+    planes = _planned(run) if method == "planes" else []
+    if planes:
+        finished("plan")
+
+    results: dict[str, Result] = {}
+    for name, init in (("scratch", "none"), ("pretrained", str(run.path))):
+        results[name] = _finetune(cohort, run, name, init, names[:LABELLED], test, seed, quiet)
+        finished(f"finetune {name}")
+    report = write_report(run.path)
+    finished("report")
+    return DemoResult(run, results, report, seconds, planes)
+
+
+def _studies(volumes: Sequence[Path], out: Path, seed: int) -> Store:
+    """A store of DICOM studies cut from volumes, the way that real studies take."""
+    from situs.demo.studies import cut_demo  # noqa: PLC0415
+    from situs.planning import open_catalog  # noqa: PLC0415
+    from situs.store import Preprocessing, prepare  # noqa: PLC0415
+
+    cut_demo(volumes, out / "dicom", "heart", seed)
+    return prepare(open_catalog([out / "dicom"]), out / "store", Preprocessing(spacing="native"))
+
+
+def _planned(run: Run) -> list[RoleSummary]:
+    """Plan the planes of the held-out studies; all of them are kept beside the run."""
+    from situs.planning import plan, summarise  # noqa: PLC0415
+
+    plans = plan(run.path)
+    text = json.dumps([one.as_dict() for one in plans], indent=2) + "\n"
+    (run.path / "planes.json").write_text(text, encoding="utf-8")
+    return summarise(plans)
+
+
+def demo_config(
+    method: str, store: Path, out: Path, steps: int | None, seed: int
+) -> Mapping[str, Any]:
+    """Settings of the demo's pretraining: each method's small preset, minutes on two cores."""
+    steps = steps or (STEPS_PLANES if method == "planes" else STEPS)
+    return {
+        "method": method,
+        "data": store,
+        "out": out,
+        "steps": steps,
+        "batch_size": 4,
+        "seed": seed,
+        "backbone": {"name": "cnn", "options": {"channels": [8, 16, 32, 64]}},
+        "observe_every": max(1, steps // 4),
+        "observe_samples": 16,
+        "checkpoint_every": 100,
+        "optimiser": {"lr": 1e-3, "warmup_steps": 20},
+        **(PLANES if method == "planes" else {}),
+    }
+
+
+def _finetune(
+    cohort: Path,
+    run: Run,
+    name: str,
+    init: str,
+    train: list[str],
+    test: list[str],
+    seed: int,
+    quiet: bool,
+) -> Result:
+    from situs.transfer import FinetuneConfig, finetune  # noqa: PLC0415
+    from situs.weights import load_card  # noqa: PLC0415
+
+    out = run.path / "transfer" / name
+    if (out / "result.json").is_file():
+        return Result.open(out)
+    card = load_card(run.path)
+    scratch = {"backbone": card.backbone, "preprocessing": card.preprocessing}
+    settings = FINETUNE if card.backbone.spatial_dims == 3 else FINETUNE_2D
+    config = FinetuneConfig(
+        data=cohort,
+        out=out,
+        init=init,
+        train=tuple(train),
+        test=tuple(test),
+        seed=seed,
+        overwrite=True,
+        **settings,
+        **(scratch if init == "none" else {}),
+    )
+    return finetune(config, quiet=quiet)
+
+
+def _dice_by_case(result: Result) -> dict[str, float]:
+    """Mean Dice over classes of each test case."""
+    by_case: dict[str, list[float]] = {}
+    for row in result.cases():
+        if row.get("dice"):
+            by_case.setdefault(row["case"], []).append(float(row["dice"]))
+    return {case: float(np.mean(values)) for case, values in by_case.items()}

@@ -1,0 +1,1 @@
+"""Metrics of predictions, and what a comparison of them can say."""

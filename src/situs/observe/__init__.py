@@ -1,1 +1,0 @@
-"""Drawing observations: figures and report."""

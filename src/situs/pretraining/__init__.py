@@ -1,0 +1,1 @@
+"""Pretraining: the module, its teacher and callbacks, and :func:`pretrain`."""

@@ -1,0 +1,75 @@
+"""Configuration of a pretraining run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from situs.backbones.base import BackboneConfig
+from situs.config import Config, Seed
+from situs.pretraining.teacher import TeacherConfig
+from situs.store import Preprocessing
+
+
+class OptimiserConfig(Config):
+    """AdamW with linear warm-up and cosine decay; norms and biases are not decayed."""
+
+    lr: PositiveFloat = 1e-3
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_steps: NonNegativeInt = 50
+    final_lr: float = Field(0.01, ge=0, le=1, description="fraction of lr at the end")
+    gradient_clip: PositiveFloat = 1.0
+    accumulate: PositiveInt = 1
+
+
+class PretrainConfig(Config):
+    """Everything that decides a pretraining run.
+
+    Attributes:
+        method: A method or a composition, ``"spatial+s2dc"``.
+        data: A store, or paths of scans that are prepared into ``out/store`` first.
+        out: The run folder.
+        options: The method's own options; for a composition under each method's name.
+        weights: Weight of each part of a composition.
+        uncertainty: Learn the weights of a composition.
+        backbone: Network and size; ``spatial_dims`` follows the method.
+        preprocessing: Used where ``data`` is not a store yet.
+        steps: Optimiser steps.
+        batch_size: Samples a step and device.
+        precision: ``"auto"`` takes bf16 or fp16 mixed precision on a GPU that has it.
+        workers: Loader processes; 0 loads in the main process.
+        threads: Torch threads; 0 leaves the choice to torch.
+        devices: Accelerators to use.
+        held_out: Share of the patients whose scans are only observed, never trained on. Scans of
+            one patient, study or file, and near-duplicates, never stand on both sides; with fewer
+            than five such groups all scans are on both.
+        observe_samples: Samples of each observation.
+        observe_every: Steps between observations; 0 observes only at the end.
+        checkpoint_every: Steps between checkpoints.
+        log_every: Steps between rows of the metrics file.
+    """
+
+    method: str = "spatial"
+    data: Path | tuple[Path, ...]
+    out: Path
+    options: dict[str, Any] = Field(default_factory=dict)
+    weights: dict[str, float] = Field(default_factory=dict)
+    uncertainty: bool = False
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
+    preprocessing: Preprocessing = Field(default_factory=Preprocessing)
+    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig)
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 4
+    seed: Seed = 0
+    precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "auto"
+    workers: NonNegativeInt = 1
+    threads: NonNegativeInt = 0
+    devices: PositiveInt = 1
+    held_out: float = Field(0.1, ge=0, lt=1)
+    observe_samples: PositiveInt = 32
+    observe_every: NonNegativeInt = 250
+    checkpoint_every: PositiveInt = 250
+    log_every: PositiveInt = 10

@@ -1,0 +1,119 @@
+"""Which sample is seen when: a pure function of the seed and the sample's number.
+
+A run can therefore be continued at any step, in any number of workers, with the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from situs.methods.composition import Composition, CompositionBatch
+from situs.views.source import Source
+
+Item = Sequence[Source]
+_ORDER, _DRAW, _HELD_OUT, _OBSERVE = range(4)  # what a random stream is for
+
+
+class ViewDataset(Dataset[dict[str, Any]]):
+    """Sample number i is drawn from item (permutation of epoch i // n)[i % n]."""
+
+    def __init__(self, items: Sequence[Item], composition: Composition, seed: int) -> None:
+        self.items = items
+        self.composition = composition
+        self.seed = seed
+        self._epoch: tuple[int, np.ndarray[Any, Any]] | None = None
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """The views of sample ``number``, and the item they were drawn from."""
+        index = self.item_index(number)
+        rng = np.random.default_rng([self.seed, _DRAW, number])
+        return {"item": index, "views": self.composition.sample(self.items[index], rng)}
+
+    def item_index(self, number: int) -> int:
+        """Every item once an epoch, in an order drawn anew."""
+        epoch, position = divmod(number, len(self.items))
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = np.random.default_rng([self.seed, _ORDER, epoch])
+            self._epoch = (epoch, rng.permutation(len(self.items)))
+        return int(self._epoch[1][position])
+
+
+class EndlessSampler(Sampler[int]):
+    """Sample numbers of one rank, from any step on, without end."""
+
+    def __init__(self, first_step: int, batch_size: int, rank: int = 0, ranks: int = 1) -> None:
+        self.first_step, self.batch_size = first_step, batch_size
+        self.rank, self.ranks = rank, ranks
+
+    def __iter__(self) -> Iterator[int]:
+        """Numbers of this rank's samples, batch after batch."""
+        step = self.first_step
+        while True:
+            start = (step * self.ranks + self.rank) * self.batch_size
+            yield from range(start, start + self.batch_size)
+            step += 1
+
+
+def loader(dataset: ViewDataset, sampler: EndlessSampler, workers: int) -> DataLoader[Any]:
+    """The loader of one rank."""
+    return DataLoader(
+        dataset,
+        batch_size=sampler.batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        pin_memory=_has_gpu(),
+    )
+
+
+def split_items(
+    items: Sequence[Item], share: float, seed: int, group_of: Mapping[str, str] | None = None
+) -> tuple[list[Item], list[Item]]:
+    """Training and held-out items; one group never stands on both sides.
+
+    With fewer than five groups nothing can be spared: all items are on both sides.
+
+    Args:
+        items: What samples are drawn from.
+        share: Of the groups to hold out.
+        seed: Of the draw.
+        group_of: Group by the key of an item's first scan, see
+            :func:`~situs.splits.groups.scan_groups`; its study, or itself, where absent.
+    """
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        group = (group_of or {}).get(item[0].key) or item[0].study or item[0].key
+        groups.setdefault(group, []).append(item)
+    names = sorted(groups)
+    if share == 0 or len(names) < 5:
+        return list(items), list(items)
+    rng = np.random.default_rng([seed, _HELD_OUT])
+    count = max(1, round(share * len(names)))
+    held = {names[i] for i in rng.permutation(len(names))[:count]}
+    train = [item for name in names if name not in held for item in groups[name]]
+    return train, [item for name in names if name in held for item in groups[name]]
+
+
+def observed_batch(
+    items: Sequence[Item], composition: Composition, count: int, seed: int
+) -> tuple[CompositionBatch, list[Item]]:
+    """The same ``count`` held-out samples at every observation of a run."""
+    from torch.utils.data import default_collate  # noqa: PLC0415
+
+    chosen = [items[i % len(items)] for i in range(count)]
+    samples = [
+        composition.sample(item, np.random.default_rng([seed, _OBSERVE, i]))
+        for i, item in enumerate(chosen)
+    ]
+    return default_collate(samples), chosen
+
+
+def _has_gpu() -> bool:
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.is_available()

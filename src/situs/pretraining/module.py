@@ -1,0 +1,179 @@
+"""The Lightning module: one composition, one backbone, one teacher; nothing of any method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from situs.backbones.base import Backbone
+from situs.errors import NonFiniteLoss
+from situs.methods.base import Network
+from situs.methods.composition import Composition, CompositionBatch, looked_at
+from situs.observation import Observation
+from situs.pretraining.config import OptimiserConfig, PretrainConfig
+from situs.pretraining.data import EndlessSampler, Item, ViewDataset, loader, observed_batch
+from situs.pretraining.teacher import make_teacher, momentum_at, update_teacher
+
+
+class Pretraining(pl.LightningModule):
+    """Trains the student and averages the teacher.
+
+    Attributes:
+        progress: Latest scores, name → (value, unit), for whoever shows progress.
+        data_wait_share: Share of wall time spent waiting for data.
+        latest: Loss terms and scores of the latest step, detached.
+        updating: Whether an optimiser step is under way: parameters are of no step.
+        names: Key of a scan → the file a person would look for, for errors.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        composition: Composition,
+        backbone: Backbone,
+        train: Sequence[Item],
+        held_out: Sequence[Item],
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.composition = composition
+        self.train_items, self.held_out_items = train, held_out
+        self.names = dict(names or {})
+        self.student = Network(backbone, composition.build_heads(backbone))
+        self.teacher = make_teacher(self.student) if composition.uses_teacher else None
+        self.progress: dict[str, tuple[float, str]] = {}
+        self.data_wait_share = 0.0
+        self.latest: dict[str, Tensor] = {}
+        self.updating = False
+        self._observed: tuple[CompositionBatch, list[Item]] | None = None
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Samples from the step that the trainer stands at, so that a resumed run goes on."""
+        dataset = ViewDataset(self.train_items, self.composition, self.config.seed)
+        first = self.trainer.global_step * self.config.optimiser.accumulate
+        sampler = EndlessSampler(
+            first, self.config.batch_size, self.trainer.global_rank, self.trainer.world_size
+        )
+        return loader(dataset, sampler, self.config.workers)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, warm-up, cosine."""
+        optimiser = self.config.optimiser
+        decayed = [p for p in self.student.parameters() if p.requires_grad and p.ndim > 1]
+        plain = [p for p in self.student.parameters() if p.requires_grad and p.ndim <= 1]
+        adamw = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": optimiser.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=optimiser.lr,
+        )
+        steps = self.config.steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            adamw, lambda step: lr_factor(optimiser, step, steps)
+        )
+        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The composition's step under random numbers that depend only on seed and step."""
+        generator = self._seed_step(batch_idx)
+        result = self.composition.step(batch["views"], self.student, self.teacher, generator)
+        terms = {k: v.detach() for k, v in result.losses.items()}
+        # One transfer a step, not one a term.
+        if not torch.isfinite(torch.stack(list(terms.values()))).all():
+            bad = next(k for k, v in terms.items() if not torch.isfinite(v))
+            raise NonFiniteLoss(bad, self._scans(batch), self.global_step)
+        self.latest = {f"loss/{k}": v for k, v in terms.items()}
+        self.latest |= {f"step/{k}": v.detach() for k, v in result.scores.items()}
+        self._batch = batch
+        return result.losses["total"]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm; a gradient that is not finite stops the run before it spoils weights.
+
+        Under fp16 the scaler meets infinite gradients by design and skips the step.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.student.parameters(), self.config.optimiser.gradient_clip
+        )
+        if not torch.isfinite(norm) and self.trainer.precision != "16-mixed":
+            raise NonFiniteLoss("gradient", self._scans(self._batch), self.global_step)
+        self.latest["gradient_norm"] = norm
+        self.updating = True  # nothing else stands between here and the optimiser
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then average the teacher, so that no checkpoint can fall between the two."""
+        super().optimizer_step(*args, **kwargs)
+        if self.teacher is not None:
+            step = self.global_step + 1  # the trainer counts this step only afterwards
+            momentum = momentum_at(self.config.teacher, step, self.config.steps)
+            update_teacher(self.teacher, self.student, momentum)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the loop count whole steps only.
+
+        A state saved between accumulated batches would otherwise continue out of phase; the
+        samples of the broken step are drawn again.
+        """
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        batches = self.global_step * self.config.optimiser.accumulate
+        for count in ("total", "current"):
+            progress[count] = dict.fromkeys(progress[count], batches)
+
+    @torch.no_grad()
+    def observe(self) -> dict[str, Observation]:
+        """Look at the held-out samples; the same ones each time."""
+        if self._observed is None:
+            self._observed = observed_batch(
+                self.held_out_items,
+                self.composition,
+                self.config.observe_samples,
+                self.config.seed,
+            )
+        batch, items = self._observed
+        on_device = self.transfer_batch_to_device(batch, self.device, 0)
+        self.student.eval()
+        try:
+            return self.composition.observe(
+                on_device, self.student, self.teacher, items, self.global_step
+            )
+        finally:
+            self.student.train()
+
+    def _seed_step(self, batch_idx: int) -> torch.Generator:
+        """Seed the global generators (dropout) and make the step's own."""
+        micro = batch_idx % self.config.optimiser.accumulate
+        sequence = np.random.SeedSequence(
+            [self.config.seed, self.global_step, micro, self.global_rank]
+        )
+        everywhere, here = (int(word) for word in sequence.generate_state(2))
+        torch.manual_seed(everywhere)
+        return torch.Generator().manual_seed(here)
+
+    def _scans(self, batch: dict[str, Any]) -> list[str]:
+        items = [self.train_items[int(i)] for i in batch["item"]]
+        scans = [scan for part in batch["views"].values() for scan in looked_at(part, items)]
+        keys = dict.fromkeys(source.key for sources in scans for source in sources)
+        return [self.names.get(key, key) for key in keys]
+
+
+def lr_factor(config: OptimiserConfig, step: int, steps: int) -> float:
+    """Factor of the learning rate: linear warm-up, then half a cosine down to ``final_lr``."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    cosine = (1 + math.cos(math.pi * min(1.0, done))) / 2
+    return config.final_lr + (1 - config.final_lr) * cosine

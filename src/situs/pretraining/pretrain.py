@@ -1,0 +1,323 @@
+"""``situs.pretrain``: from a configuration to a run folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+
+import situs
+from situs import backbones
+from situs.backbones.base import Backbone
+from situs.config import dump_yaml, load_config
+from situs.errors import ConfigError
+from situs.methods.composition import Composition, compose
+from situs.pretraining.callbacks import Checkpoints, DataClock, MetricsLogger, ObservationCallback
+from situs.pretraining.config import PretrainConfig
+from situs.pretraining.data import Item, split_items
+from situs.pretraining.module import Pretraining
+from situs.pretraining.steps import StepRollback
+from situs.splits.groups import scan_groups
+from situs.store import Store, prepare
+from situs.training.engine import precision, quick_layout, quiet_engine
+from situs.training.folder import (
+    Mode,
+    check_mode,
+    check_same_data,
+    check_same_paths,
+    check_same_settings,
+    is_run,
+    make_folder,
+)
+from situs.training.progress import TrainingProgress
+from situs.training.run import Run, write_json, write_text
+from situs.views.source import Source
+from situs.weights import Card, load_into
+
+
+def pretrain(
+    config: Mapping[str, Any] | str | Path | PretrainConfig,
+    *,
+    mode: Mode = "new",
+    init: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+) -> Run:
+    """Pretrain a backbone; everything that was computed is kept whatever happens.
+
+    Args:
+        config: A mapping, the path of a YAML file, or a :class:`PretrainConfig`.
+        mode: ``"new"`` needs an empty or absent ``out``; ``"resume"`` continues the run there
+            to the same numbers as an uninterrupted one, and leaves a finished one as it is;
+            ``"overwrite"`` deletes it, once everything that is needed has been opened.
+        init: A run or weights folder whose backbone the training starts from.
+        overrides: ``key.path=value`` strings.
+        quiet: No progress.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: If the configuration cannot be used.
+        RunError: If ``out`` does not fit the mode, or cannot be resumed: with other settings or
+            data than the run was begun with, or without a whole state.
+        NonFiniteLoss: If a loss term or the gradient stops being finite; the last good state
+            is saved.
+    """
+    config = load_config(PretrainConfig, config, overrides)
+    composition = compose(config.method, config.options, config.weights, config.uncertainty)
+    _check_batch(config, composition)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    run = Run(config.out)
+    check_mode(run, mode, _paths(config), init)
+    store = _open_store(config, mode)
+    items = _items(store, composition)
+    groups = scan_groups(store.records)
+    train, held_out = split_items(items, config.held_out, config.seed, groups)
+    _warn_of_few(train, config, composition)
+    composition = composition.resolve_for_data([source for item in train for source in item])
+    backbone = _build_backbone(config, composition, store)
+    composition = composition.resolve_for_backbone(backbone)
+    # The resolved configuration says what was done, not what was left open.
+    config = config.model_copy(update={"options": composition.options()})
+    if init is not None:
+        load_into(backbone, init)
+    records = _records(store, held_out)
+    state: Path | None = None
+    if mode == "resume":
+        check_same_settings(run, config)
+        check_same_data(run, store.fingerprint, records)
+        if run.status == "finished":
+            return run
+        state = run.verified_state()
+        _describe_resumed(run, config)
+    else:
+        make_folder(run, keep=[store.path])
+        _describe(run, config, composition, store, train, held_out)
+        write_json(run.path / "data.json", {"records": records, "refused": store.refused})
+    names = {record["key"]: record["source"] for record in records}
+    module = Pretraining(config, composition, backbone, train, held_out, names)
+    card = Card(
+        backbone=backbone_config(config, composition, store),
+        method=composition.name,
+        preprocessing=store.rules.model_dump(mode="json"),
+        view_size=_view_size(composition),
+        data_fingerprint=store.fingerprint,
+        decoder_trained=_decoder_trained(module),
+    )
+    _train(run, config, module, card, state, quiet)
+    return run
+
+
+def _check_batch(config: PretrainConfig, composition: Composition) -> None:
+    """Refuse a batch in which a method has nothing to compare a sample with."""
+    together = config.batch_size * config.devices
+    for name, part in composition.parts.items():
+        if together < part.least_batch:
+            raise ConfigError(
+                f"batch_size {config.batch_size} on {config.devices} device(s) leaves '{name}' "
+                f"nothing to contrast a sample with: its loss would be 0 whatever it learns. Take "
+                f"batch_size={part.least_batch} or more (optimiser.accumulate does not help)"
+            )
+
+
+def _warn_of_few(train: Sequence[Item], config: PretrainConfig, composition: Composition) -> None:
+    """Say so where a batch cannot hold different scans only."""
+    together = config.batch_size * config.devices
+    contrasting = [n for n, part in composition.parts.items() if part.least_batch > 1]
+    if contrasting and len(train) < together:
+        warnings.warn(
+            f"{len(train)} training scans for batches of {together}: in every batch "
+            f"{', '.join(contrasting)} contrasts views of one scan with each other as if they were "
+            "of different scans. Take a smaller batch_size or more scans.",
+            stacklevel=3,
+        )
+
+
+def _train(
+    run: Run,
+    config: PretrainConfig,
+    module: Pretraining,
+    card: Card,
+    state: Path | None,
+    quiet: bool,
+) -> None:
+    quick_layout(module)
+    with quiet_engine():
+        trainer = _trainer(run, config, card, quiet)
+        start, status = time.perf_counter(), "stopped"
+        try:
+            trainer.fit(module, ckpt_path=state, weights_only=True)
+            status = "finished" if trainer.global_step >= config.steps else "stopped"
+        except BaseException as error:
+            run.write_info({"stopped_by": f"{type(error).__name__}: {error}"})
+            raise
+        finally:
+            before = float(run.info.get("wall_seconds", 0.0)) if state is not None else 0.0
+            run.write_info(
+                {
+                    "status": status,
+                    "step": trainer.global_step,
+                    "wall_seconds": round(before + time.perf_counter() - start, 1),
+                    "data_wait_share": round(module.data_wait_share, 4),
+                    "peak_memory_mib": _peak_memory_mib(),
+                }
+            )
+
+
+def _trainer(run: Run, config: PretrainConfig, card: Card, quiet: bool) -> pl.Trainer:
+    steps = StepRollback()
+    books = MetricsLogger(run, config.log_every, steps)
+    observing = ObservationCallback(run, config.observe_every, books)
+    return pl.Trainer(
+        default_root_dir=run.path,
+        max_steps=config.steps,
+        accelerator="auto",
+        devices=config.devices,
+        strategy="auto" if config.devices == 1 else "ddp_find_unused_parameters_true",
+        precision=precision(config.precision),
+        accumulate_grad_batches=config.optimiser.accumulate,
+        use_distributed_sampler=False,  # the endless sampler knows its rank
+        logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
+        callbacks=[
+            steps,
+            books,
+            observing,
+            Checkpoints(run, config.checkpoint_every, card, observing, steps),
+            TrainingProgress(quiet=quiet),
+            DataClock(),
+        ],
+        enable_checkpointing=False,  # ours are atomic and checksummed
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _paths(config: PretrainConfig) -> tuple[Path, ...]:
+    return config.data if isinstance(config.data, tuple) else (config.data,)
+
+
+def _open_store(config: PretrainConfig, mode: Mode) -> Store:
+    """The store asked for, or one of the run's own, prepared from scans."""
+    paths = _paths(config)
+    own = config.out / "store"
+    if mode == "resume" and Store.is_store(own) and not Store.is_store(paths[0]):
+        check_same_paths(Run(config.out), paths)
+        return Store.open(own)
+    absent = [str(path) for path in paths if not path.exists()]
+    if absent:
+        raise ConfigError(f"'data' is not there: {', '.join(absent)}")
+    if len(paths) == 1 and Store.is_store(paths[0]):
+        return Store.open(paths[0])
+    if mode == "overwrite" and is_run(config.out):
+        shutil.rmtree(own, ignore_errors=True)  # its scans are there, and its rules may differ
+    return prepare(list(paths), own, config.preprocessing, workers=os.cpu_count())
+
+
+def _items(store: Store, composition: Composition) -> list[Item]:
+    if composition.item == "study":
+        return [list(study) for study in store.studies()]
+    scans: list[Source] = [store[i] for i in range(len(store))]
+    return [[scan] for scan in scans]
+
+
+def backbone_config(
+    config: PretrainConfig, composition: Composition, store: Store
+) -> backbones.BackboneConfig:
+    """The backbone asked for, with the method's dimension and the store's channels."""
+    return config.backbone.model_copy(
+        update={"spatial_dims": composition.spatial_dims, "in_channels": store[0].channels}
+    )
+
+
+def _build_backbone(config: PretrainConfig, composition: Composition, store: Store) -> Backbone:
+    pl.seed_everything(config.seed, verbose=False)
+    return backbones.build(backbone_config(config, composition, store))
+
+
+def _view_size(composition: Composition) -> tuple[int, ...]:
+    for options in composition.options().values():
+        for key in ("view_size", "crop_size", "size"):
+            if key in options and options[key] is not None:
+                value = options[key]
+                return tuple(value) if isinstance(value, list | tuple) else (int(value),)
+    return ()
+
+
+def _decoder_trained(module: Pretraining) -> bool:
+    return any(p.trains_decoder for p in module.composition.parts.values())
+
+
+def _describe(
+    run: Run,
+    config: PretrainConfig,
+    composition: Composition,
+    store: Store,
+    train: Sequence[Item],
+    held_out: Sequence[Item],
+) -> None:
+    """What a reader must know before the first step, so that even a crash leaves it."""
+    write_text(run.path / "config.yaml", dump_yaml(config))
+    known = {
+        "situs_version": situs.__version__,
+        "method": config.method,
+        "method_info": composition.about(),
+        "backbone": backbone_config(config, composition, store).model_dump(mode="json"),
+        "data_fingerprint": store.fingerprint,
+        "seed": config.seed,
+        "scans": len(store),
+        "training_items": len(train),
+        "held_out_items": len(held_out),
+        "held_out_is_training": train == held_out,
+        "hardware": _hardware(),
+        "status": "running",
+        "started": _now(),
+    }
+    run.write_info(known)
+
+
+def _describe_resumed(run: Run, config: PretrainConfig) -> None:
+    """What the run was begun with stays; where and with what it goes on is added."""
+    write_text(run.path / "config.yaml", dump_yaml(config))  # with what was free to change
+    part = {"started": _now(), "situs_version": situs.__version__, "hardware": _hardware()}
+    parts = [*run.info.get("resumed", []), part]
+    run.write_info({"status": "running", "stopped_by": None, "resumed": parts})
+
+
+def _records(store: Store, held_out: Sequence[Item]) -> list[dict[str, Any]]:
+    """The store's records, and whether each scan is held out."""
+    keys = {source.key for item in held_out for source in item}
+    return [{**record, "held_out": record["key"] in keys} for record in store.records]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _hardware() -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "torch": torch.__version__,
+    }
+
+
+def _peak_memory_mib() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated() / 2**20)
+    import resource  # noqa: PLC0415 - absent on Windows
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -1,0 +1,1 @@
+"""Drawing observations, runs and studies: figures, pages, viewer, server."""

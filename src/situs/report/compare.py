@@ -1,0 +1,185 @@
+"""``write_comparison``: several runs side by side, in the same dress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from situs import text
+from situs.errors import RunError
+from situs.observation import Panel, Score, iter_panels, verdicts
+from situs.report import figures, page, summary
+from situs.report.figures import training
+from situs.report.folder import RunFolder, read_run
+from situs.report.report import score_columns
+from situs.report.transfers import compare, name_of
+
+# Settings that always differ and say nothing.
+_OWN = {"out"}
+
+
+def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
+    """Write one page that holds several runs against each other.
+
+    Args:
+        runs: Run folders, at least two.
+        out: The HTML file, or a folder for ``index.html``.
+
+    Raises:
+        RunError: If there are fewer than two runs, or one cannot be read.
+    """
+    if len(runs) < 2:
+        raise RunError("a comparison needs two runs or more")
+    named = _named([read_run(run) for run in runs])
+    out = Path(out)
+    target = out if out.suffix == ".html" else out / "index.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    columns = {name: run.metrics for name, run in named.items()}
+    scores: dict[str, Score] = {}
+    for run in named.values():
+        scores |= {k: v for k, v in score_columns(run).items() if k not in scores}
+    markup = page.render(
+        "compare.html.j2",
+        names=list(named),
+        runs=[_column(run) for run in named.values()],
+        scores=score_table(named),
+        transfers=_transfers(named),
+        settings=differing_settings({name: run.config for name, run in named.items()}),
+        score_curves=training.score_tiles(columns, scores),
+        losses=training.loss_tiles(columns),
+        panels=_panels(named),
+        js=Markup(page.text_asset("report.js")),
+    )
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(markup, encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def score_table(named: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
+    """A row a score: its value in every run, and which run has the best."""
+    by_run = {name: _all_scores(run) for name, run in named.items()}
+    keys = list(dict.fromkeys(key for scores in by_run.values() for key in scores))
+    rows = []
+    for key in keys:
+        found = {name: scores[key] for name, scores in by_run.items() if key in scores}
+        one = next(iter(found.values()))
+        pick = min if one.better == "lower" else max
+        best = pick((s.value for s in found.values()), default=None) if len(found) > 1 else None
+        rows.append(
+            {
+                "label": verdicts.label(one),
+                "direction": verdicts.direction(one),
+                "chance": text.quantity(one.chance, one.unit),
+                "cells": [_cell(found.get(name), best) for name in named],
+            }
+        )
+    return rows
+
+
+def _cell(score: Score | None, best: float | None) -> dict[str, Any]:
+    if score is None:
+        return {"text": "–", "best": False, "verdict": "unknown", "words": "not observed"}
+    judged = verdicts.verdict(score)
+    return {
+        "text": text.quantity(score.value, score.unit),
+        "best": score.value == best,
+        "verdict": judged,
+        "words": verdicts.VERDICTS[judged],
+    }
+
+
+def differing_settings(configs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Dotted keys whose values differ, with the value in every run."""
+    flat = {name: dict(_flattened(config)) for name, config in configs.items()}
+    keys = list(dict.fromkeys(key for values in flat.values() for key in values))
+    rows = []
+    for key in keys:
+        values = [flat[name].get(key, "–") for name in configs]
+        if key not in _OWN and len(set(map(str, values))) > 1:
+            shown = text.without_folders(values, key.rpartition(".")[2])
+            rows.append((text.printable(key), [text.printable(str(v)) for v in shown]))
+    return rows
+
+
+def _flattened(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found += _flattened(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", value))
+    return found
+
+
+def _named(runs: Sequence[RunFolder]) -> dict[str, RunFolder]:
+    """Runs under short names that differ: the folder's, with its parent where that is needed."""
+    names = [text.printable(run.name) for run in runs]
+    if len(set(names)) < len(names):
+        names = [text.printable("/".join(run.path.resolve().parts[-2:])) for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{n + 1}: {name}" for n, name in enumerate(names)]
+    return dict(zip(names, runs, strict=True))
+
+
+def _all_scores(run: RunFolder) -> dict[tuple[str, str], Score]:
+    return {
+        (observation.method, name): score
+        for observation in run.latest
+        for name, score in observation.scores.items()
+    }
+
+
+def _column(run: RunFolder) -> dict[str, Any]:
+    return {
+        "headline": summary.headline(run),
+        "sentences": summary.sentences(run),
+        "warnings": summary.warnings(run),
+        "status": text.printable(str(run.info.get("status", ""))),
+        "method": text.printable(run.method),
+    }
+
+
+def _transfers(named: Mapping[str, RunFolder]) -> list[dict[str, str]]:
+    return [
+        {
+            "run": name,
+            "score": name_of(comparison.score),
+            "sentence": comparison.sentence,
+            "verdict": {True: "better", False: "worse", None: "guessing"}[comparison.helped],
+        }
+        for name, run in named.items()
+        for comparison in compare(run.transfers)
+    ]
+
+
+def _panels(named: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
+    """The first panel of each kind and sub-task that at least two runs have, side by side."""
+    found: dict[tuple[str, str, str], dict[str, Panel]] = {}
+    for name, run in named.items():
+        # Of several fine-tunings, one that began from this run speaks for it.
+        tuned = sorted(run.transfers, key=lambda transfer: transfer.scratch)
+        for observation in (*run.latest, *(o for t in tuned for o in t.observations)):
+            for section, panel in iter_panels(observation):
+                key = (section.title, panel.kind, getattr(panel, "style", ""))
+                found.setdefault(key, {}).setdefault(name, panel)
+    return [
+        _side_by_side(section, of_runs)
+        for (section, *_), of_runs in found.items()
+        if len(of_runs) > 1
+    ]
+
+
+def _side_by_side(section: str, of_runs: Mapping[str, Panel]) -> dict[str, Any]:
+    """Panels of several runs; what their titles share heads them, the rest heads each."""
+    titles = {panel.title for panel in of_runs.values()}
+    return {
+        "title": text.printable(f"{section}: {titles.pop()}" if len(titles) == 1 else section),
+        "runs": [
+            (text.printable(f"{name}: {panel.title}" if titles else name), figures.draw(panel))
+            for name, panel in of_runs.items()
+        ],
+    }

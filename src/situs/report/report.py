@@ -1,0 +1,257 @@
+"""``write_report``: one self-contained page from a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from situs import text
+from situs.report import page, scene, summary
+from situs.report.figures import training
+from situs.report.folder import RunFolder, read_run
+from situs.report.report_data import data_section
+from situs.report.report_transfer import transfer_section
+from situs.report.sections import Detail, TaskSection, task_sections
+from situs.report.svg import Tile
+
+BUDGET = 15_000_000
+# Tried in turn until the page fits its budget.
+_DETAILS = (
+    Detail(steps=5, longest=128),
+    Detail(steps=4, longest=96),
+    Detail(steps=2, longest=64),
+    Detail(steps=1, longest=48),
+)
+_FULL = Detail(steps=1000, longest=4096)
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What the template shows."""
+
+    name: str
+    method: str
+    method_title: str
+    headline: str
+    sentences: list[str]
+    warnings: list[str]
+    gauges: list[summary.GaugeGroup]
+    facts: list[tuple[str, str]]
+    steps: list[int]
+    sections: list[TaskSection]
+    transfer: dict[str, Any]
+    losses: list[Tile]
+    score_curves: list[Tile]
+    data: dict[str, Any]
+    methods: list[dict[str, Any]]
+    commands: str
+    config: str
+    info: str
+    scenes: dict[str, Any] | None
+    assets: dict[str, str]
+    licence: str
+    notes: str
+
+
+def write_report(
+    run_folder: str | Path,
+    out: str | Path | None = None,
+    full: bool = False,
+    transfers: Sequence[str | Path] = (),
+) -> Path:
+    """Draw what a run has learned.
+
+    Only the run folder (and ``transfers``) is read; no network is loaded.
+
+    Args:
+        run_folder: ``config.yaml``, ``run.json``, ``metrics.csv``, ``observations/``, and
+            optionally ``data.json`` and ``transfer/*/result.json``.
+        out: The HTML file, or a folder for ``index.html``; ``report/`` in the run by default.
+        full: Every observed step and volumes as fine as they were kept, as files beside the page;
+            otherwise one file of at most 15 MB.
+        transfers: Result folders of fine-tunings besides those under ``transfer/``.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: If ``run_folder`` is no run folder, or cannot be read.
+    """
+    run = read_run(run_folder, transfers)
+    target = _target(run, out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if full:
+        html = _render(run, _FULL, target.parent)
+    else:
+        for detail in _DETAILS:
+            html = _render(run, detail, None)
+            if len(html.encode()) <= BUDGET:
+                break
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(html, encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def _target(run: RunFolder, out: str | Path | None) -> Path:
+    if out is None:
+        return run.path / "report" / "index.html"
+    out = Path(out)
+    return out if out.suffix == ".html" else out / "index.html"
+
+
+def _render(run: RunFolder, detail: Detail, beside: Path | None) -> str:
+    assets = scene.Assets(detail.longest, run.names)
+    sections = task_sections(run, detail, assets)
+    transfer = transfer_section(run, assets)
+    drawn = [*sections, *(s for result in transfer["results"] for s in result["sections"])]
+    scenes = {s.id: s.scenes for s in drawn if s.scenes}
+    files = {"niivue": page.viewer_bundle(), **assets.base64()} if scenes else {}
+    if beside is not None and files:
+        _write_assets(beside / "assets", files)
+        files = {}
+    methods = _methods(run)
+    report = _Report(
+        name=text.printable(run.name),
+        method=text.printable(run.method),
+        method_title=" + ".join(m["title"] for m in methods if m["title"]),
+        headline=summary.headline(run),
+        sentences=summary.sentences(run),
+        warnings=summary.warnings(run),
+        gauges=summary.gauges(run),
+        facts=_facts(run),
+        steps=run.steps,
+        sections=sections,
+        transfer=transfer,
+        losses=training.loss_tiles({run.name: run.metrics}),
+        score_curves=training.score_tiles({run.name: run.metrics}, score_columns(run)),
+        data=data_section(run),
+        methods=methods,
+        commands=_commands(run),
+        config=page.settings(run.config),
+        info=text.printable_lines(_json(run.info)),
+        scenes={"sections": scenes} if scenes else None,
+        assets=files,
+        licence=page.viewer_licence() if scenes else "",
+        notes=_notes(run, detail),
+    )
+    js = page.text_asset("report.js") + (page.text_asset("viewer.js") if scenes else "")
+    return page.render("report.html.j2", r=report, js=Markup(js))
+
+
+def score_columns(run: RunFolder) -> dict[str, Any]:
+    """``score/…`` column of the metrics file → the last observation's score."""
+    several = len(run.latest) > 1
+    return {
+        f"score/{observation.method}/{name}" if several else f"score/{name}": score
+        for observation in run.latest
+        for name, score in observation.scores.items()
+    }
+
+
+def _write_assets(folder: Path, files: dict[str, str]) -> None:
+    """Pages opened from disk may not fetch files, but may run scripts beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, html in files.items():
+        (folder / f"{key}.js").write_text(f'situsAsset("{key}","{html}");\n', encoding="utf-8")
+
+
+def _json(info: dict[str, Any]) -> str:
+    return json.dumps(text.without_folders(info), indent=2, ensure_ascii=False)
+
+
+def _facts(run: RunFolder) -> list[tuple[str, str]]:
+    info, config = run.info, run.config
+    backbone = info.get("backbone") or {"name": (config.get("backbone") or {}).get("name")}
+    hardware = info.get("hardware") or {}
+    gpus = hardware.get("gpus") or []
+    batch = config.get("batch_size")
+    wait = info.get("data_wait_share")
+    known = (
+        ("method", run.method),
+        ("backbone", _backbone(backbone)),
+        ("steps", info.get("step") or (run.steps[-1] if run.steps else None)),
+        ("batch", batch),
+        ("training time", text.duration(float(w)) if (w := info.get("wall_seconds")) else None),
+        (
+            "hardware",
+            gpus[0]
+            if gpus
+            else f"{hardware['cores']} CPU cores"
+            if hardware.get("cores")
+            else None,
+        ),
+        ("waiting for data", f"{100 * float(wait):.0f} %" if wait is not None else None),
+        (
+            "peak memory",
+            f"{text.count(m)} MiB" if (m := info.get("peak_memory_mib")) else None,
+        ),
+        ("scans", info.get("scans")),
+        ("seed", info.get("seed")),
+        ("started", str(info.get("started", "")).replace("T", " ") or None),
+        ("status", info.get("status")),
+        ("situs", info.get("situs_version")),
+    )
+    return [(k, text.printable(str(v))) for k, v in known if v not in (None, "")]
+
+
+def _backbone(backbone: dict[str, Any]) -> str:
+    dims = backbone.get("spatial_dims")
+    return str(backbone.get("name", "")) + (f", {dims}D" if dims else "")
+
+
+def _methods(run: RunFolder) -> list[dict[str, Any]]:
+    """Title, paper and formulas of each part: as the run recorded them, else as installed."""
+    recorded = run.info.get("method_info") or {}
+    found = []
+    for name in run.method.split("+"):
+        about = recorded.get(name) or _installed(name)
+        found.append(
+            {
+                "name": text.printable(name),
+                "title": text.printable(str(about.get("title", ""))),
+                "paper": text.printable(str(about.get("paper", ""))),
+                "formulas": {
+                    text.printable(str(k)): text.printable(str(v))
+                    for k, v in (about.get("formulas") or {}).items()
+                },
+            }
+        )
+    return found
+
+
+def _installed(name: str) -> dict[str, Any]:
+    from situs import methods  # noqa: PLC0415 - imports torch
+    from situs.errors import ConfigError  # noqa: PLC0415
+
+    try:
+        method = methods.method_class(name)
+    except ConfigError:
+        return {}
+    return {"title": method.title, "paper": method.paper, "formulas": method.formulas}
+
+
+def _commands(run: RunFolder) -> str:
+    lines = [
+        f"pip install situs=={run.info['situs_version']}" if "situs_version" in run.info else "",
+        "situs pretrain --config config.yaml --out runs/again",
+        f"situs observe {run.name}",
+    ]
+    if fingerprint := run.info.get("data_fingerprint"):
+        lines.append(f"# data fingerprint: {fingerprint}")
+    return text.printable_lines("\n".join(line for line in lines if line))
+
+
+def _notes(run: RunFolder, detail: Detail) -> str:
+    left = len(run.steps) - len(detail.pick(run.steps))
+    if left <= 0:
+        return ""
+    return (
+        f"{left} of {len(run.steps)} observed steps are left out to keep this file small; "
+        "'situs observe --full' writes a folder with all of them."
+    )

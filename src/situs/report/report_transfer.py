@@ -1,0 +1,57 @@
+"""The transfer section: what the weights are worth with few labels, in numbers and pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from situs import text
+from situs.report import scene
+from situs.report.figures.transfer import pair_tile
+from situs.report.folder import RunFolder, Transfer
+from situs.report.sections import TaskSection, transfer_sections
+from situs.report.transfers import COUNTS, compare, name_of
+
+
+def transfer_section(run: RunFolder, assets: scene.Assets) -> dict[str, Any]:
+    """Everything the transfer section of a page shows; ``assets`` takes its scenes' files."""
+    comparisons = compare(run.transfers)
+    return {
+        "comparisons": comparisons,
+        "pairs": [t for c in comparisons if (t := pair_tile(c)) is not None],
+        "results": [
+            _result(transfer, transfer_sections(transfer, f"{n}-{transfer.name}", assets))
+            for n, transfer in enumerate(run.transfers)
+        ],
+    }
+
+
+def _result(result: Transfer, sections: list[TaskSection]) -> dict[str, Any]:
+    values = result.result
+    scores = list(values.get("scores") or {})
+    rows = [
+        (text.printable(name), [_number(s, row.get(s)) for s in scores])
+        for name, row in (values.get("classes") or {}).items()
+    ]
+    rows.append(("mean", [_number(s, (values.get("scores") or {}).get(s)) for s in scores]))
+    start = "from scratch" if result.scratch else f"from {values.get('method', 'these')} weights"
+    tests = len((values.get("split") or {}).get("test", ()))
+    notes = []
+    ledger = values.get("ledger") or {}
+    if (share := ledger.get("matched_share")) is not None:
+        notes.append(f"{100 * float(share):.0f} % of the encoder's parameters were loaded.")
+    if seconds := values.get("seconds"):
+        notes.append(", ".join(f"{k} {text.duration(float(v))}" for k, v in seconds.items()) + ".")
+    return {
+        "title": text.printable(
+            f"{result.name}: {result.task} with {result.labelled} labelled cases, {start}, "
+            f"{tests} test cases"
+        ),
+        "headings": [name_of(s) for s in scores],
+        "rows": rows,
+        "notes": notes,
+        "sections": sections,
+    }
+
+
+def _number(score: str, value: float | None) -> str:
+    return text.count(value) if value is not None and score in COUNTS else text.number(value)

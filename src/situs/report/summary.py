@@ -1,0 +1,206 @@
+"""The first screen in words: what was trained on what, what it can do now, and did it help."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from situs import text
+from situs.observation import Observation, Score, verdicts
+from situs.observation.verdicts import VERDICTS, Verdict
+from situs.report.folder import RunFolder
+
+_FEW_WARNING = "held-out scans were also trained on, so the scores are optimistic"
+
+
+@dataclass(frozen=True)
+class GaugeGroup:
+    """The gauges of one sub-task."""
+
+    section: str
+    gauges: tuple[Gauge, ...]
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """One score between guessing and perfect.
+
+    Attributes:
+        label: Words.
+        value: With its unit.
+        reference: ``("guessing 44 mm", "constant 31 mm")``.
+        verdict: Against the harder of the two.
+        words: The verdict in words.
+        skill: 0 at the reference, 1 at perfect, clipped for drawing; None where unknown.
+        first: The same at the first observed step.
+        better: Direction.
+    """
+
+    label: str
+    value: str
+    reference: tuple[str, ...]
+    verdict: Verdict
+    words: str
+    skill: float | None
+    first: float | None
+    better: str
+
+
+def headline(run: RunFolder) -> str:
+    """The best result as one sentence, or what is missing for one."""
+    best = _strongest(run.latest)
+    if best is None:
+        return "Nothing was observed yet" if not run.latest else "No score has a chance level"
+    _, score = best
+    against = verdicts.reference(score)
+    judged = verdicts.verdict(score)
+    line = f"{text.opening(verdicts.label(score))}: {text.quantity(score.value, score.unit)}"
+    if against is None:
+        return line
+    other = f"{against[0]} gives {text.quantity(against[1], score.unit)}"
+    if judged == "better":
+        return f"{line}, where {other}"
+    level = text.quantity(against[1], score.unit)
+    worse = "worse than" if judged == "worse" else "no better than"
+    return f"{line}, {worse} {against[0]} ({level})"
+
+
+def sentences(run: RunFolder) -> list[str]:
+    """What was trained on what, for how long, and on how many sub-tasks it beats guessing."""
+    found = [_trained(run)]
+    judged = Counter(
+        _section_verdict(section.scores)
+        for observation in run.latest
+        for section in observation.sections
+        if section.scores
+    )
+    known = sum(count for verdict, count in judged.items() if verdict != "unknown")
+    if known:
+        found.append(
+            f"On held-out scans it is better than guessing in {judged['better']} of {known} "
+            f"sub-task{'s' if known != 1 else ''}."
+        )
+    if run.info.get("held_out_is_training"):
+        found.append(f"Mind that {_FEW_WARNING}.")
+    return found
+
+
+def gauges(run: RunFolder) -> list[GaugeGroup]:
+    """Every score of the last observation, with where it stood at the first."""
+    first: dict[tuple[str, str], Score] = {}
+    if len(run.steps) > 1:
+        for observation in run.at(run.steps[0]):
+            first |= {(observation.method, n): s for n, s in observation.scores.items()}
+    several = len(run.latest) > 1
+    return [
+        GaugeGroup(
+            text.printable(f"{observation.method}: " * several + section.title),
+            tuple(_gauge(s, first.get((observation.method, s.name))) for s in section.scores),
+        )
+        for observation in run.latest
+        for section in observation.sections
+        if section.scores
+    ]
+
+
+def warnings(run: RunFolder) -> list[str]:
+    """The observations' own warnings, and what the run's record gives reason for."""
+    found = [
+        text.opening(text.printable(w)) for observation in run.latest for w in observation.warnings
+    ]
+    status = str(run.info.get("status", "unknown"))
+    if status == "running":
+        found.append("The run had not ended when this report was written.")
+    elif status not in {"finished", "unknown"}:
+        cause = text.printable(str(run.info.get("stopped_by", "")))
+        found.append(f"The run stopped early{': ' + cause if cause else ''}. Go on with --resume.")
+    if run.info.get("held_out_is_training"):
+        found.append(
+            f"There were too few scans to hold any out: {_FEW_WARNING}. Add scans, or raise "
+            "'held_out'."
+        )
+    waiting = float(run.info.get("data_wait_share") or 0)
+    if waiting > 0.3:
+        found.append(
+            f"{100 * waiting:.0f} % of the training time was spent waiting for data. Raise "
+            "'workers', or prepare a store first."
+        )
+    return list(dict.fromkeys(found))
+
+
+def _trained(run: RunFolder) -> str:
+    info = run.info
+    parts = f"Pretrained with {run.method}"
+    if scans := info.get("scans"):
+        parts += f" on {scans} {_modalities(run)}scan{'s' if scans != 1 else ''}"
+        held_out = info.get("held_out_items")
+        if held_out and not info.get("held_out_is_training"):
+            parts += f" ({held_out} held out)"
+    if step := info.get("step", run.steps[-1] if run.steps else None):
+        parts += f", {text.count(step)} steps"
+    if seconds := info.get("wall_seconds"):
+        parts += f" in {text.duration(float(seconds))}"
+    hardware = info.get("hardware") or {}
+    if gpus := hardware.get("gpus"):
+        parts += f" on {gpus[0]}"
+    elif cores := hardware.get("cores"):
+        parts += f" on {cores} CPU core{'s' if cores != 1 else ''}"
+    return text.printable(parts) + "."
+
+
+def _modalities(run: RunFolder) -> str:
+    kinds = Counter(str(record.get("modality", "")) for record in run.data["records"])
+    known = [kind for kind, _ in kinds.most_common() if kind and kind != "unknown"]
+    return f"{' and '.join(known)} " if 0 < len(known) <= 3 else ""
+
+
+def _gauge(score: Score, first: Score | None) -> Gauge:
+    shown = [
+        f"{name} {text.quantity(value, score.unit)}"
+        for name, value in (
+            ("guessing", score.chance),
+            ("constant", score.constant),
+            ("collapsed features", score.collapsed),
+        )
+        if value is not None
+    ]
+    judged = verdicts.verdict(score)
+    return Gauge(
+        label=verdicts.label(score),
+        value=text.quantity(score.value, score.unit),
+        reference=tuple(shown),
+        verdict=judged,
+        words=VERDICTS[judged],
+        skill=None if judged == "given" else _clipped(verdicts.skill(score)),
+        first=_clipped(verdicts.skill(first)) if first else None,
+        better=verdicts.direction(score),
+    )
+
+
+def _clipped(skill: float | None) -> float | None:
+    return None if skill is None else min(max(skill, -0.25), 1.0)
+
+
+def _section_verdict(scores: Sequence[Score]) -> Verdict:
+    """A sub-task is solved better than guessing when its first comparable score is.
+
+    Where scores come with one value a sample, the others (a rank of features, say) watch the
+    network's health, not the sub-task.
+    """
+    asked = [s for s in scores if s.samples] or list(scores)
+    judged = [v for v in map(verdicts.verdict, asked) if v not in {"unknown", "given", "monitor"}]
+    return judged[0] if judged else "unknown"
+
+
+def _strongest(observations: Sequence[Observation]) -> tuple[str, Score] | None:
+    """The first score in a physical unit that has a reference: methods put theirs first."""
+    known = [
+        (section.title, score)
+        for observation in observations
+        for section in observation.sections
+        for score in section.scores
+        if verdicts.reference(score) is not None and not score.by_construction
+    ]
+    physical = [item for item in known if item[1].unit in {"mm", "°"}]
+    return next(iter(physical or known), None)

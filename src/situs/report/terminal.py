@@ -1,0 +1,95 @@
+"""The final table: what a run's scores say, in a terminal, a pipe or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from situs import text
+from situs.observation import Observation, Score, verdicts
+
+# A pipe has no width; wrapping would break one row over several lines of a log.
+_PIPE_WIDTH = 400
+
+_VERDICT_STYLE: dict[verdicts.Verdict, str] = {
+    "better": "green",
+    "guessing": "yellow",
+    "worse": "red",
+    "given": "dim",
+    "monitor": "dim",
+    "unknown": "dim",
+}
+
+
+def score_rows(observations: Iterable[Observation]) -> list[dict[str, Any]]:
+    """Every score of every observation as plain data, for ``--json`` and for tests."""
+    return [
+        {
+            "method": observation.method,
+            "step": observation.step,
+            "section": section.title,
+            "score": score.name,
+            "label": verdicts.label(score),
+            "value": score.value,
+            "unit": score.unit,
+            "better": score.better,
+            "chance": score.chance,
+            "constant": score.constant,
+            "samples": len(score.samples),
+            "verdict": verdicts.verdict(score),
+        }
+        for observation in observations
+        for section in observation.sections
+        for score in section.scores
+    ]
+
+
+def print_scores(observations: Sequence[Observation], console: Console | None = None) -> None:
+    """The final table: each score with unit, chance and the best constant answer beside it.
+
+    Args:
+        observations: One a method (several for a composition).
+        console: Standard output by default. A pipe gets the same table in plain characters,
+            as wide as it needs.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_PIPE_WIDTH, color_system=None)
+    console.print(_score_table(observations))
+    for observation in observations:
+        for warning in observation.warnings:
+            line = text.printable(f"warning ({observation.method}): {warning}")
+            console.print(Text(line, style="yellow"), soft_wrap=True)
+
+
+def _score_table(observations: Sequence[Observation]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("sub-task")
+    table.add_column("score")
+    for heading in ("now", "guessing", "constant"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for observation in observations:
+        prefix = f"{observation.method}: " if len(observations) > 1 else ""
+        for section in observation.sections:
+            title = escape(text.printable(prefix + section.title))
+            for score in section.scores:
+                table.add_row(title, *_score_cells(score))
+                title = ""
+    return table
+
+
+def _score_cells(score: Score) -> tuple[str | Text, ...]:
+    judged = verdicts.verdict(score)
+    return (
+        Text(f"{verdicts.label(score)} ({'↓' if score.better == 'lower' else '↑'})"),
+        Text(text.quantity(score.value, score.unit), style="bold"),
+        text.quantity(score.chance, score.unit),
+        text.quantity(score.constant, score.unit),
+        Text(verdicts.VERDICTS[judged], style=_VERDICT_STYLE[judged]),
+    )

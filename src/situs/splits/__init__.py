@@ -1,0 +1,1 @@
+"""Who is trained on, held out and tested: by patient, never both."""

@@ -1,0 +1,204 @@
+"""A study's numbers as people write them: in tables, in sentences, in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from situs.evaluation.measures import Metric
+from situs.study.config import SCRATCH, StudyConfig
+from situs.study.results import StudyResult
+
+Record = Mapping[Any, Any]
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number for a table; a dash where there is none."""
+    return "–" if _absent(value) else f"{value:.{digits}f}"
+
+
+def p_value(value: Any) -> str:
+    """A p value with two digits, or below what is worth telling."""
+    if _absent(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as a person says them."""
+    if _absent(seconds):
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def labels_needed(row: Record) -> str:
+    """How many labels scratch needs for the score of a row of the summary."""
+    if _absent(row["scratch_labels"]):
+        return "–"
+    sign = "" if row["scratch_labels_is"] == "=" else f"{row['scratch_labels_is']} "
+    return f"{sign}{_few(row['scratch_labels'])}"
+
+
+def _few(count: float) -> str:
+    """A number of labels, to the tenth where that tells it from its neighbours."""
+    return f"{count:.0f}" if count >= 10 or count == round(count) else f"{count:.1f}"
+
+
+def difference(value: Any, metric: Metric) -> str:
+    """A difference of scores in the metric's unit, with its sign."""
+    return "–" if _absent(value) else f"{metric.factor * value:+.1f}"
+
+
+def interval(low: Any, high: Any, text: Callable[[Any], str] = number) -> str:
+    """Both ends of an interval."""
+    return "–" if _absent(low) else f"{text(low)} to {text(high)}"
+
+
+def verdict(row: Record) -> str:
+    """``"better"``, ``"worse"`` or ``"same"`` (told apart at an adjusted p of 0.05), or empty."""
+    if _absent(row.get("gain")):
+        return ""
+    if _absent(row["p_holm"]) or row["p_holm"] >= 0.05:
+        return "same"
+    return "better" if row["gain"] > 0 else "worse"
+
+
+def missing(result: StudyResult) -> str | None:
+    """What is still to be done, as a sentence."""
+    count = result.expected - result.done
+    if count == 0:
+        return None
+    return f"{count} of {result.expected} jobs are still to be done; numbers may change."
+
+
+def unstable(result: StudyResult) -> list[str]:
+    """What makes the numbers doubtful, one sentence each, and what to do.
+
+    Jobs of different versions of situs; arms that nothing is compared with; cases without a
+    score; runs that lost a class.
+    """
+    mixed = [
+        f"Jobs were made with different versions of situs ({', '.join(result.versions)}), whose "
+        "defaults may differ. Delete the older job folders to have them made anew."
+    ]
+    mixed = mixed if len(result.versions) > 1 else []
+    return [*mixed, *uncompared(result.study), *_unscored(result), *_lost(result)]
+
+
+def uncompared(study: StudyConfig) -> list[str]:
+    """Arms without another to be tested against, one sentence each."""
+    return [
+        f"{arm.title} is compared with nothing: no arm starts its network from scratch. Add one "
+        f"(method: none, backbone: {{spatial_dims: {study.backbone_of(arm).spatial_dims}, …}}), or "
+        "name one with 'against'."
+        for arm in study.arms
+        if arm.method != SCRATCH and study.reference_of(arm) is None
+    ]
+
+
+def _unscored(result: StudyResult) -> list[str]:
+    if result.summary.empty:
+        return []
+    return [
+        f"{row['arm']} with {row['labels']} {_labels(row['labels'])}: {row['unscored']} of "
+        f"{row['cases'] * row['runs']} cases have no {result.study.score.name}, because a class "
+        "was missed or invented there or none is present. They are in no mean, and gains are over "
+        "the cases that both arms score."
+        for row in result.summary.to_dict("records")
+        if row["unscored"]
+    ]
+
+
+def _lost(result: StudyResult) -> list[str]:
+    if result.runs.empty:
+        return []
+    lost = result.runs[result.runs["lost"] != ""]
+    return [
+        f"{len(rows)} of {(result.runs['arm'] == arm).sum()} runs of {arm} found a class "
+        f"({rows['lost'].iloc[0]}) nowhere: their fine-tuning did not converge, so this arm's "
+        "mean says little. Raise finetune.steps, or tune the learning rate over several "
+        "tune.seeds."
+        for arm, rows in lost.groupby("arm", sort=False)
+    ]
+
+
+def best_rows(result: StudyResult) -> list[Record]:
+    """The row with the largest gain of each label count, where any arm can be compared."""
+    summary = result.summary
+    if summary.empty or "gain" not in summary:
+        return []
+    compared = [row for row in summary.to_dict("records") if not _absent(row["gain"])]
+    by_count = ([r for r in compared if r["labels"] == n] for n in result.study.labels)
+    return [max(rows, key=lambda row: row["gain"]) for rows in by_count if rows]
+
+
+def finding(best: Record, metric: Metric) -> str:
+    """What the best method of a label count gives."""
+    base = best["mean"] - metric.sign * best["gain"]
+    start = "scratch" if best["against_scratch"] else best["against"]
+    told = partial(difference, metric=metric)
+    verb = "reaches" if best["gain"] > 0 else "reaches only"
+    doubt = _doubt(best)
+    sentence = (
+        f"With {best['labels']} {_labels(best['labels'])} the best method, {best['arm']}, "
+        f"{verb} {metric.name} "
+        f"{best['mean']:.3f} against {base:.3f} from {start}: "
+        f"{told(best['gain'])} {metric.unit} "
+        f"(95 % interval {interval(best['gain_low'], best['gain_high'], told)}, "
+        f"adjusted p {p_value(best['p_holm'])}{doubt})."
+    )
+    count, sign = best["scratch_labels"], best["scratch_labels_is"]
+    if _absent(count) or best["gain"] <= 0 or sign == "≤" or count <= best["labels"]:
+        return sentence
+    more = "more than" if sign == "≥" else "about"
+    return f"{sentence} From scratch the same takes {more} {_few(count)} {_labels(count)}."
+
+
+def _labels(count: float) -> str:
+    return "label" if count == 1 else "labels"
+
+
+def _doubt(best: Record) -> str:
+    return "; the difference may be chance" if verdict(best) == "same" else ""
+
+
+def findings(result: StudyResult) -> list[str]:
+    """All sentences, for the terminal."""
+    told = [finding(row, result.study.score) for row in best_rows(result)]
+    rest = missing(result)
+    return [*told, *unstable(result), *([] if rest is None else [rest])]
+
+
+def markdown(result: StudyResult) -> str:
+    """The summary as a Markdown table."""
+    metric = result.study.score
+    told = partial(difference, metric=metric)
+    gain = (f"gain, {metric.unit}", "95 % interval", "adjusted p", "scratch needs")
+    headings = ("method", "labels", metric.name, "95 % interval", *gain, "seeds")
+    lines = [_line(headings), _line(["---"] + ["--:"] * (len(headings) - 1))]
+    for row in result.summary.to_dict("records"):
+        cells = (
+            str(row["arm"]).replace("|", "\\|"),
+            str(row["labels"]),
+            number(row["mean"]),
+            interval(row["low"], row["high"]),
+            told(row.get("gain")),
+            interval(row.get("gain_low"), row.get("gain_high"), told),
+            p_value(row["p_holm"]),
+            labels_needed(row),
+            str(row["runs"]),
+        )
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

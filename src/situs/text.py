@@ -1,0 +1,101 @@
+"""Numbers, times and foreign text in words: the same in the terminal, the report and a notebook."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+_WORD = re.compile(r"[\w-]+")
+
+# Settings that are paths.
+_PATHS = frozenset({"data", "out", "init", "unlabelled", "rules"})
+_ABSOLUTE = re.compile(r"[/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:")
+
+# Below this nobody measures lengths and angles: it is a rounding error.
+_PHYSICAL = frozenset({"mm", "°", "%"})
+_TOO_SMALL = 1e-3
+
+
+def printable(text: str) -> str:
+    """Text from a header or a file name without control characters (terminals obey them)."""
+    return "".join("�" if unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """:func:`printable` of each line; the line breaks stay."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def without_folders(config: Any, key: str = "") -> Any:
+    """A configuration whose paths are cut to their last part, for pages that are passed on.
+
+    Names of folders may hold patients and dates.
+
+    Args:
+        config: A value, or a mapping or sequence of such.
+        key: What the value stands under: paths are what stands under the name of one, and
+            whatever begins as an absolute path does.
+    """
+    if isinstance(config, Mapping):
+        return {name: without_folders(value, str(name)) for name, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [without_folders(value, key) for value in config]
+    if isinstance(config, str) and (key in _PATHS or _ABSOLUTE.match(config)):
+        return re.split(r"[/\\]", config.rstrip("/\\"))[-1] or "/"
+    return config
+
+
+def named(text: str, names: Mapping[str, str]) -> str:
+    """The text with keys of scans replaced by the names that their user knows them by."""
+    return _WORD.sub(lambda match: names.get(match[0], match[0]), text) if names else text
+
+
+def number(value: float | None) -> str:
+    """Three significant digits at most, never scientific between 0.001 and a million."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size >= 1e6 or 0 < size < 1e-3:
+        text = f"{value:.2g}"
+    else:
+        text = f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
+    return text.replace("-", "−")
+
+
+def count(value: float) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{round(value):,}".replace(",", "\u202f")
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """A number with its unit, for instance ``"9.31 mm"``, ``"12.4°"``, ``"71.0 %"``."""
+    if unit in _PHYSICAL and value is not None and 0 < abs(value) < _TOO_SMALL:
+        return f"< {quantity(_TOO_SMALL, unit)}"
+    text = number(value)
+    if not unit or text == "–":
+        return text
+    return text + unit if unit == "°" else f"{text} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them: ``"41 s"``, ``"4 min 10 s"``, ``"2 h 05 min"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def opening(text: str) -> str:
+    """The text with a capital first letter, the rest as it is."""
+    return text[:1].upper() + text[1:]

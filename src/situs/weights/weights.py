@@ -1,0 +1,256 @@
+"""Weights on disk: safetensors with a JSON card, and a ledger of what was loaded from them.
+
+Nothing is unpickled, here or anywhere else in situs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from situs import __version__
+from situs.backbones import Backbone, BackboneConfig, build
+from situs.config import Config, validate
+from situs.errors import ConfigError, TransferError
+from situs.weights.ledger import Ledger, fill, left_out
+
+CARD = "card.json"
+MATCH_REQUIRED = 0.9
+"""Least share of the encoder's parameters that must come from the file."""
+
+_PLACES = ("", "checkpoints/best", "checkpoints/last", "model")
+"""Where a weights folder is looked for inside a run or a result, in this order."""
+
+
+class Card(Config):
+    """What must be known to use weights correctly.
+
+    Attributes:
+        backbone: Network and size; :func:`situs.backbones.build` makes it again.
+        method: Pretext task, or ``"none"``; a composition is written ``"spatial+s2dc"``.
+        preprocessing: The rules (orientation, spacing in mm, intensities) that the scans went
+            through; new scans must go through the same.
+        view_size: Voxels of a training view along each axis.
+        step: Training steps taken.
+        data_fingerprint: Of the store it was trained on.
+        situs_version: That wrote it.
+        licence: Of the weights; empty when its owner has not said.
+        decoder_trained: Whether the pretext task trained the decoder too.
+        checksums: File name → SHA-256 of each weights file beside the card.
+    """
+
+    backbone: BackboneConfig
+    method: str = "none"
+    preprocessing: dict[str, Any] = Field(default_factory=dict)
+    view_size: tuple[int, ...] = ()
+    step: int = 0
+    data_fingerprint: str = ""
+    situs_version: str = __version__
+    licence: str = ""
+    decoder_trained: bool = False
+    checksums: dict[str, str] = Field(default_factory=dict)
+
+
+def save_weights(
+    folder: str | Path,
+    backbone: Backbone,
+    card: Card,
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> Path:
+    """Write ``encoder.safetensors``, ``decoder.safetensors`` and ``card.json``.
+
+    Each file appears whole or not at all, the card last; its checksums tell a reader whether
+    the files belong together.
+
+    Args:
+        folder: Made if absent; other files in it stay.
+        backbone: Whose weights are written.
+        card: Its ``checksums`` are filled in here.
+        extra: Further parts, for instance ``{"head": head.state_dict()}``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {"encoder": backbone.encoder_state(), "decoder": backbone.decoder_state()}
+    checksums: dict[str, str] = {}
+    blobs: dict[str, bytes] = {}
+    for part, state in {**parts, **(extra or {})}.items():
+        # Tensors that share memory or are strided cannot be written as they are.
+        blobs[f"{part}.safetensors"] = save({k: _plain(v) for k, v in state.items()})
+    for name, blob in blobs.items():
+        checksums[name] = hashlib.sha256(blob).hexdigest()
+    card = card.model_copy(update={"checksums": checksums})
+    blobs[CARD] = (json.dumps(card.model_dump(mode="json"), indent=2) + "\n").encode()
+    for name, blob in blobs.items():
+        _write(folder / f".{name}.part", blob)
+    for name in blobs:
+        os.replace(folder / f".{name}.part", folder / name)
+    return folder
+
+
+def weights_folder(path: str | Path) -> Path:
+    """The weights folder that ``path`` is or holds (a run, a result, a checkpoint).
+
+    Raises:
+        TransferError: If there is none, or ``path`` is a file of another kind.
+    """
+    path = Path(path)
+    for place in _PLACES:
+        if (path / place / CARD).is_file():
+            return path / place
+    if path.is_file():
+        raise TransferError(
+            f"{path}: situs reads weights only from a folder with {CARD} and safetensors files, "
+            "never from pickled checkpoints. Give the run folder, or a folder that "
+            "'situs export --to safetensors' wrote."
+        )
+    wrong = "has no weights" if path.is_dir() else "does not exist"
+    raise TransferError(
+        f"{path} {wrong}: looked for {CARD} in it and in "
+        f"{', '.join(p for p in _PLACES if p)}. Give a run folder or a weights folder."
+    )
+
+
+def load_card(path: str | Path) -> Card:
+    """The card of a run folder or weights folder.
+
+    Raises:
+        TransferError: If there is none or it cannot be read.
+    """
+    file = weights_folder(path) / CARD
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise TransferError(f"{file} cannot be read: {error}. The copy may be damaged.") from None
+    if not isinstance(values, dict):
+        raise TransferError(f"{file} must hold a JSON object, got {type(values).__name__}")
+    try:
+        return validate(Card, values)
+    except ConfigError as error:
+        raise TransferError(f"{file} is not a card of situs {__version__}: {error}") from None
+
+
+def load_part(path: str | Path, part: str, card: Card | None = None) -> dict[str, Tensor] | None:
+    """The tensors of one part, or None where the folder has no such part.
+
+    Raises:
+        TransferError: If the file is damaged or does not belong to its card.
+    """
+    folder = weights_folder(path)
+    file = folder / f"{part}.safetensors"
+    if not file.is_file():
+        return None
+    blob = file.read_bytes()
+    expected = (card or load_card(folder)).checksums.get(file.name)
+    if expected is not None and hashlib.sha256(blob).hexdigest() != expected:
+        raise TransferError(
+            f"{file} is not the file that its {CARD} describes (checksums differ): it was "
+            "changed or only partly copied. Copy the folder again."
+        )
+    try:
+        return load(blob)
+    except SafetensorError as error:
+        raise TransferError(f"{file} is not a valid safetensors file: {error}") from None
+
+
+def load_into(
+    backbone: Backbone,
+    path: str | Path,
+    parts: Sequence[str] = ("encoder", "decoder"),
+    allow_partial: bool = False,
+) -> Ledger:
+    """Fill ``backbone`` with what fits from ``path`` and give account of every tensor.
+
+    A decoder that no pretext task trained is left out: random numbers are not worth carrying.
+
+    Args:
+        backbone: Filled in place.
+        path: Run folder or weights folder.
+        parts: Any of ``"encoder"`` and ``"decoder"``.
+        allow_partial: Accept an encoder of which less than 90 % was matched.
+
+    Raises:
+        TransferError: If nothing fits, or too little of the encoder does.
+    """
+    folder = weights_folder(path)
+    card = load_card(folder)
+    channels = (card.backbone.in_channels, backbone.in_channels)
+    modules: dict[str, nn.Module] = {"encoder": backbone.encoder, "decoder": backbone.decoder}
+    entries = []
+    for part in parts:
+        state = load_part(folder, part, card)
+        if state is None:
+            entries += left_out(modules[part], part, f"no {part}.safetensors")
+        elif part == "decoder" and not card.decoder_trained:
+            reason = f"'{card.method}' did not train the decoder"
+            entries += left_out(modules[part], part, reason)
+        else:
+            entries += fill(modules[part], state, part, channels)
+    ledger = Ledger(source=str(path), entries=tuple(entries))
+    _insist(ledger, parts, allow_partial, card)
+    return ledger
+
+
+def load_encoder(run_or_path: str | Path) -> Backbone:
+    """The backbone of a run (its best checkpoint, else its last) or of a weights folder.
+
+    Returns:
+        The network in ``eval`` mode on the CPU. Its ``encode`` gives the multi-scale features.
+        The decoder is filled too, trained or not, so that the result is always the same.
+
+    Raises:
+        TransferError: If the weights are absent, damaged, or not those of their own card.
+    """
+    folder = weights_folder(run_or_path)
+    card = load_card(folder)
+    backbone = build(card.backbone)
+    for part, module in (("encoder", backbone.encoder), ("decoder", backbone.decoder)):
+        state = load_part(folder, part, card)
+        if state is None and part == "decoder":
+            continue
+        if state is None:
+            raise TransferError(f"{folder} has no encoder.safetensors; copy the folder again")
+        entries = fill(module, state, part, (card.backbone.in_channels,) * 2)
+        ledger = Ledger(source=str(folder), entries=tuple(entries))
+        if any(e.status != "loaded" for e in entries):
+            lines = "\n  ".join(ledger.problems())
+            raise TransferError(f"{folder}: weights and card disagree:\n  {lines}")
+    return backbone.eval()
+
+
+def _insist(ledger: Ledger, parts: Sequence[str], allow_partial: bool, card: Card) -> None:
+    if ledger.empty:
+        wrong = "none of the weights fit this network"
+    elif "encoder" in parts and ledger.encoder_share < MATCH_REQUIRED and not allow_partial:
+        wrong = (
+            f"only {100 * ledger.encoder_share:.1f} % of the encoder's parameters were matched, "
+            f"{100 * MATCH_REQUIRED:.0f} % are required"
+        )
+    else:
+        return
+    backbone = card.backbone
+    lines = "\n  ".join(ledger.problems())
+    raise TransferError(
+        f"{ledger.source}: {wrong}. The weights are of '{backbone.name}' "
+        f"({backbone.spatial_dims}D, options {backbone.options}); build the same network"
+        f"{'' if ledger.empty else ', or allow a partial match'}:\n  {lines}"
+    )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _write(path: Path, blob: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(blob)
+        stream.flush()
+        os.fsync(stream.fileno())

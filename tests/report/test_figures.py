@@ -1,0 +1,166 @@
+"""Figures: every panel kind, its alternative text, and what an SVG must not hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import report_samples as samples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from situs.observation import PANELS, LinesPanel, Panel, ScatterPanel
+from situs.report import figures, style
+from situs.report.figures.lines import clip, line_errors, upright
+
+ALL = samples.panels(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_every_kind_is_drawn_as_small_self_contained_svg(name: str) -> None:
+    for tile in figures.draw(ALL[name]):
+        root = ElementTree.fromstring(tile.svg)
+        assert root.get("role") == "img"
+        assert len(root.get("aria-label", "")) > 10
+        # Names of the format are the only addresses.
+        addresses = set(re.findall(r"https?://[^\s\"'<]+", tile.svg))
+        assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+        assert len(tile.svg) < 130_000
+        assert "image/png" not in tile.svg
+        assert not re.search("#0101", tile.svg), "a placeholder colour was left"
+
+
+def test_all_kinds_are_covered() -> None:
+    assert {panel.kind for panel in ALL.values()} == set(PANELS)
+
+
+def test_an_unknown_kind_is_refused_by_name() -> None:
+    class Hologram(Panel):
+        kind = "hologram"
+
+    with pytest.raises(ValueError, match=r"hologram.*matrix"):
+        figures.draw(Hologram(title="x"))
+
+
+def test_the_scan_shows_through_a_heat_map() -> None:
+    picture = figures.draw(ALL["heat"])[0]
+    scan, heat = (
+        Image.open(io.BytesIO(base64.b64decode(code)))
+        for code in re.findall(r"data:image/webp;base64,([^\"]+)", picture.svg)[:2]
+    )
+    assert scan.size == heat.size
+    opacity = np.asarray(heat.convert("RGBA"))[..., 3]
+    assert 90 < opacity.max() < 160
+
+
+def test_ids_belong_to_their_figure_and_can_be_renamed() -> None:
+    (tile,) = figures.draw(ALL["scatter"])
+    ids = re.findall(r' id="([^"]+)"', tile.svg)
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', tile.svg))
+    assert used == set(ids)
+    assert all(i.startswith(tile.own) for i in ids)
+    renamed = tile.renamed("f7-")
+    assert set(re.findall(r' id="([^"]+)"', renamed)) == {i.replace(tile.own, "f7-") for i in ids}
+    ElementTree.fromstring(renamed)
+
+
+def test_charts_follow_the_theme_and_hostile_text_stays_text() -> None:
+    panel = ScatterPanel(
+        title="<b>&\x1b",
+        predicted=np.arange(4.0),
+        true=np.arange(4.0),
+        quantity="<script>alert(1)</script> $\\frac{",
+        groups=("</svg><script>x</script>", "$a_", "c", "d"),
+    )
+    (tile,) = figures.draw(panel)
+    root = ElementTree.fromstring(tile.svg)
+    assert not [e for e in root.iter() if e.tag.endswith("script")]
+    assert "<b>" in root.get("aria-label", "")
+    texts = [e.text for e in root.iter() if e.tag.endswith("text")]
+    assert "</svg><script>x</script>" in texts
+    assert f"var(--true,{style.TONES['true'].light})" in tile.svg
+
+
+def test_prediction_and_truth_differ_in_colour_line_and_marker() -> None:
+    for one, two in (("predicted", "true"), ("right", "wrong")):
+        assert style.on_scan(one) != style.on_scan(two)
+        assert style.LINES[one]["linestyle"] != style.LINES[two]["linestyle"]
+        assert style.MARKERS[one] != style.MARKERS[two]
+
+
+def contrast(one: str, two: str) -> float:
+    def luminance(colour: str) -> float:
+        values = np.asarray([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    high, low = sorted((luminance(one), luminance(two)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", ["ink", "muted", "true", "predicted", "right", "wrong"])
+def test_text_colours_are_readable_on_light_and_dark(name: str) -> None:
+    """WCAG 2.2 AA asks for 4.5:1."""
+    tone, panel = style.TONES[name], style.TONES["panel"]
+    assert contrast(tone.light, panel.light) >= 4.5
+    assert contrast(tone.dark, panel.dark) >= 4.5
+
+
+def test_lines_are_clipped_and_their_errors_are_physical() -> None:
+    ends = clip(np.asarray([0.0, 1.0, -3.0]), (8, 10))
+    assert ends is not None
+    np.testing.assert_allclose(sorted(ends.tolist()), [[-0.5, 3], [9.5, 3]])
+    assert clip(np.asarray([0.0, 1.0, 5.0]), (8, 10)) is None
+    # Two rows apart at 4 mm between rows; then 45° in mm, though steeper in pixels.
+    angle, distance = line_errors(
+        np.asarray([0, 1.0, -5]), np.asarray([0, 1.0, -3]), (8, 10), (4.0, 1.0)
+    )
+    assert (angle, distance) == pytest.approx((0.0, 8.0), abs=1e-6)
+    slanted = np.asarray([0.25, -1.0, 0.0]) / np.hypot(0.25, 1)
+    angle, _ = line_errors(slanted, np.asarray([0, 1.0, 0]), (8, 10), (4.0, 1.0))
+    assert angle == pytest.approx(45.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**16), st.sampled_from([-1.0, 1.0]))
+def test_an_image_of_lines_stands_upright_and_nothing_moves(seed: int, hand: float) -> None:
+    rng = np.random.default_rng(seed)
+    axes = Rotation.random(random_state=seed).as_matrix() * [1, hand, 1]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes * [2.0, 3.0, 1.0], rng.normal(size=3)
+    points = rng.uniform(0, 4, (2, 2, 2))
+    along = points[:, 1] - points[:, 0]
+    normal = np.stack([along[:, 1], -along[:, 0]], -1) / np.linalg.norm(along, axis=-1)[:, None]
+    lines = np.concatenate([normal, -(normal * points[:, 0]).sum(-1, keepdims=True)], -1)
+    image = rng.random((5, 7))
+    before = LinesPanel(
+        title="x",
+        image=image,
+        spacing=(3.0, 2.0),
+        predicted=lines,
+        true=lines[::-1],
+        heatmaps=2 * image[None],
+        names=("a", "b"),
+        affine=affine,
+    )
+    after = upright(before)
+    back = np.linalg.inv(affine) @ np.asarray(after.affine)
+    for (row, column), value in np.ndenumerate(after.image):
+        old = (back @ [column, row, 0, 1]).round().astype(int)
+        assert image[old[1], old[0]] == value == after.heatmaps[0, row, column] / 2
+    place = np.linalg.inv(back) @ np.concatenate([points[:, 0].T, [[0, 0], [1, 1]]])
+    for name, drawn in (("predicted", after.predicted), ("true", after.true[::-1])):
+        np.testing.assert_allclose(
+            (drawn[:, :2] * place[:2].T).sum(-1) + drawn[:, 2], 0, atol=1e-9, err_msg=name
+        )
+    column, row = np.asarray(after.affine)[:3, :2].T
+    np.testing.assert_allclose(np.linalg.norm([row, column], axis=1), after.spacing)
+    thick = np.abs(axes[:, 2]).argmax()
+    assert row[2 if thick < 2 else 1] < 0
+    assert column[0 if thick else 1] < 0

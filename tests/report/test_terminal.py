@@ -1,0 +1,53 @@
+"""The final table, in a pipe and as rows."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from rich.console import Console
+
+from situs.observation import Observation, Score, Section
+from situs.report.terminal import print_scores, score_rows
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\r]")
+
+
+def score(**changes: object) -> Score:
+    fields: dict[str, object] = {
+        "name": "gap_mae",
+        "value": 9.31,
+        "unit": "mm",
+        "better": "lower",
+        "chance": 44.0,
+        "constant": 31.2,
+        "label": "gap error",
+    }
+    return Score(**(fields | changes))  # type: ignore[arg-type]
+
+
+def observation(*scores: Score, **changes: object) -> Observation:
+    section = Section("Gap matrix [bold]", "How far apart?", scores)
+    return Observation("spatial", 200, (section,), **changes)  # type: ignore[arg-type]
+
+
+def test_the_table_in_a_pipe_has_no_control_characters_and_keeps_every_fact() -> None:
+    stream = io.StringIO()
+    hostile = score(label="[red]evil[/] \x1b[31m" + "x" * 90)
+    seen = observation(score(), hostile, warnings=("features collapsed; raise the weight",))
+    print_scores([seen], Console(file=stream, width=60))
+    text = stream.getvalue()
+    assert not CONTROL.search(text)
+    assert "Gap matrix [bold]" in text
+    assert "gap error" in text
+    assert "9.31 mm" in text
+    assert "44.0 mm" in text
+    assert "31.2 mm" in text
+    assert "[red]evil[/]" in text
+    assert "features collapsed" in text
+
+
+def test_rows_carry_the_verdict() -> None:
+    (row,) = score_rows([observation(score())])
+    assert row["score"] == "gap_mae"
+    assert row["verdict"] == "better"

@@ -1,0 +1,87 @@
+"""Numbers and verdicts in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from situs import text
+from situs.observation import Score, verdicts
+
+
+def score(**changes: object) -> Score:
+    fields: dict[str, object] = {
+        "name": "gap_mae",
+        "value": 9.31,
+        "unit": "mm",
+        "better": "lower",
+        "chance": 44.0,
+        "constant": 31.2,
+        "label": "gap error",
+    }
+    return Score(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "written"),
+    [
+        (9.314, "mm", "9.31 mm"),
+        (12.44, "°", "12.4°"),
+        (71.0, "%", "71.0 %"),
+        (0.8312, "", "0.831"),
+        (-3.5, "mm", "−3.50 mm"),
+        (312.4, "mm", "312 mm"),
+        (2.4e-7, "", "2.4e−07"),
+        (7e-7, "mm", "< 0.001 mm"),
+        (0.0, "mm", "0 mm"),
+        (float("nan"), "mm", "–"),
+        (None, "mm", "–"),
+    ],
+)
+def test_quantities_read_well(value: float | None, unit: str, written: str) -> None:
+    assert text.quantity(value, unit) == written
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (250, "4 min 10 s"), (7500, "2 h 05 min")],
+)
+def test_durations_read_well(seconds: float, written: str) -> None:
+    assert text.duration(seconds) == written
+
+
+def test_the_reference_is_the_harder_of_chance_and_constant() -> None:
+    assert verdicts.reference(score()) == ("a constant answer", 31.2)
+    higher = score(better="higher", unit="%", chance=50.0, constant=33.0)
+    assert verdicts.reference(higher) == ("guessing", 50.0)
+    assert verdicts.reference(score(chance=None, constant=None)) is None
+    assert verdicts.sentence(score()) == "gap error 9.31 mm; a constant answer gives 31.2 mm"
+
+
+def test_a_difference_within_two_standard_errors_is_guessing() -> None:
+    noisy = tuple(30.0 + d for d in (-12.0, 12.0, -10.0, 10.0))
+    assert verdicts.verdict(score(value=30.0, samples=noisy)) == "guessing"
+    steady = tuple(30.0 + d for d in (-0.1, 0.1, -0.1, 0.1))
+    assert verdicts.verdict(score(value=30.0, samples=steady)) == "better"
+    assert verdicts.verdict(score(value=40.0)) == "worse"
+    assert verdicts.verdict(score(value=31.0)) == "guessing"
+    assert verdicts.verdict(score(value=float("nan"))) == "unknown"
+
+
+def test_skill_runs_from_the_reference_to_perfect() -> None:
+    assert verdicts.skill(score(value=15.6)) == pytest.approx(0.5)
+    accuracy = score(better="higher", unit="%", value=75.0, chance=50.0, constant=None)
+    assert verdicts.skill(accuracy) == pytest.approx(0.5)
+    assert verdicts.skill(score(chance=None, constant=None)) is None
+
+
+def test_keys_of_scans_become_names() -> None:
+    names = {"0bd3ec61": "liver-07.nii.gz"}
+    assert text.named("Lines in 0bd3ec61, moved", names) == "Lines in liver-07.nii.gz, moved"
+    assert text.named("Lines in 0bd3ec61", {}) == "Lines in 0bd3ec61"
+
+
+def test_a_monitor_of_collapse_is_shown_and_never_counted_as_learned() -> None:
+    rank = Score("feature_rank", 28.0, "", "higher", collapsed=1.0)
+    assert verdicts.verdict(rank) == "monitor"
+    assert verdicts.reference(rank) is None
+    assert verdicts.skill(rank) is None

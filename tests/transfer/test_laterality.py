@@ -1,0 +1,61 @@
+"""Left-right flips, and classes that must not be mirrored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from situs.errors import ConfigError
+from situs.transfer import Augmentation, Cohort, Model, finetune
+from situs.transfer.laterality import sided, with_flips
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["background", "left kidney", "Right-Kidney", "liver"], ["left kidney", "Right-Kidney"]),
+        (["kidneyLeft", "ctx-rh-insula"], ["kidneyLeft", "ctx-rh-insula"]),
+        (["LKidney", "RKidney", "Rib"], ["LKidney", "RKidney"]),
+        (["lung_L", "lung_R", "colon_R"], ["lung_L", "lung_R"]),
+        (["leftover", "bright", "L", "vertebra L1", "RV", "LV"], []),
+    ],
+)
+def test_names_with_a_side(names: list[str], expected: list[str]) -> None:
+    assert sided(names) == expected
+
+
+def test_flips_are_settled_by_the_classes() -> None:
+    default, plain, sides = Augmentation(), ["0", "liver"], ["0", "left kidney"]
+    assert with_flips(default, plain).flip_axes == (0,)
+    assert with_flips(default, sides).flip_axes == ()
+    assert with_flips(Augmentation(flip_axes=(1,)), sides).flip_axes == (1,)
+    with pytest.raises(ConfigError, match=r"flip_axes.*1 class has a side \('left kidney'\)"):
+        with_flips(Augmentation(flip_axes=(0, 1)), sides)
+
+
+@pytest.mark.parametrize("name", ["left body", "body"])
+def test_training_and_test_flips_follow(
+    collection: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort = Cohort.open(collection)
+    classes = {0: "background", 1: name, 2: "hole"}
+    named = Cohort(replace(cohort.dataset, classes=classes), cohort.rules)
+    settings = {
+        "data": collection,
+        "out": tmp_path / "out",
+        "backbone": {"name": "cnn", "options": {"channels": [4, 8]}},
+        "train": 1,
+        "test": 1,
+        "steps": 1,
+        "patch_size": [16, 16, 8],
+        "test_flips": True,
+    }
+    result = finetune(settings, cohort=named)
+    flips = () if name.startswith("left") else (0,)
+    assert Model.load(result.folder).task.flip_axes == flips
+    written = yaml.safe_load((result.folder / "config.yaml").read_text())
+    assert written["augmentation"]["flip_axes"] == list(flips)
+    assert ("no left-right flips: 1 class has a side" in capsys.readouterr().err) == (not flips)
