@@ -595,6 +595,23 @@ def test_labels_of_background_alone(tmp_path: Path) -> None:
     assert (dataset.classes, len(dataset.labelled)) == ({0: "background", 1: "1"}, 3)
 
 
+def test_a_second_collection_is_only_tested_on(tmp_path: Path) -> None:
+    own, held = folders(tmp_path / "own"), folders(tmp_path / "held", 2)
+    for folder in ("images", "labels"):
+        for file in (held / folder).iterdir():
+            file.rename(file.with_name(f"new{file.name}"))
+    dataset = open_dataset(own, test=held)
+    assert {c.name: c.split for c in dataset.cases} == {
+        **{f"case{n}": "" for n in range(3)},
+        **{f"newcase{n}": "test" for n in range(2)},
+    }
+    with pytest.raises(DatasetError, match="two cases are named"):
+        open_dataset(own, test=own)
+    label(held / "labels" / "newcase0.nii.gz", classes=5)
+    with pytest.raises(DatasetError, match="labelled alike"):
+        open_dataset(own, test=held)
+
+
 def test_what_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="none of the layouts"):
         open_dataset(tmp_path)

@@ -83,6 +83,20 @@ def test_too_few_cases_say_so():
         training_cases(facts(list(range(5))), ["case000", "case001", "case002"], 4, 0, False)
 
 
+def test_labels_may_count_patients_with_all_their_cases():
+    cases = [
+        CaseFacts(**{**vars(c), "group": f"patient{i // 2}"})
+        for i, c in enumerate(facts(list(range(12))))
+    ]
+    names = [c.name for c in cases]
+    two = training_cases(cases, names, 2, 0, False, by_patient=True)
+    assert len(two) == 4
+    assert len({c.group for c in cases if c.name in two}) == 2
+    assert training_cases(cases, names, 3, 0, False, by_patient=True)[:4] == two
+    with pytest.raises(SitusError, match="7 labelled patients.*only 6"):
+        training_cases(cases, names, 7, 0, False, by_patient=True)
+
+
 def test_given_test_split_is_kept_and_must_not_divide_a_patient():
     cases = facts(list(range(10)))
     given_test = [

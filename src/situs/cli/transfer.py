@@ -35,6 +35,9 @@ def finetune(
     ] = None,
     validation: Annotated[int | None, typer.Option(help="Cases for early stopping.")] = None,
     test: Annotated[int | None, typer.Option(help="Cases to score; the rest by default.")] = None,
+    test_data: Annotated[
+        Path | None, typer.Option(help="A second data set of the same kind, only to score on.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Network, for --init none.")] = None,
@@ -82,6 +85,8 @@ def finetune(
         "overwrite": overwrite or None,
     }
     values |= {key: value for key, value in given.items() if value is not None}
+    if test_data is not None:
+        values["dataset"] = {**values.get("dataset", {}), "test": test_data}
     for key, option in (("data", "--data"), ("out", "--out")):
         if key not in values:
             raise ConfigError(f"{option} is missing; it can also stand in the --config file")

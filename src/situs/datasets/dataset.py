@@ -51,6 +51,7 @@ class DatasetOptions(Config):
             for instance ``"desc-lesion"``, ``"dseg"`` or ``"label-tumour_mask"``.
         allow_unlabelled: Accept images without a label where the layout would have one. They
             are cases of the data set, but none to fine-tune on or to test with.
+        test: A second collection of the same kind whose cases are tested on, and nothing else.
     """
 
     layout: Layout | None = None
@@ -59,6 +60,7 @@ class DatasetOptions(Config):
     suffix: str | None = None
     label: str | None = None
     allow_unlabelled: bool = False
+    test: Path | None = None
 
     @field_validator("patient")
     @classmethod
@@ -202,6 +204,15 @@ def open_dataset(
         raise DatasetError(f"dataset not found: {path}")
     given = {} if options is None else options.model_dump()
     options = load_config(DatasetOptions, {**given, **settings})
+    dataset = _open_one(path, options)
+    if options.test is not None:
+        dataset = _with_test(dataset, options)
+    _check_names(dataset)
+    _check_classes(dataset)
+    return dataset
+
+
+def _open_one(path: Path, options: DatasetOptions) -> Dataset:
     for name in [options.layout] if options.layout else LAYOUTS:
         module = importlib.import_module(f"situs.datasets.layouts.{name}")
         if options.layout or module.fits(path):
@@ -211,14 +222,30 @@ def open_dataset(
                         f"dataset.{setting} is for BIDS, but {path} has layout '{name}'"
                     )
             dataset: Dataset = module.open_layout(path, options)
-            _check_names(dataset)
-            _check_classes(dataset)
             return dataset
     raise DatasetError(
         f"{path} has none of the layouts that situs knows: a dataset.json (Decathlon, nnU-Net), "
         "dataset_description.json (BIDS), folders images/ and labels/, a MedMNIST .npz, or a "
         ".csv with a column 'image'"
     )
+
+
+def _with_test(dataset: Dataset, options: DatasetOptions) -> Dataset:
+    """The data set and its test collection as one; what it declared as test is left out."""
+    assert options.test is not None
+    if not options.test.exists():
+        raise DatasetError(f"test data set not found: {options.test}")
+    test = _open_one(options.test, options.model_copy(update={"test": None}))
+    named = (dataset.classes, dataset.task, dataset.multilabel, dataset.modalities)
+    if (test.classes, test.task, test.multilabel, test.modalities) != named:
+        raise DatasetError(
+            f"{options.test} has classes {test.classes} for {test.task}, {dataset.root} has "
+            f"{dataset.classes} for {dataset.task}; both must be labelled alike. Classes can be "
+            "stated for both with dataset.classes"
+        )
+    tested = tuple(replace(case, split="test") for case in test.cases)
+    kept = tuple(case for case in dataset.cases if case.split != "test")
+    return replace(dataset, cases=(*kept, *tested), notes=(*dataset.notes, *test.notes))
 
 
 def _check_names(dataset: Dataset) -> None:

@@ -108,10 +108,12 @@ class StudyConfig(Config):
             whether some may lack a label.
         unlabelled: Further scans for pretraining.
         arms: What is compared.
-        labels: Numbers of labelled training cases.
+        labels: Numbers of labelled training cases, or of patients with all their cases.
+        labels_are: What ``labels`` counts: ``"cases"`` or ``"patients"``.
         seeds: Each draws its own labelled cases, and seeds their fine-tuning. Few make wide
             intervals: three make them up to twice as wide as five.
-        test: Test cases (at least; whole patients), or ``"given"`` by the data set.
+        test: Test cases (at least; whole patients), or ``"given"`` by the data set, as with
+            ``dataset.test``.
         validation: Cases for tuning, disjoint from test and training.
         split_seed: Draws test and validation cases.
         near_duplicates: Scans of different patients that are (nearly) the same: refuse the
@@ -137,6 +139,7 @@ class StudyConfig(Config):
     unlabelled: tuple[Path, ...] = ()
     arms: tuple[Arm, ...]
     labels: tuple[PositiveInt, ...] = (4, 10, 40)
+    labels_are: Literal["cases", "patients"] = "cases"
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     test: PositiveInt | Literal["given"] = 60
     validation: NonNegativeInt = 10
@@ -172,6 +175,8 @@ class StudyConfig(Config):
                 )
             if unknown := set(arm.labels) - set(self.labels):
                 raise ValueError(f"arm '{arm.title}': {sorted(unknown)} not in the study's labels")
+        if self.dataset.test is not None and self.test != "given":
+            raise ValueError("'dataset.test' names the test cases; set test: given with it")
         usable = [name for name, metric in METRICS.items() if metric.task == self.task]
         if self.metric and self.metric not in usable:
             raise ValueError(f"metric '{self.metric}' is none of {self.task}: {', '.join(usable)}")

@@ -34,8 +34,17 @@ def looks(arms: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
     return chosen
 
 
-def efficiency(summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]]) -> Tile:
-    """Mean score against the number of labels, with 95 % intervals."""
+def efficiency(
+    summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]], counted: str = "cases"
+) -> Tile:
+    """Mean score against the number of labels, with 95 % intervals.
+
+    Args:
+        summary: The study's.
+        metric: What is compared.
+        arms: Name and style group of each.
+        counted: What labels are counted in, cases or patients.
+    """
     style_of = looks(arms)
     with style.figure(640, 400) as figure:
         axes = figure.subplots()
@@ -52,7 +61,7 @@ def efficiency(summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]
         axes.set_xscale("log")
         axes.set_xticks(counts, [str(c) for c in counts])
         axes.minorticks_off()
-        axes.set_xlabel("labelled cases")
+        axes.set_xlabel(f"labelled {counted}")
         axes.set_ylabel(f"{metric.name} (mean, 95 % interval)")
         axes.grid(axis="y")
         axes.legend(loc="lower right", ncols=2)

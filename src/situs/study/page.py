@@ -157,7 +157,10 @@ def _tiles(result: StudyResult) -> list[Any]:
         return []
     arms = [(arm.title, arm.method) for arm in result.study.arms]
     metric = result.study.score
-    drawn = [efficiency(result.summary, metric, arms), gains(result.summary, metric, arms)]
+    drawn = [
+        efficiency(result.summary, metric, arms, result.study.labels_are),
+        gains(result.summary, metric, arms),
+    ]
     return [tile for tile in drawn if tile is not None]
 
 
@@ -172,7 +175,7 @@ def _findings(result: StudyResult, metric: Metric) -> list[dict[str, str]]:
 
 def _extent(study: StudyConfig, cases: StudyCases) -> str:
     return (
-        f"{_count(study.arms, 'way')} to begin · {_listed(study.labels)} labelled cases · "
+        f"{_count(study.arms, 'way')} to begin · {_listed(study.labels)} labelled {study.labels_are} · "
         f"{_count(study.seeds, 'seed')} · {len(cases.split.test)} test cases"
     )
 

@@ -224,7 +224,10 @@ class Plan:
         if (labels, seed) not in self._drawn:
             facts, pool = self.cases.facts, self.cases.split.pool
             by_stratum = self.study.task == "classification"
-            self._drawn[labels, seed] = training_cases(facts, pool, labels, seed, by_stratum)
+            by_patient = self.study.labels_are == "patients"
+            self._drawn[labels, seed] = training_cases(
+                facts, pool, labels, seed, by_stratum, by_patient
+            )
         return self._drawn[labels, seed]
 
     def _finetuning(
@@ -245,7 +248,7 @@ class Plan:
             **arm.finetune,
             "task": study.task,
             "data": str(study.data.resolve()),
-            "dataset": study.dataset.model_dump(mode="json", exclude_defaults=True),
+            "dataset": _dataset_options(study),
             "train": list(train),
             "validation": 0,
             "test": list(test),
@@ -262,3 +265,11 @@ class Plan:
             config["init"] = str((self.folder(start) / RUN).resolve())
             identity["init"] = start.key
         return Job("finetune", "", config, identity, (start.key,))
+
+
+def _dataset_options(study: StudyConfig) -> dict[str, Any]:
+    """As a worker reads them, wherever it stands."""
+    options = study.dataset.model_dump(mode="json", exclude_defaults=True)
+    if study.dataset.test is not None:
+        options["test"] = str(study.dataset.test.resolve())
+    return options

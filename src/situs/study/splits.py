@@ -87,7 +87,12 @@ def split_cases(facts: Sequence[CaseFacts], test: int | str, validation: int, se
 
 
 def training_cases(
-    facts: Sequence[CaseFacts], pool: Sequence[str], labels: int, seed: int, by_stratum: bool
+    facts: Sequence[CaseFacts],
+    pool: Sequence[str],
+    labels: int,
+    seed: int,
+    by_stratum: bool,
+    by_patient: bool = False,
 ) -> tuple[str, ...]:
     """The ``labels`` cases that seed ``seed`` trains on; smaller sets lie inside larger ones.
 
@@ -98,6 +103,7 @@ def training_cases(
         seed: Fixes the draw.
         by_stratum: Draw classes in proportion (classification). For segmentation the strata are
             known only from labels, which a real user would not have yet: draw blindly.
+        by_patient: ``labels`` counts patients, each with all of their cases.
 
     Raises:
         SitusError: If the pool is too small.
@@ -106,13 +112,15 @@ def training_cases(
     drawn = [f for f in facts if f.name in inside]
     if not by_stratum:
         drawn = [replace(f, stratum="") for f in drawn]
-    if len(drawn) < labels:
+    order = _interleaved(drawn, np.random.default_rng([seed, 1]))
+    if not by_patient:
+        order = [[fact] for group in order for fact in group]
+    if len(order) < labels:
         raise SitusError(
-            f"{labels} labelled cases were asked for, but only {len(drawn)} are left to train "
-            "on; lower 'labels', 'test' or 'validation'"
+            f"{labels} labelled {'patients' if by_patient else 'cases'} were asked for, but only "
+            f"{len(order)} are left to train on; lower 'labels', 'test' or 'validation'"
         )
-    order = _names(_interleaved(drawn, np.random.default_rng([seed, 1])))
-    return order[:labels]
+    return _names(order[:labels])
 
 
 def _interleaved(facts: Sequence[CaseFacts], rng: np.random.Generator) -> list[list[CaseFacts]]:
