@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from situs.study.statistics import crossed_bootstrap, paired_test
+from situs.evaluation.statistics import crossed_bootstrap, paired_test
 
 _CASES, _STUDIES, _DRAWS = 60, 1000, 1000
 _SETTINGS = ((3, 1.5, 3.0, 3.0), (3, 3.0, 5.0, 5.0), (5, 1.5, 3.0, 3.0), (10, 1.5, 3.0, 3.0))

@@ -93,7 +93,7 @@ def test_labels_may_count_patients_with_all_their_cases():
     assert len(two) == 4
     assert len({c.group for c in cases if c.name in two}) == 2
     assert training_cases(cases, names, 3, 0, False, by_patient=True)[:4] == two
-    with pytest.raises(SitusError, match="7 labelled patients.*only 6"):
+    with pytest.raises(SitusError, match=r"7 labelled patients.*only 6"):
         training_cases(cases, names, 7, 0, False, by_patient=True)
 
 

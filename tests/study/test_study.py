@@ -27,7 +27,7 @@ from situs.study.scheduler import Scheduler
 from situs.study.wording import findings, uncompared, unstable
 
 TWINS = (("fast", 1.0), ("slow", 0.5))
-FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
+FAKE = (sys.executable, str(Path(__file__).parents[1] / "support" / "fake_worker.py"))
 
 
 def config(organs: Path, out: Path, **changes) -> dict:

@@ -175,8 +175,8 @@ def _findings(result: StudyResult, metric: Metric) -> list[dict[str, str]]:
 
 def _extent(study: StudyConfig, cases: StudyCases) -> str:
     return (
-        f"{_count(study.arms, 'way')} to begin · {_listed(study.labels)} labelled {study.labels_are} · "
-        f"{_count(study.seeds, 'seed')} · {len(cases.split.test)} test cases"
+        f"{_count(study.arms, 'way')} to begin · {_listed(study.labels)} labelled "
+        f"{study.labels_are} · {_count(study.seeds, 'seed')} · {len(cases.split.test)} test cases"
     )
 
 
