@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.situs-setup
 
-.PHONY: setup demo test lint bench docs clean
+.PHONY: setup demo test fuzz lint bench docs clean
 
 setup: $(STAMP)
 
@@ -24,8 +24,16 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# One thread a process: two processes share the cores as they are. A file's tests stay together,
+# so that what they share is made once.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# Property tests with examples that no run has tried before; `make test` tries the same each time.
+ROUNDS ?= 5
+fuzz: setup
+	for round in $$(seq $(ROUNDS)); do \
+	  OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m hypothesis --hypothesis-profile=fuzz || exit 1; done
 
 docs: setup
 	$(BIN)/pip install -q -c constraints.txt 'mkdocs>=1.6,<2'

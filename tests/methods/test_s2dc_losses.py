@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, distributed, multiprocessing
 
@@ -83,6 +83,7 @@ def test_discrepancy_equals_the_formula(batch: int, m: int, n: int, seed: int) -
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 3), st.integers(2, 6), st.integers(2, 6), st.integers(0, 2**16))
+@example(batch=2, m=4, n=2, seed=3224)  # two entries of a row differ by 2e-4
 def test_consistency_equals_the_formula(batch: int, m: int, n: int, seed: int) -> None:
     similarity, matches = problem(batch, m, n, seed)
     # Two nearly equal entries have hardly a spread to divide by: compared without rounding.
@@ -93,6 +94,15 @@ def test_consistency_equals_the_formula(batch: int, m: int, n: int, seed: int) -
     (got,) = torch.autograd.grad(value, similarity)
     (wanted,) = torch.autograd.grad(expected, similarity)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6])
+def test_the_sharpness_of_two_entries_is_the_same_however_near_they_are(gap: float) -> None:
+    row = torch.tensor([[[0.3, 0.3 + gap]]], dtype=torch.double, requires_grad=True)
+    sharp = sharpness(row)
+    torch.testing.assert_close(sharp.item(), math.sqrt(0.5))
+    (gradient,) = torch.autograd.grad(sharp.sum(), row)
+    torch.testing.assert_close(gradient, torch.zeros_like(row), atol=1e-15 / gap**2, rtol=0)
 
 
 def test_gradcheck_through_both_terms() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 from situs.methods.precision import at_least_single
 
 _MARGIN = 1e-6  # distance that probabilities keep from 0 and 1 before the logarithm
+_TIE = 8  # roundings of a number near 1 within which the values of a row are equal
 
 
 def discrepancy(plan: Tensor, matches: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -153,7 +154,10 @@ def _sharpness(likeness: Tensor, valid: Tensor | None) -> Tensor:
     if valid is not None:
         squares = torch.where(valid, squares, 0.0)
     variance = squares.sum(-1) / (count - 1).clamp(min=1)
-    # A row of one value, or of equal values, has no spread and no peak: its sharpness is 0.
-    sharp = (peak - mean) / torch.sqrt(variance + 1e-12)
+    # A row of one value, or of values equal but for rounding, has no spread and no peak: its
+    # sharpness is 0. All others are exact: a constant added to the variance would bend the
+    # gradient of rows whose values nearly tie.
+    spread = variance > (_TIE * torch.finfo(likeness.dtype).eps) ** 2
+    sharp = torch.where(spread, (peak - mean) / torch.sqrt(torch.where(spread, variance, 1.0)), 0.0)
     # A softmax over nothing but the lowest number stays defined.
     return torch.where(count == 0, torch.finfo(sharp.dtype).min, sharp)
