@@ -18,7 +18,7 @@ from situs.backbones import BackboneConfig
 from situs.config import Config, Seed, validate
 from situs.datasets.dataset import DatasetOptions
 from situs.evaluation.measures import DEFAULT, METRICS, Metric
-from situs.methods import method_class
+from situs.methods.composition import compose
 from situs.store import Preprocessing
 
 SCRATCH = "none"
@@ -200,7 +200,7 @@ class StudyConfig(Config):
         """The study's backbone with the arm's changes, in the method's dimension."""
         values = {**self.backbone.model_dump(), **arm.backbone}
         if arm.method != SCRATCH:
-            values["spatial_dims"] = method_class(arm.method.split("+")[0].strip()).spatial_dims
+            values["spatial_dims"] = compose(arm.method, arm.options).spatial_dims
         return validate(BackboneConfig, values)
 
     def labels_of(self, arm: Arm) -> tuple[int, ...]:

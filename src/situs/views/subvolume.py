@@ -1,4 +1,4 @@
-"""Where a sub-volume begins, and the affine of what was cut there."""
+"""Where a sub-volume or slice begins, and the affine of what was cut there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from situs.views.slices import stack_axes
+from situs.views.source import Source
 
 
 def random_start(
@@ -24,6 +27,23 @@ def random_start(
         int(rng.integers(0, n - k + 1)) if n >= k else -((k - n) // 2)
         for n, k in zip(shape, size, strict=True)
     )
+    return (x, y, z)
+
+
+def slice_axis(source: Source, dims: int, rng: np.random.Generator) -> int | None:
+    """Draw the axis that a view of two dimensions is perpendicular to; None for one of three.
+
+    Slices lie across a stack's own axis, or across any axis of a volume without one.
+    """
+    if dims == 3:
+        return None
+    axes = stack_axes(source)
+    return int(axes[rng.integers(len(axes))])
+
+
+def spanned(size: Sequence[int], axis: int | None) -> tuple[int, int, int]:
+    """Voxels of a view along the scan's three axes: one along ``axis`` for a slice."""
+    x, y, z = size if axis is None else (*size[:axis], 1, *size[axis:])
     return (x, y, z)
 
 

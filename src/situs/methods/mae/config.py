@@ -9,14 +9,15 @@ from pydantic import Field, PositiveInt, model_validator
 from situs.errors import ConfigError
 from situs.methods.base import MethodConfig
 
-Size = tuple[PositiveInt, PositiveInt, PositiveInt]
+Size = tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 class MaeConfig(MethodConfig):
     """What is hidden and how the rest is read.
 
     Attributes:
-        view_size: Voxels of the sub-volume along each axis.
+        view_size: Voxels of the sub-volume along each axis; two numbers for slices, which lie
+            across the stack's axis and train a network of two dimensions.
         block_size: Voxels of a hidden block; must divide ``view_size``, and for sparse masking
             be a multiple of the backbone's largest stride. ``None`` takes the smallest such
             multiple of at least 8 voxels.
@@ -38,6 +39,11 @@ class MaeConfig(MethodConfig):
     def _blocks_tile(self) -> Self:
         if self.block_size is None:
             return self
+        if len(self.block_size) != len(self.view_size):
+            raise ValueError(
+                f"block_size {self.block_size} must have as many numbers as view_size "
+                f"{self.view_size}"
+            )
         pairs = list(zip(self.view_size, self.block_size, strict=True))
         if any(v % b for v, b in pairs):
             usable = tuple(max(1, round(v / b)) * b for v, b in pairs)

@@ -12,17 +12,18 @@ _EPSILON = 1e-3
 
 
 def to_blocks(x: Tensor, block_size: Sequence[int]) -> Tensor:
-    """Cut ``(B, C, X, Y, Z)`` into ``(B, N, C, block voxels)``, blocks in C order of the grid."""
+    """Cut ``(B, C, *spatial)`` into ``(B, N, C, block voxels)``, blocks in C order of the grid."""
     return _cut(x, block_size).flatten(3)
 
 
 def from_blocks(blocks: Tensor, block_size: Sequence[int], size: Sequence[int]) -> Tensor:
     """Undo :func:`to_blocks`."""
     batch, _, channels, _ = blocks.shape
-    a, b, c = block_size
+    dims = len(block_size)
     grid = [s // k for s, k in zip(size, block_size, strict=True)]
-    x = blocks.reshape(batch, *grid, channels, a, b, c)
-    return x.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(batch, channels, *size)
+    x = blocks.reshape(batch, *grid, channels, *block_size)
+    pairs = [axis for d in range(dims) for axis in (1 + d, 2 + dims + d)]
+    return x.permute(0, 1 + dims, *pairs).reshape(batch, channels, *size)
 
 
 def block_statistics(image: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,5 +95,7 @@ def _cut(x: Tensor, block_size: Sequence[int]) -> Tensor:
     grid = [s // k for s, k in zip(size, block_size, strict=True)]
     pairs = [n for pair in zip(grid, block_size, strict=True) for n in pair]
     cut = x.reshape(batch, channels, *pairs)
-    order = (0, 2, 4, 6, 1, 3, 5, 7)
+    dims = len(block_size)
+    # Batch, the grid's axes, channels, the axes inside a block.
+    order = (0, *range(2, 2 + 2 * dims, 2), 1, *range(3, 3 + 2 * dims, 2))
     return torch.permute(cut, order).reshape(batch, -1, channels, *block_size)

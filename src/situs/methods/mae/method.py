@@ -39,9 +39,13 @@ class Mae(Method):
     Config: ClassVar[type[MethodConfig]] = MaeConfig
     config: MaeConfig
 
+    def __init__(self, config: MaeConfig) -> None:
+        super().__init__(config)
+        self.spatial_dims = len(config.view_size)
+
     def resolve_for_backbone(self, backbone: Backbone) -> Self:
         """Fill ``block_size``; see :func:`~situs.methods.mae.views.fitted_block`."""
-        stride = backbone.divisor if self._sparse(backbone) else (1, 1, 1)
+        stride = backbone.divisor if self._sparse(backbone) else (1,) * self.spatial_dims
         block = fitted_block(self.config.block_size, stride)
         filled = {**self.config.model_dump(), "block_size": block}
         return type(self)(validate(MaeConfig, filled))

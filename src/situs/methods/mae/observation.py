@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -98,7 +99,7 @@ def observe(
         panels=tuple(
             panel
             for b in range(min(_SHOWN, len(sources)))
-            for panel in _panels(b, image, hidden, rebuilt, batch["start"], sources[b])
+            for panel in _panels(b, image, hidden, rebuilt, batch, sources[b])
         ),
     )
     remedy = "hide more (mask_ratio), use larger blocks, or lower the learning rate"
@@ -114,10 +115,12 @@ def observe(
 
 
 def _panels(
-    b: int, image: Tensor, hidden: Tensor, rebuilt: Tensor, start: Tensor, source: Source
+    b: int, image: Tensor, hidden: Tensor, rebuilt: Tensor, batch: Batch, source: Source
 ) -> tuple[Panel, Panel]:
-    affine = crop_affine(source.affine, start[b].tolist())
-    true, shut, guess = image[b, 0], hidden[b, 0], rebuilt[b, 0]
+    affine = crop_affine(source.affine, batch["start"][b].tolist())
+    # A slice is a volume one voxel thick.
+    extent = batch["extent"][b].tolist()
+    true, shut, guess = (x[b, 0].reshape(extent) for x in (image, hidden, rebuilt))
     pasted = torch.where(shut, guess, true)
     masked = torch.where(shut, true.min(), true)
     volumes = [
@@ -155,8 +158,7 @@ def _per_sample(difference: Tensor, where: Tensor) -> Tensor:
 
 
 def _voxels(config: MaeConfig) -> int:
-    a, b, c = config.blocks
-    return a * b * c
+    return math.prod(config.blocks)
 
 
 def _times(size: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from situs.errors import ConfigError
 from situs.methods.base import Batch
 from situs.views.source import Source
-from situs.views.subvolume import inside_mask, random_start
+from situs.views.subvolume import inside_mask, random_start, slice_axis, spanned
 
 _BLOCK = 8  # voxels: of smaller blocks interpolation rebuilds too much
 
@@ -54,24 +54,29 @@ def random_blocks(
 
 def sample_masked(
     source: Source,
-    view_size: tuple[int, int, int],
-    block_size: tuple[int, int, int],
+    view_size: Sequence[int],
+    block_size: Sequence[int],
     ratio: float,
     rng: np.random.Generator,
 ) -> Batch:
-    """A random sub-volume with its mask.
+    """A random sub-volume, or slice, with its mask.
 
     Returns:
         ``image (C, *view)``; ``hidden (*grid)`` boolean, one entry a block; ``inside (*view)``
-        boolean, false on padding; ``start (3,)`` first voxel in the scan.
+        boolean, false on padding; ``start (3,)`` and ``extent (3,)`` first voxel and voxels of
+        the view in the scan.
     """
-    start = random_start(source.shape, view_size, rng)
+    axis = slice_axis(source, len(view_size), rng)
+    extent = spanned(view_size, axis)
+    start = random_start(source.shape, extent, rng)
+    image, inside = source.read(start, extent), inside_mask(source.shape, start, extent)
     grid = [v // b for v, b in zip(view_size, block_size, strict=True)]
     return {
-        "image": torch.from_numpy(source.read(start, view_size)),
+        "image": torch.from_numpy(image.reshape(-1, *view_size)),
         "hidden": torch.from_numpy(random_blocks(grid, ratio, rng)),
-        "inside": torch.from_numpy(inside_mask(source.shape, start, view_size)),
+        "inside": torch.from_numpy(inside.reshape(tuple(view_size))),
         "start": torch.tensor(start),
+        "extent": torch.tensor(extent),
     }
 
 

@@ -9,14 +9,15 @@ from pydantic import Field, PositiveInt, model_validator
 from situs.methods.base import MethodConfig
 from situs.views.intensity import IntensityConfig
 
-Size = tuple[PositiveInt, PositiveInt, PositiveInt]
+Size = tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 class SimClrConfig(MethodConfig):
     """How two views of a scan differ, and how they are compared.
 
     Attributes:
-        view_size: Voxels of a view along each axis, as the network sees it.
+        view_size: Voxels of a view along each axis, as the network sees it; two numbers for
+            slices, which lie across the stack's axis and train a network of two dimensions.
         zoom: Range of the length of scan under a view, relative to ``view_size``; drawn
             log-uniformly for each view, the same along all axes.
         max_shift: Largest distance between the two views' centres along each axis, relative to

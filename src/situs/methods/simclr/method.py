@@ -37,6 +37,10 @@ class SimClr(Method):
     Config: ClassVar[type[MethodConfig]] = SimClrConfig
     config: SimClrConfig
 
+    def __init__(self, config: SimClrConfig) -> None:
+        super().__init__(config)
+        self.spatial_dims = len(config.view_size)
+
     def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
         """Two views; see :func:`~situs.methods.simclr.views.sample_pair`."""
         return sample_pair(item[0], self.config, rng)

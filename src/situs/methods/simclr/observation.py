@@ -136,7 +136,10 @@ def _neighbours(
 def _volume(batch: Batch, sources: Sequence[Source], b: int, view: int, name: str) -> Volume:
     """A view with the affine of the grid it was resampled to (flips are not undone)."""
     array = batch["views"][b, view, 0].cpu().numpy()
-    zoom = batch["extent"][b, view].cpu().numpy() / np.asarray(array.shape)
+    extent = batch["extent"][b, view].cpu().numpy()
+    if array.ndim == 2:  # A slice is a volume one voxel thick.
+        array = np.expand_dims(array, int(np.flatnonzero(extent == 1)[0]))
+    zoom = extent / np.asarray(array.shape)
     # Voxel centres of the resampled grid lie half a new voxel inside the crop's border.
     first = batch["start"][b, view].cpu().numpy() + (zoom - 1) / 2
     affine = crop_affine(sources[b].affine, first)
