@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from situs.config import load_config
 from situs.errors import ConfigError, NonFiniteLoss, RunError, TransferError
+from situs.files import keep_file
 from situs.methods.s2dc import S2dc
 from situs.methods.spatial import Spatial
 from situs.pretraining.callbacks import is_best
@@ -403,6 +404,10 @@ def test_a_run_that_is_killed_while_it_saves_can_be_resumed(
     def killed(*args: Any) -> None:
         raise Stop
 
+    def named_and_killed(part: Path, path: Path) -> None:
+        keep_file(part, path)
+        raise Stop
+
     save(9)
     for call in ("fsync", "replace"):
         with monkeypatch.context() as patched:
@@ -411,7 +416,7 @@ def test_a_run_that_is_killed_while_it_saves_can_be_resumed(
                 save(10)
         assert run.verified_state().read_bytes() == b"state 9" * 100
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", killed)
+        patched.setattr("situs.training.run.keep_file", named_and_killed)
         with pytest.raises(Stop):
             save(10)
     assert len(list(last.glob("state-*"))) == 2

@@ -16,7 +16,7 @@ from situs.errors import ConfigError, StoreError
 from situs.scans import read_scan
 from situs.store import Preprocessing, Store, estimate_bytes, prepare, preprocess, restore
 from situs.store import prepare as prepare_function
-from situs.store.files import array_file, record_file
+from situs.store.paths import array_file, record_file
 
 prepare_module = __import__("sys").modules[prepare_function.__module__]
 RULES = Preprocessing(dtype="float32")

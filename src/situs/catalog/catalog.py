@@ -20,6 +20,7 @@ from situs.catalog.duplicates import mark_duplicates
 from situs.catalog.measure import Entry, Job, Measured, Volumes, measure, read_entry, refused_entry
 from situs.catalog.patients import with_cases
 from situs.errors import ScanRefused, SitusError
+from situs.files import write_file, write_json, writing
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.names import escaped, unescaped
 from situs.scans.parallel import isolated_map
@@ -101,18 +102,16 @@ class Catalog:
             collection, and need not be passed on.
         """
         files = _files(Path(path))
-        files[0].parent.mkdir(parents=True, exist_ok=True)
         for file in files:
-            temporary = file.with_name(f".{file.name}.{os.getpid()}")
             if file.suffix == ".json":
-                temporary.write_text(json.dumps(self._document(), indent=1), encoding="utf-8")
+                write_json(file, self._document(), indent=1)
             else:
-                pq.write_table(self._arrow(), temporary, compression="zstd")
-            temporary.replace(file)
+                with writing(file) as part:
+                    pq.write_table(self._arrow(), part, compression="zstd")
         if self.root is not None:
             pointer = files[0].with_suffix(".root")
             place = os.path.relpath(self.root, files[0].parent.resolve())
-            pointer.write_text(escaped(place), encoding="utf-8")
+            write_file(pointer, escaped(place))
         return files
 
     @classmethod

@@ -246,7 +246,10 @@ def _in_ras_order(scan: Scan) -> npt.NDArray[np.generic]:
 
 
 def _content(values: npt.NDArray[np.generic]) -> str:
-    """Hash of values and shape, the same for equal values of any dtype."""
+    """Hash of values and shape, the same for equal values of any dtype.
+
+    Another hash than :func:`situs.files.sha256`: stores and runs of earlier versions hold it.
+    """
     hashed = hashlib.blake2b(repr(values.shape).encode(), digest_size=16)
     for channel in values:
         for plane in channel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, print_json
+from situs.files import write_json
 
 if TYPE_CHECKING:
     from situs.catalog.studies import StudyRow
@@ -61,7 +61,7 @@ def plan(
         )
     documents, summary = [one.as_dict() for one in plans], summarise(plans)
     if out_file is not None:
-        out_file.write_text(jsonlib.dumps(documents, indent=2) + "\n", encoding="utf-8")
+        write_json(out_file, documents)
     if json:
         print_json({"planes": documents, "summary": [row._asdict() for row in summary]})
     else:

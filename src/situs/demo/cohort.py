@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from situs.demo.warps import random_warp, sample, smooth_field
 from situs.errors import SitusError, require
+from situs.files import write_json
 from situs.scans.parallel import isolated_map
 
 Floats = npt.NDArray[np.float32]
@@ -167,7 +168,7 @@ def demo_cohort(
         if error:
             raise SitusError(f"subject {job.number} could not be made: {error}")
     # Last, so that a cohort with a description is whole.
-    (out / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "dataset.json", description, indent=1)
     return out
 
 

@@ -8,7 +8,6 @@ first cut into DICOM studies, and the planes of studies that are held out are pl
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from situs.errors import SitusError
+from situs.files import write_json
 from situs.training.run import Run
 from situs.transfer import Result
 
@@ -216,8 +216,7 @@ def _planned(run: Run) -> list[RoleSummary]:
     from situs.planning import plan, summarise  # noqa: PLC0415
 
     plans = plan(run.path)
-    text = json.dumps([one.as_dict() for one in plans], indent=2) + "\n"
-    (run.path / "planes.json").write_text(text, encoding="utf-8")
+    write_json(run.path / "planes.json", [one.as_dict() for one in plans])
     return summarise(plans)
 
 

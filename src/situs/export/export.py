@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +10,7 @@ from pathlib import Path
 from situs.backbones import Backbone
 from situs.config import unknown_name
 from situs.errors import SitusError
+from situs.files import writing_folder
 from situs.weights import Card, load_card, load_encoder, weights_folder
 
 # target → the module whose ``write`` makes it.
@@ -110,15 +108,7 @@ def export(
         card = card.model_copy(update={"licence": licence})
     origin = Origin(Path(source), weights_folder(source), card, load_encoder(source))
     write: Callable[[Origin, Path], Written] = import_module(_TARGETS[to]).write
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with writing_folder(out) as part:
         written = write(origin, part)
-        part.chmod(0o755)  # mkdtemp makes folders that only their owner may enter
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     files = tuple(sorted(str(f.relative_to(out)) for f in out.rglob("*") if f.is_file()))
     return Exported(out, files, written.checked, written.use)

@@ -11,6 +11,7 @@ from situs.backbones import Backbone
 from situs.errors import ConfigError, RunError
 from situs.export import plain
 from situs.export.export import Origin, Written
+from situs.files import write_file
 from situs.methods import method_class
 from situs.observation import Observation, Score
 from situs.training.run import Run
@@ -66,7 +67,7 @@ may give others. No medical device, and not made for decisions about patients.
 def write(origin: Origin, out: Path) -> Written:
     """Write weights, ``card.json`` and the model card ``README.md``."""
     written = plain.write(origin, out)
-    (out / "README.md").write_text(model_card(origin), encoding="utf-8")
+    write_file(out / "README.md", model_card(origin))
     return Written(
         written.checked,
         "# pip install huggingface_hub; hf upload OWNER/NAME FOLDER\n" + written.use,

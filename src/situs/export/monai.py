@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from situs.config import validate
 from situs.errors import SitusError
 from situs.export.checks import insist_same, probe_image
 from situs.export.export import Origin, Written
+from situs.files import write_json
 
 # Output layers of the three classes, and names under which DynUNet holds its blocks again.
 _OF_A_TASK = ("out.", "segmentation_head.", "output_block.")
@@ -39,9 +39,8 @@ def write(origin: Origin, out: Path) -> Written:
     name, arguments = network_arguments(config)
     save_file(network_state(config, origin.backbone), out / "model.safetensors")
     description = {"_target_": f"monai.networks.nets.{name}", **arguments}
-    (out / "network.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    card = json.dumps(origin.card.model_dump(mode="json"), indent=1)
-    (out / "card.json").write_text(card + "\n", encoding="utf-8")
+    write_json(out / "network.json", description, indent=1)
+    write_json(out / "card.json", origin.card.model_dump(mode="json"), indent=1)
 
     network = getattr(monai.networks.nets, name)(**arguments).eval()
     missing, unexpected = network.load_state_dict(

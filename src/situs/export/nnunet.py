@@ -19,6 +19,7 @@ from situs.config import validate
 from situs.errors import SitusError, require
 from situs.export.checks import insist_same, probe_image
 from situs.export.export import Origin, Written
+from situs.files import write_file, write_json
 from situs.weights import Card
 
 _CLASS = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
@@ -65,9 +66,9 @@ def write(origin: Origin, out: Path) -> Written:
         if _OF_A_TASK not in name
     }
     save_file(state, out / "model.safetensors")
-    (out / "architecture.json").write_text(json.dumps(architecture, indent=1) + "\n")
-    (out / "card.json").write_text(json.dumps(card.model_dump(mode="json"), indent=1) + "\n")
-    (out / "README.md").write_text(_readme(card, origin.backbone.divisor), encoding="utf-8")
+    write_json(out / "architecture.json", architecture, indent=1)
+    write_json(out / "card.json", card.model_dump(mode="json"), indent=1)
+    write_file(out / "README.md", _readme(card, origin.backbone.divisor))
 
     again = _reference(
         json.loads((out / "architecture.json").read_text()), origin.backbone.in_channels

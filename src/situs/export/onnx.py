@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from situs.backbones import Backbone
 from situs.errors import SitusError, require
 from situs.export.checks import insist_same, probe_image
 from situs.export.export import Origin, Written
+from situs.files import write_json
 
 _FREE_SIZE = ("cnn", "resnet_unet")
 """Backbones that torch can trace for any size of image; SwinUNETR's windows and the pooling of
@@ -52,7 +52,7 @@ def write(origin: Origin, out: Path) -> Written:
         image = torch.randn(1, backbone.in_channels, *view)
     file = out / "encoder.onnx"
     _export(backbone, image.repeat(2, *[1] * (image.ndim - 1)), file, free)
-    (out / "card.json").write_text(json.dumps(origin.card.model_dump(mode="json"), indent=1) + "\n")
+    write_json(out / "card.json", origin.card.model_dump(mode="json"), indent=1)
 
     other = image.repeat(3, 1, *[2 if free else 1] * backbone.spatial_dims)
     difference = insist_same(backbone.encode, _runtime(file), other, "ONNX")

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from situs.files import writing
 from situs.observation.panels import PANELS, Array, Panel, Volume
 from situs.observation.score import Score
 
@@ -63,15 +64,15 @@ class Observation:
         """Write to one zip file: ``observation.json`` beside one ``.npy`` an array."""
         arrays: dict[str, Array] = {}
         document = json.dumps(_encode(self, arrays, "o"), allow_nan=True)
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with (
+            writing(path) as part,
+            zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        ):
             archive.writestr("observation.json", document)
             for name, array in arrays.items():
                 buffer = io.BytesIO()
                 np.save(buffer, array, allow_pickle=False)
                 archive.writestr(f"{name}.npy", buffer.getvalue())
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Observation:

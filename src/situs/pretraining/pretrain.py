@@ -20,6 +20,7 @@ from situs import backbones
 from situs.backbones.base import Backbone
 from situs.config import dump_yaml, load_config
 from situs.errors import ConfigError
+from situs.files import write_file, write_json
 from situs.methods.composition import Composition, compose
 from situs.pretraining.callbacks import Checkpoints, DataClock, MetricsLogger, ObservationCallback
 from situs.pretraining.config import PretrainConfig
@@ -39,7 +40,7 @@ from situs.training.folder import (
     make_folder,
 )
 from situs.training.progress import TrainingProgress
-from situs.training.run import Run, write_json, write_text
+from situs.training.run import Run
 from situs.views.source import Source
 from situs.weights import Card, load_into
 
@@ -267,7 +268,7 @@ def _describe(
     held_out: Sequence[Item],
 ) -> None:
     """What a reader must know before the first step, so that even a crash leaves it."""
-    write_text(run.path / "config.yaml", dump_yaml(config))
+    write_file(run.path / "config.yaml", dump_yaml(config))
     known = {
         "situs_version": situs.__version__,
         "method": config.method,
@@ -288,7 +289,7 @@ def _describe(
 
 def _describe_resumed(run: Run, config: PretrainConfig) -> None:
     """What the run was begun with stays; where and with what it goes on is added."""
-    write_text(run.path / "config.yaml", dump_yaml(config))  # with what was free to change
+    write_file(run.path / "config.yaml", dump_yaml(config))  # with what was free to change
     part = {"started": _now(), "situs_version": situs.__version__, "hardware": _hardware()}
     parts = [*run.info.get("resumed", []), part]
     run.write_info({"status": "running", "stopped_by": None, "resumed": parts})

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from situs import text
 from situs.errors import RunError
+from situs.files import write_file
 from situs.observation import Panel, Score, iter_panels, verdicts
 from situs.report import figures, page, summary
 from situs.report.figures import training
@@ -36,7 +37,6 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
     named = _named([read_run(run) for run in runs])
     out = Path(out)
     target = out if out.suffix == ".html" else out / "index.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
     columns = {name: run.metrics for name, run in named.items()}
     scores: dict[str, Score] = {}
     for run in named.values():
@@ -53,9 +53,7 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
         panels=_panels(named),
         js=Markup(page.text_asset("report.js")),
     )
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(markup, encoding="utf-8")
-    partial.replace(target)
+    write_file(target, markup)
     return target
 
 

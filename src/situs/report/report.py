@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from situs import text
+from situs.files import write_file
 from situs.report import page, scene, summary
 from situs.report.figures import training
 from situs.report.folder import RunFolder, read_run
@@ -84,7 +85,6 @@ def write_report(
     """
     run = read_run(run_folder, transfers)
     target = _target(run, out)
-    target.parent.mkdir(parents=True, exist_ok=True)
     if full:
         html = _render(run, _FULL, target.parent)
     else:
@@ -92,9 +92,7 @@ def write_report(
             html = _render(run, detail, None)
             if len(html.encode()) <= BUDGET:
                 break
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(target)
+    write_file(target, html)
     return target
 
 
@@ -156,9 +154,8 @@ def score_columns(run: RunFolder) -> dict[str, Any]:
 
 def _write_assets(folder: Path, files: dict[str, str]) -> None:
     """Pages opened from disk may not fetch files, but may run scripts beside them."""
-    folder.mkdir(parents=True, exist_ok=True)
     for key, html in files.items():
-        (folder / f"{key}.js").write_text(f'situsAsset("{key}","{html}");\n', encoding="utf-8")
+        write_file(folder / f"{key}.js", f'situsAsset("{key}","{html}");\n')
 
 
 def _json(info: dict[str, Any]) -> str:

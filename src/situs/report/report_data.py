@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from situs import text
+from situs.files import sha256
 from situs.observation import Panel, Volume, iter_panels
 from situs.report.figures import data as figures
 from situs.report.folder import RunFolder
@@ -51,7 +51,7 @@ def observed_volumes(run: RunFolder) -> list[Volume]:
             for volume in _volumes(panel):
                 array = np.ascontiguousarray(volume.array)
                 if array.ndim == 3:
-                    found.setdefault(hashlib.sha256(array.tobytes()).hexdigest(), volume)
+                    found.setdefault(sha256(array.tobytes()), volume)
     solid = [v for v in found.values() if min(v.array.shape) > 1]
     return solid or list(found.values())
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from situs import text
+from situs.files import sha256
 from situs.observation import (
     ArrowsPanel,
     BoxesPanel,
@@ -91,7 +91,7 @@ class Assets:
 
     def add(self, content: bytes) -> str:
         """Keep a file; the same content gives the same key."""
-        key = hashlib.sha256(content).hexdigest()[:16]
+        key = sha256(content, digits=16)
         self.files.setdefault(key, content)
         return key
 

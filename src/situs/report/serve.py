@@ -6,7 +6,6 @@ names one by a key that this process made up.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,6 +16,7 @@ from markupsafe import Markup
 
 from situs import text
 from situs.errors import RunError, SitusError
+from situs.files import sha256
 from situs.report import page, summary
 from situs.report.figures import training
 from situs.report.folder import RunFolder, read_run
@@ -54,7 +54,7 @@ def find_runs(root: str | Path) -> list[Served]:
                 below += [f for f in folder.iterdir() if f.is_dir() and not f.is_symlink()]
         level = [f for f in below if not f.name.startswith(".")]
     found.sort(key=lambda f: (f / "run.json").stat().st_mtime, reverse=True)
-    return [Served(hashlib.sha256(str(f).encode()).hexdigest()[:12], f) for f in found]
+    return [Served(sha256(str(f), digits=12), f) for f in found]
 
 
 def make_server(root: str | Path, port: int = 8757) -> ThreadingHTTPServer:

@@ -7,7 +7,6 @@ names no host, and holds its raster images as WebP.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import re
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from situs import text
+from situs.files import sha256
 from situs.report import style
 
 # Compressed for looking at, not for measuring; the report says so.
@@ -110,7 +110,7 @@ def _rounded(path: str) -> str:
 def _own_ids(body: str) -> tuple[str, str]:
     """Drop the ids that nothing refers to; make the others unique to this figure."""
     used = set(_REFERENCE.findall(body))
-    own = f"fig{hashlib.sha256(body.encode()).hexdigest()[:10]}-"
+    own = f"fig{sha256(body, digits=10)}-"
 
     def renamed(match: re.Match[str]) -> str:
         return f' id="{own}{match.group(1)}"' if match.group(1) in used else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import StoreError
-from situs.store.files import write_whole
+from situs.files import sha256, write_file
 
 CHUNK = 64
 """Voxels along each axis of what is found and decompressed at a time; a block, half of that,
@@ -39,8 +38,8 @@ def write_array(path: Path, array: npt.NDArray[np.floating[Any]]) -> tuple[int, 
         np.ascontiguousarray(array), chunks=chunks, blocks=blocks, cparams=compression
     )
     frame: bytes = packed.to_cframe()
-    write_whole(path, frame)
-    return len(frame), hashlib.sha256(frame).hexdigest()
+    write_file(path, frame)
+    return len(frame), sha256(frame)
 
 
 def open_array(path: Path, size: int, checksum: str) -> Any:
@@ -55,14 +54,6 @@ def open_array(path: Path, size: int, checksum: str) -> Any:
         StoreError: If the file is absent or of another size.
     """
     return _opened(str(path), size, checksum)
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 of a file, empty where it is absent."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=_OPEN_FILES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -19,20 +18,13 @@ from pydantic import ValidationError
 from situs.catalog.measure import Entry, read_entry
 from situs.config import Config
 from situs.errors import ScanRefused, SitusError, StoreError
+from situs.files import file_sha256, remove_leftovers, sha256, write_file
 from situs.scans.parallel import isolated_map
 from situs.scans.quality import check_prepared
 from situs.scans.refusals import refuse
-from situs.store.chunks import file_checksum, write_array
-from situs.store.files import (
-    HEAD,
-    RECORDS,
-    REFUSED,
-    array_file,
-    record_file,
-    remove_leftovers,
-    write_whole,
-)
+from situs.store.chunks import write_array
 from situs.store.grid import orientation, resampled_shape
+from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file
 from situs.store.preprocess import preprocess, target_spacing
 from situs.store.record import Head, Record, fingerprint
 from situs.store.rules import Preprocessing, Spacing
@@ -105,7 +97,7 @@ def prepare(
     missing = [e for e in entries if e.key not in kept]
     _check_space(out, missing, head)
     _write_head(out, head.model_copy(update={"complete": False}))
-    remove_leftovers(out)
+    remove_leftovers(out, "scans/*/")
     jobs = [
         _Job(catalog.root, e, catalog.planes, head.rules, head.spacing_mm, out) for e in missing
     ]
@@ -182,7 +174,7 @@ def _origin(entry: Entry) -> str:
     """Changes with the voxels and with the geometry."""
     geometry = json.dumps([round(v, 6) for v in entry.affine])
     text = f"{entry.content}\n{geometry}\n{entry.modality}"
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return sha256(text, digits=32)
 
 
 def _kept(out: Path, entries: Sequence[Entry], verify: bool) -> dict[str, Record]:
@@ -196,7 +188,7 @@ def _kept(out: Path, entries: Sequence[Entry], verify: bool) -> dict[str, Record
             continue
         if record.key != entry.key or record.origin != _origin(entry) or record.bytes != size:
             continue
-        if verify and file_checksum(array_file(out, entry.key)) != record.checksum:
+        if verify and file_sha256(array_file(out, entry.key)) != record.checksum:
             continue
         # What the catalog says besides the voxels may have changed since.
         kept[entry.key] = record.model_copy(update=_described(entry))
@@ -268,7 +260,7 @@ def _stored(job: _Job) -> Record:
         checksum=digest,
         **_described(entry),
     )
-    write_whole(record_file(job.store, entry.key), values.model_dump_json().encode())
+    write_file(record_file(job.store, entry.key), values.model_dump_json())
     return values
 
 
@@ -292,15 +284,15 @@ def _finish(out: Path, head: Head, records: Sequence[Record], refused: Sequence[
             "refused": len(refused),
         }
     )
-    write_whole(out / RECORDS, _json_lines(records))
-    write_whole(out / REFUSED, _json_lines(refused))
+    write_file(out / RECORDS, _json_lines(records))
+    write_file(out / REFUSED, _json_lines(refused))
     _write_head(out, head)
     return Store.open(out)
 
 
-def _json_lines(rows: Sequence[Config]) -> bytes:
-    return "".join(f"{row.model_dump_json()}\n" for row in rows).encode()
+def _json_lines(rows: Sequence[Config]) -> str:
+    return "".join(f"{row.model_dump_json()}\n" for row in rows)
 
 
 def _write_head(out: Path, head: Head) -> None:
-    write_whole(out / HEAD, head.model_dump_json(indent=1).encode())
+    write_file(out / HEAD, head.model_dump_json(indent=1))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field
 
 from situs.config import Config
+from situs.files import sha256
 from situs.store.grid import GridChange
 from situs.store.rules import Preprocessing, Spacing
 
@@ -86,7 +86,5 @@ def fingerprint(rules: Preprocessing, records: Iterable[Record]) -> str:
 
     Does not depend on where the files lay, on their order, or on how voxels were compressed.
     """
-    hashed = hashlib.sha256(f"{FORMAT}\n{rules.model_dump_json()}".encode())
-    for origin in sorted(record.origin for record in records):
-        hashed.update(f"\n{origin}".encode())
-    return hashed.hexdigest()[:16]
+    origins = sorted(record.origin for record in records)
+    return sha256("\n".join([str(FORMAT), rules.model_dump_json(), *origins]), digits=16)

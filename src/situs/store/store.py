@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from situs.config import Config
 from situs.errors import StoreError
-from situs.store.chunks import damaged, file_checksum, open_array
+from situs.files import file_sha256
+from situs.store.chunks import damaged, open_array
 from situs.store.crop import crop_padded
-from situs.store.files import HEAD, RECORDS, REFUSED, array_file
 from situs.store.grid import GridChange
+from situs.store.paths import HEAD, RECORDS, REFUSED, array_file
 from situs.store.record import FORMAT, Head, Record
 from situs.store.rules import Preprocessing
 
@@ -207,7 +208,7 @@ class Store(Sequence[StoredScan]):
         return [
             record.key
             for record in self._records
-            if file_checksum(array_file(self.path, record.key)) != record.checksum
+            if file_sha256(array_file(self.path, record.key)) != record.checksum
         ]
 
 

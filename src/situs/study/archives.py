@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 
 from situs.datasets.dataset import Case, Dataset
+from situs.files import file_inside, writing
 
 
 def image_files(dataset: Dataset, cases: Sequence[Case], folder: Path) -> tuple[Path, ...]:
@@ -26,14 +27,12 @@ def image_files(dataset: Dataset, cases: Sequence[Case], folder: Path) -> tuple[
         if case.member is None:
             files.extend(case.image)
             continue
-        file = folder / f"{case.name}.nii"
+        file = file_inside(folder, case.name, ".nii")
         if not file.is_file() or file.stat().st_mtime < case.image[0].stat().st_mtime:
-            folder.mkdir(parents=True, exist_ok=True)
             scan, _ = dataset.read(case)
             (array,) = scan.array  # members have one channel
             image = nib.Nifti1Image(array, scan.affine)
-            partial = file.with_suffix(".part.nii")
-            nib.save(image, partial)
-            partial.replace(file)
+            with writing(file, ".nii") as part:
+                nib.save(image, part)
         files.append(file)
     return tuple(files)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.datasets.dataset import Case, Dataset
+from situs.files import sha256, write_json
 from situs.splits.near_duplicates import pack, pairs_alike, thumbnail, unpack
-from situs.training.run import write_json
 
 _STRATA = 3
 _FORMAT = 2  # of the cache; another one is measured anew
@@ -128,13 +127,11 @@ def _measure(dataset: Dataset, case: Case) -> dict[str, Any]:
 
 def _voxels(array: npt.NDArray[Any]) -> str:
     array = np.ascontiguousarray(array)
-    digest = hashlib.sha256(str((array.shape, array.dtype.str)).encode())
-    digest.update(array.tobytes())
-    return digest.hexdigest()
+    return sha256(str((array.shape, array.dtype.str)), array.tobytes())
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()
+    return sha256(json.dumps(value, default=str))
 
 
 def _stamp(case: Case) -> list[Any]:

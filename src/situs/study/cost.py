@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from situs.training.run import write_json
+from situs.files import write_json
 
 _RAPL = Path("/sys/class/powercap")
 _EVERY_SECONDS = 10.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from situs.training.run import write_json
+from situs.files import sha256, write_json
 
 RESULT, JOB, LOG, RUN, COST = "result.json", "job.json", "log.txt", "run", "cost.json"
 
@@ -49,7 +48,7 @@ class Job:
             sort_keys=True,
             default=str,
         )
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return sha256(text, digits=12)
 
     @cached_property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from situs.evaluation.measures import Metric
+from situs.files import write_file
 from situs.report import page
 from situs.study.config import StudyConfig
 from situs.study.figures import efficiency, gains
@@ -28,7 +29,6 @@ from situs.study.wording import (
     unstable,
     verdict,
 )
-from situs.training.run import write_text
 
 Record = dict[Any, Any]
 
@@ -38,7 +38,7 @@ def write_page(result: StudyResult, cases: StudyCases) -> Path:
     script = Markup(page.text_asset("report.js"))
     text = page.render("study.html.j2", s=view(result, cases), js=script)
     file = result.study.out / "index.html"
-    write_text(file, text)
+    write_file(file, text)
     return file
 
 

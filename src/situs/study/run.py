@@ -15,6 +15,7 @@ import torch
 from situs.config import dump_yaml, load_config
 from situs.datasets.dataset import Dataset, open_dataset
 from situs.errors import ConfigError, RunError
+from situs.files import write_file, write_json
 from situs.study.archives import image_files
 from situs.study.cases import CaseFacts, contents, inspect
 from situs.study.checks import check_settings
@@ -26,7 +27,6 @@ from situs.study.scheduler import WORKER, Event, Scheduler
 from situs.study.splits import split_cases, without_leaks
 from situs.study.unlabelled import read_unlabelled, unknown_to_test
 from situs.study.wording import markdown
-from situs.training.run import write_json, write_text
 
 
 def run_study(
@@ -63,7 +63,7 @@ def run_study(
     failed: dict[str, Job] = {}
     if not only_report:
         with _alone(study.out):
-            write_text(study.out / "study.yaml", dump_yaml(study))
+            write_file(study.out / "study.yaml", dump_yaml(study))
             scheduler = Scheduler(folders, processes(study), study.threads, worker, _gpus())
             total = plan.expected()
 
@@ -184,8 +184,8 @@ def _write_tables(result: StudyResult, plan: Plan) -> None:
         "tuning": result.tuning,
     }
     for name, table in tables.items():
-        write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    write_text(out / "summary.md", markdown(result))
+        write_file(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_file(out / "summary.md", markdown(result))
     split = plan.cases.split
     write_json(
         out / "split.json",

@@ -10,13 +10,13 @@ from pathlib import Path
 from situs.catalog.catalog import build_catalog
 from situs.datasets.dataset import DatasetError, DatasetOptions
 from situs.datasets.layouts.common import patient_of
+from situs.files import write_json
 from situs.scans.formats import stem
 from situs.scans.names import unescaped
 from situs.scans.privacy import digest_patient
 from situs.splits.near_duplicates import pack, thumbnail, unpack
 from situs.study.cases import CaseFacts, near_duplicates
 from situs.study.splits import LeakError
-from situs.training.run import write_json
 
 _FORMAT = 3  # of the cache; another one is read anew
 

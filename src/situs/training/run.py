@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from situs.errors import RunError
+from situs.files import file_sha256, keep_file, write_csv, write_json
 from situs.observation import Observation
 
 if TYPE_CHECKING:
     from situs.backbones.base import Backbone
 
-_STATE = re.compile(r"state-(\d+)-([0-9a-f]{32})\.ckpt")
+_DIGITS = 32  # of the SHA-256 of a state, in its name
+_STATE = re.compile(rf"state-(\d+)-([0-9a-f]{{{_DIGITS}}})\.ckpt")
 
 
 class Run:
@@ -121,7 +121,7 @@ class Run:
                 "anew in this folder, say so with 'overwrite'."
             )
         _, digest, state = max(found)  # a newer one may not have removed the older yet
-        if _digest(state) != digest:
+        if file_sha256(state, _DIGITS) != digest:
             raise RunError(
                 f"{state} is damaged (its checksum does not fit). Its weights in "
                 "checkpoints/best can still be used as 'init' of a new run."
@@ -134,10 +134,9 @@ class Run:
         One renaming does it: whenever the process is killed, there is a whole state with its
         digest.
         """
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        state = partial.with_name(f"state-{step:07d}-{_digest(partial)}.ckpt")
-        os.replace(partial, state)
+        digest = file_sha256(partial, _DIGITS)
+        state = partial.with_name(f"state-{step:07d}-{digest}.ckpt")
+        keep_file(partial, state)
         for other in state.parent.glob("state-*.ckpt"):
             if other != state:
                 other.unlink()
@@ -147,23 +146,6 @@ class Run:
         present = self.info if (self.path / "run.json").is_file() else {}
         entries = {k: v for k, v in {**present, **changes}.items() if v is not None}
         write_json(self.path / "run.json", entries)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file so that it appears whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=True, default=str) + "\n")
 
 
 class MetricsFile:
@@ -190,9 +172,4 @@ class MetricsFile:
     def flush(self) -> None:
         """Write all rows atomically."""
         columns = list(dict.fromkeys(key for row in self._rows for key in row))
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        os.replace(partial, self.path)
+        write_csv(self.path, self._rows, columns)

@@ -17,6 +17,7 @@ from situs.evaluation.metrics import (
     score_segmentation,
     summarise_segmentation,
 )
+from situs.files import file_inside, writing
 from situs.transfer.cases import PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.model import Model
@@ -69,7 +70,8 @@ def evaluate(config: FinetuneConfig, model: Model, cases: Iterable[PreparedCase]
             config.surface_tolerance_mm,
         )
         if config.save_predictions:
-            write_labels(config.out / "predictions" / f"{case.name}.nii.gz", predicted, case.affine)
+            file = file_inside(config.out / "predictions", case.name, ".nii.gz")
+            write_labels(file, predicted, case.affine)
     write_cases(config.out, [asdict(score) for score in scores])
     return summarise_segmentation(scores)
 
@@ -102,10 +104,10 @@ def write_labels(
     path: Path, labels: npt.NDArray[np.int16], affine: npt.NDArray[np.float64]
 ) -> None:
     """Write a label volume as NIfTI with the geometry of its scan."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     small = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int16)
     image = nib.Nifti1Image(small, affine)
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner")
     image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    with writing(path, ".nii.gz") as part:
+        nib.save(image, part)

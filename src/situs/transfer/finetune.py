@@ -21,10 +21,11 @@ from situs.backbones import Backbone
 from situs.config import dump_yaml, load_config, validate
 from situs.errors import ConfigError, RunError
 from situs.evaluation.metrics import Summary
+from situs.files import write_file
 from situs.store import Preprocessing
 from situs.training.folder import check_outside
 from situs.training.progress import TrainingProgress
-from situs.training.run import MetricsFile, write_text
+from situs.training.run import MetricsFile
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.evaluate import evaluate, validation_score
@@ -278,7 +279,7 @@ def _resolved(config: FinetuneConfig, task: Task, cohort: Cohort) -> FinetuneCon
 def _make_folder(config: FinetuneConfig) -> None:
     shutil.rmtree(config.out, ignore_errors=True)
     config.out.mkdir(parents=True)
-    write_text(config.out / "config.yaml", dump_yaml(config))
+    write_file(config.out / "config.yaml", dump_yaml(config))
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from torch import nn
 from situs.backbones import BackboneConfig, build
 from situs.config import Config, validate
 from situs.errors import TransferError
+from situs.files import write_json
 from situs.store import Prepared, Preprocessing, restore_largest
 from situs.store.intensity import Kind as IntensityKind
-from situs.training.run import write_json
 from situs.transfer import windows
 from situs.transfer.networks import Classifier, Segmenter
 from situs.transfer.patches import Framing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import os
 from collections import defaultdict
@@ -15,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from situs.errors import RunError, ScanRefused
+from situs.files import write_csv
 from situs.scans.channels import read_channels, with_modalities
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.formats import stem
@@ -23,7 +23,6 @@ from situs.scans.read import read_scan, read_series
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
 from situs.store import preprocess
-from situs.training.run import write_text
 from situs.transfer.evaluate import write_labels
 from situs.transfer.model import Model, Task
 
@@ -149,12 +148,7 @@ class _Table:
     def add(self, row: Row) -> None:
         """Add a row and write the table, whole or not at all."""
         self.rows[str(row["scan"])] = row
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows.values())
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.file, text.getvalue())
+        write_csv(self.file, list(self.rows.values()), self.columns)
 
 
 def _columns(task: Task) -> list[str]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from situs import __version__
 from situs.config import Config, validate
 from situs.errors import RunError
-from situs.training.run import write_json
+from situs.files import write_csv, write_json
 from situs.weights.ledger import Ledger
 
 RESULT = "result.json"
@@ -119,10 +119,7 @@ def defined(scores: Mapping[str, float]) -> dict[str, float | None]:
 
 def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "cases.csv") -> None:
     """Write a table with one row a case (or class of a case)."""
-    with (folder / name).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / name, rows)
 
 
 def _cell(key: str, value: float | None) -> str:

@@ -5,9 +5,7 @@ Nothing is unpickled, here or anywhere else in situs.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from situs import __version__
 from situs.backbones import Backbone, BackboneConfig, build
 from situs.config import Config, validate
 from situs.errors import ConfigError, TransferError
+from situs.files import sha256, write_files
 from situs.weights.ledger import Ledger, fill, left_out
 
 CARD = "card.json"
@@ -77,23 +76,16 @@ def save_weights(
         card: Its ``checksums`` are filled in here.
         extra: Further parts, for instance ``{"head": head.state_dict()}``.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     parts = {"encoder": backbone.encoder_state(), "decoder": backbone.decoder_state()}
-    checksums: dict[str, str] = {}
     blobs: dict[str, bytes] = {}
     for part, state in {**parts, **(extra or {})}.items():
         # Tensors that share memory or are strided cannot be written as they are.
         blobs[f"{part}.safetensors"] = save({k: _plain(v) for k, v in state.items()})
-    for name, blob in blobs.items():
-        checksums[name] = hashlib.sha256(blob).hexdigest()
+    checksums = {name: sha256(blob) for name, blob in blobs.items()}
     card = card.model_copy(update={"checksums": checksums})
     blobs[CARD] = (json.dumps(card.model_dump(mode="json"), indent=2) + "\n").encode()
-    for name, blob in blobs.items():
-        _write(folder / f".{name}.part", blob)
-    for name in blobs:
-        os.replace(folder / f".{name}.part", folder / name)
-    return folder
+    write_files(folder, blobs)
+    return Path(folder)
 
 
 def weights_folder(path: str | Path) -> Path:
@@ -150,7 +142,7 @@ def load_part(path: str | Path, part: str, card: Card | None = None) -> dict[str
         return None
     blob = file.read_bytes()
     expected = (card or load_card(folder)).checksums.get(file.name)
-    if expected is not None and hashlib.sha256(blob).hexdigest() != expected:
+    if expected is not None and sha256(blob) != expected:
         raise TransferError(
             f"{file} is not the file that its {CARD} describes (checksums differ): it was "
             "changed or only partly copied. Copy the folder again."
@@ -247,10 +239,3 @@ def _insist(ledger: Ledger, parts: Sequence[str], allow_partial: bool, card: Car
 
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
-
-
-def _write(path: Path, blob: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(blob)
-        stream.flush()
-        os.fsync(stream.fileno())

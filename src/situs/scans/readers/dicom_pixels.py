@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,6 +15,7 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 from pydicom.dataset import Dataset, FileMetaDataset
 from scipy import ndimage
 
+from situs.files import sha256
 from situs.scans.readers.dicom_headers import Slice
 from situs.scans.readers.dicom_open import quiet, read_dataset
 from situs.scans.refusals import refuse
@@ -46,7 +46,7 @@ class Pixels:
 
     def fingerprint(self, slice_: Slice) -> str:
         """Hash of a slice's stored values."""
-        return hashlib.blake2b(self.stored(slice_).tobytes(), digest_size=16).hexdigest()
+        return sha256(self.stored(slice_).tobytes())
 
     def stored(self, slice_: Slice) -> npt.NDArray[Any]:
         """Stored values ``(rows, columns)`` before rescaling."""

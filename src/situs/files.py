@@ -1,0 +1,251 @@
+"""Files that appear whole or not at all, their checksums, and safe names for them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+_PART = ".part"
+_STALE_SECONDS = 3600.0
+
+# Names that Windows takes for devices, whatever their suffix.
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
+)
+_UNSAFE = re.compile(r"[^\w.+=,@() -]")
+# File systems end at 255 bytes; what is written beside a file (a journal, a suffix) needs some.
+_LONGEST_NAME = 200
+
+
+@contextmanager
+def writing(path: str | Path, suffix: str = "") -> Iterator[Path]:
+    """Let the caller write a file that appears whole or not at all.
+
+    The file is written under another name in the same folder, flushed to the disk, and gets its
+    name by one renaming, which is flushed too: after a power cut there is the old file or the
+    new one. Access rights are those that the user's umask gives to new files.
+
+    Args:
+        path: Where the file shall be; its folder is made.
+        suffix: What the temporary name must end in for writers that look at it (``".nii.gz"``).
+
+    Yields:
+        The path to write to. It exists and is empty.
+
+    Raises:
+        OSError: Where the file cannot be written; what was at ``path`` is still there.
+    """
+    path = Path(path)
+    with _temporary(path, suffix) as part:
+        wished = part.stat().st_mode
+        yield part
+        if part.stat().st_mode != wished:  # some writers make a file of their own, for one user
+            part.chmod(wished)
+        _flush(part)
+        part.replace(path)
+        _flush_folder(path.parent)
+
+
+def write_file(path: str | Path, content: str | bytes) -> None:
+    """Write text (as UTF-8) or bytes so that the file appears whole or not at all."""
+    with writing(path) as part:
+        part.write_bytes(_encoded(content))
+
+
+def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
+    """Write a JSON file so that it appears whole or not at all; ends in a line break."""
+    write_file(path, json.dumps(value, indent=indent, allow_nan=True, default=str) + "\n")
+
+
+def write_files(folder: str | Path, contents: Mapping[str, str | bytes]) -> None:
+    """Write files that belong together.
+
+    All of them are on the disk before the first gets its name; they get their names in the order
+    given, so the last one can vouch for the others.
+
+    Args:
+        folder: Made if absent; other files in it stay.
+        contents: By name.
+    """
+    folder = Path(folder)
+    with ExitStack() as stack:
+        parts = {}
+        for name, content in contents.items():
+            parts[name] = stack.enter_context(_temporary(folder / name, ""))
+            parts[name].write_bytes(_encoded(content))
+            _flush(parts[name])
+        for name, part in parts.items():
+            part.replace(folder / name)
+        _flush_folder(folder)
+
+
+def write_csv(
+    path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> None:
+    """Write a table with a header so that the file appears whole or not at all.
+
+    Args:
+        path: Of the file.
+        rows: Values by column; a column that a row lacks stays empty there.
+        columns: In this order; those of the first row by default.
+
+    Raises:
+        ValueError: If a row has a column that is not among them.
+    """
+    text = io.StringIO(newline="")
+    names = list(rows[0] if columns is None else columns)
+    table = csv.DictWriter(text, names, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_file(path, text.getvalue())
+
+
+@contextmanager
+def writing_folder(path: str | Path) -> Iterator[Path]:
+    """Let the caller fill a folder that appears whole or not at all.
+
+    Args:
+        path: Where the folder shall be; a folder that is there gives way once the new one is
+            whole.
+
+    Yields:
+        An empty folder beside it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{secrets.token_hex(6)}{_PART}")
+    old = part.with_name(part.name + "-old")
+    part.mkdir()
+    try:
+        yield part
+        for file in part.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        if path.exists():
+            path.replace(old)
+        part.replace(path)
+        _flush_folder(path.parent)
+    finally:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        for gone in (part, old):
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+def keep_file(part: Path, path: Path) -> None:
+    """Give a file that was written under a temporary name its own, as :func:`writing` does.
+
+    For writers that choose the temporary name themselves, such as several processes that write
+    one file together.
+    """
+    with writing(path) as own:
+        part.replace(own)
+
+
+def remove_leftovers(folder: str | Path, pattern: str = "") -> None:
+    """Delete temporary files that processes left behind when they were killed an hour ago.
+
+    Args:
+        folder: Where to look.
+        pattern: Of the folders below it to look in, for instance ``"scans/*/"``.
+    """
+    for part in Path(folder).glob(f"{pattern}.*{_PART}*"):
+        with suppress(FileNotFoundError):  # another process may clean as well
+            if time.time() - part.stat().st_mtime > _STALE_SECONDS:
+                part.unlink()
+
+
+def sha256(*parts: str | bytes | memoryview, digits: int = 64) -> str:
+    """SHA-256 of the parts one after another, texts as UTF-8, in hexadecimal digits."""
+    hashed = hashlib.sha256()
+    for part in parts:
+        hashed.update(_encoded(part) if isinstance(part, str) else part)
+    return hashed.hexdigest()[:digits]
+
+
+def file_sha256(path: str | Path, digits: int = 64) -> str:
+    """SHA-256 of a file's content in hexadecimal digits; empty where there is no such file."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:digits]
+    except FileNotFoundError:
+        return ""
+
+
+def file_inside(folder: str | Path, name: str, suffix: str = "") -> Path:
+    """A path directly inside ``folder`` for a name that came from outside.
+
+    Harmless names stay as they are. In others (with separators, ``..``, control characters, a
+    leading dot or dash, device names of Windows, too long, empty) the offending characters
+    become ``_`` and a checksum of the whole name follows, so that different names do not
+    share a file (on a file system that minds capitals).
+
+    Args:
+        folder: The folder, not made.
+        name: From a header, a table, a file name, a user.
+        suffix: Of the file, ``".nii.gz"``; trusted, kept whole.
+
+    Returns:
+        ``folder/…``; whatever ``name`` is, neither ``folder`` itself nor anything elsewhere.
+    """
+    wanted = unicodedata.normalize("NFC", name)
+    safe = _UNSAFE.sub("_", wanted).lstrip(".- ").rstrip(". ")
+    if not suffix:  # the name brings its own, which cutting shall not lose
+        safe, suffix = _split_suffix(safe)
+    room = _LONGEST_NAME - len(suffix.encode())
+    if safe + suffix in (name, name + suffix) and len(safe.encode()) <= room and not _device(safe):
+        return Path(folder) / (safe + suffix)
+    mark = f"-{sha256(name.encode('utf-8', 'surrogatepass').hex(), digits=8)}"
+    kept = safe.encode()[: room - len(mark)].decode("utf-8", "ignore")
+    return Path(folder) / ((f"_{kept}" if _device(kept) else kept or "_") + mark + suffix)
+
+
+def _split_suffix(name: str) -> tuple[str, str]:
+    found = re.search(r"(?<=.)(\.nii)?\.\w{1,8}$", name)
+    return (name[: found.start()], found[0]) if found else (name, "")
+
+
+def _device(name: str) -> bool:
+    return not name or name.split(".", maxsplit=1)[0].strip().lower() in _DEVICES
+
+
+@contextmanager
+def _temporary(path: Path, suffix: str) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{secrets.token_hex(6)}{_PART}{suffix}")
+    # Made by hand, since tempfile lets nobody but the owner read.
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _flush(part: Path) -> None:
+    with part.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    with suppress(OSError):  # not everywhere may folders be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _encoded(content: str | bytes) -> bytes:
+    return content.encode("utf-8") if isinstance(content, str) else content

@@ -1,0 +1,173 @@
+"""Files appear whole or not at all; no name from outside leaves its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from situs.files import (
+    file_inside,
+    file_sha256,
+    keep_file,
+    remove_leftovers,
+    sha256,
+    write_csv,
+    write_file,
+    write_files,
+    write_json,
+    writing,
+    writing_folder,
+)
+
+_KILLED = """
+import os, signal, sys
+from situs.files import writing
+with writing(sys.argv[1]) as part:
+    part.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"old": 1})
+
+    def fill(part: Path) -> None:
+        part.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="full"), writing(file) as part:
+        fill(part)
+    with pytest.raises(OSError, match="full"), writing_folder(tmp_path / "b") as folder:
+        fill(folder / "x")
+    assert json.loads(file.read_text()) == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_file(file, "old")
+    subprocess.run([sys.executable, "-c", _KILLED, str(file)], check=False)
+    assert file.read_text() == "old"
+    (left,) = (f for f in tmp_path.iterdir() if f != file)
+    remove_leftovers(tmp_path)
+    assert left.exists()  # may still be written to
+    os.utime(left, (0, 0))
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_access_follows_the_umask_whatever_the_writer_does(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        write_csv(tmp_path / "a.csv", [{"x": 1}])
+        with writing(tmp_path / "b") as part:
+            private = part.with_suffix(".own")
+            os.close(os.open(private, os.O_CREAT | os.O_WRONLY, 0o600))
+            private.replace(part)
+        (tmp_path / "part").touch(0o600)
+        keep_file(tmp_path / "part", tmp_path / "c")
+        with writing_folder(tmp_path / "d"):
+            pass
+    finally:
+        os.umask(before)
+    modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in tmp_path.iterdir()}
+    assert modes == {"a.csv": mode, "b": mode, "c": mode, "d": 0o777 & ~umask}
+
+
+def test_everything_is_flushed_before_the_first_file_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def flushed(handle: int) -> None:
+        fsync(handle)
+        events.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+
+    def named(self: Path, target: Path) -> Path:
+        events.append(Path(target).name)
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", named)
+    write_files(tmp_path / "w", {"weights": b"\0\1", "card": "{}"})
+    assert events == ["file", "file", "weights", "card", "folder"]
+    assert (tmp_path / "w" / "weights").read_bytes() == b"\0\1"
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    write_file(tmp_path / "out" / "old", "")
+    with writing_folder(tmp_path / "out") as part:
+        (part / "new").touch()
+        assert (tmp_path / "out" / "old").exists()
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(tmp_path / "out") == ["new"]
+
+
+def test_checksums(tmp_path: Path) -> None:
+    write_file(tmp_path / "a", "Größe")
+    wanted = hashlib.sha256("Größe".encode()).hexdigest()
+    assert sha256("Grö", "ße".encode()) == file_sha256(tmp_path / "a") == wanted
+    assert file_sha256(tmp_path / "a", 12) == sha256("Größe", digits=12) == wanted[:12]
+    assert file_sha256(tmp_path / "absent") == ""
+
+
+@pytest.mark.parametrize("name", ["case_01", "sub-01_T1w", "Herz, Übung (2)", "a.b.c", "1.2.840.5"])
+def test_harmless_names_stay(name: str) -> None:
+    assert file_inside(Path("out"), name) == Path("out") / name
+    assert file_inside(Path("out"), name, ".nii.gz") == Path("out") / f"{name}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "../../etc/passwd", "/etc/passwd", "C:\\x", "..\\x", "a/b", "a\0b", "~"),
+        *(
+            "-rf",
+            ".hidden",
+            "nul",
+            "COM1.txt",
+            "x\n",
+            "a.",
+            "a ",
+            "\u202egpj",
+            "x" * 300,
+            "ü" * 200,
+        ),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", ".nii.gz"])
+def test_harmful_names_are_mapped(tmp_path: Path, name: str, suffix: str) -> None:
+    file = file_inside(tmp_path, name, suffix)
+    write_file(file, "x")
+    assert file.parent == tmp_path
+    assert os.listdir(tmp_path) == [file.name]
+    assert file.name.endswith(suffix)
+    assert len(file.name.encode()) <= 200
+    assert file.name.isprintable()
+    assert file.name != name + suffix
+
+
+def test_a_mapped_name_keeps_the_suffix_that_readers_go_by() -> None:
+    assert file_inside("o", "../scan.nii.gz").name.endswith(".nii.gz")
+    assert file_inside("o", "x" * 300 + ".csv").name.endswith(".csv")
+
+
+@given(st.lists(st.text(max_size=300), min_size=2, max_size=2, unique=True))
+def test_any_two_names_get_two_files_in_the_folder(names: list[str]) -> None:
+    files = [file_inside("/data/out", name) for name in names]
+    assert all(file.parent == Path("/data/out") and file.resolve() == file for file in files)
+    assert files[0] != files[1]
