@@ -129,7 +129,8 @@ def test_no_motion_gives_the_region_itself_and_matches_every_token_with_itself()
 def test_padding_is_known_token_by_token() -> None:
     """A scan of 20 voxels in a region of 32: its 20 voxels are in the middle, the rest is not."""
     config = validate(S2dcConfig, {"motion": STILL, "intensity": PLAIN, "global_crops": 2})
-    source = ArraySource(np.ones((1, 20, 40, 40), dtype=np.float32), np.diag([2.0, 1, 1, 1]))
+    array = np.ones((1, 20, 40, 40), dtype=np.float32)
+    source = ArraySource(array, np.diag([2.0, 1, 1, 1]), air=(0.0,))
     batch = sample_region(source, config, np.random.default_rng(0))
     one = {key: value[None] for key, value in batch.items()}
     _, source_inside, moved_inside = token_geometry(one, (4, 4, 4), (8, 8, 8))
@@ -148,8 +149,8 @@ def test_reading_less_changes_nothing(seed: int) -> None:
     affine_mm = draw_motion(MotionConfig(rotation_deg=180, translation=1), np.full(3, 9.0), rng)
     start = rng.integers(-9, 12, 3)
     wide = np.pad(array, ((0, 0), *[(40, 40)] * 3))
-    got = moved_copy(ArraySource(array), start.tolist(), (16, 12, 14), affine_mm)
-    want = moved_copy(ArraySource(wide), (start + 40).tolist(), (16, 12, 14), affine_mm)
+    got = moved_copy(ArraySource(array, air=(0.0,)), start.tolist(), (16, 12, 14), affine_mm)
+    want = moved_copy(ArraySource(wide, air=(0.0,)), (start + 40).tolist(), (16, 12, 14), affine_mm)
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 

@@ -84,10 +84,11 @@ def test_half_precision_is_enough(scans: Path, tmp_path: Path, store: Store):
     assert half.fingerprint != store.fingerprint
 
 
-def test_crops_equal_slices_and_are_zero_outside(store: Store):
+def test_crops_equal_slices_and_are_air_outside(store: Store):
     rng = np.random.default_rng(0)
     whole = store[0].array()
-    padded = np.pad(whole, [(0, 0)] + [(100, 100)] * 3)
+    (air,) = store[0].background
+    padded = np.pad(whole, [(0, 0)] + [(100, 100)] * 3, constant_values=air)
     for _ in range(60):
         size = rng.integers(1, 50, 3)
         start = np.array([rng.integers(-60, n + 20) for n in store[0].shape])

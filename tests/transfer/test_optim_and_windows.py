@@ -90,7 +90,7 @@ def test_probabilities_are_those_of_the_whole_volume_to_the_bit(shape, seed) -> 
 def test_windows_come_a_few_at_a_time(shape: tuple[int, ...]) -> None:
     batch = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
     size = (8,) * (len(shape) - 2)
-    parts = list(windows._windows(batch, size, 0.5))
+    parts = list(windows._windows(batch, size, 0.5, (0.0,)))
     assert [len(part) for part in parts[:-1]] == [8] * (len(parts) - 1)
     places = dense_patch_slices(shape[2:], size, [4] * len(size))
     whole = torch.cat([batch[(slice(None), slice(None), *place)] for place in places])

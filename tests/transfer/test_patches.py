@@ -18,7 +18,9 @@ from situs.transfer.patches import Framing, PatchSampler
 
 
 class Grid:
-    """Stands for a prepared scan: an array and its spacing."""
+    """Stands for a prepared scan: an array, its spacing, and air that is 0."""
+
+    background = (0.0,)
 
     def __init__(self, array: np.ndarray, spacing: tuple[float, float, float]) -> None:
         self.array, self.spacing = array, spacing

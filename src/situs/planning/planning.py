@@ -138,6 +138,7 @@ def prepared_studies(paths: Sequence[str | Path], rules: Preprocessing) -> Itera
             modality=entry.modality,
             study=entry.study,
             description=entry.description,
+            air=prepared.background,
         )
         groups.setdefault(entry.study or entry.key, []).append(source)
     yield from groups.values()

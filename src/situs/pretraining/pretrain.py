@@ -115,6 +115,7 @@ def pretrain(
         view_size=_view_size(composition),
         data_fingerprint=store.fingerprint,
         decoder_trained=_decoder_trained(module),
+        outside="background",
     )
     _train(run, config, module, card, state, quiet)
     return run

@@ -1,4 +1,8 @@
-"""Cut a box out of an array, also where it reaches beyond."""
+"""Cut a box out of an array, also where it reaches beyond: what lies outside a scan is air.
+
+One rule for every reader (pretraining, fine-tuning, prediction, probes): beyond its border a scan
+goes on as its own background, whose value after normalisation preprocessing decides and stores.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Background = tuple[float, ...]
+"""What lies outside a scan, one value a channel; empty where it was never decided."""
 
-def crop_padded(array: Any, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Copy the crop ``(C, *size)`` at ``start`` out of ``(C, X, Y, Z)``; zeros outside.
+
+def crop_padded(
+    array: Any, start: Sequence[int], size: Sequence[int], outside: Sequence[float] = (0.0,)
+) -> npt.NDArray[np.float32]:
+    """Copy the crop ``(C, *size)`` at ``start`` out of ``(C, X, Y, Z)``.
 
     Args:
         array: Anything with ``shape`` and slicing; only the voxels inside are asked for.
         start: First voxel; may be negative.
         size: Voxels along each axis.
+        outside: Value beyond the array: one for all channels or one a channel.
     """
-    crop = np.zeros((array.shape[0], *size), dtype=np.float32)
+    crop = np.empty((array.shape[0], *size), dtype=np.float32)
     low = [max(0, s) for s in start]
     high = [min(n, s + k) for n, s, k in zip(array.shape[1:], start, size, strict=True)]
-    if all(b > a for a, b in zip(low, high, strict=True)):
-        inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    inside = all(b > a for a, b in zip(low, high, strict=True))
+    if not inside or tuple(b - a for a, b in zip(low, high, strict=True)) != tuple(size):
+        crop[:] = np.asarray(outside, dtype=np.float32).reshape(-1, 1, 1, 1)
+    if inside:
         there = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
-        crop[(slice(None), *there)] = array[(slice(None), *inside)]
+        crop[(slice(None), *there)] = array[(slice(None), *map(slice, low, high))]
     return crop
+
+
+def least(array: npt.NDArray[np.generic]) -> Background:
+    """The least value of each channel of ``(C, X, Y, Z)``.
+
+    Stands for air where nobody decided what that is: plain arrays, and stores made before
+    backgrounds were recorded.
+    """
+    return tuple(float(channel.min()) for channel in array)

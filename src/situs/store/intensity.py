@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -94,37 +95,60 @@ def foreground_box(
     return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
 
 
-def normalise(
-    array: npt.NDArray[np.generic],
-    spacing: Sequence[float],
-    kinds: Sequence[Kind],
-    rules: Preprocessing,
-) -> npt.NDArray[np.float32]:
-    """Clip and scale each channel of ``(C, X, Y, Z)``, by the kind of its values.
+@dataclass(frozen=True)
+class Scaling:
+    """How the values of one channel are clipped and scaled; in double precision, as measured."""
+
+    low: float
+    high: float
+    centre: float
+    spread: float
+
+    def apply(
+        self, values: npt.NDArray[np.generic], out: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """``(clip(values, low, high) − centre) / spread`` in float32."""
+        if out is None:
+            out = np.empty(values.shape, dtype=np.float32)
+        np.clip(values, self.low, self.high, out=out, casting="unsafe")
+        np.subtract(out, self.centre, out=out)
+        np.divide(out, self.spread, out=out)
+        return out
+
+
+def scaling(
+    channel: npt.NDArray[np.generic], spacing: Sequence[float], kind: Kind, rules: Preprocessing
+) -> Scaling:
+    """How one channel ``(X, Y, Z)`` is normalised, by the kind of its values.
 
     Hounsfield units: the window maps to -1 … 1. Otherwise: clip to the percentiles of the
     foreground, then subtract its mean and divide by its standard deviation. Where (nearly)
     everything is foreground, all voxels count, dark ones too.
     """
-    out = np.empty(array.shape, dtype=np.float32)
-    for channel, kind, target in zip(array, kinds, out, strict=True):
-        if kind == "hounsfield":
-            low, high = rules.ct_window
-            np.clip(channel, low, high, out=target, casting="unsafe")
-            np.subtract(target, (low + high) / 2, out=target)
-            np.divide(target, (high - low) / 2, out=target)
-            continue
-        values = _sample(channel)
-        body = values[values > threshold(channel, spacing, kind)]
-        if body.size == 0 or body.size > 0.9 * values.size:
-            body = values
-        low, high = np.percentile(body, rules.percentiles)
-        body = np.clip(body, low, high)
-        np.clip(channel, low, high, out=target, casting="unsafe")
-        np.subtract(target, body.mean(), out=target)
-        # A body of one single value has no contrast to scale.
-        np.divide(target, body.std() or 1.0, out=target)
-    return out
+    if kind == "hounsfield":
+        low, high = rules.ct_window
+        return Scaling(low, high, (low + high) / 2, (high - low) / 2)
+    values = _sample(channel)
+    body = values[values > threshold(channel, spacing, kind)]
+    if body.size == 0 or body.size > 0.9 * values.size:
+        body = values
+    low, high = np.percentile(body, rules.percentiles)
+    body = np.clip(body, low, high)
+    # A body of one single value has no contrast to scale.
+    return Scaling(low, high, body.mean(), body.std() or 1.0)
+
+
+def air(channel: npt.NDArray[np.generic], spacing: Sequence[float], kind: Kind) -> float:
+    """What a channel ``(X, Y, Z)`` holds where there is no body, in its own values.
+
+    For Hounsfield units -1000, else the median of what is darker than the body's threshold
+    (noise included), or the least value where nothing is.
+    """
+    if kind == "hounsfield":
+        return _AIR_HU
+    values = _sample(channel)
+    dark = values[values <= threshold(channel, spacing, kind)]
+    return float(np.median(dark) if dark.size else values.min())
 
 
 def block_means(channel: npt.NDArray[np.generic], blocks: Sequence[int]) -> npt.NDArray[np.float64]:

@@ -256,6 +256,8 @@ def _stored(job: _Job) -> Record:
         modality=prepared.modality,
         intensity="+".join(dict.fromkeys(prepared.intensity)),
         change=prepared.change,
+        # Rounded as the voxels are, so that padding continues them without a step.
+        background=tuple(np.array(prepared.background, job.rules.dtype).tolist()),
         bytes=size,
         checksum=digest,
         **_described(entry),

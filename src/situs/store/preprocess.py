@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from situs.errors import ConfigError, SitusError
 from situs.scans.scan import Scan
+from situs.store.crop import Background
 from situs.store.grid import (
     GridChange,
     orient,
@@ -20,7 +21,7 @@ from situs.store.grid import (
     resampled_shape,
     unorient,
 )
-from situs.store.intensity import Kind, foreground_box, intensity_kind, normalise
+from situs.store.intensity import Kind, air, foreground_box, intensity_kind, scaling
 from situs.store.rules import Preprocessing, Spacing
 
 T = TypeVar("T", bound=np.generic)
@@ -39,6 +40,7 @@ class Prepared:
         modality: The scan's.
         intensity: How each channel's values were read: ``"hounsfield"`` or ``"relative"``.
         change: From the scan's own grid to this one; :func:`restore` undoes it.
+        background: What lies outside the scan, one normalised value a channel: its own air.
     """
 
     array: npt.NDArray[np.float32]
@@ -47,6 +49,7 @@ class Prepared:
     modality: str
     intensity: tuple[Kind, ...]
     change: GridChange
+    background: Background
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -97,7 +100,13 @@ def preprocess(
         raise ConfigError(f"spacing {target} mm would give {shape} voxels; choose a larger one")
     scale = (target[0] / spacing[0], target[1] / spacing[1], target[2] / spacing[2])
     change = GridChange(scan.shape, axes, flips, start, (stop[0], stop[1], stop[2]), shape, scale)
-    values = normalise(cropped, spacing, read, rules)
+    values = np.empty(cropped.shape, dtype=np.float32)
+    background = []
+    for whole, channel, kind, out in zip(turned, cropped, read, values, strict=True):
+        how = scaling(channel, spacing, kind, rules)
+        how.apply(channel, out)
+        # From the whole scan: what was cropped away is what lies beyond the crop.
+        background.append(float(how.apply(np.array(air(whole, spacing, kind)))))
     return Prepared(
         array=resample(values, shape, scale, rules.interpolation),
         affine=change.affine(scan.affine),
@@ -105,6 +114,7 @@ def preprocess(
         modality=scan.modality,
         intensity=read,
         change=change,
+        background=tuple(background),
     )
 
 

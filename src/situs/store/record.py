@@ -9,6 +9,7 @@ from pydantic import Field
 
 from situs.config import Config
 from situs.files import sha256
+from situs.store.crop import Background
 from situs.store.grid import GridChange
 from situs.store.rules import Preprocessing, Spacing
 
@@ -35,6 +36,9 @@ class Record(Config):
         patient: Hash, empty where unknown.
         near_duplicate_of: Key of a scan with almost the same voxels.
         change: From the scan's own grid to the prepared one.
+        background: What lies outside the scan, one value a channel as the store keeps it: the
+            scan's own air. Empty in stores made before it was recorded, where readers take the
+            scan's least value.
         bytes: Size of the voxel file.
         checksum: SHA-256 of the voxel file.
     """
@@ -55,6 +59,7 @@ class Record(Config):
     patient: str = ""
     near_duplicate_of: str = ""
     change: GridChange
+    background: Background = ()
     bytes: int
     checksum: str
 

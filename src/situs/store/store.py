@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from situs.config import Config
 from situs.errors import StoreError
 from situs.files import file_sha256
 from situs.store.chunks import damaged, open_array
-from situs.store.crop import crop_padded
+from situs.store.crop import Background, crop_padded, least
 from situs.store.grid import GridChange
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file
 from situs.store.record import FORMAT, Head, Record
@@ -91,26 +91,49 @@ class StoredScan:
         """From the scan's own grid to this one; :func:`situs.store.restore` takes it."""
         return self.record.change
 
+    @property
+    def background(self) -> Background:
+        """What lies outside the scan, one value a channel: its own air.
+
+        Of a store made before that was recorded, the scan's least value; the first look reads
+        the scan for it.
+
+        Raises:
+            StoreError: If the voxel file is missing or damaged.
+        """
+        return self.record.background or _least_of(self)
+
     def read(self, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The crop ``(C, *size)`` that begins at voxel ``start``; zeros outside the scan.
+        """The crop ``(C, *size)`` that begins at voxel ``start``; :attr:`background` outside.
 
         Only the chunks that the crop touches are read.
 
         Raises:
             StoreError: If the voxel file is missing or damaged.
         """
+        inside = all(a >= 0 and a + k <= n for a, k, n in zip(start, size, self.shape, strict=True))
+        return self._crop(start, size, (0.0,) if inside else self.background)
+
+    def _crop(
+        self, start: Sequence[int], size: Sequence[int], outside: Background
+    ) -> npt.NDArray[np.float32]:
         file = array_file(self.store, self.key)
         array = open_array(file, self.record.bytes, self.record.checksum)
         if array.shape != (self.channels, *self.shape):
             raise damaged(file, f"its shape is {array.shape}")
         try:
-            return crop_padded(array, start, size)
+            return crop_padded(array, start, size, outside)
         except (RuntimeError, ValueError) as error:
             raise damaged(file, str(error)) from None
 
     def array(self) -> npt.NDArray[np.float32]:
         """All voxels, ``(C, X, Y, Z)``."""
         return self.read((0, 0, 0), self.shape)
+
+
+@lru_cache(maxsize=4096)
+def _least_of(scan: StoredScan) -> Background:
+    return least(scan.array())
 
 
 class Store(Sequence[StoredScan]):

@@ -94,7 +94,7 @@ def move(
         size: Of the patches that come out.
 
     Returns:
-        ``(B, C, *size)`` and ``(B, *size)``; zeros beyond the crops.
+        ``(B, C, *size)`` and ``(B, *size)``; beyond the crops their outermost voxels go on.
     """
     crop = torch.tensor(images.shape[2:], dtype=torch.float32)
     axes = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
@@ -102,10 +102,16 @@ def move(
     there = torch.einsum("bij,...j->b...i", drawn.matrix, offsets)
     # grid_sample wants the fastest axis first and borders at ±1.
     grid = (2 * there / crop).flip(-1)
-    moved = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
+    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     if labels is None:
         return moved, None
-    picked = F.grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)
+    picked = F.grid_sample(
+        labels[:, None].float(),
+        grid,
+        mode="nearest",
+        padding_mode="border",
+        align_corners=False,
+    )
     return moved, picked[:, 0].long()
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from situs.datasets.dataset import Case, Dataset, DatasetOptions, open_dataset
 from situs.errors import ConfigError
 from situs.store import Prepared, Preprocessing, preprocess
+from situs.store.crop import Background
 from situs.store.grid import orientation
 from situs.store.intensity import Kind
 
@@ -51,6 +52,11 @@ class PreparedCase:
     def image(self) -> npt.NDArray[np.float32]:
         """``(C, X, Y, Z)``."""
         return self.prepared.array
+
+    @property
+    def background(self) -> Background:
+        """What lies outside the scan, one value a channel: its own air."""
+        return self.prepared.background
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -42,6 +42,7 @@ def voxel_features(
     image: npt.NDArray[np.float32],
     voxels: npt.NDArray[np.int64],
     slice_axis: int | None = None,
+    background: Sequence[float] = (0.0,),
 ) -> npt.NDArray[np.float32]:
     """What all scales say at some voxels, interpolated between feature centres.
 
@@ -50,6 +51,7 @@ def voxel_features(
         image: ``(C, X, Y, Z)``.
         voxels: ``(N, 3)`` places.
         slice_axis: For a 2D backbone.
+        background: What lies outside the scan, one value a channel.
 
     Returns:
         ``(N, sum of channels)``.
@@ -67,7 +69,7 @@ def voxel_features(
         for chosen in number[here].unique().split(_SLICES_AT_ONCE):
             area = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
             tile = batch[(chosen, slice(None), *area)]
-            padded, shift = _padded(tile.to(device), backbone)
+            padded, shift = _padded(tile.to(device), backbone, background)
             features = backbone.encode(padded)
             for k, item in enumerate(chosen.tolist()):
                 rows = here & (number == item)
@@ -78,16 +80,27 @@ def voxel_features(
 
 @torch.no_grad()
 def scan_feature(
-    backbone: Backbone, image: npt.NDArray[np.float32], slice_axis: int | None = None
+    backbone: Backbone,
+    image: npt.NDArray[np.float32],
+    slice_axis: int | None = None,
+    background: Sequence[float] = (0.0,),
 ) -> npt.NDArray[np.float32]:
-    """The mean feature of a scan at every scale, ``(sum of channels,)``."""
+    """The mean feature of a scan at every scale, ``(sum of channels,)``.
+
+    Args:
+        backbone: In ``eval`` mode, on any device.
+        image: ``(C, X, Y, Z)``.
+        slice_axis: For a 2D backbone.
+        background: What lies outside the scan, one value a channel.
+    """
     device = next(backbone.parameters()).device
     batch = Framing((), slice_axis).to_batch(torch.from_numpy(image))
     total, count = torch.zeros(sum(backbone.channels)), 0
     for start, size in _tiles(batch.shape[2:], backbone):
         area = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
         for part in batch[(slice(None), slice(None), *area)].split(_SLICES_AT_ONCE):
-            features = pooled(backbone.encode(_padded(part.to(device), backbone)[0])).cpu()
+            padded, _ = _padded(part.to(device), backbone, background)
+            features = pooled(backbone.encode(padded)).cpu()
             total, count = total + features.sum(0), count + len(features)
     return np.asarray((total / count).numpy(), dtype=np.float32)
 
@@ -103,14 +116,14 @@ def _tiles(
         yield tuple(int(b[0]) for b in block), tuple(len(b) for b in block)
 
 
-def _padded(tile: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
+def _padded(tile: Tensor, backbone: Backbone, background: Sequence[float]) -> tuple[Tensor, Tensor]:
     """The tile padded to what the network needs, and where its first voxel went."""
     cells = [-(-n // d) for n, d in zip(tile.shape[2:], backbone.divisor, strict=True)]
     if np.prod(cells) < backbone.min_coarse_voxels:
         cells = [2] * len(cells)
     size = [n * d for n, d in zip(cells, backbone.divisor, strict=True)]
     shift = [(s - n) // 2 for s, n in zip(size, tile.shape[2:], strict=True)]
-    return pad_to(tile, size), torch.tensor(shift)
+    return pad_to(tile, size, background), torch.tensor(shift)
 
 
 def _at(features: Sequence[Tensor], item: int, points: Tensor, shape: Sequence[int]) -> Tensor:

@@ -166,6 +166,7 @@ def _model(
             "view_size": task.patch_size,
             "step": config.steps,
             "decoder_trained": config.task == "segmentation",
+            "outside": "background",
         }
     )
     return Model(network, task, card), ledger, pretrained

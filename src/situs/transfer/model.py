@@ -88,11 +88,22 @@ class Model:
         self.network.eval()
         if task.kind == "segmentation":
             values = windows.segment(
-                self.network, image, task.framing, task.overlap, task.flip_axes
+                self.network,
+                image,
+                task.framing,
+                task.overlap,
+                task.flip_axes,
+                prepared.background,
             )
         else:
             values = windows.classify(
-                self.network, image, task.framing, task.multi_label, task.overlap, task.flip_axes
+                self.network,
+                image,
+                task.framing,
+                task.multi_label,
+                task.overlap,
+                task.flip_axes,
+                prepared.background,
             )
         return np.asarray(values.numpy(), dtype=np.float32)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,10 +118,14 @@ class PatchSampler(IterableDataset[Batch]):
         drawn = draw(self.augmentation, spacing.float(), framing.axes, generator)
         size = framing.in_volume(drawn.crop_size(framing.patch_size))
         starts = [self._start(case, size, rng) for case in cases]
-        images = self._crops([c.image for c in cases], starts, size)
+        images = self._stacked(
+            crop_padded(c.image, s, size, c.background) for c, s in zip(cases, starts, strict=True)
+        )
         labels = None
         if cases[0].label is not None:
-            labels = self._crops([_label(c)[None] for c in cases], starts, size)[:, 0]
+            labels = self._stacked(
+                crop_padded(_label(c)[None], s, size) for c, s in zip(cases, starts, strict=True)
+            )[:, 0]
         image, label = move(images, labels, drawn, framing.patch_size)
         batch = {"image": recolour(image, drawn, generator)}
         if label is not None:
@@ -130,14 +134,8 @@ class PatchSampler(IterableDataset[Batch]):
             batch["target"] = torch.from_numpy(np.stack([_target(c) for c in cases]))
         return batch
 
-    def _crops(
-        self,
-        arrays: Sequence[npt.NDArray[np.generic]],
-        starts: Sequence[Sequence[int]],
-        size: Sequence[int],
-    ) -> Tensor:
-        crops = [crop_padded(a, s, size) for a, s in zip(arrays, starts, strict=True)]
-        stacked = torch.from_numpy(np.stack(crops))
+    def _stacked(self, crops: Iterable[npt.NDArray[np.float32]]) -> Tensor:
+        stacked = torch.from_numpy(np.stack(list(crops)))
         axis = self.framing.slice_axis
         return stacked if axis is None else stacked.squeeze(axis + 2)
 

@@ -205,13 +205,13 @@ def _samples(
     labels: list[Ints] = []
     for number, case in enumerate(cases):
         if case.target is not None and not segmentation:
-            features.append(scan_feature(backbone, case.image, axis)[None])
+            features.append(scan_feature(backbone, case.image, axis, case.background)[None])
             labels.append(np.atleast_1d(case.target)[None])
             continue
         # The same voxels for every network.
         rng = np.random.default_rng([seed, number])
         voxels, values = _draw_voxels(case, voxels_per_class, rng)
-        features.append(voxel_features(backbone, case.image, voxels, axis))
+        features.append(voxel_features(backbone, case.image, voxels, axis, case.background))
         labels.append(values)
     y = np.concatenate(labels)
     single = y.ndim == 2 and y.shape[1] == 1

@@ -22,13 +22,14 @@ def cut(source: Source, planes: Sequence[Plane]) -> Array:
         planes: N planes of one shape, in the scan's world frame.
 
     Returns:
-        ``(N, C, rows, columns)``; outside the scan the least value of what was read, so that
-        air goes on as air.
+        ``(N, C, rows, columns)``; outside the scan its background, into which the outermost
+        voxels fade as they would into a further one of air.
     """
     shape = np.asarray(source.shape)
     vox = np.stack([_voxels(source, plane) for plane in planes])
-    low = np.floor(vox.min((0, 1, 2)).clip(0, shape - 1)).astype(int)
-    high = np.ceil(vox.max((0, 1, 2)).clip(0, shape - 1)).astype(int)
+    # One voxel of air is enough: all beyond it is the border of what was read.
+    low = np.floor(vox.min((0, 1, 2)).clip(-1, shape)).astype(int)
+    high = np.ceil(vox.max((0, 1, 2)).clip(-1, shape)).astype(int)
     size = high - low + 1
     box = torch.from_numpy(source.read(low.tolist(), size.tolist()))
     # grid_sample wants (x, y, z) in reverse axis order, −1 and 1 at the outer voxel faces.
@@ -39,8 +40,6 @@ def cut(source: Source, planes: Sequence[Plane]) -> Array:
         padding_mode="border",
         align_corners=False,
     )[0]
-    outside = ((vox < -0.5) | (vox > shape - 0.5)).any(-1)
-    sampled[:, torch.from_numpy(outside)] = box.min()
     return np.asarray(sampled.swapaxes(0, 1).numpy())
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from situs.store.crop import crop_padded
+from situs.store.crop import Background, crop_padded, least
 
 
 class Source(Protocol):
@@ -51,13 +52,27 @@ class Source(Protocol):
     def description(self) -> str:
         """Role words of the series ("T1", "SAX"), empty when unknown; never free text."""
 
+    @property
+    def background(self) -> Background:
+        """What lies outside the scan, one value a channel: its own air."""
+
     def read(self, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The crop ``(C, *size)`` that begins at voxel ``start``; zeros outside the scan."""
+        """The crop ``(C, *size)`` that begins at voxel ``start``; :attr:`background` outside."""
 
 
 @dataclass(frozen=True)
 class ArraySource:
-    """An array ``(C, X, Y, Z)`` already prepared, with its affine; for tests and for transfer."""
+    """An array ``(C, X, Y, Z)`` already prepared, with its affine; for tests and for transfer.
+
+    Attributes:
+        array: The voxels.
+        affine: ``(4, 4)``, voxel centres to RAS mm.
+        key: Name.
+        modality: ``"MR"``, ``"CT"``, … or ``"unknown"``.
+        study: Scans with the same study share a frame of reference.
+        description: Role words of the series.
+        air: What lies outside, one value a channel; the channel's least value where not given.
+    """
 
     array: npt.NDArray[np.float32]
     affine: npt.NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
@@ -65,6 +80,12 @@ class ArraySource:
     modality: str = "unknown"
     study: str = ""
     description: str = ""
+    air: Background = ()
+
+    @cached_property
+    def background(self) -> Background:
+        """What lies outside, one value a channel."""
+        return self.air or least(self.array)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,5 +105,5 @@ class ArraySource:
         return (x, y, z)
 
     def read(self, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The crop ``(C, *size)`` at voxel ``start``; zeros outside."""
-        return crop_padded(self.array, start, size)
+        """The crop ``(C, *size)`` at voxel ``start``; :attr:`background` outside."""
+        return crop_padded(self.array, start, size, self.background)

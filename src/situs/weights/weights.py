@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from safetensors import SafetensorError
@@ -44,6 +44,9 @@ class Card(Config):
         situs_version: That wrote it.
         licence: Of the weights; empty when its owner has not said.
         decoder_trained: Whether the pretext task trained the decoder too.
+        outside: What the network saw beyond a scan's border: ``"background"``, the scan's own air
+            after normalisation, one value a channel (pad new scans with it too); empty in cards
+            written before that was settled, whose 3D crops were padded with 0.
         checksums: File name → SHA-256 of each weights file beside the card.
     """
 
@@ -56,6 +59,7 @@ class Card(Config):
     situs_version: str = __version__
     licence: str = ""
     decoder_trained: bool = False
+    outside: Literal["", "background"] = ""
     checksums: dict[str, str] = Field(default_factory=dict)
 
 

@@ -92,7 +92,8 @@ def virtual_slices(
 ) -> tuple[list[StudySlice], list[Plane | None]]:
     """Slices cut at random out of a volume, and the prescribed plane of each role."""
     # All slices and the anatomy share one read.
-    volume = ArraySource(source.read((0, 0, 0), source.shape), source.affine, source.key)
+    array = source.read((0, 0, 0), source.shape)
+    volume = ArraySource(array, source.affine, source.key, air=source.background)
     place = anatomy(volume.array, volume.affine)
     drawn = [draw_slice(place, config.virtual, rng) for _ in range(count)]
     slices = [StudySlice(volume, d.base, d.role, d.location) for d in drawn]

@@ -58,7 +58,7 @@ def moved_copy(
     """The box ``start``, ``size`` of a copy of the scan that was moved about the box's centre.
 
     What lies ``x`` mm from the centre in the scan lies ``affine_mm x`` mm from it in the copy.
-    Trilinear; zeros outside the scan. Only the part of the scan that is seen is read.
+    Trilinear; air outside the scan. Only the part of the scan that is seen is read.
 
     Args:
         source: The scan.
@@ -77,14 +77,20 @@ def moved_copy(
     offset = np.asarray(start) + centre + back[:3, 3] / spacing - matrix @ centre
     corners = np.stack(np.meshgrid(*[(0, n - 1) for n in size], indexing="ij"), -1).reshape(-1, 3)
     seen = corners @ matrix.T + offset
-    # One voxel of zeros around the scan is enough for it to fade out as it should.
+    # One voxel of air around the scan is enough: all beyond it is the border of what was read.
     low = np.clip(np.floor(seen.min(0)), -1, np.asarray(source.shape)).astype(int)
     high = np.clip(np.ceil(seen.max(0)) + 1, low + 1, np.asarray(source.shape) + 1).astype(int)
     block = source.read(low.tolist(), (high - low).tolist())
     moved = np.empty((block.shape[0], *size), dtype=np.float32)
     for channel, out in zip(block, moved, strict=True):
         ndimage.affine_transform(
-            channel, matrix, offset - low, output_shape=tuple(size), output=out, order=1
+            channel,
+            matrix,
+            offset - low,
+            output_shape=tuple(size),
+            output=out,
+            order=1,
+            mode="nearest",
         )
     return moved
 

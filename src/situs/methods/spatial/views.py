@@ -15,7 +15,7 @@ def sample_views(source: Source, config: SpatialConfig, rng: np.random.Generator
     """Draw V sub-volumes uniformly over a scan.
 
     A view stays inside the scan along every axis that is long enough for it; along a shorter
-    axis it covers the whole scan and is padded with zeros.
+    axis it covers the whole scan and is padded with air.
 
     Args:
         source: The scan.
