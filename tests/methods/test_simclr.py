@@ -16,9 +16,10 @@ from situs.errors import ConfigError
 from situs.methods.base import Network
 from situs.methods.simclr import SimClr, SimClrConfig, nt_xent
 from situs.methods.simclr.observation import observe
-from situs.methods.simclr.views import Crop, cut, draw_crops
+from situs.methods.simclr.views import draw_crops
 from situs.observation import Observation
 from situs.views import ArraySource
+from situs.views.crops import Crop, cut
 
 
 def _reference(first, second, temperature):

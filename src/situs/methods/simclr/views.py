@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from situs.methods.base import Batch
 from situs.methods.simclr.config import SimClrConfig
+from situs.views.crops import Crop, cut, draw_crop
 from situs.views.intensity import jitter
 from situs.views.source import Source
-from situs.views.subvolume import random_start, slice_axis, spanned, start_near
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Where a view is cut: first voxel, extent in the scan, and axes along which it is flipped."""
-
-    start: tuple[int, int, int]
-    extent: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
+from situs.views.subvolume import slice_axis, spanned
 
 
 def draw_crops(
@@ -32,33 +21,14 @@ def draw_crops(
     """Draw two crops whose centres lie near each other.
 
     The first is uniform over the scan; the second's centre is moved by up to ``max_shift`` views
-    along each axis, less where the scan ends. Slices are of one place along ``axis``: they are
-    neither zoomed, moved nor flipped along it.
+    along each axis, less where the scan ends. Slices are of one place along ``axis``.
     """
-    size = np.asarray(spanned(config.view_size, axis))
+    size = config.view_size
+    first = draw_crop(shape, size, config.zoom, config.flip, rng, axis)
     within = np.arange(3) != axis
-    low, high = np.log(config.zoom)
-    zoom = np.exp(rng.uniform(low, high, (2, 1)))
-    extents = np.where(within, np.rint(size * zoom).astype(int).clip(min=2), size)
-    first = random_start(shape, extents[0].tolist(), rng)
-    shift = rng.uniform(-config.max_shift, config.max_shift, 3) * size * within
-    centre = np.asarray(first) + extents[0] / 2 + shift
-    second = start_near(centre, shape, extents[1].tolist())
-    flips = (rng.random((2, 3)) < config.flip) & within
-    one, two = (
-        Crop(start, (int(e[0]), int(e[1]), int(e[2])), (bool(f[0]), bool(f[1]), bool(f[2])))
-        for start, e, f in zip((first, second), extents, flips, strict=True)
-    )
-    return one, two
-
-
-def cut(source: Source, crop: Crop, size: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Read ``crop`` and resample it to ``size`` by trilinear interpolation, ``(C, *size)``."""
-    view = torch.from_numpy(source.read(crop.start, crop.extent))[None]
-    if crop.extent != tuple(size):
-        view = F.interpolate(view, size=tuple(size), mode="trilinear", align_corners=False)
-    flipped = torch.flip(view[0], [axis + 1 for axis in range(3) if crop.flips[axis]])
-    return np.ascontiguousarray(flipped.numpy())
+    shift = rng.uniform(-config.max_shift, config.max_shift, 3) * spanned(size, axis) * within
+    centre = first.centre_vox + shift
+    return first, draw_crop(shape, size, config.zoom, config.flip, rng, axis, centre)
 
 
 def sample_pair(source: Source, config: SimClrConfig, rng: np.random.Generator) -> Batch:
