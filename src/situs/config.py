@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from situs.errors import ConfigError
+from situs.errors import ConfigError, setting
 
 
 class Config(BaseModel):
@@ -116,25 +117,106 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    lines = []
+    """Every problem in a line of its own; what a value may be instead is joined by "or"."""
+    lines: list[str] = []
+    wishes: dict[str, tuple[list[str], str]] = {}
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        path = _own_path(model, problem["loc"])
+        key = ".".join(map(str, path))
         if problem["type"] == "extra_forbidden":
-            known = _known_keys(model, problem["loc"][:-1])
-            lines.append(f"unknown key '{key}'{_nearest(str(problem['loc'][-1]), known)}")
+            known = _known_keys(model, path[:-1])
+            lines.append(f"unknown key '{key}'{_nearest(str(path[-1]), known)}")
+        elif not path:
+            lines.append(_wish(problem))
+        elif problem["type"] == "missing":
+            lines.append(f"{setting(key)} is missing")
         else:
-            lines.append(f"'{key}': {problem['msg']}, got {problem.get('input')!r}")
+            inside = len(problem["loc"]) > len(path)  # in one of the forms that a value may take
+            said, _ = wishes.setdefault(key, ([], _shown(problem["input"], inside)))
+            said += [_wish(problem)] if _wish(problem) not in said else []
+    lines += [f"{setting(key)} {', or '.join(said)}{got}" for key, (said, got) in wishes.items()]
     return "configuration cannot be used:\n  " + "\n  ".join(lines)
 
 
+_WISHES = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a group of settings",
+    "model_type": "must be a group of settings",
+}
+
+
+def _wish(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a value, without words of Python or pydantic."""
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    said = _WISHES.get(problem["type"], problem["msg"])
+    return said.replace("Input should", "must").replace("Tuple", "the list")
+
+
+def _shown(value: Any, inside: bool) -> str:
+    """``, got …`` where the value can be said in a few words."""
+    if value is None:
+        return ", got nothing"
+    if inside and isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+        return ""
+    text = f"'{value}'" if isinstance(value, str | Path) else str(value)
+    if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+        text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6).strip()
+    return f", got {text}" if len(text) < _LONG else ""
+
+
+_LONG = 100  # characters of a value that an error quotes
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _own_path(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The part of pydantic's location that a user wrote: no names of a union's members."""
+    known: type[BaseModel] | None = model
+    path: list[int | str] = []
+    for part in loc:
+        if isinstance(part, str) and _MEMBER.search(part):
+            break
+        if path and known is None and isinstance(part, str) and part in _MEMBERS:
+            break
+        path.append(part)
+        known = _model_of(known, part)
+    return tuple(path)
+
+
+_MEMBER = re.compile(r"[\[(]|^constrained-")  # 'literal[…]', 'function-after[…]', 'tuple[…]'
+_MEMBERS = {"int", "float", "str", "bool", "path", "none", "list", "dict"}
+
+
+def _model_of(model: type[BaseModel] | None, part: int | str) -> type[BaseModel] | None:
+    field = model.model_fields.get(str(part)) if model else None
+    annotation = field.annotation if field else None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
+
+
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    found: type[BaseModel] | None = model
     for part in path:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+        found = _model_of(found, part)
+    return list(found.model_fields) if found else []
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

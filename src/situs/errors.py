@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+
+_OPTIONS: ContextVar[Mapping[str, str] | None] = ContextVar("options", default=None)
+
+
+@contextmanager
+def speaking(options: Mapping[str, str]) -> Iterator[None]:
+    """Let errors speak of options of a command instead of settings.
+
+    Args:
+        options: Setting → option, for instance ``{"train": "--labels"}``. Settings without an
+            option are given as ``--set name=value``.
+    """
+    token = _OPTIONS.set(options)
+    try:
+        yield
+    finally:
+        _OPTIONS.reset(token)
+
+
+def setting(name: str) -> str:
+    """What the interface in use calls a setting: ``'train'`` in Python, ``--labels`` in a shell."""
+    options = _OPTIONS.get()
+    if options is None:
+        return f"'{name}'"
+    return options.get(name) or (f"--set {name}" if "settings" in options else f"'{name}'")
 
 
 class SitusError(Exception):

@@ -47,6 +47,34 @@ def test_yaml_that_cannot_be_read_is_named_in_one_line(
     assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["finetune", *_DATA, "--set", "patience=3", "--labels", "2"], "give --validation"),
+        (["finetune", *_DATA, "--freeze-encoder"], "--freeze-encoder would freeze random weights"),
+        (["pretrain", *_DATA, "--steps", "0"], "--steps must be greater than 0, got 0"),
+        (["pretrain", *_DATA, "--set", "optimiser.lr=-1"], "--set optimiser.lr must be greater"),
+        (["prepare", "x", "--out", "y", "--spacing", "coarse"], "--spacing must be 'median' or 'n"),
+        (["pretrain", *_DATA], "--data is not there: x"),
+    ],
+)
+def test_errors_speak_of_what_was_typed(
+    typed: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["situs", *typed])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert not any(word in message for word in ("Value error", "Input should", "PosixPath"))
+
+
 def test_doctor_names_the_extra_of_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,20 @@ def test_fewer_labels_are_a_subset_and_the_test_cases_stay() -> None:
     assert rest.train == few.train
 
 
+def test_shares_are_of_the_patients_and_one_is_always_tested() -> None:
+    cohort = cohort_of([i // 2 for i in range(20)])  # ten patients of two scans each
+    split = choose(cohort, None, 0.1, 0.2, seed=0)
+    assert [len(split.train), len(split.validation), len(split.test)] == [14, 2, 4]
+    assert len({cohort.group(name) for name in split.test}) == 2
+    line = split.said(cohort)
+    assert line.startswith("14 cases to train on, of 7 patients; 2 cases for validation, of 1 pat")
+    assert all(name in line for name in (*split.validation, *split.test))
+    small = choose(cohort_of([0, 1, 2]), None, 0.1, 0.2, seed=0)
+    assert [len(small.train), len(small.validation), len(small.test)] == [2, 0, 1]
+    with pytest.raises(ConfigError, match=r"'train': no case is left of 1 .*Label more"):
+        choose(cohort_of([0]), None, 0.1, 0.2, seed=0)
+
+
 def test_declared_splits_are_kept_and_classes_take_turns() -> None:
     declared = ["train"] * 8 + ["test"] * 4
     classes = [0, 0, 0, 0, 0, 0, 1, 2, 0, 1, 2, 0]
@@ -69,6 +83,7 @@ def test_declared_splits_are_kept_and_classes_take_turns() -> None:
     assert sorted(split.test) == ["case-08", "case-09", "case-10", "case-11"]
     assert {"case-06", "case-07"} < set(split.train), "one of each class comes first"
     assert choose(cohort, None, 2, 2, 1).validation[0] < "case-08", "no 'val' is declared"
+    assert sorted(choose(cohort, None, 0.1, 0.2, 1).test) == sorted(split.test), "all declared"
     with pytest.raises(ConfigError, match="asks for 9 cases, but 8 are left"):
         choose(cohort, 9, 0, None, seed=1)
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from situs import __version__
 from situs.cli.console import err
-from situs.errors import SitusError
+from situs.errors import SitusError, speaking
 
 app = typer.Typer(
     name="situs",
@@ -26,12 +26,38 @@ app = typer.Typer(
 
 @app.callback()
 def situs(
+    ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Pretrain encoders on unlabelled 3D medical scans by teaching them where things are."""
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    ctx.with_resource(speaking(_options(ctx)))
+
+
+# Where a setting is called otherwise than the parameter of the verb that takes it.
+_SETTINGS = {
+    "labels": "train",
+    "out_folder": "out",
+    "out_path": "out",
+    "out_file": "out",
+    "store": "out",
+    "folder": "out",
+    "catalog": "out",
+    "test_data": "dataset.test",
+}
+
+
+def _options(ctx: typer.Context) -> dict[str, str]:
+    """Setting → option of the verb that was called, so that errors name what was typed."""
+    verb = getattr(ctx.command, "commands", {}).get(ctx.invoked_subcommand)
+    options: dict[str, str] = {}
+    for parameter in verb.params if verb else ():
+        written = [name for name in parameter.opts if name.startswith("--")]
+        if written and parameter.name:
+            options[_SETTINGS.get(parameter.name, parameter.name)] = written[0]
+    return options
 
 
 # Importing a module adds its verbs to ``app``; each imports its heavy parts inside the verb, so

@@ -31,10 +31,14 @@ def finetune(
     out_folder: Annotated[Path | None, typer.Option("--out", help="The result folder.")] = None,
     task: Annotated[str | None, typer.Option(help="segmentation or classification.")] = None,
     labels: Annotated[
-        int | None, typer.Option(help="Labelled cases to train on; all by default.")
+        int | None,
+        typer.Option(help="Labelled cases to train on; all that are not held out by default."),
     ] = None,
     validation: Annotated[int | None, typer.Option(help="Cases for early stopping.")] = None,
-    test: Annotated[int | None, typer.Option(help="Cases to score; the rest by default.")] = None,
+    test: Annotated[
+        int | None,
+        typer.Option(help="Cases to score; the rest by default, or a fifth of the patients."),
+    ] = None,
     test_data: Annotated[
         Path | None, typer.Option(help="A second data set of the same kind, only to score on.")
     ] = None,
@@ -163,7 +167,10 @@ def probe(
     labels: Annotated[
         int | None, typer.Option(help="Cases to learn from; half of them by default.")
     ] = None,
-    test: Annotated[int | None, typer.Option(help="Cases to score; the rest by default.")] = None,
+    test: Annotated[
+        int | None,
+        typer.Option(help="Cases to score; the rest by default, or a fifth of the patients."),
+    ] = None,
     voxels: Annotated[int, typer.Option(help="Voxels of each class drawn from each case.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
     settings: Settings = None,

@@ -19,7 +19,7 @@ import situs
 from situs import backbones
 from situs.backbones.base import Backbone
 from situs.config import dump_yaml, load_config
-from situs.errors import ConfigError
+from situs.errors import ConfigError, setting
 from situs.files import write_file, write_json
 from situs.methods.composition import Composition, compose
 from situs.pretraining.callbacks import Checkpoints, DataClock, MetricsLogger, ObservationCallback
@@ -218,7 +218,7 @@ def _open_store(config: PretrainConfig, mode: Mode) -> Store:
         return Store.open(own)
     absent = [str(path) for path in paths if not path.exists()]
     if absent:
-        raise ConfigError(f"'data' is not there: {', '.join(absent)}")
+        raise ConfigError(f"{setting('data')} is not there: {', '.join(absent)}")
     if len(paths) == 1 and Store.is_store(paths[0]):
         return Store.open(paths[0])
     if mode == "overwrite" and is_run(config.out):

@@ -71,7 +71,7 @@ REASONS = MappingProxyType(
         ),
         "four-dimensional": Reason(
             "the file holds several volumes (time, echo, diffusion)",
-            "choose one with volume=0, 1, …",
+            "choose with --volumes first or each; in Python with volume=0, 1, …",
         ),
         "no-such-volume": Reason(
             "the chosen volume is not in the file", "choose one that the file holds"

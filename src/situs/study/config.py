@@ -17,6 +17,7 @@ from pydantic import (
 from situs.backbones import BackboneConfig
 from situs.config import Config, Seed, validate
 from situs.datasets.dataset import DatasetOptions
+from situs.errors import setting
 from situs.evaluation.measures import DEFAULT, METRICS, Metric
 from situs.methods.composition import compose
 from situs.store import Preprocessing
@@ -181,7 +182,9 @@ class StudyConfig(Config):
         if self.metric and self.metric not in usable:
             raise ValueError(f"metric '{self.metric}' is none of {self.task}: {', '.join(usable)}")
         if len(self.tune.lr) > 1 and self.validation == 0:
-            raise ValueError("tuning learning rates needs validation cases; set 'validation'")
+            raise ValueError(
+                f"tuning learning rates needs validation cases; set {setting('validation')}"
+            )
         settings = [("study", self.pretrain, self.finetune)]
         settings += [(f"arm '{a.title}'", a.pretrain, a.finetune) for a in self.arms]
         for who, pretrain, finetune in settings:

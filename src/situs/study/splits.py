@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from situs.errors import SitusError
+from situs.errors import SitusError, setting
 from situs.study.cases import CaseFacts, near_duplicates
 
 
@@ -118,7 +118,8 @@ def training_cases(
     if len(order) < labels:
         raise SitusError(
             f"{labels} labelled {'patients' if by_patient else 'cases'} were asked for, but only "
-            f"{len(order)} are left to train on; lower 'labels', 'test' or 'validation'"
+            f"{len(order)} are left to train on; lower {setting('labels')}, {setting('test')} or "
+            f"{setting('validation')}"
         )
     return _names(order[:labels])
 

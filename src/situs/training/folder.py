@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from situs.config import Config
-from situs.errors import RunError
+from situs.errors import RunError, setting
 from situs.training.run import Run
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -54,7 +54,7 @@ def check_outside(out: Path, needed: Iterable[str | Path]) -> None:
     if inside:
         raise RunError(
             f"overwriting {out} would delete {', '.join(inside)}, which this run needs. Choose "
-            "another 'out', or move it out of there first."
+            f"another {setting('out')}, or move it out of there first."
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from situs.errors import RunError
+from situs.errors import RunError, setting
 from situs.files import file_sha256, keep_file, write_csv, write_json
 from situs.observation import Observation
 
@@ -118,13 +118,13 @@ class Run:
         if not found:
             raise RunError(
                 f"{self.path} holds no resumable state (checkpoints/last/state-*.ckpt). To start "
-                "anew in this folder, say so with 'overwrite'."
+                f"anew in this folder, say so with {setting('overwrite')}."
             )
         _, digest, state = max(found)  # a newer one may not have removed the older yet
         if file_sha256(state, _DIGITS) != digest:
             raise RunError(
                 f"{state} is damaged (its checksum does not fit). Its weights in "
-                "checkpoints/best can still be used as 'init' of a new run."
+                f"checkpoints/best can still be used as {setting('init')} of a new run."
             )
         return state
 

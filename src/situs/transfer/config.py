@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from situs.backbones import BackboneConfig
 from situs.config import Config, Seed
 from situs.datasets.dataset import DatasetOptions
+from situs.errors import setting
 from situs.store import Preprocessing
 
-Cases = int | tuple[str, ...] | None
-"""Cases by number (drawn by seed), by name, or None for all that no other split took."""
+Share = Annotated[float, Field(gt=0, lt=1)]
+Cases = int | Share | tuple[str, ...] | None
+"""Cases by number, as a share of the patients, by name, or None for all that no other part took.
+
+Numbers and shares are drawn by seed.
+"""
+
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
+"""Of the patients, where nothing is said of training and test cases."""
 
 
 class Augmentation(Config):
@@ -66,7 +74,9 @@ class FinetuneConfig(Config):
             that of the stack, and cuts isotropic scans into axial slices.
         train: Labelled cases to train on.
         validation: Cases for early stopping and for choosing the best weights; 0 for neither.
-        test: Cases that are scored at the end.
+        test: Cases that are scored at the end. Where neither ``train`` nor ``test`` is given, a
+            fifth of the patients (or the cases that the data set declares) are tested, a tenth
+            are for validation, and the rest is trained on.
         steps: Optimiser steps.
         batch_size: Patches a step.
         patch_size: Voxels along each axis; by default the cases' median size, at most 96 (of
@@ -139,14 +149,30 @@ class FinetuneConfig(Config):
     seed: Seed = 0
     overwrite: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_out(cls, values: Any) -> Any:
+        """Fit to a collection of which nothing is known but where it lies."""
+        if not isinstance(values, dict):
+            return values
+        if values.get("train") is None and values.get("test") is None:
+            return {"validation": VALIDATION_SHARE, **values, "test": TEST_SHARE}
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.init != "none" and self.backbone is not None:
-            raise ValueError("'backbone' is for init 'none'; a run's card names its own network")
+            raise ValueError(
+                f"{setting('backbone')} is for {setting('init')} none; a run's card names its own "
+                "network"
+            )
         if self.freeze_encoder and self.init == "none":
-            raise ValueError("'freeze_encoder' would freeze random weights; give 'init' a run")
+            raise ValueError(
+                f"{setting('freeze_encoder')} would freeze random weights; give {setting('init')} "
+                "a run"
+            )
         if self.patience and self.validation == 0:
-            raise ValueError("'patience' needs validation cases; set 'validation'")
-        if self.train is None and self.test is None:
-            raise ValueError("give 'train' or 'test': both cannot be all remaining cases")
+            raise ValueError(
+                f"{setting('patience')} needs validation cases; give {setting('validation')}"
+            )
         return self

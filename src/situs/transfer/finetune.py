@@ -19,7 +19,7 @@ from torch import nn
 
 from situs.backbones import Backbone
 from situs.config import dump_yaml, load_config, validate
-from situs.errors import ConfigError, RunError
+from situs.errors import ConfigError, RunError, setting
 from situs.evaluation.metrics import Summary
 from situs.files import write_file
 from situs.store import Preprocessing
@@ -77,6 +77,8 @@ def finetune(
         cohort = _cohort(config, cohort, card.preprocessing)
         config = _settled(config, cohort, quiet)
         split = choose(cohort, config.train, config.validation, config.test, config.seed)
+        if not quiet:
+            Console(stderr=True).print(split.said(cohort), markup=False, highlight=False)
         model, ledger, pretrained = _model(config, cohort, split)
         # Only now: weights that do not fit must not cost an earlier result.
         _make_folder(_resolved(config, model.task, cohort))
@@ -104,15 +106,15 @@ def _cohort(config: FinetuneConfig, cohort: Cohort | None, carded: Mapping[str, 
     if cohort.rules != expected:
         raise ConfigError(
             f"the cohort was prepared with {cohort.rules!r}, but this fine-tuning needs "
-            f"{expected!r}; open another cohort, or set 'preprocessing'"
+            f"{expected!r}; open another cohort, or set {setting('preprocessing')}"
         )
     if cohort.dataset.task != config.task:
         raise ConfigError(f"{config.data} has labels for {cohort.dataset.task}, not {config.task}")
     wanted = config.class_weights
     if wanted is not None and len(wanted) != len(cohort.classes):
         raise ConfigError(
-            f"'class_weights' has {len(wanted)} numbers, the data set {len(cohort.classes)} "
-            f"classes: {list(cohort.classes.values())}"
+            f"{setting('class_weights')} has {len(wanted)} numbers, the data set "
+            f"{len(cohort.classes)} classes: {list(cohort.classes.values())}"
         )
     return cohort
 
@@ -178,7 +180,9 @@ def _patch_size(
     dims = backbone.spatial_dims
     if config.patch_size is not None:
         if len(config.patch_size) != dims:
-            raise ConfigError(f"'patch_size' must have {dims} numbers, got {config.patch_size}")
+            raise ConfigError(
+                f"{setting('patch_size')} must have {dims} numbers, got {config.patch_size}"
+            )
         backbone.check_size(config.patch_size)
         return config.patch_size
     limit = 96 if dims == 3 else 256
@@ -263,7 +267,9 @@ def _check_folder(config: FinetuneConfig) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not config.overwrite:
-        raise RunError(f"{out} is not empty; choose another 'out', or say 'overwrite'")
+        raise RunError(
+            f"{out} is not empty; choose another {setting('out')}, or say {setting('overwrite')}"
+        )
     if not (out / "config.yaml").is_file():
         raise RunError(f"{out} holds something that is no result of situs; it is not replaced")
     check_outside(out, [config.data, *([] if config.init == "none" else [config.init])])

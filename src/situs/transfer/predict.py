@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from situs.errors import RunError, ScanRefused
+from situs.errors import RunError, ScanRefused, setting
 from situs.files import write_csv
 from situs.scans.channels import read_channels, with_modalities
 from situs.scans.discovery import Candidate, common_root, discover
@@ -77,7 +77,7 @@ def predict(
             with other classes; nothing is written then.
     """
     if overwrite and resume:
-        raise RunError("say 'overwrite' or 'resume', not both")
+        raise RunError(f"say {setting('overwrite')} or {setting('resume')}, not both")
     given = [Path(path) for path in paths]
     for path in given:
         if not path.exists():
@@ -135,7 +135,8 @@ class _Table:
             shown = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
             raise RunError(
                 f"{self.file.parent} has predictions of {len(there)} of these scans ({shown}); "
-                "say 'resume' to keep them, 'overwrite' to replace them, or choose another folder"
+                f"say {setting('resume')} to keep them, {setting('overwrite')} to replace them, or "
+                "choose another folder"
             )
 
     def forget(self, names: Iterable[str]) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from situs.errors import ConfigError
+from situs.errors import ConfigError, setting
 from situs.transfer.cases import Cohort
 
-Wish = int | Sequence[str] | None
+Wish = int | float | Sequence[str] | None
 
 _DECLARED = {"train": "train", "validation": "val", "test": "test"}
+_NAMED = 5  # held-out cases that a line names
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,21 @@ class Split:
     validation: tuple[str, ...]
     test: tuple[str, ...]
 
+    def said(self, cohort: Cohort) -> str:
+        """Who is trained on and who is held out, in one line."""
+        words = {"train": "to train on", "validation": "for validation", "test": "to test on"}
+        found = []
+        for part, what in words.items():
+            names = getattr(self, part)
+            patients = len({cohort.group(name) for name in names})
+            line = f"{len(names)} {'case' if len(names) == 1 else 'cases'} {what}"
+            if patients != len(names):
+                line += f", of {patients} {'patient' if patients == 1 else 'patients'}"
+            if part != "train" and names:
+                line += f" ({', '.join(names[:_NAMED])}{', …' if len(names) > _NAMED else ''})"
+            found.append(line)
+        return "; ".join(found)
+
 
 def choose(cohort: Cohort, train: Wish, validation: Wish, test: Wish, seed: int) -> Split:
     """Fix the cases of each part.
@@ -32,12 +49,13 @@ def choose(cohort: Cohort, train: Wish, validation: Wish, test: Wish, seed: int)
     ``seed`` only: test cases from its end, validation cases before them, training cases from
     its start. So with one seed fewer training cases are a subset of more, and the test cases
     stay the same. Where the data set itself declares test or validation cases, they are drawn
-    from those. For classification the classes take turns among the training cases. The cases
-    of a patient are never parted.
+    from those; a share then means all of them. For classification the classes take turns among
+    the training cases. The cases of a patient are never parted.
 
     Args:
         cohort: Where the cases are.
-        train: Names, a number of cases, or None for all that remain.
+        train: Names, a number of cases, a share of the patients (a fraction below 1), or None
+            for all that remain.
         validation: The same.
         test: The same.
         seed: Of the drawing.
@@ -46,18 +64,24 @@ def choose(cohort: Cohort, train: Wish, validation: Wish, test: Wish, seed: int)
         ConfigError: For unknown names, a case or patient in two parts, or too few cases.
     """
     wishes = {"train": train, "validation": validation, "test": test}
-    parts = {k: list(w) for k, w in wishes.items() if w is not None and not isinstance(w, int)}
+    parts = {
+        k: list(w) for k, w in wishes.items() if w is not None and not isinstance(w, int | float)
+    }
     _check_named(cohort, parts)
     order = _order(cohort, {name for names in parts.values() for name in names}, seed)
+    patients = len(order)
     # "All that remain" comes last, when the numbers have taken their share.
     drawing = sorted(("test", "validation", "train"), key=lambda part: wishes[part] is None)
     for part in drawing:
         wish = wishes[part]
-        if part not in parts and (wish is None or isinstance(wish, int)):
-            parts[part] = _draw(cohort, order, part, wish)
+        if part not in parts and (wish is None or isinstance(wish, int | float)):
+            parts[part] = _draw(cohort, order, part, wish, patients)
     for part in ("train", "test"):
         if not parts[part]:
-            raise ConfigError(f"no case is left for '{part}' of {len(cohort.names)} labelled ones")
+            raise ConfigError(
+                f"{setting(part)}: no case is left of {len(cohort.names)} labelled ones "
+                f"({_held(parts)}). Label more, or hold out fewer"
+            )
     return Split(*(tuple(parts[part]) for part in ("train", "validation", "test")))
 
 
@@ -72,22 +96,41 @@ def _order(cohort: Cohort, named: set[str], seed: int) -> list[list[str]]:
     return [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]
 
 
-def _draw(cohort: Cohort, order: list[list[str]], part: str, wish: int | None) -> list[str]:
-    """Take patients for ``part`` out of ``order``."""
+def _draw(
+    cohort: Cohort, order: list[list[str]], part: str, wish: float | None, patients: int
+) -> list[str]:
+    """Take patients for ``part`` out of ``order``, which had ``patients`` to begin with."""
     eligible = _eligible(cohort, order, part)
     eligible = _in_turns(cohort, eligible) if part == "train" else eligible[::-1]
+    count: int | None = None
+    if isinstance(wish, float):
+        eligible = _share(cohort, eligible, part, wish * patients)
+    else:
+        count = wish
     drawn: list[str] = []
     for patient in eligible:
-        if wish is not None and len(drawn) >= wish:
+        if count is not None and len(drawn) >= count:
             break
         drawn += patient
         order.remove(patient)
-    if wish is not None and len(drawn) < wish:
+    if count is not None and len(drawn) < count:
         raise ConfigError(
-            f"'{part}' asks for {wish} cases, but {len(drawn)} are left of "
+            f"{setting(part)} asks for {count} cases, but {len(drawn)} are left of "
             f"{len(cohort.names)} labelled ones"
         )
-    return drawn[:wish]
+    return drawn[:count]
+
+
+def _share(cohort: Cohort, eligible: list[list[str]], part: str, wanted: float) -> list[list[str]]:
+    """So many patients, rounded, one to test on at least; all where the data set declares them."""
+    if part != "train" and any(cohort.declared_split(p[0]) == _DECLARED[part] for p in eligible):
+        return eligible
+    return eligible[: math.floor(wanted + 0.5) or int(part == "test")]
+
+
+def _held(parts: dict[str, list[str]]) -> str:
+    counts = {part: len(parts.get(part, ())) for part in ("train", "validation", "test")}
+    return ", ".join(f"{setting(part)} has {count}" for part, count in counts.items())
 
 
 def _eligible(cohort: Cohort, order: Sequence[list[str]], part: str) -> list[list[str]]:

@@ -31,7 +31,7 @@ def chosen_volumes(count: int, volume: int | Literal["all"] | None, path: Path) 
             raise refuse("no-such-volume", path, f"volume {volume} of 1 was asked for")
         return list(range(count))
     if volume is None:
-        detail = f"holds {count} volumes; choose one with volume=0 … {count - 1}, or volume='all'"
+        detail = f"holds {count} volumes; choose one of them (0 … {count - 1}), or all"
         raise refuse("four-dimensional", path, detail)
     if not 0 <= volume < count:
         raise refuse("no-such-volume", path, f"volume {volume} of {count} was asked for")
