@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from situs.errors import ScanRefused, SitusError
+from situs.version import __version__
 
 if TYPE_CHECKING:
     from situs.observation import Observation
     from situs.pretraining.pretrain import pretrain
+    from situs.report.study import run_study
     from situs.scans.read import read_scan
     from situs.scans.scan import Scan
     from situs.store import Store
     from situs.training.run import Run
     from situs.transfer.finetune import finetune
     from situs.weights import load_encoder
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Observation",
@@ -31,6 +32,7 @@ __all__ = [
     "load_encoder",
     "pretrain",
     "read_scan",
+    "run_study",
 ]
 
 # Public name → where it lives; imported when first used, so that ``import situs`` is quick and
@@ -44,8 +46,20 @@ _LAZY = {
     "load_encoder": "situs.weights",
     "pretrain": "situs.pretraining.pretrain",
     "read_scan": "situs.scans.read",
+    "run_study": "situs.report.study",
 }
-_PACKAGES = {"backbones", "geometry", "methods", "observe", "scans", "store", "transfer", "views"}
+_PACKAGES = {
+    *("backbones", "catalog", "datasets", "evaluation", "export", "geometry", "methods"),
+    *("observation", "planning", "pretraining", "report", "scans", "splits", "store", "study"),
+    *("training", "transfer", "views", "weights"),
+}
+
+# What IPython shall show by ``situs.report.display``: module and name of the class.
+_SHOWN = (
+    ("situs.observation.observation", "Observation"),
+    ("situs.scans.scan", "Scan"),
+    ("situs.training.run", "Run"),
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -58,3 +72,23 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY, *_PACKAGES})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Let a notebook show observations, runs and scans.
+
+    Called by ``%load_ext situs``, and when situs is imported inside IPython.
+
+    Args:
+        shell: IPython's.
+    """
+
+    def show(item: Any) -> str:
+        return str(import_module("situs.report.display").html(item))  # draws; imported when asked
+
+    for module, name in _SHOWN:
+        shell.display_formatter.formatters["text/html"].for_type_by_name(module, name, show)
+
+
+if "IPython" in sys.modules and (_shell := sys.modules["IPython"].get_ipython()) is not None:
+    load_ipython_extension(_shell)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
 from situs.evaluation.measures import METRICS, case_scores, mean_score
-from situs.study.wording import finding
+from situs.report.study.wording import finding
 
 NAMES = ["a thing", "b", "c"]
 

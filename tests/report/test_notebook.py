@@ -15,7 +15,7 @@ import report_samples as samples
 
 from situs.errors import SitusError
 from situs.observation import MatrixPanel, Observation, Section
-from situs.report import notebook
+from situs.report import display, notebook
 from situs.scans.scan import Scan
 from situs.training.run import Run
 
@@ -23,7 +23,7 @@ from situs.training.run import Run
 def test_an_observation_shows_scores_and_figures() -> None:
     seen = samples.observation(hostile="<script>x()</script>")
     light = Observation(seen.method, 7, (seen.sections[0],), warnings=seen.warnings)
-    shown = light._repr_html_()
+    shown = display.html(light)
     assert "spatial at step 7" in shown
     assert "31.2 mm" in shown
     assert shown.count("<svg") >= 3
@@ -32,11 +32,36 @@ def test_an_observation_shows_scores_and_figures() -> None:
 
 
 def test_a_run_and_a_scan_show_themselves(light_run: Path) -> None:
-    assert "where a constant answer gives" in Run(light_run)._repr_html_()
+    assert "where a constant answer gives" in display.html(Run(light_run))
     array = np.random.default_rng(0).random((2, 12, 10, 8))
-    shown = Scan(array, np.diag([1.0, 1, 2.5, 1]), "MR")._repr_html_()
+    shown = display.html(Scan(array, np.diag([1.0, 1, 2.5, 1]), "MR"))
     assert "12 × 10 × 8 voxels of 1 × 1 × 2.5 mm, 2 channels" in shown
     assert shown.count("<svg") == 3
+
+
+@pytest.mark.parametrize("first", ["shell", "situs"])
+def test_ipython_shows_a_scan_as_a_page_and_everything_else_as_before(first: str) -> None:
+    script = """
+import sys
+if sys.argv[1] == "situs":
+    import situs
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+if sys.argv[1] == "situs":
+    shell.run_line_magic("load_ext", "situs")
+import numpy as np
+import situs
+assert "matplotlib" not in sys.modules
+scan = situs.Scan(np.zeros((1, 5, 6, 7)), np.eye(4), "CT")
+html = shell.display_formatter.format(scan)[0]["text/html"]
+assert "5 × 6 × 7 voxels" in html and html.count("<svg") == 3
+assert "text/html" not in shell.display_formatter.format(scan.array)[0]
+assert {type(situs.Run("x")).__module__, situs.Observation.__module__} == {
+    module for module, name in situs._SHOWN if name != "Scan"
+}
+"""
+    done = subprocess.run([sys.executable, "-c", script, first], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_importing_an_observation_draws_nothing_in() -> None:
@@ -106,5 +131,5 @@ def test_the_viewer_holds_the_scan_and_its_layers(viewer: str) -> None:
 
 
 def test_a_section_without_scores_or_panels_is_fine() -> None:
-    shown = Observation("x", 0, (Section("empty", "nothing"),))._repr_html_()
+    shown = display.html(Observation("x", 0, (Section("empty", "nothing"),)))
     assert "empty" in shown

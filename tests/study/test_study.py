@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from situs.cli import app
 from situs.config import validate
 from situs.errors import ConfigError, RunError, SitusError
+from situs.report.study.wording import findings, uncompared, unstable
 from situs.study import StudyConfig, describe, run_study
 from situs.study.checks import check_settings
 from situs.study.jobs import JobFolders
@@ -24,7 +25,6 @@ from situs.study.plan import Plan
 from situs.study.results import lost_classes
 from situs.study.run import _alone
 from situs.study.scheduler import Scheduler
-from situs.study.wording import findings, uncompared, unstable
 
 TWINS = (("fast", 1.0), ("slow", 0.5))
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "support" / "fake_worker.py"))

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from situs import __version__
 from situs.catalog.duplicates import mark_duplicates
 from situs.catalog.measure import Entry, Job, Measured, Volumes, measure, read_entry, refused_entry
 from situs.catalog.patients import with_cases
@@ -26,6 +25,7 @@ from situs.scans.names import escaped, unescaped
 from situs.scans.parallel import isolated_map
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
+from situs.version import __version__
 
 Progress = Callable[[str, int, int], None]
 """Told what is under way (``"headers"``, ``"scans"``), how many are done, and of how many."""

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from situs import __version__
 from situs.cli.console import err
 from situs.errors import SitusError, speaking
+from situs.version import __version__
 
 app = typer.Typer(
     name="situs",

@@ -33,7 +33,8 @@ def study(
 
     A second call goes on where the first one stopped. Exit code 1 if a job failed.
     """
-    from situs.study import describe, run_study  # noqa: PLC0415
+    from situs.report.study import run_study  # noqa: PLC0415
+    from situs.study import describe  # noqa: PLC0415
 
     if dry_run:
         plan, folders = describe(config, overrides=settings or ())
@@ -78,7 +79,7 @@ def _print_event(event: Any, done: int, total: int) -> None:
 
 
 def _print_plan(plan: Any, folders: Any, json: bool) -> None:
-    from situs.study.wording import uncompared  # noqa: PLC0415
+    from situs.report.study.wording import uncompared  # noqa: PLC0415
 
     jobs = plan.jobs()
     missing = [job for job in jobs if folders.result(job) is None]
@@ -111,7 +112,7 @@ def _print_summary(result: Any) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from situs.study.wording import difference, findings, interval, number, p_value  # noqa: PLC0415
+    from situs.report.study.wording import difference, findings, interval, number, p_value  # noqa: PLC0415
 
     metric = result.study.score
     table = Table(title=escape(result.study.name))

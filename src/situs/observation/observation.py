@@ -54,12 +54,6 @@ class Observation:
         """All scores by name."""
         return {score.name: score for section in self.sections for score in section.scores}
 
-    def _repr_html_(self) -> str:
-        """Scores and figures, in a notebook."""
-        from situs.report.notebook import observation_html  # noqa: PLC0415 - draws
-
-        return observation_html(self)
-
     def save(self, path: str | Path) -> None:
         """Write to one zip file: ``observation.json`` beside one ``.npy`` an array."""
         arrays: dict[str, Array] = {}

@@ -15,7 +15,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-import situs
 from situs import backbones
 from situs.backbones.base import Backbone
 from situs.config import dump_yaml, load_config
@@ -41,6 +40,7 @@ from situs.training.folder import (
 )
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
+from situs.version import __version__
 from situs.views.source import Source
 from situs.weights import Card, load_into
 
@@ -271,7 +271,7 @@ def _describe(
     """What a reader must know before the first step, so that even a crash leaves it."""
     write_file(run.path / "config.yaml", dump_yaml(config))
     known = {
-        "situs_version": situs.__version__,
+        "situs_version": __version__,
         "method": config.method,
         "method_info": composition.about(),
         "backbone": backbone_config(config, composition, store).model_dump(mode="json"),
@@ -291,7 +291,7 @@ def _describe(
 def _describe_resumed(run: Run, config: PretrainConfig) -> None:
     """What the run was begun with stays; where and with what it goes on is added."""
     write_file(run.path / "config.yaml", dump_yaml(config))  # with what was free to change
-    part = {"started": _now(), "situs_version": situs.__version__, "hardware": _hardware()}
+    part = {"started": _now(), "situs_version": __version__, "hardware": _hardware()}
     parts = [*run.info.get("resumed", []), part]
     run.write_info({"status": "running", "stopped_by": None, "resumed": parts})
 

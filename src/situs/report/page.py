@@ -19,10 +19,10 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-import situs
 from situs import text
 from situs.report import style
 from situs.report.svg import Tile
+from situs.version import __version__
 
 STATIC = Path(__file__).parent / "static"
 NIIVUE = STATIC / "niivue" / "niivue.umd.js"
@@ -35,7 +35,7 @@ def render(template: str, **context: Any) -> str:
         .get_template(template)
         .render(
             css=Markup(style.css_variables() + text_asset("report.css")),
-            version=situs.__version__,
+            version=__version__,
             **context,
         )
     )

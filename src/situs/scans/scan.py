@@ -59,12 +59,6 @@ class Scan:
             f"{self.orientation}, {self.modality}, {self.array.dtype})"
         )
 
-    def _repr_html_(self) -> str:
-        """Its geometry and three slices, in a notebook."""
-        from situs.report.notebook import scan_html  # noqa: PLC0415 - draws
-
-        return scan_html(self)
-
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along each axis, without channels."""

@@ -6,7 +6,6 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,19 @@ from situs.study.results import StudyResult, collect
 from situs.study.scheduler import WORKER, Event, Scheduler
 from situs.study.splits import split_cases, without_leaks
 from situs.study.unlabelled import read_unlabelled, unknown_to_test
-from situs.study.wording import markdown
 
 
-def run_study(
+def carry_out(
     config: Mapping[str, Any] | str | Path | StudyConfig,
     *,
     overrides: Sequence[str] = (),
     report: Callable[[Event, int, int], None] | None = None,
     only_report: bool = False,
     worker: Sequence[str] = WORKER,
-) -> StudyResult:
-    """Carry out what is missing of a study, and compare what is there.
+) -> tuple[StudyResult, Plan]:
+    """Carry out what is missing of a study, and compare what is there; draw nothing.
+
+    :func:`situs.report.study.run_study` also writes the page.
 
     Args:
         config: A mapping, the path of a YAML file, or a :class:`StudyConfig`.
@@ -47,15 +47,13 @@ def run_study(
         worker: Command line of a worker process.
 
     Returns:
-        The tables; also written to ``out`` as CSV and one HTML page.
+        The tables, also written to ``out`` as CSV, and the plan that they come from.
 
     Raises:
         ConfigError: If the configuration, or that of any of its runs, cannot be used.
         LeakError: If test scans would be known from training.
         RunError: If another process is at work in ``out``.
     """
-    from situs.study.page import write_page  # noqa: PLC0415 - draws figures
-
     study = load_config(StudyConfig, config, overrides)
     check_settings(study)
     study.out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +74,7 @@ def run_study(
             failed = scheduler.failed
     result = collect(plan, folders, [job.name for job in failed.values()])
     _write_tables(result, plan)
-    return replace(result, page=write_page(result, plan.cases))
+    return result, plan
 
 
 def describe(
@@ -185,7 +183,6 @@ def _write_tables(result: StudyResult, plan: Plan) -> None:
     }
     for name, table in tables.items():
         write_file(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    write_file(out / "summary.md", markdown(result))
     split = plan.cases.split
     write_json(
         out / "split.json",

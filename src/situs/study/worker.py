@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from situs import __version__
 from situs.errors import NonFiniteLoss, RunError
 from situs.files import write_json
 from situs.study.cost import Cost
 from situs.study.jobs import COST, JOB, LOG, RESULT, RUN
+from situs.version import __version__
 
 if TYPE_CHECKING:
     from situs.transfer.cases import Cohort

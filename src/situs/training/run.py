@@ -34,12 +34,6 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def _repr_html_(self) -> str:
-        """What it learned and its curves, in a notebook."""
-        from situs.report.notebook import run_html  # noqa: PLC0415 - draws
-
-        return run_html(self.path)
-
     @classmethod
     def open(cls, path: str | Path) -> Run:
         """An existing run.

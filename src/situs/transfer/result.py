@@ -13,10 +13,10 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from situs import __version__
 from situs.config import Config, validate
 from situs.errors import RunError
 from situs.files import write_csv, write_json
+from situs.version import __version__
 from situs.weights.ledger import Ledger
 
 RESULT = "result.json"

@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from situs import __version__
 from situs.backbones import Backbone, BackboneConfig, build
 from situs.config import Config, validate
 from situs.errors import ConfigError, TransferError
 from situs.files import sha256, write_files
+from situs.version import __version__
 from situs.weights.ledger import Ledger, fill, left_out
 
 CARD = "card.json"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,60 @@ from markupsafe import Markup
 from situs.evaluation.measures import Metric
 from situs.files import write_file
 from situs.report import page
-from situs.study.config import StudyConfig
-from situs.study.figures import efficiency, gains
-from situs.study.plan import StudyCases
-from situs.study.results import StudyResult
-from situs.study.wording import (
+from situs.report.study.figures import efficiency, gains
+from situs.report.study.wording import (
     best_rows,
     difference,
     duration,
     finding,
     interval,
     labels_needed,
+    markdown,
     missing,
     number,
     p_value,
     unstable,
     verdict,
 )
+from situs.study.config import StudyConfig
+from situs.study.plan import StudyCases
+from situs.study.results import StudyResult
+from situs.study.run import carry_out
+from situs.study.scheduler import WORKER, Event
 
 Record = dict[Any, Any]
+
+
+def run_study(
+    config: Mapping[str, Any] | str | Path | StudyConfig,
+    *,
+    overrides: Sequence[str] = (),
+    report: Callable[[Event, int, int], None] | None = None,
+    only_report: bool = False,
+    worker: Sequence[str] = WORKER,
+) -> StudyResult:
+    """Carry out what is missing of a study, compare what is there, and write the page.
+
+    Args:
+        config: A mapping, the path of a YAML file, or a :class:`situs.study.StudyConfig`.
+        overrides: ``key.path=value`` strings.
+        report: Called with each event, the number of finished jobs and of all jobs.
+        only_report: Run nothing; compare what has been finished so far.
+        worker: Command line of a worker process.
+
+    Returns:
+        The tables; also written to ``out`` as CSV, Markdown and one HTML page.
+
+    Raises:
+        ConfigError: If the configuration, or that of any of its runs, cannot be used.
+        LeakError: If test scans would be known from training.
+        RunError: If another process is at work in ``out``.
+    """
+    result, plan = carry_out(
+        config, overrides=overrides, report=report, only_report=only_report, worker=worker
+    )
+    write_file(result.study.out / "summary.md", markdown(result))
+    return replace(result, page=write_page(result, plan.cases))
 
 
 def write_page(result: StudyResult, cases: StudyCases) -> Path:
