@@ -359,6 +359,27 @@ def test_arms_that_differ_in_their_fine_tuning_share_the_pretraining(organs, tmp
         assert init is None or Path(init).parent.is_dir()
 
 
+@pytest.mark.parametrize(
+    ("arms", "asked", "expected"),
+    [
+        (["none", "mae"], {}, None),
+        (["none", "mae", "spatial"], {}, []),
+        (["none", "spatial"], {"flip_axes": "auto", "noise": 0.0}, []),
+        (["none", "spatial"], {"flip_axes": [0]}, [0]),
+    ],
+)
+def test_no_arm_flips_where_one_of_them_learned_position(organs, tmp_path, arms, asked, expected):
+    finetune = {"augmentation": asked} if asked else {}
+    short = {"labels": [2], "seeds": [0], "tune": {}}
+    run_study(config(organs, tmp_path, arms=arms, finetune=finetune, **short), worker=FAKE)
+    files = list((tmp_path / "jobs").glob("finetune-*/job.json"))
+    assert len(files) == len(arms)
+    for file in files:
+        said = json.loads(file.read_text())["config"].get("augmentation") or {}
+        assert said.get("flip_axes") == expected
+        assert said.get("noise") == asked.get("noise")
+
+
 def test_distances_are_better_when_smaller(organs, tmp_path):
     result = run_study(config(organs, tmp_path, metric="hd95_mm"), worker=FAKE)
     assert result.runs["lr"].eq(0.01).all(), "the rate with the smallest distance"

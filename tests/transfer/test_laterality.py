@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from situs.config import validate
 from situs.errors import ConfigError
 from situs.transfer import Augmentation, Cohort, Model, finetune
 from situs.transfer.laterality import sided, with_flips
@@ -27,13 +28,34 @@ def test_names_with_a_side(names: list[str], expected: list[str]) -> None:
     assert sided(names) == expected
 
 
-def test_flips_are_settled_by_the_classes() -> None:
-    default, plain, sides = Augmentation(), ["0", "liver"], ["0", "left kidney"]
-    assert with_flips(default, plain).flip_axes == (0,)
-    assert with_flips(default, sides).flip_axes == ()
-    assert with_flips(Augmentation(flip_axes=(1,)), sides).flip_axes == (1,)
+def flips(augmentation: Augmentation, classes=("0", "liver"), cases=("a", "b"), method="none"):
+    settled, why = with_flips(augmentation, classes, cases, method)
+    return settled.flips, why
+
+
+def test_flips_are_settled_by_classes_cases_and_the_pretext_task() -> None:
+    default, sides = Augmentation(), ["0", "left kidney"]
+    assert flips(default) == ((0,), "left-right flips: no class, case or pretext task has a side")
+    assert flips(default, sides)[0] == ()
+    assert flips(Augmentation(flip_axes=(1,)), sides)[0] == (1,)
     with pytest.raises(ConfigError, match=r"flip_axes.*1 class has a side \('left kidney'\)"):
-        with_flips(Augmentation(flip_axes=(0, 1)), sides)
+        flips(Augmentation(flip_axes=(0, 1)), sides)
+    axes, why = flips(default, cases=["knee-01-left", "knee-02-right"])
+    assert axes == ()
+    assert "2 cases have a side ('knee-01-left'" in why
+    for method, positional in {
+        "spatial": True, "planes": True, "sal": True, "s2dc": True, "mae+voco": True,
+        "mae": False, "simclr": False, "none": False, "elsewhere": False,
+    }.items():  # fmt: skip
+        axes, why = flips(default, method=method)
+        assert axes == (() if positional else (0,))
+        assert ("used position" in why) == positional
+    # Whoever asks for them gets them.
+    assert flips(Augmentation(flip_axes=(0,)), method="spatial")[0] == (0,)
+
+
+def test_flips_left_open_before_are_left_open() -> None:
+    assert validate(Augmentation, {"flip_axes": None}).flip_axes == "auto"
 
 
 @pytest.mark.parametrize("name", ["left body", "body"])

@@ -60,6 +60,8 @@ class Method(ABC):
         uses_teacher: Whether :meth:`step` needs an averaged copy of the network.
         least_batch: Samples that one step needs, over all devices; 2 for methods whose samples
             are contrasted with each other.
+        uses_position: Whether the task tells one side of the body from the other, so that
+            mirrored scans in fine-tuning would undo what it taught.
         item: What :meth:`sample` looks at, one scan or all scans of a study.
         formulas: Term name → its formula in words or LaTeX-like text, for the report.
         terms: Names of the loss terms besides ``total``.
@@ -73,6 +75,7 @@ class Method(ABC):
     trains_decoder: bool = False
     uses_teacher: bool = False
     least_batch: int = 1
+    uses_position: ClassVar[bool] = False
     item: Literal["scan", "study"] = "scan"
     formulas: ClassVar[dict[str, str]] = {}
     monitor: ClassVar[str] = ""

@@ -21,6 +21,7 @@ from situs.errors import setting
 from situs.evaluation.measures import DEFAULT, METRICS, Metric
 from situs.methods.composition import compose
 from situs.store import Preprocessing
+from situs.transfer.laterality import positional
 
 SCRATCH = "none"
 
@@ -198,6 +199,11 @@ class StudyConfig(Config):
     def score(self) -> Metric:
         """What is compared."""
         return METRICS[self.metric or DEFAULT[self.task]]
+
+    @property
+    def keeps_sides(self) -> bool:
+        """Whether the pretext task of any arm used position, so that no arm flips left-right."""
+        return any(positional(arm.method) for arm in self.arms)
 
     def backbone_of(self, arm: Arm) -> BackboneConfig:
         """The study's backbone with the arm's changes, in the method's dimension."""

@@ -255,6 +255,13 @@ class Plan:
             "seed": seed,
             "threads": study.threads,
         }
+        if study.keeps_sides:
+            # Arms are compared under one augmentation: where a pretext task used position, no
+            # arm flips left-right unless it was asked to.
+            asked = dict(config.get("augmentation") or {})
+            if asked.get("flip_axes") in (None, "auto"):
+                asked["flip_axes"] = []
+            config["augmentation"] = asked
         if lr is not None:
             config["lr"] = lr
         identity = {"data": self.cases.fingerprint}

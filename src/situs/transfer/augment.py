@@ -52,7 +52,7 @@ def draw(
     """Draw the parameters for a batch of patches.
 
     Args:
-        config: Ranges and probability; ``flip_axes`` None flips nothing here.
+        config: Ranges and probability; ``flip_axes`` ``"auto"`` flips nothing here.
         spacing: ``(B, D)`` millimetres, so that rotations are rigid in space.
         axes: Volume axis of each patch axis: (0, 1, 2), or the two axes of a slice.
         generator: The only source of randomness.
@@ -71,7 +71,7 @@ def draw(
     matrix = matrix * spacing[:, None, :] / spacing[:, :, None]
     signs = torch.ones(batch, dims)
     for place, axis in enumerate(axes):
-        if axis in (config.flip_axes or ()):
+        if axis in config.flips:
             signs[:, place] = 1 - 2 * (torch.rand(batch, generator=generator) < 0.5).float()
     return Drawn(
         matrix=matrix * signs[:, None, :],

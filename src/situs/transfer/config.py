@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from situs.backbones import BackboneConfig
 from situs.config import Config, Seed
@@ -30,9 +30,10 @@ class Augmentation(Config):
     Attributes:
         rotation_degrees: Largest rotation about each axis (in the plane for slices).
         scale: Largest relative change of size.
-        flip_axes: Array axes (0 is left-right) flipped with probability 1/2. By default only
-            left-right, and not even that where a class's name has a side ("left kidney"):
-            flipping the other axes makes anatomy that does not exist.
+        flip_axes: Array axes (0 is left-right) flipped with probability 1/2. ``"auto"`` flips
+            left-right only, and not even that where the name of a class or of a case has a side
+            ("left kidney"), or where the pretext task of the weights used position: flipping the
+            other axes makes anatomy that does not exist.
         contrast: Largest relative change of contrast.
         brightness: Largest shift, in standard deviations of the patch.
         noise: Largest standard deviation of Gaussian noise, in those of the patch.
@@ -42,12 +43,22 @@ class Augmentation(Config):
 
     rotation_degrees: float = Field(15.0, ge=0, le=180)
     scale: float = Field(0.15, ge=0, lt=1)
-    flip_axes: tuple[Literal[0, 1, 2], ...] | None = None
+    flip_axes: Literal["auto"] | tuple[Literal[0, 1, 2], ...] = "auto"
     contrast: float = Field(0.25, ge=0, lt=1)
     brightness: float = Field(0.2, ge=0)
     noise: float = Field(0.1, ge=0)
     gamma: float = Field(0.25, ge=0)
     probability: float = Field(0.5, ge=0, le=1)
+
+    @field_validator("flip_axes", mode="before")
+    @classmethod
+    def _none_was_auto(cls, given: Any) -> Any:
+        return "auto" if given is None else given
+
+    @property
+    def flips(self) -> tuple[int, ...]:
+        """The axes that are flipped; none as long as the data has not been asked."""
+        return () if self.flip_axes == "auto" else self.flip_axes
 
     @classmethod
     def off(cls) -> Augmentation:

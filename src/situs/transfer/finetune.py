@@ -30,7 +30,7 @@ from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.evaluate import evaluate, validation_score
 from situs.transfer.features import slice_axis_of
-from situs.transfer.laterality import said, sided, with_flips
+from situs.transfer.laterality import with_flips
 from situs.transfer.losses import classification_loss, segmentation_loss
 from situs.transfer.model import Model, Task, assemble, initialise, starting_point
 from situs.transfer.observation import observe_segmentation
@@ -75,7 +75,7 @@ def finetune(
     with isolate_rng(), _threads(config.threads):
         _, card = starting_point(config.init, config.backbone, channels=1)
         cohort = _cohort(config, cohort, card.preprocessing)
-        config = _settled(config, cohort, quiet)
+        config = _settled(config, cohort, card.method, quiet)
         split = choose(cohort, config.train, config.validation, config.test, config.seed)
         if not quiet:
             Console(stderr=True).print(split.said(cohort), markup=False, highlight=False)
@@ -119,12 +119,12 @@ def _cohort(config: FinetuneConfig, cohort: Cohort | None, carded: Mapping[str, 
     return cohort
 
 
-def _settled(config: FinetuneConfig, cohort: Cohort, quiet: bool) -> FinetuneConfig:
-    """The configuration with flips that these classes bear."""
-    names = list(cohort.classes.values())
-    augmentation = with_flips(config.augmentation, names)
-    if config.augmentation.flip_axes is None and not augmentation.flip_axes and not quiet:
-        Console(stderr=True).print(f"no left-right flips: {said(sided(names))}", markup=False)
+def _settled(config: FinetuneConfig, cohort: Cohort, method: str, quiet: bool) -> FinetuneConfig:
+    """The configuration with flips that the data and the pretext task bear."""
+    classes = list(cohort.classes.values())
+    augmentation, why = with_flips(config.augmentation, classes, cohort.names, method)
+    if not quiet:
+        Console(stderr=True).print(why, markup=False)
     return config.model_copy(update={"augmentation": augmentation})
 
 
@@ -156,7 +156,7 @@ def _model(
         patch_size=patch_size,
         slice_axis=axis,
         overlap=config.overlap,
-        flip_axes=(config.augmentation.flip_axes or ()) if config.test_flips else (),
+        flip_axes=config.augmentation.flips if config.test_flips else (),
         preprocessing=cohort.rules.model_dump(mode="json"),
         modalities=tuple(channel.modality for channel in channels),
         intensity=tuple(channel.intensity for channel in channels),

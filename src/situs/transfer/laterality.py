@@ -1,4 +1,4 @@
-"""Classes that tell left from right: a mirrored scan would teach the wrong one.
+"""Data and pretext tasks that tell left from right: a mirrored scan would teach the wrong one.
 
 Exchanging the labels of a pair would not do: a mirrored left ventricle or lung is no right one.
 """
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 from situs.errors import ConfigError
+from situs.methods import available, method_class
 from situs.transfer.config import Augmentation
 
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
@@ -32,24 +33,56 @@ def sided(names: Iterable[str]) -> list[str]:
     ]
 
 
-def with_flips(augmentation: Augmentation, names: Iterable[str]) -> Augmentation:
-    """Settle ``flip_axes``: left-right by default, nothing where a class has a side.
+def positional(method: str) -> list[str]:
+    """Parts of a pretext task, as a card names it, that tell one side of the body from the other.
+
+    A method that this version does not know says nothing.
+    """
+    known = [name for name in method.split("+") if name in available()]
+    return [name for name in known if method_class(name).uses_position]
+
+
+def with_flips(
+    augmentation: Augmentation, classes: Iterable[str], cases: Iterable[str], method: str
+) -> tuple[Augmentation, str]:
+    """Settle ``flip_axes``, and say why.
+
+    By default left-right, and nothing where a class or a scan has a side, or where the pretext
+    task used position: what it taught about sides would be unlearned.
+
+    Args:
+        augmentation: What was asked for.
+        classes: Names of classes.
+        cases: Names of cases.
+        method: Pretext task of the weights, as their card names it; ``"none"`` from scratch.
 
     Raises:
         ConfigError: If left-right flips are asked for and a class has a side.
     """
-    lateral = sided(names)
-    if augmentation.flip_axes is None:
-        return augmentation.model_copy(update={"flip_axes": () if lateral else (0,)})
-    if lateral and 0 in augmentation.flip_axes:
-        raise ConfigError(
-            f"'augmentation.flip_axes' has 0 (left-right), but {said(lateral)}: a mirrored scan "
-            "would teach the wrong side; leave 0 out"
-        )
-    return augmentation
+    lateral = sided(classes)
+    if augmentation.flip_axes != "auto":
+        if lateral and 0 in augmentation.flip_axes:
+            raise ConfigError(
+                f"'augmentation.flip_axes' has 0 (left-right), but {said(lateral)}: a mirrored "
+                "scan would teach the wrong side; leave 0 out"
+            )
+        axes = ", ".join(["left-right", "front-back", "up-down"][a] for a in augmentation.flips)
+        return augmentation, f"flips: {axes or 'none'} (augmentation.flip_axes)"
+    reason = ""
+    if lateral:
+        reason = said(lateral)
+    elif one_sided := sided(cases):
+        reason = said(one_sided, "case", "cases")
+    elif used := positional(method):
+        reason = f"the pretext task ('{', '.join(used)}') used position"
+    settled = augmentation.model_copy(update={"flip_axes": () if reason else (0,)})
+    if reason:
+        return settled, f"no left-right flips: {reason} (augmentation.flip_axes=[0] asks for them)"
+    return settled, "left-right flips: no class, case or pretext task has a side"
 
 
-def said(lateral: list[str]) -> str:
-    """Which classes have a side, in words."""
+def said(lateral: list[str], one: str = "class", several: str = "classes") -> str:
+    """Which names have a side, in words."""
     shown = ", ".join(f"'{name}'" for name in lateral[:3]) + (", …" if len(lateral) > 3 else "")
-    return f"{len(lateral)} class{'es have' if len(lateral) > 1 else ' has'} a side ({shown})"
+    what = f"{several} have" if len(lateral) > 1 else f"{one} has"
+    return f"{len(lateral)} {what} a side ({shown})"

@@ -45,6 +45,7 @@ class S2dc(Method):
         "Self-supervised Learning, ICCV 2025 (arXiv 2507.02581)"
     )
     uses_teacher = True
+    uses_position: ClassVar[bool] = True
     monitor: ClassVar[str] = "match_accuracy"
     formulas: ClassVar[dict[str, str]] = {
         "p2p": "−mean log P on matches − mean log(1 − P) on the rest;  "

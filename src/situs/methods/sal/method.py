@@ -30,6 +30,7 @@ class Sal(Method):
     paper: ClassVar[str] = "arXiv 2406.15699"
     spatial_dims = 2
     trains_decoder = True
+    uses_position: ClassVar[bool] = True
     monitor: ClassVar[str] = "match_distance"
     formulas: ClassVar[dict[str, str]] = {
         "local": "mean |1 − max_q cos(x_i[p], x_j[q])| over positions p, both directions; "

@@ -58,6 +58,7 @@ class Spatial(Method):
     paper: ClassVar[str] = "arXiv 2509.05967"
     trains_decoder = True
     uses_teacher = True
+    uses_position: ClassVar[bool] = True
     monitor: ClassVar[str] = "gap_error"
     formulas: ClassVar[dict[str, str]] = {
         "gap_axis": "MSE(ĝ, g),  ĝᵢⱼ = W(vⱼ − vᵢ)",

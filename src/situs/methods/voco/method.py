@@ -30,6 +30,7 @@ class Voco(Method):
         "prediction": "mean over crops and bases of −log(1 − |overlap − max(0, cos(crop, base))|)",
         "regularization": "mean over pairs of bases of |cos(base i, base j)|",
     }
+    uses_position: ClassVar[bool] = True
     monitor: ClassVar[str] = "overlap_mae"
     Config: ClassVar[type[MethodConfig]] = VocoConfig
     config: VocoConfig
