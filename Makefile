@@ -12,8 +12,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
 	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev]'
-	# nnU-Net's network asks for packages that pull torchvision; its U-Net needs none of them.
-	$(BIN)/pip install -q -c constraints.txt --no-deps 'dynamic-network-architectures>=0.4'
+	# nnU-Net asks for packages that pull torchvision, and for readers of formats that no test
+	# has; what its U-Net, planner and trainer import is in the extra 'dev'.
+	$(BIN)/pip install -q -c constraints.txt --no-deps 'dynamic-network-architectures>=0.4.4' \
+	    'nnunetv2>=2.6' 'acvl-utils>=0.2.6' 'batchgenerators>=0.25.1' 'batchgeneratorsv2>=0.3.2'
 	touch $(STAMP)
 
 demo: setup

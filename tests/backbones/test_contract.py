@@ -71,6 +71,12 @@ SAMPLES = [
     ),
     Sample("nnunet", 2, ((16, 16), (8, 24)), (("channels", (4, 8, 8)), ("blocks", (1, 1, 1)))),
     Sample(
+        "nnunet",
+        3,
+        ((8, 8, 8), (4, 12, 16)),
+        (("encoder", "plain"), ("channels", (4, 8, 12)), ("blocks", (1, 2, 1))),
+    ),
+    Sample(
         "swin_unetr",
         3,
         ((32, 32, 64),),
@@ -157,7 +163,8 @@ def test_encoder_blocks_follow_the_forward_pass(sample: Sample):
     backbone = network(sample)
     blocks = backbone.encoder_blocks()
     # One a scale: a block too many would slow the first layers down for nothing.
-    expected = {"cnn": len(backbone.channels), "nnunet": len(backbone.channels) + 1}
+    stem = ("encoder", "plain") not in sample.options
+    expected = {"cnn": len(backbone.channels), "nnunet": len(backbone.channels) + stem}
     assert len(blocks) == expected.get(sample.name, 5)
     listed = [id(p) for block in blocks for module in block for p in module.parameters()]
     assert sorted(listed) == sorted(id(p) for p in backbone.encoder.parameters())
@@ -250,7 +257,7 @@ def test_options_that_do_not_fit_are_explained(name: str, options: dict[str, Any
 
 @torch.no_grad()
 def test_swin_unetr_computes_what_monai_computes():
-    sample = SAMPLES[IDS.index("swin_unetr-3d-7")]
+    sample = SAMPLES[IDS.index("swin_unetr-3d-8")]
     net = network(sample)
     reference = SwinUNETR(
         1,

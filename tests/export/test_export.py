@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from situs.export import available, export
 from situs.export.checks import insist_same, probe_image
 from situs.export.export import Origin
 from situs.export.hub import model_card
+from situs.transfer.networks import Segmenter
 from situs.weights import Card, load_card, load_encoder, save_weights
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -78,13 +80,48 @@ def test_monai_builds_and_fills_the_network_from_the_files_alone(name, weights, 
     arguments = json.loads((exported.path / "network.json").read_text())
     kind = arguments.pop("_target_").rpartition(".")[2]
     assert kind in exported.checked
-    network = getattr(monai.networks.nets, kind)(**{**arguments, "out_channels": 3})
+    network = getattr(monai.networks.nets, kind)(**arguments)
     before = {n: p.clone() for n, p in network.named_parameters()}
-    network.load_state_dict(load_file(exported.path / "model.safetensors"), strict=False)
+    network.load_state_dict(load_file(exported.path / "model.safetensors"), strict=True)
     kept = [n for n, p in network.named_parameters() if torch.equal(p, before[n])]
-    # Only the output layer keeps its random numbers, and normalisations that were never trained.
-    assert all("out" in n or "head" in n for n in kept), kept
-    assert network.eval()(probe_image(load_encoder(weights[name]))).shape[1] == 3
+    assert kept == []
+    assert network.eval()(probe_image(load_encoder(weights[name]))).shape[1] == 1
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet_unet", "swin_unetr"])
+@torch.no_grad()
+def test_monai_gets_the_head_of_a_fine_tuned_model(name: str, weights, tmp_path: Path):
+    card = load_card(weights[name])
+    backbone = load_encoder(weights[name])
+    model = Segmenter(backbone, 3).eval()
+    folder = save_weights(tmp_path / "model", backbone, card, {"head": model.head.state_dict()})
+    exported = export(folder, "monai", tmp_path / "out")
+    arguments = json.loads((exported.path / "network.json").read_text())
+    kind = arguments.pop("_target_").rpartition(".")[2]
+    network = getattr(monai.networks.nets, kind)(**arguments).eval()
+    network.load_state_dict(load_file(exported.path / "model.safetensors"), strict=True)
+    image = probe_image(backbone)
+    assert torch.allclose(network(image), model(image), atol=1e-5)
+    assert "with its output layer" in exported.checked
+
+
+def test_files_have_the_rights_that_the_user_gives(weights, tmp_path: Path):
+    old = os.umask(0o027)
+    try:
+        folders = [
+            export(weights[name], target, tmp_path / target, **wishes).path
+            for name, target, wishes in (
+                ("cnn", "monai", {}),
+                ("cnn", "hub", {}),
+                ("nnunet", "nnunet", {"pth": True}),
+            )
+        ]
+    finally:
+        os.umask(old)
+    files = [file for folder in folders for file in folder.iterdir()]
+    assert len(files) > 10
+    assert {oct(file.stat().st_mode & 0o777) for file in files} == {"0o640"}
+    assert {oct(folder.stat().st_mode & 0o777) for folder in folders} == {"0o750"}
 
 
 def test_monai_has_no_class_for_nnunet(weights, tmp_path: Path):
@@ -113,10 +150,10 @@ def test_nnunet_gets_every_tensor_it_insists_on(weights, tmp_path: Path):
     network.load_state_dict(weights_file, strict=False)
     backbone = load_encoder(weights["nnunet"])
     image = probe_image(backbone)
-    features = network.encoder(image)
+    features = network.encoder(image.permute(0, 1, 4, 3, 2))
     for a, b in zip(features, backbone.encode(image), strict=True):
-        assert torch.allclose(a, b, atol=1e-5)
-    assert "multiple of (4, 4, 4)" in (exported.path / "README.md").read_text()
+        assert torch.allclose(a.permute(0, 1, 4, 3, 2), b, atol=1e-5)
+    assert "multiples of (4, 4, 4)" in (exported.path / "README.md").read_text()
 
 
 def test_nnunet_takes_no_other_network(weights, tmp_path: Path):
@@ -198,7 +235,7 @@ def test_the_command_line_prints_what_was_checked(weights, tmp_path: Path):
     assert said["files"] == ["card.json", "model.safetensors", "network.json"]
     assert str(tmp_path / "out") in said["use"]
     result = CliRunner().invoke(app, [*arguments, "--overwrite"])
-    assert "DynUNet loaded it" in result.stdout
+    assert "DynUNet loaded every tensor" in result.stdout
 
 
 def test_every_target_is_offered_by_the_command_line():

@@ -1,11 +1,13 @@
-"""nnU-Net's residual encoder U-Net (Isensee et al., MICCAI 2024), from its own package.
+"""nnU-Net's U-Nets (residual encoder: Isensee et al., MICCAI 2024), from its own package.
 
-Parts keep the package's names, so that ``encoder.*`` and ``decoder.*`` are what nnU-Net loads.
+Parts keep the package's names: ``encoder.*`` and ``decoder.*`` are what nnU-Net loads, once
+kernels are turned to its axis order (``situs.weights.axes``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,17 +20,23 @@ from situs.errors import ConfigError, require
 
 
 class NnunetOptions(Config):
-    """Options of the ``nnunet`` backbone; the defaults are those of nnU-Net's ResEnc M plan.
+    """Options of the ``nnunet`` backbone; the defaults are those of nnU-Net's ResEnc L.
+
+    Axes are those of situs, (X, Y, Z) or those of a slice; nnU-Net's own plans list them
+    backwards.
 
     Attributes:
+        encoder: ``residual`` (nnU-Net's ResEnc presets) or ``plain`` (its default plans).
         channels: Channels of each stage, fine to coarse.
-        blocks: Residual blocks of each stage.
+        blocks: Residual blocks, or plain convolutions, of each stage.
         strides: Step from each stage to the next: one for all, or one a step, each a number or
             one an axis.
-        kernels: Kernel sizes, likewise one a stage; ``[1, 3, 3]`` across thick slices.
+        kernels: Kernel sizes, likewise one a stage; ``[3, 3, 1]`` within thick axial
+            slices.
         decoder_convs: Convolutions of each decoder stage.
     """
 
+    encoder: Literal["residual", "plain"] = "residual"
     channels: list[Positive] = Field(default=[32, 64, 128, 256, 320, 320], min_length=2)
     blocks: list[Positive] = Field(default=[1, 3, 4, 6, 6, 6], min_length=2)
     strides: PerStep = Field(default=[2])
@@ -52,7 +60,7 @@ class _Decoder(nn.Module):
 
 
 class Nnunet(Backbone):
-    """Residual encoder U-Net in 2D or 3D.
+    """nnU-Net's U-Net in 2D or 3D, with a residual or a plain encoder.
 
     Args:
         spatial_dims: 2 or 3.
@@ -80,17 +88,22 @@ class Nnunet(Backbone):
         steps = per_step(options.strides, stages - 1, spatial_dims, "strides")
         require("dynamic_network_architectures", "nnunet")
         from dynamic_network_architectures.architectures.unet import (  # noqa: PLC0415 - an extra
+            PlainConvUNet,
             ResidualEncoderUNet,
         )
 
-        network = ResidualEncoderUNet(
+        kind, blocks = (
+            (ResidualEncoderUNet, "n_blocks_per_stage")
+            if options.encoder == "residual"
+            else (PlainConvUNet, "n_conv_per_stage")
+        )
+        network = kind(
             input_channels=in_channels,
             n_stages=stages,
             features_per_stage=options.channels,
             conv_op=(nn.Conv2d, nn.Conv3d)[spatial_dims - 2],
             kernel_sizes=per_step(options.kernels, stages, spatial_dims, "kernels"),
             strides=[(1,) * spatial_dims, *steps],
-            n_blocks_per_stage=options.blocks,
             num_classes=1,
             n_conv_per_stage_decoder=options.decoder_convs,
             conv_bias=True,
@@ -98,8 +111,9 @@ class Nnunet(Backbone):
             norm_op_kwargs={"eps": 1e-5, "affine": True},
             nonlin=nn.LeakyReLU,
             nonlin_kwargs={"inplace": True},
+            **{blocks: options.blocks},
         )
-        network.apply(ResidualEncoderUNet.initialize)
+        network.apply(kind.initialize)
         _without_lambdas(network)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
@@ -123,8 +137,9 @@ class Nnunet(Backbone):
 
     def encoder_blocks(self) -> list[list[nn.Module]]:
         """See :meth:`Backbone.encoder_blocks`."""
-        part = self.encoder.get_submodule
-        return [[part("stem")], *([stage] for stage in part("stages").children())]
+        stages = [[stage] for stage in self.encoder.get_submodule("stages").children()]
+        stem = getattr(self.encoder, "stem", None)
+        return stages if stem is None else [[stem], *stages]
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """See :meth:`Backbone.decode`."""

@@ -23,6 +23,16 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is in --out.")
     ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="nnunet: plans of the data set to fine-tune on, to be adapted."),
+    ] = None,
+    configuration: Annotated[
+        str, typer.Option(help="nnunet: configuration in --plan; 3d_fullres, or 2d for slices.")
+    ] = "",
+    pth: Annotated[
+        bool, typer.Option("--pth", help="nnunet: also the pickled file that nnU-Net loads.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -34,7 +44,16 @@ def export(
     """
     from situs.export import export as write  # noqa: PLC0415 - imports torch
 
-    exported = write(run, to, folder, licence=licence, overwrite=overwrite)
+    exported = write(
+        run,
+        to,
+        folder,
+        licence=licence,
+        overwrite=overwrite,
+        plan=plan,
+        configuration=configuration,
+        pth=pth,
+    )
     use = exported.use.replace("FOLDER", str(exported.path))
     if json:
         print_json(

@@ -29,6 +29,13 @@ def pretrain(
     out_folder: Annotated[Path | None, typer.Option("--out", help="The run folder.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Name of the backbone.")] = None,
+    like_plan: Annotated[
+        Path | None,
+        typer.Option(help="Train the network (and spacing) of these nnU-Net plans."),
+    ] = None,
+    configuration: Annotated[
+        str, typer.Option(help="Configuration in --like-plan; 3d_fullres by default.")
+    ] = "",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step and device.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
@@ -49,6 +56,7 @@ def pretrain(
     Any setting can be given as `--set optimiser.lr=3e-4` or `--set options.view_size=[32,32,32]`;
     `situs pretrain --resume runs/first` goes on where a stopped run stood.
     """
+    from situs.pretraining.like_plan import like_plan as follow  # noqa: PLC0415
     from situs.pretraining.pretrain import pretrain as run_pretraining  # noqa: PLC0415
     from situs.training.run import Run  # noqa: PLC0415
 
@@ -69,6 +77,8 @@ def pretrain(
     values |= {key: value for key, value in given.items() if value is not None}
     if backbone:
         values["backbone"] = {**values.get("backbone", {}), "name": backbone}
+    if like_plan is not None:
+        values = follow(values, like_plan, configuration)
     for key, option in (("data", "--data"), ("out", "--out")):
         if key not in values:
             raise ConfigError(f"{option} is missing; it can also stand in the --config file")

@@ -34,8 +34,9 @@ import situs
 from situs.store import Preprocessing, preprocess
 from situs.weights import load_card
 
-encoder = situs.load_encoder("path/to/this/folder")
-rules = Preprocessing(**load_card("path/to/this/folder").preprocessing)
+weights = "path/to/this/folder"  # or "owner/name" of this page, with huggingface_hub installed
+encoder = situs.load_encoder(weights)
+rules = Preprocessing(**load_card(weights).preprocessing)
 scan = preprocess(situs.read_scan("scan.nii.gz"), rules).array  # (C, X, Y, Z) float32
 ```
 

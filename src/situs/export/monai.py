@@ -1,7 +1,8 @@
 """``--to monai``: a state of a network class of MONAI, and the arguments that build it.
 
 ``cnn`` is MONAI's ``DynUNet`` with residual blocks, ``swin_unetr`` its ``SwinUNETR``,
-``resnet_unet`` its ``FlexibleUNet``; each without the output layer, which belongs to a task.
+``resnet_unet`` its ``FlexibleUNet``. The output layer is that of a fine-tuned segmentation; a
+pretrained network has none, and gets one at random for the task to replace.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import monai.networks.nets
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from situs.backbones import Backbone, BackboneConfig
@@ -23,10 +25,14 @@ from situs.errors import SitusError
 from situs.export.checks import insist_same, probe_image
 from situs.export.export import Origin, Written
 from situs.files import write_json
+from situs.weights import write_tensors
 
-# Output layers of the three classes, and names under which DynUNet holds its blocks again.
-_OF_A_TASK = ("out.", "segmentation_head.", "output_block.")
-_AGAIN = ("skip_layers.",)
+# Output layers of the three classes, each one convolution.
+_OUTPUT = {
+    "SwinUNETR": "out.conv.conv",
+    "FlexibleUNet": "segmentation_head.0",
+    "DynUNet": "output_block.conv.conv",
+}
 
 
 def write(origin: Origin, out: Path) -> Written:
@@ -37,36 +43,79 @@ def write(origin: Origin, out: Path) -> Written:
     """
     config = origin.card.backbone
     name, arguments = network_arguments(config)
-    save_file(network_state(config, origin.backbone), out / "model.safetensors")
+    head = output_layer(origin)
+    arguments["out_channels"] = head.out_channels
+    network = filled(origin, name, arguments, head)
+    write_tensors(out / "model.safetensors", network.state_dict())
     description = {"_target_": f"monai.networks.nets.{name}", **arguments}
     write_json(out / "network.json", description, indent=1)
     write_json(out / "card.json", origin.card.model_dump(mode="json"), indent=1)
 
-    network = getattr(monai.networks.nets, name)(**arguments).eval()
-    missing, unexpected = network.load_state_dict(
-        load_file(out / "model.safetensors"), strict=False
-    )
-    odd = [n for n in missing if not n.startswith((*_OF_A_TASK, *_AGAIN))] + list(unexpected)
-    if odd:
-        raise SitusError(f"MONAI's {name} and the backbone differ in {odd[:3]}; nothing written")
-    head = _output_layer(network)
+    again = getattr(monai.networks.nets, name)(**arguments).eval()
+    again.load_state_dict(load_file(out / "model.safetensors"), strict=True)
     difference = insist_same(
         lambda x: [head(origin.backbone(x))],
-        lambda x: [network(x)],
+        lambda x: [again(x)],
         probe_image(origin.backbone),
         "MONAI",
     )
+    task = "with its output layer" if origin.head else "up to its output layer"
     return Written(
-        f"MONAI's {name} loaded it and computes the same up to its output layer "
+        f"MONAI's {name} loaded every tensor (strict) and computes the same {task} "
         f"(relative difference {difference:.0e})",
         "import json, monai\n"
         "from safetensors.torch import load_file\n"
         "arguments = json.load(open('FOLDER/network.json'))\n"
-        "arguments['out_channels'] = 3  # of your task\n"
+        "state = load_file('FOLDER/model.safetensors')\n"
         f"network = monai.networks.nets.{name}("
         "**{k: v for k, v in arguments.items() if k != '_target_'})\n"
-        "print(network.load_state_dict(load_file('FOLDER/model.safetensors'), strict=False))",
+        "network.load_state_dict(state)\n"
+        "# for a task with another number of classes, set arguments['out_channels'] and\n"
+        f"# leave out the keys that begin with '{_OUTPUT[name]}' (strict=False)",
     )
+
+
+def output_layer(origin: Origin) -> nn.Conv2d | nn.Conv3d:
+    """The convolution that makes classes of features: the head, or one at random."""
+    conv = nn.Conv3d if origin.card.backbone.spatial_dims == 3 else nn.Conv2d
+    weight = origin.head.get("weight")
+    segments = weight is not None and weight.ndim == 2 + origin.card.backbone.spatial_dims
+    classes = weight.shape[0] if weight is not None and segments else 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = conv(origin.backbone.decoder_channels, classes, kernel_size=1)
+    if segments:
+        layer.load_state_dict(dict(origin.head))
+    return layer.eval()
+
+
+def filled(
+    origin: Origin, name: str, arguments: dict[str, Any], head: nn.Conv2d | nn.Conv3d
+) -> Any:
+    """MONAI's network with the backbone's weights and the output layer.
+
+    Raises:
+        SitusError: If a tensor of the network is missing, or one has no place in it.
+    """
+    network = getattr(monai.networks.nets, name)(**arguments).eval()
+    missing, unexpected = network.load_state_dict(
+        network_state(origin.card.backbone, origin.backbone), strict=False
+    )
+    place = _OUTPUT[name]
+    state = network.state_dict()
+    given = {state[n].data_ptr() for n in set(state) - set(missing)}
+    # DynUNet holds its blocks again under a second name.
+    odd = [n for n in missing if not n.startswith(place) and state[n].data_ptr() not in given]
+    if odd or unexpected:
+        raise SitusError(f"MONAI's {name} and the backbone differ in {[*odd, *unexpected][:3]}")
+    target = network.get_submodule(place)
+    with torch.no_grad():
+        # FlexibleUNet's layer looks at neighbours too; a 1×1 kernel is its middle.
+        middle = tuple(n // 2 for n in target.kernel_size)
+        target.weight.zero_()
+        target.weight[(..., *middle)] = head.weight.flatten(1)
+        target.bias.copy_(head.bias)
+    return network
 
 
 def network_arguments(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
@@ -140,11 +189,3 @@ def _dynunet_state(backbone: Backbone) -> dict[str, Tensor]:
     for name, tensor in backbone.decoder_state().items():
         state[name.replace("blocks.", "upsamples.", 1)] = tensor
     return state
-
-
-def _output_layer(network: nn.Module) -> nn.Module:
-    for name in _OF_A_TASK:
-        layer = getattr(network, name[:-1], None)
-        if isinstance(layer, nn.Module):
-            return layer
-    raise SitusError(f"{type(network).__name__} has no output layer that situs knows")

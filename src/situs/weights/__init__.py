@@ -8,6 +8,7 @@ from situs.weights.weights import (
     load_part,
     save_weights,
     weights_folder,
+    write_tensors,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "load_part",
     "save_weights",
     "weights_folder",
+    "write_tensors",
 ]

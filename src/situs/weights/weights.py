@@ -12,14 +12,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, save, save_file
 from torch import Tensor, nn
 
 from situs.backbones import Backbone, BackboneConfig, build
 from situs.config import Config, validate
 from situs.errors import ConfigError, TransferError
-from situs.files import sha256, write_files
+from situs.files import sha256, write_files, writing
 from situs.version import __version__
+from situs.weights.hub import fetch, is_hub_name
 from situs.weights.ledger import Ledger, fill, left_out
 
 CARD = "card.json"
@@ -92,13 +93,23 @@ def save_weights(
     return Path(folder)
 
 
+def write_tensors(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file whole or not at all, each tensor with memory of its own."""
+    with writing(path) as part:
+        save_file({name: _plain(tensor) for name, tensor in state.items()}, part)
+
+
 def weights_folder(path: str | Path) -> Path:
     """The weights folder that ``path`` is or holds (a run, a result, a checkpoint).
 
+    Args:
+        path: A local path, or ``owner/name`` on the Hugging Face Hub where neither exists here.
+
     Raises:
-        TransferError: If there is none, or ``path`` is a file of another kind.
+        TransferError: If there is none, it cannot be fetched, or ``path`` is a file of another
+            kind.
     """
-    path = Path(path)
+    path = fetch(Path(path).as_posix()) if is_hub_name(path) else Path(path)
     for place in _PLACES:
         if (path / place / CARD).is_file():
             return path / place
@@ -197,6 +208,10 @@ def load_into(
 
 def load_encoder(run_or_path: str | Path) -> Backbone:
     """The backbone of a run (its best checkpoint, else its last) or of a weights folder.
+
+    Args:
+        run_or_path: Also ``"owner/name"`` on the Hugging Face Hub (the extra ``hub``), where no
+            local folder is called so.
 
     Returns:
         The network in ``eval`` mode on the CPU. Its ``encode`` gives the multi-scale features.
