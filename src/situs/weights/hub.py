@@ -14,8 +14,9 @@ _FILES = ["card.json", "*.safetensors", "README.md"]
 
 def is_hub_name(path: str | Path) -> bool:
     """Whether ``path`` can only be ``owner/name``: nothing local is called so, nor its owner."""
+    text = path if isinstance(path, str) else path.as_posix()
     path = Path(path)
-    return bool(_NAME.fullmatch(path.as_posix())) and not path.exists() and not path.parent.exists()
+    return bool(_NAME.fullmatch(text)) and not path.exists() and not path.parent.exists()
 
 
 def fetch(name: str) -> Path:
