@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
@@ -164,3 +164,67 @@ def affine_ras(
     affine[:3, 2] = np.cross(row, column) * step
     affine[:3, 3] = origin
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+class Plane(NamedTuple):
+    """One slice: pixels ``(columns, rows)``, place in steps along the normal, and what is told."""
+
+    pixels: np.ndarray
+    at: float
+    told: dict[str, Any]
+
+
+def write_planes(
+    folder: Path, planes: Sequence[Plane], *, step: float = 3.0, **header: Any
+) -> None:
+    """Write one series of axial slices, one file each, in the order given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    uids = {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2", "FrameOfReferenceUID": "1.9"}
+    for number, plane in enumerate(planes):
+        ds = common(plane.pixels.shape[1], plane.pixels.shape[0])
+        ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        ds.ImagePositionPatient = [-10, -20, f"{5 + plane.at * step:.10g}"]
+        ds.PixelSpacing, ds.SliceThickness = [0.8, 0.6], step
+        for key, value in {**uids, **header, **plane.told}.items():
+            setattr(ds, key, value)
+        ds.PixelData = np.ascontiguousarray(plane.pixels.T).tobytes()
+        ds.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
+
+
+def write_frames(file: Path, planes: Sequence[Plane], *, step: float = 3.0, **header: Any) -> None:
+    """Write axial slices as the frames of one enhanced object, in the order given.
+
+    ``told`` holds attributes by the path of their functional group, as in
+    ``{"MREchoSequence.EffectiveEchoTime": 20.0}``.
+    """
+    ds = common(planes[0].pixels.shape[1], planes[0].pixels.shape[0], ENHANCED_MR)
+    ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = "1.2.3", "1.2", "1.9"
+    ds.NumberOfFrames = len(planes)
+    shared = Dataset()
+    _put(shared, "PlaneOrientationSequence.ImageOrientationPatient", [1, 0, 0, 0, 1, 0])
+    _put(shared, "PixelMeasuresSequence.PixelSpacing", [0.8, 0.6])
+    _put(shared, "PixelMeasuresSequence.SliceThickness", step)
+    ds.SharedFunctionalGroupsSequence = DicomSequence([shared])
+    groups = []
+    for plane in planes:
+        own = Dataset()
+        place = [-10.0, -20.0, 5 + plane.at * step]
+        _put(own, "PlanePositionSequence.ImagePositionPatient", place)
+        for path, value in plane.told.items():
+            _put(own, path, value)
+        groups.append(own)
+    ds.PerFrameFunctionalGroupsSequence = DicomSequence(groups)
+    for key, value in header.items():
+        setattr(ds, key, value)
+    ds.PixelData = b"".join(np.ascontiguousarray(p.pixels.T).tobytes() for p in planes)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(file, enforce_file_format=True)
+
+
+def _put(dataset: Dataset, path: str, value: Any) -> None:
+    *sequences, name = path.split(".")
+    for sequence in sequences:
+        if sequence not in dataset:
+            setattr(dataset, sequence, DicomSequence([Dataset()]))
+        dataset = getattr(dataset, sequence)[0]
+    setattr(dataset, name, value)

@@ -158,9 +158,26 @@ def _volumes(job: Job) -> list[tuple[int | None, Scan]]:
             raise
     if job.volumes == "first":
         return [(0, _read(job, 0))]
-    scan = _read(job, "all")
+    try:
+        scan = _read(job, "all")
+    except ScanRefused as error:
+        if error.reason != "four-dimensional":
+            raise
+        return _one_by_one(job)
     count = scan.array.shape[0]
     return [(v, replace(scan, array=scan.array[v : v + 1])) for v in range(count)]
+
+
+def _one_by_one(job: Job) -> list[tuple[int | None, Scan]]:
+    """The volumes of a candidate that lie on grids of their own."""
+    scans: list[tuple[int | None, Scan]] = []
+    while True:
+        try:
+            scans.append((len(scans), _read(job, len(scans))))
+        except ScanRefused as error:
+            if error.reason != "no-such-volume":
+                raise
+            return scans
 
 
 def _read(job: Job, volume: int | Literal["all"] | None) -> Scan:

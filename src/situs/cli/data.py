@@ -216,7 +216,7 @@ def _print_refused(refused: list[Entry], rows: int, console: Console) -> None:
             table.add_row(escape(entry.path), entry.reason, escape(entry.detail))
     console.print(table)
     for reason, count in shown.most_common():
-        console.print(f"{count} × {reason}: {REASONS[reason].remedy}", markup=False)
+        console.print(f"{count} × {reason}: {REASONS[reason].remedy_in('shell')}", markup=False)
 
 
 def _summary(catalog: Catalog) -> dict[str, int]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from situs.errors import ScanRefused
 from situs.scans.formats import format_by_name, format_of
-from situs.scans.names import escaped, unescaped
+from situs.scans.names import escaped, unescaped, walk
 from situs.scans.parallel import isolated_map
 from situs.scans.refusals import refuse
 
@@ -123,15 +123,17 @@ def _walk(paths: Sequence[Path], skip: set[Path]) -> tuple[list[Path], int]:
         if not path.is_dir():
             files[_absolute(path)] = None
             continue
-        for folder, below, names in os.walk(_absolute(path)):
-            here = Path(folder)
-            below[:] = sorted(d for d in below if not d.startswith(".") and here / d not in skip)
-            for name in sorted(names):
+        for here, names in walk(_absolute(path), lambda folder: _may_enter(folder, skip)):
+            for name in names:
                 if _is_companion(name, names) or here / name in skip:
                     ignored += 1
                 else:
                     files[here / name] = None
     return list(files), ignored
+
+
+def _may_enter(folder: Path, skip: set[Path]) -> bool:
+    return not folder.name.startswith(".") and folder not in skip
 
 
 def _is_companion(name: str, beside: Sequence[str]) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 import stat
+import zlib
 from pathlib import Path
 
 from situs.scans.refusals import refuse
@@ -18,7 +21,18 @@ _SUFFIXES = {
     ".dcm": "dicom",
     ".dicom": "dicom",
     ".ima": "dicom",
+    ".dcm.gz": "dicom",
+    ".dicom.gz": "dicom",
+    ".ima.gz": "dicom",
 }
+
+_PREAMBLE_BYTES = 132
+# Without its preamble an object begins with an element of group 2 or 8: its tag, and a known VR
+# (explicit) or a short length (implicit), as ACR-NEMA files and old exports do.
+_BARE_DICOM = re.compile(
+    rb"[\x02\x08]\x00[\x00-\x1f]\x00([A-Z]{2}|[\x00-\x80]\x00\x00\x00)"  # little endian
+    rb"|\x00[\x02\x08]\x00[\x00-\x1f]([A-Z]{2}|\x00\x00\x00[\x00-\x80])"
+)
 
 
 def format_of(path: Path) -> str:
@@ -52,9 +66,19 @@ def format_by_name(path: Path) -> str | None:
 
 
 def starts_as_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's preamble."""
+    """Whether the file has DICOM's preamble, or begins as an object without one; also gzipped."""
+    try:
+        with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
+            start = file.read(_PREAMBLE_BYTES)
+    except (EOFError, OSError, zlib.error):
+        return False
+    return start[128:] == b"DICM" or _BARE_DICOM.match(start) is not None
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the file begins as gzip does."""
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        return file.read(2) == b"\x1f\x8b"
 
 
 def stem(path: Path) -> str:

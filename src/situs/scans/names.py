@@ -8,7 +8,10 @@ spelt out, ``caf\udce9.nii``; all other names stay as they are.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 # Controls and surrogates; and a backslash that would read as the beginning of a spelt-out one.
 _SPECIAL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]|\\(?=u[0-9a-f]{4})")
@@ -43,3 +46,31 @@ def channel_of(stem: str) -> tuple[str, int] | None:
     """Case and channel from a name of nnU-Net, ``case_0000``; None for any other name."""
     match = _CHANNEL.match(stem)
     return None if match is None else (match.group(1), int(match.group(2)))
+
+
+def walk(
+    top: Path, enter: Callable[[Path], bool] = lambda folder: True
+) -> Iterator[tuple[Path, list[str]]]:
+    """Folders below ``top`` in a stable order, each once, with the names of their files.
+
+    Links to folders are followed, as collections are often made of them; a folder that was
+    walked already, under whatever name, is not walked again, so that links may form loops.
+
+    Args:
+        top: Where to begin.
+        enter: Whether to go into a folder.
+    """
+    seen: set[tuple[int, int]] = set()
+    for here, below, names in os.walk(top, followlinks=True):
+        folder = Path(here)
+        try:
+            status = folder.stat()
+        except OSError:
+            below.clear()
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below[:] = sorted(name for name in below if enter(folder / name))
+        yield folder, sorted(names)

@@ -38,7 +38,7 @@ _ROLES: tuple[tuple[str, str], ...] = (
     ("sag", r"\bsag"),
     ("cor", r"\bcor(?=\b|onal)"),
     ("ax", r"\bax(?=\b|ial)|\btra(?=\b|ns)"),
-    ("localizer", r"locali[sz]er|\bloc\b|\bscout|survey|plane loc"),
+    ("localizer", r"locali[sz]er|\bscout|plane loc"),
 )
 _PATTERNS = tuple((word, re.compile(pattern)) for word, pattern in _ROLES)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from situs.errors import ScanRefused
 
@@ -15,11 +16,17 @@ class Reason:
 
     Attributes:
         explanation: What is wrong with such a file, in one clause.
-        remedy: What to do about it.
+        remedy: What to do about it, in Python.
+        shell: What to do about it on the command line, where that differs.
     """
 
     explanation: str
     remedy: str
+    shell: str = ""
+
+    def remedy_in(self, interface: Literal["python", "shell"]) -> str:
+        """The remedy in the words of the interface that somebody uses."""
+        return self.shell if interface == "shell" and self.shell else self.remedy
 
 
 REASONS = MappingProxyType(
@@ -44,6 +51,7 @@ REASONS = MappingProxyType(
         "too-large": Reason(
             "the scan exceeds the memory that reading one scan may take",
             "crop or resample it, or raise max_bytes",
+            "crop or resample it",
         ),
         "outside-file": Reason(
             "the header points to a data file in another folder",
@@ -67,11 +75,13 @@ REASONS = MappingProxyType(
         ),
         "one-voxel-thick": Reason(
             "an axis has a single voxel; this is a picture, not a volume",
-            "give the whole series, or allow planes",
+            "give the whole series, or pass planes=True",
+            "give the whole series, or accept single slices with --planes",
         ),
         "four-dimensional": Reason(
             "the file holds several volumes (time, echo, diffusion)",
-            "choose with --volumes first or each; in Python with volume=0, 1, …",
+            "choose one with volume=0, 1, … or take volume='all' as channels",
+            "take each as a scan with --volumes each, or the first with --volumes first",
         ),
         "no-such-volume": Reason(
             "the chosen volume is not in the file", "choose one that the file holds"
@@ -83,6 +93,7 @@ REASONS = MappingProxyType(
         "label-map": Reason(
             "the image has few values in large patches, as a label map has",
             "nothing, unless it is a scan: then read it with situs.read_scan",
+            "nothing, unless it is a scan: then store it with its full range of values",
         ),
         "colour-image": Reason("the image has colours", "leave it out, or convert it to grey"),
         "unsupported-dtype": Reason(
@@ -99,7 +110,8 @@ REASONS = MappingProxyType(
         "localizer": Reason("the series is a localizer (scout)", "leave it out"),
         "several-series": Reason(
             "the folder holds more than one image series",
-            "name one series' folder, pass series=…, or use 'situs scan'",
+            "pass series=… with one of the hashes, or name one series' folder",
+            "name one series' folder; 'situs scan' takes each series as a scan",
         ),
         "mixed-orientation": Reason(
             "the slices of one series are not parallel", "split the series by orientation"
@@ -117,6 +129,27 @@ REASONS = MappingProxyType(
         "duplicate-slices": Reason(
             "some positions hold several different slices and others do not",
             "split the series by acquisition",
+        ),
+        "mixed-acquisitions": Reason(
+            "two acquisitions interleave, and nothing tells whether they are one stack or two",
+            "split the series by acquisition",
+        ),
+        "mixed-rescale": Reason(
+            "some slices of the series lack the rescale that the others have",
+            "export the series again with RescaleSlope and RescaleIntercept in every slice",
+        ),
+        "missing-attribute": Reason(
+            "an attribute that says how pixels are stored is missing, and does not follow from "
+            "the others",
+            "export the series again with the attribute that is named",
+        ),
+        "timed-out": Reason(
+            "reading the file took longer than any file should",
+            "look at this file on its own",
+        ),
+        "absurd-spacing": Reason(
+            "the voxel size makes the prepared scan absurdly large; it may be in another unit",
+            "correct the voxel size in the header, or choose a larger spacing",
         ),
         "not-prepared": Reason(
             "the scan was read but could not be preprocessed",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,22 @@ import numpy as np
 from situs.errors import ScanRefused
 from situs.scans import quality
 from situs.scans.formats import format_by_name
-from situs.scans.readers.dicom_headers import Series, Slice, read_slices
+from situs.scans.names import walk
+from situs.scans.readers.dicom_headers import Series, Slice, read_header
 from situs.scans.readers.dicom_pixels import Pixels, straighten
-from situs.scans.readers.dicom_stack import stack, straightened_affine
-from situs.scans.readers.options import ReadOptions
+from situs.scans.readers.dicom_stack import (
+    directions,
+    same_grid,
+    stack,
+    straightened_affine,
+)
+from situs.scans.readers.dicom_volumes import arrange
+from situs.scans.readers.options import ReadOptions, chosen_volumes
 from situs.scans.refusals import refuse
 from situs.scans.scan import Provenance, Scan
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_FEW_SLICES = 8  # of a localizer in one plane
 
 
 def read(path: Path, options: ReadOptions) -> Scan:
@@ -38,93 +47,222 @@ def read_files(files: Sequence[Path], path: Path, options: ReadOptions) -> Scan:
         ScanRefused: Where they hold no series, several, or one that is no regular volume.
     """
     series, slices, notes = _one_series(files, path, options)
-    if series.localizer and not options.planes:
+    localizer = _is_localizer(series, slices)
+    if localizer and not options.planes:
         raise refuse("localizer", path)
     rows, columns = slices[0].shape
     bytes_each = max(4, slices[0].bits // 8)
     quality.check_size(rows * columns * len(slices), bytes_each, None, path, options.max_bytes)
     pixels = Pixels(path)
-    stacked = stack(slices, path, volume=options.volume, fingerprint=pixels.fingerprint)
-    shape = (columns, rows, len(stacked.volumes[0]))
+    row, column = directions(slices, path)
+    arranged = arrange(slices, np.cross(row, column), path, pixels.fingerprint)
+    count, told_by = len(arranged.volumes), ", ".join(arranged.told_by)
+    chosen = chosen_volumes(count, options.volume, path, told_by)
+    shape = (columns, rows, len(arranged.volumes[chosen[0]]))
     quality.check_shape(shape, path, planes=options.planes)
-    volumes = [pixels.volume(volume) for volume in stacked.volumes]
-    affine = stacked.affine_lps
-    if any(stacked.tilt):
-        moved = [straighten(volume, stacked.tilt) for volume in volumes]
+    stacks = [stack(arranged.volumes[v], row, column, path) for v in chosen]
+    if not all(same_grid(stacks[0], other) for other in stacks[1:]):
+        detail = f"holds {count} volumes on grids of their own (told apart by {told_by})"
+        raise refuse("four-dimensional", path, detail)
+    notes += [*arranged.notes, *_assumptions(slices), *stacks[0].notes]
+    if not _in_order(stacks[0].slices, slices):
+        notes.append(f"sorted {len(stacks[0].slices)} slices by position")
+    volumes = [pixels.volume(s.slices, series.modality) for s in stacks]
+    affine = stacks[0].affine_lps
+    if any(stacks[0].tilt):
+        moved = [straighten(volume, stacks[0].tilt) for volume in volumes]
         volumes = [volume for volume, _ in moved]
-        affine = straightened_affine(stacked, moved[0][1])
+        affine = straightened_affine(stacks[0], moved[0][1])
     quality.check_affine(affine, path)
     provenance = Provenance(
         format="dicom",
         series=series.uid,
         study=series.study,
         patient=series.patient,
-        description=series.description,
-        notes=(*notes, *stacked.notes),
+        description=_description(series, localizer),
+        notes=tuple(notes),
     )
     return Scan(np.stack(volumes), _LPS_TO_RAS @ affine, series.modality, provenance)
 
 
 def files_below(path: Path) -> list[Path]:
-    """Every regular file below a folder, in a stable order; links to folders are not followed."""
+    """Every regular file below a folder, in a stable order; links to folders are followed."""
     if not path.is_dir():
         return [path]
     return [
-        Path(folder) / name
-        for folder, _, names in sorted(os.walk(path))
-        for name in sorted(names)
-        if not name.startswith(".") and name != "DICOMDIR" and (Path(folder) / name).is_file()
+        folder / name
+        for folder, names in walk(path)
+        for name in names
+        if not name.startswith(".") and name.upper() != "DICOMDIR" and (folder / name).is_file()
     ]
+
+
+@dataclass
+class _Group:
+    """What the files of one series gave."""
+
+    series: Series
+    slices: list[Slice] = field(default_factory=list)
+    scouts: list[Slice] = field(default_factory=list)
+    refused: list[tuple[ScanRefused, str]] = field(default_factory=list)
 
 
 def _one_series(
     files: Sequence[Path], path: Path, options: ReadOptions
 ) -> tuple[Series, list[Slice], list[str]]:
-    found: dict[str, tuple[Series, list[Slice]]] = {}
-    scouts: dict[str, tuple[Series, list[Slice]]] = {}
-    refused: list[ScanRefused] = []
+    groups: dict[str, _Group] = {}
+    unknown: list[ScanRefused] = []  # of which series they are cannot be known
     others = 0
     for file in files:
-        try:
-            series, slices = read_slices(file)
-        except ScanRefused as error:
-            if error.reason == "not-an-image":
-                others += 1
+        header = read_header(file)
+        if header.series is None:
+            error = header.refusal
+            if error is not None and error.reason != "not-an-image":
+                unknown.append(error)
             else:
-                refused.append(error)
+                others += 1
             continue
-        group = scouts if series.localizer else found
-        group.setdefault(series.uid, (series, []))[1].extend(slices)
-    notes = _without_scouts(found, scouts)
-    if options.series is not None:
-        found = {uid: value for uid, value in found.items() if uid == options.series}
-    if refused and not (found and options.series):
-        # A stack with a damaged slice must not pass as whole.
-        first = refused[0]
-        detail = f"{len(refused)} of {len(files)} files: {first.detail}"
-        raise refuse(first.reason, path, detail)
-    if not found:
-        raise refuse("not-an-image", path, _nothing_here(files))
-    if len(found) > 1:
-        hashes = ", ".join(sorted(found)[:8])
-        raise refuse("several-series", path, f"{len(found)} series: {hashes}")
-    ((series, slices),) = found.values()
+        group = groups.setdefault(header.series.uid, _Group(header.series))
+        if header.refusal is not None:
+            group.refused.append((header.refusal, header.kind))
+        elif header.series.localizer:
+            group.scouts.extend(header.slices)
+        else:
+            group.series = header.series
+            group.slices.extend(header.slices)
+    notes = _without_scouts(groups)
+    chosen = _chosen(groups, unknown, files, path, options)
     if others:
         notes.append(f"passed over {others} files without an image")
+    notes += _check_beside(chosen, unknown, files, path, options)
+    notes += _passed_over([g for g in groups.values() if g is not chosen])
+    return chosen.series, chosen.slices, notes
+
+
+def _chosen(
+    groups: dict[str, _Group],
+    unknown: Sequence[ScanRefused],
+    files: Sequence[Path],
+    path: Path,
+    options: ReadOptions,
+) -> _Group:
+    """The series asked for, or the one image series.
+
+    Raises:
+        ScanRefused: Where there is none, or there are several.
+    """
+    found = {uid: group for uid, group in groups.items() if group.slices}
+    if options.series is not None:
+        found = {uid: group for uid, group in found.items() if uid == options.series}
+    elif len(found) > 1:
+        # A localizer beside scans is not what is meant.
+        scans = {u: g for u, g in found.items() if not _is_localizer(g.series, g.slices)}
+        found = scans or found
+    if len(found) > 1:
+        shown = ", ".join(_described(group) for _, group in sorted(found.items())[:8])
+        raise refuse("several-series", path, f"{len(found)} series: {shown}")
+    if found:
+        return next(iter(found.values()))
+    refused = [error for group in groups.values() for error, _ in group.refused] + [*unknown]
+    if options.series is not None:
+        refused = [e for e, _ in groups[options.series].refused] if options.series in groups else []
     if refused:
-        # Which series they belonged to cannot be known.
-        notes.append(f"{len(refused)} unusable files beside it; the stack may be incomplete")
-    return series, slices, notes
+        raise refuse(refused[0].reason, path, _counted(refused, files))
+    raise refuse("not-an-image", path, _nothing_here(files))
 
 
-def _without_scouts(
-    found: dict[str, tuple[Series, list[Slice]]], scouts: dict[str, tuple[Series, list[Slice]]]
+def _check_beside(
+    chosen: _Group,
+    unknown: Sequence[ScanRefused],
+    files: Sequence[Path],
+    path: Path,
+    options: ReadOptions,
 ) -> list[str]:
+    """Notes on files of the series that are no slices of it.
+
+    Raises:
+        ScanRefused: Where a slice is damaged: such a stack must not pass as whole.
+    """
+    usual = Counter(s.kind for s in chosen.slices).most_common(1)[0][0]
+    captures = [e for e, kind in chosen.refused if _is_other_kind(e, kind, usual)]
+    damaged = [e for e, kind in chosen.refused if not _is_other_kind(e, kind, usual)]
+    if damaged or (unknown and options.series is None):
+        refused = [*damaged, *unknown]
+        raise refuse(refused[0].reason, path, _counted(refused, files))
+    notes = []
+    if captures:
+        notes.append(f"passed over {len(captures)} pictures in the series that are no slices of it")
+    if unknown:
+        notes.append(f"{len(unknown)} unusable files beside it; the stack may be incomplete")
+    return notes
+
+
+def _is_other_kind(error: ScanRefused, kind: str, usual: str) -> bool:
+    """Whether a refused object of a series is a picture or a derived object, not a slice."""
+    return error.reason in ("colour-image", "unsupported-dicom") or (
+        error.reason == "no-geometry" and kind != usual
+    )
+
+
+def _passed_over(groups: Sequence[_Group]) -> list[str]:
+    counts: Counter[str] = Counter()
+    for group in groups:
+        counts.update(error.reason for error, _ in group.refused)
+        if group.slices:
+            kind = "localizer" if _is_localizer(group.series, group.slices) else "other series"
+            counts[kind] += len(group.slices)
+    counts.pop("other series", None)  # the caller named the one that is wanted
+    if not counts:
+        return []
+    words = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    return [f"passed over files of other series ({words})"]
+
+
+def _without_scouts(groups: dict[str, _Group]) -> list[str]:
     """Leave localizers out of series that hold other slices; keep series of nothing else."""
-    beside = sum(len(slices) for uid, (_, slices) in scouts.items() if uid in found)
-    for uid, series in scouts.items():
-        found.setdefault(uid, series)
+    beside = 0
+    for group in groups.values():
+        if group.slices:
+            beside += len(group.scouts)
+        else:
+            group.slices = group.scouts
     return [f"left out {beside} localizer slices"] if beside else []
+
+
+def _is_localizer(series: Series, slices: Sequence[Slice]) -> bool:
+    """Whether ImageType says so, or the description does and the geometry agrees."""
+    if series.localizer:
+        return True
+    if not series.called_localizer:
+        return False
+    first = slices[0]
+    turned = any(np.dot(s.row, first.row) * np.dot(s.column, first.column) < 0.9 for s in slices)
+    return turned or len(slices) < _FEW_SLICES
+
+
+def _description(series: Series, localizer: bool) -> str:
+    words = [word for word in series.description.split() if word != "localizer"]
+    return " ".join([*words, "localizer"] if localizer else words)
+
+
+def _in_order(stacked: Sequence[Slice], slices: Sequence[Slice]) -> bool:
+    place = {id(s): k for k, s in enumerate(slices)}
+    found = [place[id(s)] for s in stacked]
+    return found == sorted(found)
+
+
+def _assumptions(slices: Sequence[Slice]) -> list[str]:
+    missing = {name: sum(name in s.assumed for s in slices) for s in slices for name in s.assumed}
+    return [f"{name} is missing in {count} slices: default" for name, count in missing.items()]
+
+
+def _described(group: _Group) -> str:
+    words = f" ({group.series.description})" if group.series.description else ""
+    return f"{group.series.uid}{words}"
+
+
+def _counted(refused: Sequence[ScanRefused], files: Sequence[Path]) -> str:
+    return f"{len(refused)} of {len(files)} files: {refused[0].detail}"
 
 
 def _nothing_here(files: Sequence[Path]) -> str:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
 
+from situs.errors import ScanRefused
 from situs.scans.privacy import digest, digest_patient, role_words
-from situs.scans.readers.dicom_open import quiet, read_dataset
+from situs.scans.readers.dicom_keys import (
+    Value,
+    classic_keys,
+    first,
+    frame_keys,
+    index_values,
+    words,
+)
+from situs.scans.readers.dicom_mosaic import Tile, mosaic_tiles
+from situs.scans.readers.dicom_open import missing_attributes, quiet, read_dataset
 from situs.scans.refusals import refuse
 
 Vector = tuple[float, float, float]
@@ -21,11 +33,23 @@ _NO_SCAN = ("SEG", "RTDOSE", "RWV", "SMR")
 _SAFE_MODALITIES = frozenset(
     {"CT", "MR", "PT", "NM", "US", "XA", "MG", "CR", "DX", "RF", "OT", "OPT", "IVUS", "SC"}
 )
+# Words that consoles give to localizers and radiologists to scans; geometry must agree.
+_PERHAPS_LOCALIZER = re.compile(r"survey|\bloc\b")
 
 
 @dataclass(frozen=True)
 class Series:
-    """What all slices of one series share; identifiers are hashes already."""
+    """What all slices of one series share; identifiers are hashes already.
+
+    Attributes:
+        uid: Hash of the series' identifier.
+        study: Hash of study and frame of reference, empty where unknown.
+        patient: Hash of the patient's identifier, empty where unknown.
+        modality: One of DICOM's, or "unknown".
+        description: Role words.
+        localizer: Whether ImageType says so.
+        called_localizer: Whether the description may mean a localizer; a matter of geometry.
+    """
 
     uid: str
     study: str
@@ -33,6 +57,7 @@ class Series:
     modality: str
     description: str
     localizer: bool
+    called_localizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,17 +67,24 @@ class Slice:
     Attributes:
         file: Where the pixels are.
         frame: Index of the frame in the file.
-        instance: Hash that tells copies of one slice.
+        instance: Hash of the object's identifier and the frame.
         position_mm: Centre of the first pixel, LPS.
         row: Unit direction of increasing column index, LPS.
         column: Unit direction of increasing row index, LPS.
         spacing: Millimetres between rows, between columns.
         shape: Rows, columns.
         thickness: Slice thickness in mm, 0 where unknown.
+        step_mm: Spacing between slices as the header has it, 0 where unknown.
         slope: Rescale slope.
         intercept: Rescale intercept.
-        order: Sorts slices that share a position into volumes (time, echo, diffusion, …).
+        rescaled: Whether the header has a slope or an intercept.
+        index: DimensionIndexValues.
+        keys: Values of :data:`~situs.scans.readers.dicom_keys.KEYS`.
         bits: Allocated for a stored value.
+        padding: Lowest and highest stored value that stands for no measurement, None for none.
+        tile: Where the plane lies in a picture of several, None for the whole picture.
+        assumed: Attributes that are missing and have a default.
+        kind: SOP class.
     """
 
     file: Path
@@ -63,29 +95,49 @@ class Slice:
     column: Vector
     spacing: tuple[float, float]
     shape: tuple[int, int]
-    thickness: float
-    slope: float
-    intercept: float
-    order: tuple[tuple[float, ...], ...]
-    bits: int
+    thickness: float = 0.0
+    step_mm: float = 0.0
+    slope: float = 1.0
+    intercept: float = 0.0
+    rescaled: bool = False
+    index: Value = ()
+    keys: tuple[Value, ...] = ()
+    bits: int = 16
+    padding: tuple[float, float] | None = None
+    tile: Tile | None = None
+    assumed: tuple[str, ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What one file holds.
+
+    Attributes:
+        series: None where the file is no DICOM image.
+        slices: Empty where they cannot be used.
+        refusal: Why they cannot.
+        kind: SOP class.
+    """
+
+    series: Series | None = None
+    slices: Sequence[Slice] = ()
+    refusal: ScanRefused | None = None
+    kind: str = ""
 
 
 @quiet()
-def read_slices(file: Path) -> tuple[Series, list[Slice]]:
-    """All slices of one file, from its header alone.
-
-    Raises:
-        ScanRefused: Where the file is no greyscale image with a place in space.
-    """
-    dataset = read_dataset(file, pixels=False)
-    _check_image(dataset, file)
-    _check_grey(dataset, file)
-    series = _series(dataset)
-    if "PerFrameFunctionalGroupsSequence" in dataset:
-        return series, _enhanced(dataset, file)
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise refuse("no-geometry", file, "frames without a position each")
-    return series, [_classic(dataset, file)]
+def read_header(file: Path) -> Header:
+    """Series and slices of one file, from its header alone; raises nothing for bad files."""
+    series, kind = None, ""
+    try:
+        dataset = read_dataset(file, pixels=False)
+        _check_image(dataset, file)
+        series, kind = _series(dataset), str(dataset.get("SOPClassUID", ""))
+        _check_grey(dataset, file)
+        return Header(series, _slices(dataset, file), None, kind)
+    except ScanRefused as error:
+        return Header(series, (), error, kind)
 
 
 @quiet()
@@ -111,18 +163,21 @@ def _check_image(dataset: Dataset, file: Path) -> None:
 def _check_grey(dataset: Dataset, file: Path) -> None:
     if str(dataset.get("Modality", "")) in _NO_SCAN:
         raise refuse("unsupported-dicom", file, "this DICOM object is derived from a scan")
-    colour = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+    colour = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not colour.startswith("MONOCHROME"):
         raise refuse("colour-image", file)
-    if "MOSAIC" in _image_type(dataset):
-        raise refuse("unsupported-dicom", file, "slices are tiled into one picture (mosaic)")
     if "ModalityLUTSequence" in dataset:
         raise refuse("unsupported-dicom", file, "stored values are mapped by a table")
 
 
-def _image_type(dataset: Dataset) -> list[str]:
-    value = dataset.get("ImageType") or []
-    return [str(v).upper() for v in ([value] if isinstance(value, str) else value)]
+def _slices(dataset: Dataset, file: Path) -> list[Slice]:
+    if "PerFrameFunctionalGroupsSequence" in dataset:
+        return _enhanced(dataset, file)
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise refuse("no-geometry", file, "frames without a position each")
+    if "MOSAIC" in words(dataset, "ImageType"):
+        return _mosaic(dataset, file)
+    return [_classic(dataset, file)]
 
 
 def _series(dataset: Dataset) -> Series:
@@ -131,7 +186,7 @@ def _series(dataset: Dataset) -> Series:
 
     frame = text("FrameOfReferenceUID")
     description = role_words(text("SeriesDescription"), text("ProtocolName"))
-    kinds = _image_type(dataset)
+    told = f"{text('SeriesDescription')} {text('ProtocolName')}".lower().replace("_", " ")
     modality = text("Modality").upper()
     return Series(
         uid=digest("series", text("SeriesInstanceUID")),
@@ -139,36 +194,44 @@ def _series(dataset: Dataset) -> Series:
         patient=digest_patient(text("PatientID"), text("IssuerOfPatientID")),
         modality=modality if modality in _SAFE_MODALITIES else "unknown",
         description=description,
-        localizer="LOCALIZER" in kinds or "localizer" in description.split(),
+        localizer="LOCALIZER" in words(dataset, "ImageType"),
+        called_localizer="localizer" in description.split()
+        or bool(_PERHAPS_LOCALIZER.search(told)),
     )
 
 
 def _classic(dataset: Dataset, file: Path) -> Slice:
-    position = _numbers(dataset, "ImagePositionPatient", 3, file)
-    orientation = _numbers(dataset, "ImageOrientationPatient", 6, file)
-    instance = str(dataset.get("SOPInstanceUID") or file)
-    order = (
-        _order(dataset, "TemporalPositionIdentifier"),
-        _order(dataset, "TriggerTime"),
-        _order(dataset, "EchoTime"),
-        _order(dataset, "DiffusionBValue"),
-        _order(dataset, "AcquisitionNumber"),
-        tuple(float(ord(c)) for c in "\\".join(_image_type(dataset))),
-        _order(dataset, "AcquisitionTime"),
-        _order(dataset, "InstanceNumber"),
-    )
     return _slice(
         dataset,
         file,
-        frame=0,
-        instance=instance,
-        position=position,
-        orientation=orientation,
-        spacing=_numbers(dataset, "PixelSpacing", 2, file),
-        thickness=_number(dataset, "SliceThickness", 0.0),
-        rescale=(_number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)),
-        order=order,
+        position=_numbers(dataset, "ImagePositionPatient", 3, file),
+        orientation=_numbers(dataset, "ImageOrientationPatient", 6, file),
+        measures=dataset,
+        rescale=dataset,
+        keys=classic_keys(dataset),
     )
+
+
+def _mosaic(dataset: Dataset, file: Path) -> list[Slice]:
+    """Slices of a Siemens mosaic: tiles of one picture.
+
+    Raises:
+        ScanRefused: ``unsupported-dicom`` where the header does not say how many.
+    """
+    whole = _classic(dataset, file)
+    return [
+        _slice(
+            dataset,
+            file,
+            position=position_mm,
+            orientation=[*whole.row, *whole.column],
+            measures=dataset,
+            rescale=dataset,
+            keys=whole.keys,
+            tile=tile,
+        )
+        for tile, position_mm in mosaic_tiles(dataset, file)
+    ]
 
 
 def _enhanced(dataset: Dataset, file: Path) -> list[Slice]:
@@ -177,42 +240,25 @@ def _enhanced(dataset: Dataset, file: Path) -> list[Slice]:
     Raises:
         ScanRefused: ``no-geometry`` where neither place has the group.
     """
-    shared = _first(dataset, "SharedFunctionalGroupsSequence")
-    instance = str(dataset.get("SOPInstanceUID") or file)
+    shared = first(dataset, "SharedFunctionalGroupsSequence")
     slices = []
     for frame, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
 
         def group(name: str, own: Dataset = own) -> Dataset:
-            return _first(own, name) or _first(shared, name)
+            return first(own, name) or first(shared, name)
 
-        content = group("FrameContentSequence")
-        rescale = group("PixelValueTransformationSequence")
-        measures = group("PixelMeasuresSequence")
-        diffusion = group("MRDiffusionSequence")
-        order = (
-            _order(content, "TemporalPositionIndex"),
-            _order(group("CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime"),
-            _order(group("MREchoSequence"), "EffectiveEchoTime"),
-            _order(diffusion, "DiffusionBValue"),
-            (float(frame),),
-        )
+        plane, turn = group("PlanePositionSequence"), group("PlaneOrientationSequence")
         slices.append(
             _slice(
                 dataset,
                 file,
                 frame=frame,
-                instance=f"{instance}/{frame}",
-                position=_numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3, file),
-                orientation=_numbers(
-                    group("PlaneOrientationSequence"), "ImageOrientationPatient", 6, file
-                ),
-                spacing=_numbers(measures, "PixelSpacing", 2, file),
-                thickness=_number(measures, "SliceThickness", 0.0),
-                rescale=(
-                    _number(rescale, "RescaleSlope", 1.0),
-                    _number(rescale, "RescaleIntercept", 0.0),
-                ),
-                order=order,
+                position=_numbers(plane, "ImagePositionPatient", 3, file),
+                orientation=_numbers(turn, "ImageOrientationPatient", 6, file),
+                measures=group("PixelMeasuresSequence"),
+                rescale=group("PixelValueTransformationSequence"),
+                index=index_values(group("FrameContentSequence")),
+                keys=frame_keys(dataset, group, frame),
             )
         )
     return slices
@@ -222,35 +268,60 @@ def _slice(
     dataset: Dataset,
     file: Path,
     *,
-    frame: int,
-    instance: str,
-    position: list[float],
-    orientation: list[float],
-    spacing: list[float],
-    thickness: float,
-    rescale: tuple[float, float],
-    order: tuple[tuple[float, ...], ...],
+    position: Sequence[float],
+    orientation: Sequence[float],
+    measures: Dataset,
+    rescale: Dataset,
+    keys: tuple[Value, ...],
+    index: Value = (),
+    frame: int = 0,
+    tile: Tile | None = None,
 ) -> Slice:
+    instance = str(dataset.get("SOPInstanceUID") or file)
+    spacing = _numbers(measures, "PixelSpacing", 2, file)
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
     return Slice(
         file=file,
         frame=frame,
-        instance=digest("instance", instance),
+        instance=digest("instance", instance, frame),
         position_mm=(position[0], position[1], position[2]),
         row=(orientation[0], orientation[1], orientation[2]),
         column=(orientation[3], orientation[4], orientation[5]),
         spacing=(spacing[0], spacing[1]),
-        shape=(int(dataset.Rows), int(dataset.Columns)),
-        thickness=thickness,
-        slope=rescale[0],
-        intercept=rescale[1],
-        order=order,
+        shape=(rows, columns) if tile is None else tile.shape,
+        thickness=_number(measures, "SliceThickness", 0.0),
+        step_mm=_number(measures, "SpacingBetweenSlices", 0.0),
+        slope=_number(rescale, "RescaleSlope", 1.0),
+        intercept=_number(rescale, "RescaleIntercept", 0.0),
+        rescaled="RescaleSlope" in rescale or "RescaleIntercept" in rescale,
+        index=index,
+        keys=keys,
         bits=int(dataset.get("BitsAllocated") or 16),
+        padding=_padding(dataset),
+        tile=tile,
+        assumed=missing_attributes(dataset),
+        kind=str(dataset.get("SOPClassUID", "")),
     )
 
 
-def _first(dataset: Dataset, name: str) -> Dataset:
-    items = dataset.get(name)
-    return items[0] if items else Dataset()
+def _padding(dataset: Dataset) -> tuple[float, float] | None:
+    """PixelPaddingValue and, where there is one, its range (PS3.3 C.7.5.1.1.2)."""
+    if "PixelPaddingValue" not in dataset:
+        return None
+    one = _number(dataset, "PixelPaddingValue", math.nan)
+    other = _number(dataset, "PixelPaddingRangeLimit", one)
+    if math.isnan(one):
+        return None
+    # Its VR need not be that of the pixels: 63536 is -2000 in 16 bits.
+    bits = int(dataset.get("BitsAllocated") or 16)
+    signed = bool(dataset.get("PixelRepresentation") or 0)
+    ends = sorted(_wrapped(v, bits, signed) for v in (one, other))
+    return ends[0], ends[1]
+
+
+def _wrapped(value: float, bits: int, signed: bool) -> float:
+    value %= 2**bits
+    return value - 2**bits if signed and value >= 2 ** (bits - 1) else value
 
 
 def _numbers(dataset: Dataset, name: str, count: int, file: Path) -> list[float]:
@@ -270,7 +341,3 @@ def _number(dataset: Dataset, name: str, default: float) -> float:
         return default if value in (None, "") else float(value)
     except (TypeError, ValueError):
         return default
-
-
-def _order(dataset: Dataset, name: str) -> tuple[float, ...]:
-    return (_number(dataset, name, -1.0),)

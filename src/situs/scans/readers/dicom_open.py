@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +11,31 @@ from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 
+from situs.scans.formats import is_gzip
+from situs.scans.quality import MAX_BYTES
 from situs.scans.refusals import refuse
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 # zlib expands by up to 1032:1, and pydicom inflates a deflated file as a whole.
 _MAX_DEFLATED_BYTES = 4 * 2**20
+_MAX_HEADER_BYTES = 64 * 2**20
+
+# What the standard demands of every image and some writers leave out, with what other readers
+# take then. BitsAllocated follows from the length of the pixels.
+_DEFAULTS: dict[str, int | str] = {
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "PixelRepresentation": 0,
+}
+_STORED = ("BitsAllocated", "BitsStored", "HighBit")
 
 
 @contextmanager
@@ -34,7 +55,7 @@ def quiet() -> Iterator[None]:
 
 
 def read_dataset(file: Path, *, pixels: bool) -> Dataset:
-    """The dataset of one file; to be used inside :func:`quiet`.
+    """The dataset of one file, gzipped or not; to be used inside :func:`quiet`.
 
     Raises:
         ScanRefused: ``empty-file``, ``truncated-file``, ``not-an-image`` or ``too-large``.
@@ -43,16 +64,66 @@ def read_dataset(file: Path, *, pixels: bool) -> Dataset:
     if size == 0:
         raise refuse("empty-file", file)
     try:
-        if size > _MAX_DEFLATED_BYTES and _is_deflated(file):
-            raise refuse("too-large", file, "a deflated file of this size is not opened")
-        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
+        if is_gzip(file):
+            with gzip.open(file) as packed:
+                stream = _Bounded(packed, MAX_BYTES if pixels else _MAX_HEADER_BYTES)
+                dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels)
+        else:
+            if size > _MAX_DEFLATED_BYTES and _is_deflated(file):
+                raise refuse("too-large", file, "a deflated file of this size is not opened")
+            dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
+    except _BeyondBound:
+        raise refuse("too-large", file, "the file unpacks to more than a scan may take") from None
     except (EOFError, OSError):
         raise refuse("truncated-file", file, "the header ends too early") from None
+    meta = dataset.file_meta
+    if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise refuse("not-an-image", file, "this DICOM object holds no image")
     if "SOPClassUID" not in dataset and "Rows" not in dataset:
         if getattr(dataset, "preamble", None):
             raise refuse("truncated-file", file, "the header ends too early")
         raise refuse("not-an-image", file, "this is no DICOM object")
+    if "TransferSyntaxUID" not in meta:
+        meta.TransferSyntaxUID = _syntax(dataset)
     return dataset
+
+
+def missing_attributes(dataset: Dataset) -> tuple[str, ...]:
+    """Names of attributes of the pixels that an image must have and this one has not."""
+    return tuple(name for name in (*_DEFAULTS, *_STORED) if name not in dataset)
+
+
+def fill_missing_attributes(dataset: Dataset, file: Path) -> None:
+    """Give an image the attributes of its pixels that it lacks, where they follow from others.
+
+    Raises:
+        ScanRefused: ``missing-attribute`` where they do not.
+    """
+    missing = missing_attributes(dataset)
+    for name in missing:
+        if name in _DEFAULTS:
+            setattr(dataset, name, _DEFAULTS[name])
+    if "BitsAllocated" in missing:
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        values = int(dataset.Rows) * int(dataset.Columns) * frames * int(dataset.SamplesPerPixel)
+        held = len(dataset.get("PixelData") or b"")
+        bytes_each = held // values if values else 0
+        compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+        if compressed or bytes_each not in (1, 2, 4) or held - values * bytes_each > 1:
+            raise refuse("missing-attribute", file, "BitsAllocated is missing")
+        dataset.BitsAllocated = 8 * bytes_each
+    if "BitsStored" in missing:
+        dataset.BitsStored = dataset.BitsAllocated
+    if "HighBit" in missing:
+        dataset.HighBit = int(dataset.BitsStored) - 1
+
+
+def _syntax(dataset: Dataset) -> UID:
+    """How a file without file meta information is written, as pydicom found it."""
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
 def _is_deflated(file: Path) -> bool:
@@ -61,3 +132,40 @@ def _is_deflated(file: Path) -> bool:
     except pydicom.errors.InvalidDicomError:
         return False
     return str(meta.get("TransferSyntaxUID", "")) == _DEFLATED
+
+
+class _BeyondBound(Exception):
+    pass
+
+
+class _Bounded(io.BufferedIOBase):
+    """A stream that unpacks no further than to a number of bytes."""
+
+    def __init__(self, stream: gzip.GzipFile, bound: int) -> None:
+        self._stream, self._bound = stream, bound
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as much, or everything up to the bound."""
+        left = self._bound - self._stream.tell()
+        data = self._stream.read(left + 1 if size is None or size < 0 else min(size, left + 1))
+        if len(data) > left:
+            raise _BeyondBound
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move; an absolute place beyond the bound is refused."""
+        if whence == io.SEEK_SET and offset > self._bound:
+            raise _BeyondBound
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Where the stream is."""
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from situs.files import sha256
 from situs.scans.readers.dicom_headers import Slice
-from situs.scans.readers.dicom_open import quiet, read_dataset
+from situs.scans.readers.dicom_open import fill_missing_attributes, quiet, read_dataset
 from situs.scans.refusals import refuse
 
 # What a decoder needs to know of an image, and nothing of the patient.
@@ -33,6 +33,7 @@ _PIXEL_MODULE = (
     "PixelRepresentation",
     "PixelData",
 )
+_AIR_HU = -1000
 _MULTIFRAME_GREY = "1.2.840.10008.5.1.4.1.1.7.3"  # word-sized multi-frame secondary capture
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -51,26 +52,53 @@ class Pixels:
     def stored(self, slice_: Slice) -> npt.NDArray[Any]:
         """Stored values ``(rows, columns)`` before rescaling."""
         frames = self._decoded(slice_.file)
-        if slice_.frame >= len(frames) or frames.shape[1:] != slice_.shape:
+        if slice_.frame >= len(frames):
             raise refuse("truncated-file", self._path, "a file holds fewer frames than it says")
         frame: npt.NDArray[Any] = frames[slice_.frame]
+        if slice_.tile is not None:
+            row, column, (rows, columns) = slice_.tile
+            frame = frame[row : row + rows, column : column + columns]
+        if frame.shape != slice_.shape:
+            raise refuse("truncated-file", self._path, "a file holds fewer pixels than it says")
         return frame
 
-    def volume(self, slices: Sequence[Slice]) -> npt.NDArray[Any]:
-        """Rescaled values ``(columns, rows, slices)``, each slice by its own slope."""
+    def volume(self, slices: Sequence[Slice], modality: str = "") -> npt.NDArray[Any]:
+        """Rescaled values ``(columns, rows, slices)``, each slice by its own slope.
+
+        Pixels that stand for no measurement (PixelPaddingValue) become air or background: they
+        get the lowest value that was measured, in CT at most that of air.
+
+        Raises:
+            ScanRefused: ``mixed-rescale`` where some slices lack a rescale that others have.
+        """
+        self._check_rescale(slices)
         whole = all(s.slope == 1 and float(s.intercept).is_integer() for s in slices)
         whole = whole and self.stored(slices[0]).dtype.kind in "iu"
         out = np.empty((len(slices), *slices[0].shape), np.int16 if whole else np.float32)
+        padded: list[tuple[int, npt.NDArray[np.bool_]]] = []
         for k, slice_ in enumerate(slices):
             values = self.stored(slice_)
             if whole:
-                rescaled = values.astype(np.int32) + int(slice_.intercept)
-                if out.dtype == np.int16 and not _fits_int16(rescaled):
-                    out = out.astype(np.int32)
+                wide = np.int64 if values.dtype.itemsize > 2 else np.int32
+                rescaled = values.astype(wide) + int(slice_.intercept)
+                out = _widened(out, rescaled)
                 out[k] = rescaled
             else:
                 out[k] = values * np.float64(slice_.slope) + slice_.intercept
+            if slice_.padding is not None:
+                low, high = slice_.padding
+                outside = (values >= low) & (values <= high)
+                if outside.any():
+                    padded.append((k, outside))
+        if padded:
+            _fill_padding(out, padded, modality)
         return out.T
+
+    def _check_rescale(self, slices: Sequence[Slice]) -> None:
+        bare = sum(not s.rescaled for s in slices)
+        if 0 < bare < len(slices) and any(s.slope != 1 or s.intercept != 0 for s in slices):
+            detail = f"{bare} of {len(slices)} slices have no RescaleSlope and RescaleIntercept"
+            raise refuse("mixed-rescale", self._path, detail)
 
     @quiet()
     def _decode(self, file: Path) -> npt.NDArray[Any]:
@@ -78,6 +106,9 @@ class Pixels:
         dataset = read_dataset(file, pixels=True)
         if not any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             raise refuse("truncated-file", self._path, "a file of the series holds no pixels")
+        signed_unknown = "PixelRepresentation" not in dataset and "PixelData" in dataset
+        if "PixelData" in dataset:
+            fill_missing_attributes(dataset, self._path)
         try:
             frames = dataset.pixel_array
         except (NotImplementedError, RuntimeError):
@@ -85,6 +116,9 @@ class Pixels:
         except (AttributeError, ValueError, KeyError, EOFError):
             detail = "a file of the series has damaged or too few pixels"
             raise refuse("truncated-file", self._path, detail) from None
+        if signed_unknown and frames.max() >= 2 ** (int(dataset.BitsStored) - 1):
+            detail = "PixelRepresentation is missing, and the values could be negative numbers"
+            raise refuse("missing-attribute", self._path, detail)
         return frames[None] if frames.ndim == 2 else frames
 
 
@@ -119,9 +153,34 @@ def straighten(
     return moved, pad
 
 
-def _fits_int16(values: npt.NDArray[np.int32]) -> bool:
-    info = np.iinfo(np.int16)
-    return bool(info.min <= values.min() and values.max() <= info.max)
+def _widened(out: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``out`` in the smallest type of integers from its own on that holds ``values``."""
+    low, high = int(values.min()), int(values.max())
+    for dtype in (np.int16, np.int32):
+        info = np.iinfo(dtype)
+        if out.dtype.itemsize <= info.bits // 8 and info.min <= low and high <= info.max:
+            return out.astype(dtype, copy=False)
+    return out.astype(np.int64, copy=False)
+
+
+def _fill_padding(
+    out: npt.NDArray[Any], padded: Sequence[tuple[int, npt.NDArray[np.bool_]]], modality: str
+) -> None:
+    """Give padded pixels of ``out (slices, rows, columns)`` the value of background."""
+    measured = np.ones(out.shape, dtype=bool)
+    for k, outside in padded:
+        measured[k] = ~outside
+    values = out[measured]
+    if values.size == 0:
+        return
+    background = values.min()
+    if modality == "CT":
+        background = min(background, _AIR_HU)
+    for k, outside in padded:
+        # What lies below everything measured is background already; in CT it is a number
+        # outside the scale.
+        higher = outside if modality == "CT" else outside & (out[k] > background)
+        out[k][higher] = background
 
 
 def _decode_with_gdcm(dataset: Dataset, path: Path) -> npt.NDArray[Any]:
@@ -134,6 +193,8 @@ def _decode_with_gdcm(dataset: Dataset, path: Path) -> npt.NDArray[Any]:
     for name in _PIXEL_MODULE:
         if name in dataset:
             bare[name] = dataset[name]
+    # GDCM inverts MONOCHROME1 for some transfer syntaxes and not for others.
+    bare.PhotometricInterpretation = "MONOCHROME2"
     many = int(dataset.get("NumberOfFrames") or 1) > 1
     bare.SOPClassUID = _MULTIFRAME_GREY if many else _SECONDARY_CAPTURE
     bare.SOPInstanceUID = pydicom.uid.generate_uid()

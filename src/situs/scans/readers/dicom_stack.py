@@ -1,36 +1,36 @@
-"""From slices to a volume's geometry: pure functions on positions and directions, in LPS."""
+"""From the slices of one volume to its grid: pure functions on positions and directions, in LPS."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from situs.scans.quality import check_spacing
 from situs.scans.readers.dicom_headers import Slice
-from situs.scans.readers.options import chosen_volumes
+from situs.scans.readers.dicom_volumes import step_tolerance
 from situs.scans.refusals import refuse
 
 Array = npt.NDArray[np.float64]
 
-# Headers carry positions rounded to as little as two decimals.
-_SAME_PLACE_MM = 0.02
 _PARALLEL_COSINE = 1 - 1e-4  # 0.8°: consoles write directions anew for each slice
-_GAP_SHARE = 0.02
 _TILT_MIN = np.tan(np.radians(0.1))
 _TILT_MAX = np.tan(np.radians(40.0))
+# Directions of two digits are 1 % longer or shorter than one, and as far from a right angle.
+_UNIT_TOLERANCE = 0.02
+_OFF_LINE_MM = 0.1
+_OFF_LINE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Slices in order, and the grid they lie on.
+    """The slices of a volume in order, and the grid they lie on.
 
     Attributes:
-        volumes: The chosen volumes, each a list of slices along the normal.
+        slices: Along the normal.
         affine_lps: ``(4, 4)``, voxel (column, row, slice) to LPS mm. Its third column is the
             true step from slice to slice, so it is sheared where the gantry was tilted.
         tilt: In-plane shift a slice in pixels (along columns' index, along rows' index), zero
@@ -38,43 +38,55 @@ class Stack:
         notes: What was handled.
     """
 
-    volumes: list[list[Slice]]
+    slices: list[Slice]
     affine_lps: Array
     tilt: tuple[float, float]
     notes: tuple[str, ...]
 
 
-def stack(
-    slices: Sequence[Slice],
-    path: Path,
-    *,
-    volume: int | Literal["all"] | None = None,
-    fingerprint: Callable[[Slice], str],
-) -> Stack:
-    """Order slices by their position along the normal and derive the grid.
-
-    Args:
-        slices: Of one series, in any order.
-        path: For errors.
-        volume: Which volume, where positions repeat.
-        fingerprint: Tells whether two slices hold the same pixels; asked only where slices
-            share a position.
+def directions(slices: Sequence[Slice], path: Path) -> tuple[Array, Array]:
+    """Unit directions along rows and columns of parallel slices, exactly perpendicular.
 
     Raises:
-        ScanRefused: ``mixed-size``, ``mixed-orientation``, ``bad-orientation``,
-            ``bad-spacing``, ``duplicate-slices``, ``four-dimensional``, ``missing-slice`` or
-            ``irregular-spacing``.
+        ScanRefused: ``mixed-size``, ``mixed-orientation``, ``bad-orientation`` or
+            ``bad-spacing``.
+    """
+    _check_same_grid(slices, path)
+    both = sorted({(*s.row, *s.column) for s in slices})
+    rows, columns = np.array(both)[:, :3], np.array(both)[:, 3:]
+    lengths = np.linalg.norm(np.concatenate([rows, columns]), axis=1)
+    upright = np.abs((rows * columns).sum(axis=1))
+    if not (np.abs(lengths - 1) < _UNIT_TOLERANCE).all() or not (upright < _UNIT_TOLERANCE).all():
+        raise refuse("bad-orientation", path, "directions are not unit vectors at right angles")
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    columns /= np.linalg.norm(columns, axis=1, keepdims=True)
+    alike = np.minimum(rows @ rows[0], columns @ columns[0])
+    if (alike < _PARALLEL_COSINE).any():
+        groups = len(np.unique(np.round(np.concatenate([rows, columns], 1), 1), axis=0))
+        raise refuse("mixed-orientation", path, f"slices in about {groups} orientations")
+    row = rows[0]
+    column = columns[0] - (columns[0] @ row) * row
+    return row, column / np.linalg.norm(column)
+
+
+def stack(slices: Sequence[Slice], row: Array, column: Array, path: Path) -> Stack:
+    """The grid of the slices of one volume.
+
+    Args:
+        slices: One at each place, ordered along the normal.
+        row: Unit direction of the series, from :func:`directions`.
+        column: The other.
+        path: For errors.
+
+    Raises:
+        ScanRefused: ``missing-slice`` or ``irregular-spacing``.
     """
     notes: list[str] = []
-    _check_same_grid(slices, path)
-    row, column = _directions(slices, path)
     normal = np.cross(row, column)
-    places = _places(slices, normal)
-    places = _without_copies(places, fingerprint, notes)
-    volumes = _volumes(places, path, volume)
-    positions = np.array([s.position_mm for s in volumes[0]])
-    step = _step(positions, normal, volumes[0][0], path)
-    between_rows, between_columns = volumes[0][0].spacing
+    positions = np.array([s.position_mm for s in slices])
+    step = _step(positions, normal, slices[0], path)
+    row, column, normal = _without_rounding(row, column, normal, step, _rounding(slices[0]))
+    between_rows, between_columns = slices[0].spacing
     affine = np.eye(4)
     affine[:3, 0] = row * between_columns
     affine[:3, 1] = column * between_rows
@@ -85,11 +97,18 @@ def stack(
     tilted = slope > _TILT_MIN
     if tilted:
         notes.append(f"gantry tilt of {np.degrees(np.arctan(slope)):.1f}° straightened")
-    in_order = [s.instance for s in volumes[0]] == [s.instance for s in slices[: len(volumes[0])]]
-    if not in_order:
-        notes.append(f"sorted {len(volumes[0])} slices by position")
     tilt = (float(shift[0]), float(shift[1])) if tilted else (0.0, 0.0)
-    return Stack(volumes, affine, tilt, tuple(notes))
+    return Stack(list(slices), affine, tilt, tuple(notes))
+
+
+def same_grid(a: Stack, b: Stack) -> bool:
+    """Whether two volumes of a series put their voxels at the same places."""
+    if len(a.slices) != len(b.slices):
+        return False
+    side = min(np.linalg.norm(a.affine_lps[:3, :3], axis=0))
+    last = np.array([n - 1 for n in (*a.slices[0].shape[::-1], len(a.slices))] + [1])
+    moved = np.abs(a.affine_lps - b.affine_lps)[:3] @ last
+    return bool(np.linalg.norm(moved) < _OFF_LINE_SHARE * side)
 
 
 def straightened_affine(stacked: Stack, pad: tuple[int, int]) -> Array:
@@ -117,67 +136,30 @@ def _check_same_grid(slices: Sequence[Slice], path: Path) -> None:
         raise refuse("mixed-size", path, "slices of different pixel spacing in one series")
 
 
-def _directions(slices: Sequence[Slice], path: Path) -> tuple[Array, Array]:
-    """Unit directions of the stack, made exactly perpendicular."""
-    rows = np.array([s.row for s in slices])
-    columns = np.array([s.column for s in slices])
-    lengths = np.linalg.norm(np.concatenate([rows, columns]), axis=1)
-    upright = np.abs((rows * columns).sum(axis=1))
-    if not (np.abs(lengths - 1) < 1e-2).all() or not (upright < 1e-2).all():
-        raise refuse("bad-orientation", path, "directions are not unit vectors at right angles")
-    alike = np.minimum(rows @ rows[0], columns @ columns[0])
-    if (alike < _PARALLEL_COSINE).any():
-        groups = len(np.unique(np.round(np.concatenate([rows, columns], 1), 1), axis=0))
-        raise refuse("mixed-orientation", path, f"slices in about {groups} orientations")
-    row = rows[0] / np.linalg.norm(rows[0])
-    column = columns[0] - (columns[0] @ row) * row
-    return row, column / np.linalg.norm(column)
+def _rounding(slice_: Slice) -> float:
+    """Largest angle, in radians, that the digits of the directions leave open; 0 for many.
+
+    Directions along the axes of the body show no digits and count as exact.
+    """
+    values = np.array([*slice_.row, *slice_.column])
+    for digits in (2, 3, 4):
+        unit = 10.0**-digits
+        if (np.abs(values / unit - np.round(values / unit)) < 1e-6).all():
+            exact = (np.abs(values - np.round(values)) < 1e-9).all()
+            return 0.0 if exact else float(np.sqrt(3) * unit)
+    return 0.0
 
 
-def _places(slices: Sequence[Slice], normal: Array) -> list[list[Slice]]:
-    """Slices grouped by their distance along the normal, nearest first."""
-    distances = np.array([s.position_mm for s in slices]) @ normal
-    order = np.argsort(distances, kind="stable")
-    new_place = np.diff(distances[order], prepend=-np.inf) > _SAME_PLACE_MM
-    places: list[list[Slice]] = []
-    for index, starts in zip(order, new_place, strict=True):
-        if starts:
-            places.append([])
-        places[-1].append(slices[index])
-    return places
-
-
-def _without_copies(
-    places: list[list[Slice]], fingerprint: Callable[[Slice], str], notes: list[str]
-) -> list[list[Slice]]:
-    """Drop slices that repeat another of the same place: the same instance or the same pixels."""
-    instances = [list({s.instance: s for s in place}.values()) for place in places]
-    kept = instances
-    if any(len(place) > 1 for place in instances):
-        pictures = [list({fingerprint(s): s for s in place[::-1]}.values()) for place in instances]
-        # Equal pictures at some places of a complete series are moments when nothing moved.
-        if _even(pictures) or not _even(instances):
-            kept = pictures
-    dropped = sum(len(p) for p in places) - sum(len(p) for p in kept)
-    if dropped:
-        notes.append(f"left out {dropped} copies of slices")
-    return kept
-
-
-def _even(places: list[list[Slice]]) -> bool:
-    return len({len(place) for place in places}) == 1
-
-
-def _volumes(
-    places: list[list[Slice]], path: Path, volume: int | Literal["all"] | None
-) -> list[list[Slice]]:
-    counts = {len(place) for place in places}
-    if len(counts) > 1:
-        detail = f"positions hold {min(counts)} to {max(counts)} different slices"
-        raise refuse("duplicate-slices", path, detail)
-    for place in places:
-        place.sort(key=lambda s: s.order)
-    return [[p[v] for p in places] for v in chosen_volumes(counts.pop(), volume, path)]
+def _without_rounding(
+    row: Array, column: Array, normal: Array, step: Array, rounding: float
+) -> tuple[Array, Array, Array]:
+    """Directions turned so that the stack stands upright, if their digits leave that open."""
+    along = step / np.linalg.norm(step)
+    if float(np.linalg.norm(np.cross(along, normal))) > rounding:
+        return row, column, normal
+    row = row - (row @ along) * along
+    row /= np.linalg.norm(row)
+    return row, np.cross(along, row), along
 
 
 def _step(positions: Array, normal: Array, first: Slice, path: Path) -> Array:
@@ -186,7 +168,7 @@ def _step(positions: Array, normal: Array, first: Slice, path: Path) -> Array:
         return normal * (first.thickness if first.thickness > 0 else 1.0)
     gaps = np.diff(positions @ normal)
     typical = float(np.median(gaps))
-    tolerance = max(_SAME_PLACE_MM, _GAP_SHARE * typical)
+    tolerance = step_tolerance(typical)
     smallest = float(gaps.min())
     if (np.abs(gaps - typical) > tolerance).any():
         multiple = gaps / smallest
@@ -201,8 +183,10 @@ def _step(positions: Array, normal: Array, first: Slice, path: Path) -> Array:
     step: Array = (positions[-1] - positions[0]) / (len(positions) - 1)
     line = positions[0] + np.arange(len(positions))[:, None] * step
     off = float(np.linalg.norm(positions - line, axis=1).max())
-    if off > max(0.1, 0.1 * typical):
-        raise refuse("irregular-spacing", path, f"slices lie up to {off:.2f} mm off a line")
+    # A tenth of a millimetre, but of a micro-CT no more than a share of its voxels.
+    side = min(*first.spacing, typical)
+    if off > max(_OFF_LINE_SHARE * typical, min(_OFF_LINE_MM, _OFF_LINE_SHARE * 5 * side)):
+        raise refuse("irregular-spacing", path, f"slices lie up to {off:.2g} mm off a line")
     if np.linalg.norm(step - (step @ normal) * normal) > _TILT_MAX * (step @ normal):
         raise refuse("irregular-spacing", path, "the stack leans by more than 40°")
     return step

@@ -20,8 +20,16 @@ class ReadOptions:
     max_bytes: int = MAX_BYTES
 
 
-def chosen_volumes(count: int, volume: int | Literal["all"] | None, path: Path) -> list[int]:
+def chosen_volumes(
+    count: int, volume: int | Literal["all"] | None, path: Path, told_by: str = ""
+) -> list[int]:
     """Which of ``count`` volumes to read.
+
+    Args:
+        count: Volumes that there are.
+        volume: What the caller chose.
+        path: For the error.
+        told_by: What tells the volumes apart, where it is known.
 
     Raises:
         ScanRefused: ``four-dimensional`` where nobody chose, ``no-such-volume``.
@@ -31,7 +39,8 @@ def chosen_volumes(count: int, volume: int | Literal["all"] | None, path: Path) 
             raise refuse("no-such-volume", path, f"volume {volume} of 1 was asked for")
         return list(range(count))
     if volume is None:
-        detail = f"holds {count} volumes; choose one of them (0 … {count - 1}), or all"
+        apart = f", told apart by {told_by}" if told_by else ""
+        detail = f"holds {count} volumes{apart}; choose one of them (0 … {count - 1}), or all"
         raise refuse("four-dimensional", path, detail)
     if not 0 <= volume < count:
         raise refuse("no-such-volume", path, f"volume {volume} of {count} was asked for")
