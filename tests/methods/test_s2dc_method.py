@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny import TinyBackbone, smooth_sources, stack
 
-from situs.backbones import Backbone
+from situs.backbones import Backbone, BackboneConfig
+from situs.backbones import build as build_backbone
 from situs.config import load_config, validate
 from situs.errors import ConfigError
 from situs.methods import build, method_class
@@ -210,6 +211,42 @@ def test_the_stage_follows_the_number_of_tokens() -> None:
             "s2dc", {**SMALL, "grid": (2, 2, 2), "stage": None, "max_tokens": limit}
         ).config
         assert token_vox(config, TinyBackbone()) == (stride,) * 3  # type: ignore[arg-type]
+
+
+BACKBONES = {
+    "cnn": {"channels": [4, 8, 16, 16]},
+    "swin_unetr": {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 4, "norm": "group"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:a region of")
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("term", ["p2p", "p2s", "global"])
+def test_every_term_reaches_all_of_the_encoder_by_default(name: str, term: str) -> None:
+    torch.manual_seed(0)
+    size = 32 if name == "swin_unetr" else 16
+    backbone = build_backbone(BackboneConfig(name=name, options=BACKBONES[name]))
+    weights = {"p2p": 0, "p2s": 0, "global": 0} | {term: 1}
+    options = {**SMALL, "stage": None, "crop_size": (size,) * 3, "grid": (2, 2, 1)}
+    method = build("s2dc", {**options, "weights": weights})
+    sources = smooth_sources(2, (2 * size, 2 * size, size))
+    batch = stack([method.sample([s], np.random.default_rng(i)) for i, s in enumerate(sources)])
+    student = Network(backbone, method.build_heads(backbone))
+    teacher = copy.deepcopy(student)
+    method.step(batch, student, teacher, torch.Generator()).losses["total"].backward()
+    gradients = [(p.numel(), p.grad) for p in backbone.encoder.parameters()]
+    reached = sum(n for n, g in gradients if g is not None and bool(g.any()))
+    # Biases before a normalisation have no effect.
+    assert reached >= 0.97 * sum(n for n, _ in gradients)
+    assert all(p.grad is None for p in backbone.decoder.parameters())
+
+
+def test_what_is_not_trained_or_too_coarse_is_said() -> None:
+    with pytest.warns(UserWarning, match="stage 0 of 0–1: the stages beyond it get no gradient"):
+        build("s2dc", {**SMALL, "stage": 0}).build_heads(TinyBackbone())
+    few = {**SMALL, "crop_size": (4, 4, 4), "stage": None}
+    with pytest.warns(UserWarning, match="only 16 tokens of 2×2×2 voxels"):
+        build("s2dc", few).build_heads(TinyBackbone())
 
 
 def test_refuses_a_stage_or_a_size_that_the_backbone_does_not_have() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class Backbone(nn.Module, ABC):
         channels: Channels of each scale that :meth:`encode` returns, fine to coarse.
         strides: For each scale, input voxels a feature spans along each axis.
         decoder_channels: Channels of what :meth:`decode` returns.
+        moved: Prefix → part, of tensors that weights written by earlier versions hold in the
+            other part.
         min_coarse_voxels: Voxels that the coarsest scale must have in all; 2 where instance
             normalisation would turn a single one into zero.
     """
@@ -35,6 +38,7 @@ class Backbone(nn.Module, ABC):
     strides: tuple[tuple[int, ...], ...]
     decoder_channels: int
     min_coarse_voxels: int = 1
+    moved: ClassVar[dict[str, str]] = {}
     encoder: nn.Module
     decoder: nn.Module
 

@@ -1,13 +1,17 @@
 """MONAI's SwinUNETR (Hatamizadeh et al., BrainLes 2021), seen as encoder and decoder.
 
-Parts keep MONAI's names: encoder and decoder together are a state of ``monai.networks.nets
-.SwinUNETR`` without its output layer.
+The encoder is the Swin transformer alone, whose five outputs are the scales that methods read:
+the authors of s2dc and of VoCo take the coarsest of them, ``hidden[4]``, as it is. The
+convolutional blocks between transformer and up-sampling (``encoder1`` to ``encoder4`` and
+``encoder10`` in MONAI) belong to the decoder: they are computed, and trained, only where something
+is decoded. Parts keep MONAI's names: encoder and decoder together are a state of
+``monai.networks.nets.SwinUNETR`` without its output layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
 
 from monai.networks.nets.swin_unetr import SwinUNETR
 from pydantic import Field
@@ -18,9 +22,12 @@ from situs.backbones.options import Norm, Positive, min_coarse_voxels, monai_nor
 from situs.config import Config, validate
 
 _STAGES = 4  # fixed in MONAI's class
-_ENCODER_STAGES = ("patch_embed", "layers1", "layers2", "layers3", "layers4")
-_ENCODER_BRANCHES = ("encoder1", "encoder2", "encoder3", "encoder4", "encoder10")
-_DECODER_PARTS = ("decoder5", "decoder4", "decoder3", "decoder2", "decoder1")
+_TRANSFORMER = "swinViT."
+_DEPTHS = ("patch_embed", "layers1", "layers2", "layers3", "layers4")
+_SKIPS = ("encoder1", "encoder2", "encoder3", "encoder4")
+_BOTTOM = "encoder10"
+_UP = ("decoder5", "decoder4", "decoder3", "decoder2", "decoder1")
+_WRAPPERS = ("module.", "backbone.", "student.", "network.", "model.")
 
 
 class SwinUnetrOptions(Config):
@@ -35,6 +42,7 @@ class SwinUnetrOptions(Config):
             axis; ``group`` takes 32 too.
         drop_path_rate: Stochastic depth.
         use_checkpoint: Recompute activations in the backward pass to save memory.
+        use_v2: A residual convolution before each stage, SwinUNETR-V2 (He et al., MICCAI 2023).
     """
 
     feature_size: Annotated[int, Field(gt=0, multiple_of=12)] = 24
@@ -48,44 +56,35 @@ class SwinUnetrOptions(Config):
     norm: Norm = "instance"
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     use_checkpoint: bool = False
+    use_v2: bool = False
 
 
 class _Encoder(nn.Module):
-    """Swin transformer, and the convolutional blocks on the way to the decoder."""
+    """The Swin transformer; the image itself is the first scale, which the first skip reads."""
 
     def __init__(self, network: SwinUNETR) -> None:
         super().__init__()
         self.swinViT = network.swinViT
-        self.encoder1 = network.encoder1
-        self.encoder2 = network.encoder2
-        self.encoder3 = network.encoder3
-        self.encoder4 = network.encoder4
-        self.encoder10 = network.encoder10
         self.normalize = network.normalize
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        hidden = self.swinViT(x, self.normalize)
-        return [
-            self.encoder1(x),
-            self.encoder2(hidden[0]),
-            self.encoder3(hidden[1]),
-            self.encoder4(hidden[2]),
-            hidden[3],
-            self.encoder10(hidden[4]),
-        ]
+        return [x, *self.swinViT(x, self.normalize)]
 
 
 class _Decoder(nn.Module):
-    """Up-sampling blocks, coarse to fine."""
+    """Convolutional blocks on the skips and at the bottom, then up-sampling, coarse to fine."""
 
     def __init__(self, network: SwinUNETR) -> None:
         super().__init__()
-        for name in _DECODER_PARTS:
+        for name in (*_SKIPS, _BOTTOM, *_UP):
             setattr(self, name, getattr(network, name))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        *skips, x = features
-        for name, skip in zip(_DECODER_PARTS, reversed(skips), strict=True):
+        # MONAI hands the second coarsest scale on as it is.
+        *fine, coarse, bottom = features
+        skips = [getattr(self, name)(f) for name, f in zip(_SKIPS, fine, strict=True)]
+        x: Tensor = getattr(self, _BOTTOM)(bottom)
+        for name, skip in zip(_UP, reversed([*skips, coarse]), strict=True):
             x = getattr(self, name)(x, skip)
         return x
 
@@ -93,11 +92,15 @@ class _Decoder(nn.Module):
 class SwinUnetr(Backbone):
     """SwinUNETR in 2D or 3D; the coarsest of its six scales spans 32 voxels.
 
+    The first scale is the image.
+
     Args:
         spatial_dims: 2 or 3.
         in_channels: Channels of the input.
         options: Its size.
     """
+
+    moved: ClassVar[dict[str, str]] = {f"{name}.": "decoder" for name in (*_SKIPS, _BOTTOM)}
 
     def __init__(
         self, spatial_dims: int = 3, in_channels: int = 1, options: SwinUnetrOptions | None = None
@@ -115,11 +118,12 @@ class SwinUnetr(Backbone):
             norm_name=monai_norm(options.norm, [size]),
             dropout_path_rate=options.drop_path_rate,
             use_checkpoint=options.use_checkpoint,
+            use_v2=options.use_v2,
             spatial_dims=spatial_dims,
         )
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
-        self.channels = (size, size, 2 * size, 4 * size, 8 * size, 16 * size)
+        self.channels = (in_channels, size, 2 * size, 4 * size, 8 * size, 16 * size)
         self.strides = tuple((2**scale,) * spatial_dims for scale in range(len(self.channels)))
         self.decoder_channels = size
         self.min_coarse_voxels = min_coarse_voxels(options.norm)
@@ -140,13 +144,42 @@ class SwinUnetr(Backbone):
 
     def encoder_blocks(self) -> list[list[nn.Module]]:
         """See :meth:`Backbone.encoder_blocks`."""
-        part = self.encoder.get_submodule
-        return [
-            [part(f"swinViT.{stage}"), part(branch)]
-            for stage, branch in zip(_ENCODER_STAGES, _ENCODER_BRANCHES, strict=True)
-        ]
+        transformer = self.encoder.get_submodule("swinViT")
+        parts = dict(transformer.named_children())
+        # The convolution of V2 comes just before its stage.
+        return [[parts[n] for n in (depth, f"{depth}c") if n in parts] for depth in _DEPTHS]
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """See :meth:`Backbone.decode`."""
         decoded: Tensor = self.decoder(features)
         return decoded
+
+
+def from_monai(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The parts of a SwinUNETR state that others wrote, under the names of this backbone.
+
+    Takes the states of MONAI's ``SwinUNETR``, of its self-supervised ``model_swinvit.pt`` (the
+    transformer alone, its perceptrons called ``fc1`` and ``fc2``) and of VoCo, with the prefixes
+    that wrappers leave (``module.``, ``backbone.``, …).
+
+    Returns:
+        ``"encoder"`` and ``"decoder"``, ready for :func:`situs.weights.ledger.fill`, and
+        ``"other"``: what is of neither, such as heads, the teacher and the output layer.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}, "other": {}}
+    decoded = (*_SKIPS, _BOTTOM, *_UP)
+    for name, tensor in state.items():
+        bare = name
+        while prefix := next((w for w in _WRAPPERS if bare.startswith(w)), ""):
+            bare = bare.removeprefix(prefix)
+        head = bare.split(".", 1)[0]
+        if head.removesuffix("c") in _DEPTHS:
+            bare, head = _TRANSFORMER + bare, _TRANSFORMER[:-1]
+        if head == _TRANSFORMER[:-1]:
+            bare = bare.replace(".mlp.fc", ".mlp.linear")
+            parts["encoder"][bare] = tensor
+        elif head in decoded:
+            parts["decoder"][bare] = tensor
+        else:
+            parts["other"][name] = tensor
+    return parts

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save, save_file
 from torch import Tensor, nn
 
-from situs.backbones import Backbone, BackboneConfig, build
+from situs.backbones import Backbone, BackboneConfig, backbone_class, build
 from situs.config import Config, validate
 from situs.errors import ConfigError, TransferError
 from situs.files import sha256, write_files, writing
@@ -148,15 +148,36 @@ def load_card(path: str | Path) -> Card:
 def load_part(path: str | Path, part: str, card: Card | None = None) -> dict[str, Tensor] | None:
     """The tensors of one part, or None where the folder has no such part.
 
+    What an earlier version wrote with the other part (:attr:`Backbone.moved`) is found there.
+
     Raises:
-        TransferError: If the file is damaged or does not belong to its card.
+        TransferError: If a file is damaged or does not belong to its card.
     """
     folder = weights_folder(path)
+    card = card or load_card(folder)
+    own = _stored(folder, part, card)
+    moved = backbone_class(card.backbone.name).moved
+    if own is None or not moved:
+        return own
+
+    def now(name: str, before: str) -> str:
+        return next((to for prefix, to in moved.items() if name.startswith(prefix)), before)
+
+    stored = {"encoder": _stored(folder, "encoder", card) or {}, part: own}
+    return {
+        name: tensor
+        for before, state in stored.items()
+        for name, tensor in state.items()
+        if now(name, before) == part
+    }
+
+
+def _stored(folder: Path, part: str, card: Card) -> dict[str, Tensor] | None:
     file = folder / f"{part}.safetensors"
     if not file.is_file():
         return None
     blob = file.read_bytes()
-    expected = (card or load_card(folder)).checksums.get(file.name)
+    expected = card.checksums.get(file.name)
     if expected is not None and sha256(blob) != expected:
         raise TransferError(
             f"{file} is not the file that its {CARD} describes (checksums differ): it was "

@@ -60,9 +60,11 @@ class S2dcConfig(MethodConfig):
         grid: Crops along each axis; together they tile the region.
         crop_size: Voxels of a crop along each axis.
         stage: Scale of the encoder whose features are the tokens, as an index into what
-            ``encode`` returns; −1 is the coarsest. ``None`` takes the finest with at most
-            ``max_tokens`` tokens in a region.
-        max_tokens: See ``stage``; matching takes memory with its square, time with its cube.
+            ``encode`` returns; −1 is the coarsest. ``None`` takes the coarsest, as the paper
+            does, so that all of the encoder is trained; with ``max_tokens`` the finest that has
+            so few. What lies beyond the chosen scale gets no gradient from ``p2p`` and ``p2s``.
+        max_tokens: Most tokens in a region, see ``stage``; matching takes memory with its
+            square, time with its cube.
         per_slice: Match tokens only within their slice of the grid, as the paper does; needs a
             motion within a plane.
         motion: How the copy of the region is moved.
@@ -85,7 +87,7 @@ class S2dcConfig(MethodConfig):
     grid: Size = (2, 2, 2)
     crop_size: Size = (16, 16, 16)
     stage: int | None = None
-    max_tokens: PositiveInt = 1024
+    max_tokens: PositiveInt | None = None
     per_slice: bool = False
     motion: MotionConfig = Field(default_factory=MotionConfig)
     crop_motion: MotionConfig = Field(

@@ -29,6 +29,7 @@ from situs.methods.s2dc.tokens import (
     token_grid,
     token_stage,
     top1_accuracy,
+    warn_of_tokens,
 )
 from situs.methods.s2dc.views import sample_region
 from situs.observation import Observation
@@ -70,6 +71,7 @@ class S2dc(Method):
         """
         backbone.check_size(self.config.crop_size)
         stage = token_stage(self.config, backbone)
+        warn_of_tokens(self.config, backbone)
         return S2dcHeads(backbone.channels[stage], backbone.channels[-1], self.config)
 
     def step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from situs.methods.s2dc.config import S2dcConfig
 from situs.methods.s2dc.heads import heads_of
 from situs.methods.s2dc.views import from_crops, token_geometry
 
+_FEW = 27  # tokens of a region: 3 along each axis
 _AT_ONCE = 32  # crops encoded together where no gradient is wanted
 
 
@@ -64,16 +66,39 @@ def token_stage(config: S2dcConfig, backbone: Backbone) -> int:
         ConfigError: If the backbone has no such scale.
     """
     stages = len(backbone.channels)
+    if config.stage is None and config.max_tokens is None:
+        return stages - 1
     if config.stage is None:
         voxels = math.prod(config.region_size)
-        few = [voxels <= config.max_tokens * math.prod(stride) for stride in backbone.strides]
+        most = config.max_tokens or 0
+        few = [voxels <= most * math.prod(stride) for stride in backbone.strides]
         return few.index(True) if any(few) else stages - 1
     if not -stages <= config.stage < stages:
         raise ConfigError(
             f"stage must be between {-stages} and {stages - 1} for this backbone, whose stages "
             f"have the strides {backbone.strides}, got {config.stage}"
         )
-    return config.stage
+    return config.stage % stages
+
+
+def warn_of_tokens(config: S2dcConfig, backbone: Backbone) -> None:
+    """Say so where a region has very few tokens, or the last stages would not be trained."""
+    count = math.prod(token_grid(config, backbone))
+    stage, last = token_stage(config, backbone), len(backbone.channels) - 1
+    if stage < last:
+        warnings.warn(
+            f"tokens are those of stage {stage} of 0–{last}: the stages beyond it get no gradient "
+            "from p2p and p2s. Leave 'stage' and 'max_tokens' out to train all of the encoder",
+            stacklevel=3,
+        )
+    elif count < _FEW:
+        size = "×".join(map(str, token_vox(config, backbone)))
+        warnings.warn(
+            f"a region of {config.region_size} voxels has only {count} tokens of {size} voxels, "
+            "so that a match says little: take a larger 'grid' or 'crop_size', or a backbone with "
+            "smaller strides",
+            stacklevel=3,
+        )
 
 
 def token_vox(config: S2dcConfig, backbone: Backbone) -> tuple[int, int, int]:
