@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from situs.errors import ConfigError, setting
 
@@ -18,6 +18,14 @@ class Config(BaseModel):
     """Base of every configuration in situs: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _home(cls, value: Any) -> Any:
+        """A path that begins with ``~`` lies at home, in a YAML file as in a shell."""
+        if isinstance(value, tuple) and any(isinstance(item, Path) for item in value):
+            return tuple(cls._home(item) for item in value)
+        return value.expanduser() if isinstance(value, Path) else value
 
 
 C = TypeVar("C", bound=Config)

@@ -10,12 +10,15 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from situs.errors import SitusError, setting
 
 _PART = ".part"
 _STALE_SECONDS = 3600.0
@@ -142,6 +145,35 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
             old.replace(path)
         for gone in (part, old):
             shutil.rmtree(gone, ignore_errors=True)
+
+
+def check_writable(path: str | Path, *, folder: bool | None = None) -> None:
+    """Refuse a place where nothing could be written, before any work is done for it.
+
+    Nothing is made: a nameless temporary file is tried in the nearest folder that is there.
+
+    Args:
+        path: What shall be written.
+        folder: Whether it is a folder; None where it may be a file or a folder.
+
+    Raises:
+        SitusError: Naming what is in the way.
+    """
+    path = Path(path)
+    if folder is True and path.exists() and not path.is_dir():
+        raise SitusError(f"{setting('out')}: {path} is a file; give a folder")
+    if folder is False and path.is_dir():
+        raise SitusError(f"{setting('out')}: {path} is a folder; give the name of a file")
+    place = path.absolute() if path.is_dir() else path.absolute().parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise SitusError(f"{setting('out')}: {path} cannot be made, since {place} is a file")
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        why = error.strerror or "no reason is given"
+        raise SitusError(f"{setting('out')}: nothing can be written in {place} ({why})") from None
 
 
 def keep_file(part: Path, path: Path) -> None:

@@ -39,9 +39,8 @@ def situs(
 # Where a setting is called otherwise than the parameter of the verb that takes it.
 _SETTINGS = {
     "labels": "train",
-    "out_folder": "out",
     "out_path": "out",
-    "out_file": "out",
+    "file": "out",
     "store": "out",
     "folder": "out",
     "catalog": "out",
@@ -74,6 +73,12 @@ def main() -> None:
         app()
     except SitusError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise  # nothing that a user could look at
+        words = f"{error.filename}: {error.strerror or 'cannot be used'}"
+        err.print(f"[bold red]error:[/] {escape(words)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("stopped; what was computed is kept")

@@ -5,16 +5,40 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from situs.files import check_writable
 
 out = Console()
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+
+
+def out_folder(path: Path | None) -> Path | None:
+    """Refuse an ``--out`` that can hold no files, before anything is computed for it."""
+    if path is not None:
+        check_writable(path, folder=True)
+    return path
+
+
+def out_file(path: Path | None) -> Path | None:
+    """Refuse an ``--out`` that cannot be written as a file."""
+    if path is not None:
+        check_writable(path, folder=False)
+    return path
+
+
+def out_any(path: Path | None) -> Path | None:
+    """Refuse an ``--out``, file or folder, that cannot be written."""
+    if path is not None:
+        check_writable(path)
+    return path
 
 
 def print_json(value: Any) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, print_json
+from situs.cli.console import Json, Quiet, err, out, out_any, out_folder, print_json
 
 if TYPE_CHECKING:
     from situs.catalog.catalog import Catalog
@@ -32,7 +32,11 @@ def scan(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH…")],
     catalog: Annotated[
         Path | None,
-        typer.Option("--out", help="Where to save: a folder, a .parquet or a .json file."),
+        typer.Option(
+            "--out",
+            callback=out_any,
+            help="Where to save: a folder, a .parquet or a .json file.",
+        ),
     ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder that the catalog's paths start from.")
@@ -85,7 +89,7 @@ def prepare(
         list[Path],
         typer.Argument(help="A catalog from 'situs scan', or scans.", metavar="CATALOG"),
     ],
-    store: Annotated[Path, typer.Option("--out", help="Folder of the store.")],
+    store: Annotated[Path, typer.Option("--out", callback=out_folder, help="Folder of the store.")],
     spacing: Annotated[
         str | None, typer.Option(help="median, native, or mm along R, A, S as in 1,1,2.")
     ] = None,

@@ -9,14 +9,14 @@ import typer
 from rich.markup import escape
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, out, print_json
+from situs.cli.console import Json, Quiet, out, out_folder, print_json
 
 
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run, a result, or a weights folder.")],
     to: Annotated[str, typer.Option(help="monai, nnunet, safetensors, onnx or hub.")],
-    folder: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    folder: Annotated[Path, typer.Option("--out", callback=out_folder, help="Folder to write.")],
     licence: Annotated[
         str, typer.Option("--licence", "--license", help="Of the weights, e.g. Apache-2.0.")
     ] = "",

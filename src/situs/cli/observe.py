@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, print_json
+from situs.cli.console import Json, Quiet, err, out, out_any, print_json
 
-Out = Annotated[Path | None, typer.Option("--out", help="HTML file or folder to write.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", callback=out_any, help="HTML file or folder to write.")
+]
 
 
 @app.command()

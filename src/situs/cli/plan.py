@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, print_json
+from situs.cli.console import Json, Quiet, err, out, out_file, out_folder, print_json
 from situs.files import write_json
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ def plan(
     ] = None,
     views: Annotated[int, typer.Option(min=2, help="Slices looked at in each study.")] = 12,
     seed: Annotated[int, typer.Option(help="Of the slices of virtual studies.")] = 0,
-    out_file: Annotated[
-        Path | None, typer.Option("--out", help="Write the planes to this JSON file.")
+    file: Annotated[
+        Path | None,
+        typer.Option("--out", callback=out_file, help="Write the planes to this JSON file."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -60,8 +61,8 @@ def plan(
             lambda done, total: progress.update(bar, completed=done, total=total),
         )
     documents, summary = [one.as_dict() for one in plans], summarise(plans)
-    if out_file is not None:
-        write_json(out_file, documents)
+    if file is not None:
+        write_json(file, documents)
     if json:
         print_json({"planes": documents, "summary": [row._asdict() for row in summary]})
     else:
@@ -101,7 +102,9 @@ def studies(
 
 @app.command("demo-studies")
 def demo_studies(
-    folder: Annotated[Path, typer.Argument(help="Where the DICOM studies are written.")],
+    folder: Annotated[
+        Path, typer.Argument(callback=out_folder, help="Where the DICOM studies are written.")
+    ],
     kind: Annotated[str, typer.Option(help="heart or knee.")] = "heart",
     subjects: Annotated[int, typer.Option(min=1, help="Studies to write.")] = 8,
     seed: Annotated[int, typer.Option(help="Of anatomy and poses.")] = 0,

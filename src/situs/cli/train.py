@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, out, print_json
+from situs.cli.console import Json, Quiet, out, out_folder, print_json
 from situs.config import read_yaml
 from situs.errors import ConfigError
 
@@ -26,7 +26,9 @@ def pretrain(
     data: Annotated[
         list[Path] | None, typer.Option(help="A store, or scans to prepare first.")
     ] = None,
-    out_folder: Annotated[Path | None, typer.Option("--out", help="The run folder.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", callback=out_folder, help="The run folder.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Name of the backbone.")] = None,
     like_plan: Annotated[
@@ -69,7 +71,7 @@ def pretrain(
     given = {
         "method": method,
         "data": [str(path) for path in data] if data else None,
-        "out": str(out_folder) if out_folder else None,
+        "out": str(folder) if folder else None,
         "steps": steps,
         "batch_size": batch_size,
         "seed": seed,
@@ -90,9 +92,9 @@ def pretrain(
 
 @app.command()
 def demo(
-    out_folder: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path(
-        "demo"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--out", callback=out_folder, help="Where everything is written.")
+    ] = Path("demo"),
     method: Annotated[str, typer.Option(help="The method to show.")] = "spatial",
     subjects: Annotated[int, typer.Option(help="Subjects of the cohort.")] = 24,
     steps: Annotated[int | None, typer.Option(help="Pretraining steps.")] = None,
@@ -108,9 +110,7 @@ def demo(
     """
     from situs.demo import run_demo  # noqa: PLC0415
 
-    result = run_demo(
-        out_folder, method=method, subjects=subjects, steps=steps, seed=seed, quiet=quiet
-    )
+    result = run_demo(folder, method=method, subjects=subjects, steps=steps, seed=seed, quiet=quiet)
     if json:
         print_json(result.as_dict())
     else:

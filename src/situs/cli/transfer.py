@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, print_json
+from situs.cli.console import Json, Quiet, err, out, out_folder, print_json
 from situs.errors import ConfigError
 
 Settings = Annotated[
@@ -28,7 +28,9 @@ def finetune(
     init: Annotated[
         str | None, typer.Option(help="A run or weights folder, or 'none' for random weights.")
     ] = None,
-    out_folder: Annotated[Path | None, typer.Option("--out", help="The result folder.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", callback=out_folder, help="The result folder.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="segmentation or classification.")] = None,
     labels: Annotated[
         int | None,
@@ -75,7 +77,7 @@ def finetune(
     given = {
         "data": data,
         "init": init,
-        "out": out_folder,
+        "out": folder,
         "task": task,
         "train": labels,
         "validation": validation,
@@ -107,7 +109,9 @@ def finetune(
 def predict(
     model: Annotated[Path, typer.Argument(help="A result folder of 'situs finetune'.")],
     paths: Annotated[list[Path], typer.Argument(help="Scans, or folders of scans.")],
-    out_folder: Annotated[Path, typer.Option("--out", help="Where predictions are written.")],
+    folder: Annotated[
+        Path, typer.Option("--out", callback=out_folder, help="Where predictions are written.")
+    ],
     overwrite: Overwrite = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on: skip scans that --out has predictions of.")
@@ -133,7 +137,7 @@ def predict(
         result = run_prediction(
             Model.load(model).to_device(),
             paths,
-            out_folder,
+            folder,
             overwrite,
             resume=resume,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
@@ -143,7 +147,7 @@ def predict(
     ]
     if json:
         print_json(
-            {"out": out_folder, "scans": result.rows, "skipped": result.skipped, "refused": refused}
+            {"out": folder, "scans": result.rows, "skipped": result.skipped, "refused": refused}
         )
     else:
         if result.rows and not quiet:
@@ -152,7 +156,7 @@ def predict(
             err.print(f"[yellow]refused[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         before = f", {len(result.skipped)} done before" if result.skipped else ""
         out.print(
-            f"{len(result.rows)} predicted{before}, {len(refused)} refused; {out_folder}",
+            f"{len(result.rows)} predicted{before}, {len(refused)} refused; {folder}",
             markup=False,
             soft_wrap=True,
         )

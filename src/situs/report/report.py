@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from situs import text
-from situs.files import write_file
+from situs.files import check_writable, write_file
 from situs.report import page, scene, summary
 from situs.report.figures import training
 from situs.report.folder import RunFolder, read_run
@@ -85,6 +85,7 @@ def write_report(
     """
     run = read_run(run_folder, transfers)
     target = _target(run, out)
+    check_writable(target, folder=False)
     if full:
         html = _render(run, _FULL, target.parent)
     else:

@@ -14,7 +14,7 @@ import torch
 from situs.config import dump_yaml, load_config
 from situs.datasets.dataset import Dataset, open_dataset
 from situs.errors import ConfigError, RunError
-from situs.files import write_file, write_json
+from situs.files import check_writable, write_file, write_json
 from situs.study.archives import image_files
 from situs.study.cases import CaseFacts, contents, inspect
 from situs.study.checks import check_settings
@@ -56,6 +56,7 @@ def carry_out(
     """
     study = load_config(StudyConfig, config, overrides)
     check_settings(study)
+    check_writable(study.out, folder=True)
     study.out.mkdir(parents=True, exist_ok=True)
     plan, folders = open_plan(study)
     failed: dict[str, Job] = {}
@@ -83,6 +84,7 @@ def describe(
     """The plan of a study without running anything; every setting is checked."""
     study = load_config(StudyConfig, config, overrides)
     check_settings(study)
+    check_writable(study.out, folder=True)
     study.out.mkdir(parents=True, exist_ok=True)
     return open_plan(study)
 

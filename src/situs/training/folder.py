@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from situs.config import Config
 from situs.errors import RunError, setting
+from situs.files import check_writable
 from situs.training.run import Run
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -33,6 +34,7 @@ def check_mode(run: Run, mode: Mode, data: Iterable[Path], init: str | Path | No
         RunError: If there is a run and ``mode`` is ``"new"``, none and it is ``"resume"``, or
             ``data`` or ``init`` lie in a folder to overwrite.
     """
+    check_writable(run.path, folder=True)
     if mode == "resume":
         Run.open(run.path)
     elif mode == "overwrite":

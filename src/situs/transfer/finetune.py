@@ -21,7 +21,7 @@ from situs.backbones import Backbone
 from situs.config import dump_yaml, load_config, validate
 from situs.errors import ConfigError, RunError, setting
 from situs.evaluation.metrics import Summary
-from situs.files import write_file
+from situs.files import check_writable, write_file
 from situs.store import Preprocessing
 from situs.training.folder import check_outside
 from situs.training.progress import TrainingProgress
@@ -264,6 +264,7 @@ def _result(
 
 def _check_folder(config: FinetuneConfig) -> None:
     out = config.out
+    check_writable(out, folder=True)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not config.overwrite:
