@@ -77,6 +77,10 @@ def test_own_rules_come_from_a_file_and_typos_are_named(tmp_path: Path) -> None:
     file = tmp_path / "spine.yaml"
     file.write_text("roles:\n  disc:\n    pattern: t2\n    orientation: axial\n")
     assert recognise(stack(2, 9, "t2 ax"), load_rules(str(file))).role == "disc"
+    file.write_text("roles:\n  slices:\n    pattern: ax\n")
+    own = load_rules(str(file.rename(tmp_path / "whole.yaml")))
+    assert recognise(stack(2, 9, "t1 ax"), own).role == "slices"
+    assert not recognise(stack(2, 9, "t1 sax"), own).role, "words are whole"
     bad = tmp_path / "bad.yaml"
     bad.write_text("roles:\n  disc:\n    patern: '('\n")
     with pytest.raises(ConfigError, match=r"roles\.disc\.patern"):

@@ -38,8 +38,8 @@ class RoleRule(Config):
     """What a series must be to have a role; every condition given must hold.
 
     Attributes:
-        pattern: Regular expression over the recognised words of the description, in lower case
-            (``t1 sax``); see ``situs.scans.privacy.role_words``.
+        pattern: Regular expression for whole words among those recognised in the description, in
+            lower case (``t1 sax``); see ``situs.scans.privacy.role_words``.
         orientation: Cardinal orientation that the slices are closest to.
         max_tilt_deg: Largest angle to that orientation.
         min_slices: Slices at least.
@@ -148,7 +148,7 @@ def recognise(series: Series, rules: RoleRules) -> Recognised:
         return Recognised("", "an isotropic volume, not a stack of slices", None, None, 0.0)
     first, second = (series.affine[:3, a] for a in range(3) if a != axis)
     name, tilt = orientation(np.cross(first, second))
-    if rules.exclude and re.search(rules.exclude, series.description):
+    if rules.exclude and _names(rules.exclude, series.description):
         return Recognised("", f"excluded by '{rules.exclude}'", axis, name, tilt)
     misses = []
     for role, rule in rules.roles.items():
@@ -159,10 +159,15 @@ def recognise(series: Series, rules: RoleRules) -> Recognised:
     return Recognised("", "; ".join(misses), axis, name, tilt)
 
 
+def _names(pattern: str, words: str) -> bool:
+    """Whether a pattern fits one or more whole words: ``ax`` is no part of ``sax``."""
+    return re.search(rf"(?<!\S)(?:{pattern})(?!\S)", words) is not None
+
+
 def _miss(series: Series, axis: int, name: Orientation, tilt: float, rule: RoleRule) -> str:
     """Why a rule does not hold; empty where it does."""
     slices = series.shape[axis]
-    if rule.pattern and not re.search(rule.pattern, series.description):
+    if rule.pattern and not _names(rule.pattern, series.description):
         return f"no '{rule.pattern}' in '{series.description}'"
     if rule.orientation and name != rule.orientation:
         return f"slices are {name}"

@@ -15,32 +15,38 @@ from functools import lru_cache
 _DIGITS = 16  # 64 bit: no collision to fear among millions of series
 
 # Only the words on the left can leave a free-text field. Text is matched in lower case with
-# separators turned into spaces; "_" and "-" stand between words as a space does.
+# separators turned into spaces; "_" and "-" stand between words as a space does. Every word begins
+# where a word of the text begins, or behind what is often written without a space: 3DT1, T2FLAIR,
+# T1wPost, SagT2 (but not breasT1).
+_START = r"(?:\b|(?<=\b[23]d)|(?<=\bt[12])|(?<=\bt[12]w)|(?<=\bsag)|(?<=\bcor)|(?<=\bax))"
+_PLANE = r"(?=\b|t[12]|pd|%s)"
+_WITHOUT = r"(?<!\bno )(?<!\bnon )(?<!\bw o )(?<!\bwithout )"
 _ROLES: tuple[tuple[str, str], ...] = (
-    ("t1", r"t1(?!\d)|mp ?rage|bravo"),
-    ("t2", r"t2(?!\d)"),
+    ("t1", r"[es]?t1(?!\d)|mp ?rage|bravo"),
+    ("t2", r"[es]?t2(?!\d)"),
     ("flair", r"flair"),
-    ("pd", r"\bpd(?=\b|w|fs)|proton dens"),
-    ("stir", r"\bstir\b"),
-    ("dwi", r"\bdwi\b|\bdti\b|diffusion"),
-    ("adc", r"\badc\b"),
-    ("swi", r"\bswi\b"),
-    ("bold", r"\bbold\b"),
-    ("cine", r"\bcine|trufi|\bfiesta|\bssfp"),
-    ("lge", r"\blge\b|late gad"),
-    ("post", r"post(?![a-z])|\+ ?c\b|\bgd\b|\bgad|contrast|\bce\b"),
+    ("pd", r"pd(?=\b|w|fs)|proton dens"),
+    ("stir", r"stir\b"),
+    ("dwi", r"dwi\b|dti\b|diffusion"),
+    ("adc", r"adc\b"),
+    ("swi", r"swi\b"),
+    ("bold", r"bold\b"),
+    ("cine", r"cine|trufi|fiesta|ssfp"),
+    ("lge", r"lge\b|late gad"),
+    ("post", rf"post(?![a-z])|gd\b|gad|{_WITHOUT}contrast|ce\b"),
+    ("post", r"(?<=\+)c\b|(?<=\+ )c\b"),
     ("pre", r"pre(?![a-z])"),
-    ("sax", r"\bsax?\b|short ?axis"),
-    ("lax", r"\blax\b|long ?axis"),
-    ("2ch", r"\b2 ?ch|two ?chamber"),
-    ("3ch", r"\b3 ?ch|three ?chamber|\blvot\b"),
-    ("4ch", r"\b4 ?ch|four ?chamber"),
-    ("sag", r"\bsag"),
-    ("cor", r"\bcor(?=\b|onal)"),
-    ("ax", r"\bax(?=\b|ial)|\btra(?=\b|ns)"),
-    ("localizer", r"locali[sz]er|\bscout|plane loc"),
+    ("sax", r"sax?\b|short ?axis"),
+    ("lax", r"lax\b|long ?axis"),
+    ("2ch", r"2 ?ch(?=\b|\d|amber)|two ?chamber"),
+    ("3ch", r"3 ?ch(?=\b|\d|amber)|three ?chamber|lvot\b"),
+    ("4ch", r"4 ?ch(?=\b|\d|amber)|four ?chamber"),
+    ("sag", "sag" + _PLANE % "itt?al"),
+    ("cor", "cor" + _PLANE % "onal"),
+    ("ax", "ax" + _PLANE % "ial" + r"|tra(?=\b|ns)"),
+    ("localizer", r"locali[sz]er|scout|plane loc"),
 )
-_PATTERNS = tuple((word, re.compile(pattern)) for word, pattern in _ROLES)
+_PATTERNS = tuple((word, re.compile(f"{_START}(?:{pattern})")) for word, pattern in _ROLES)
 
 
 def digest(kind: str, *parts: object) -> str:
@@ -73,7 +79,7 @@ def role_words(*texts: str) -> str:
         't1 post ax'
     """
     text = re.sub(r"[_\-./,;:()\[\]\s]+", " ", " ".join(texts).lower())
-    return " ".join(word for word, pattern in _PATTERNS if pattern.search(text))
+    return " ".join(dict.fromkeys(word for word, found in _PATTERNS if found.search(text)))
 
 
 def _salt() -> bytes:
