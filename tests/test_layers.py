@@ -9,8 +9,8 @@ import situs
 
 # From the ground up. A part may import itself and what stands in the lines above its own.
 LAYERS = (
-    {"errors", "text", "files", "registry", "version"},
-    {"config"},
+    {"errors", "text", "files", "version"},
+    {"config", "registry"},
     {"geometry"},
     {"observation"},
     {"scans"},

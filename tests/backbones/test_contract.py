@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from monai.networks.nets.swin_unetr import SwinUNETR
-from torch import Tensor
+from torch import Tensor, nn
 
-from situs.backbones import Backbone, BackboneConfig, available, build
+from situs.backbones import AdaptedBackbone, Backbone, BackboneConfig, available, build
 from situs.errors import ConfigError
 
 
@@ -34,6 +34,25 @@ class Sample:
             in_channels=self.in_channels,
             options={k: _listed(v) for k, v in self.options},
         )
+
+
+class _Maps(nn.Module):
+    def __init__(self, fine: nn.Module, coarse: nn.Module) -> None:
+        super().__init__()
+        self.fine, self.coarse = fine, coarse
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        fine = self.fine(x).relu()
+        return {"fine": fine, "coarse": self.coarse(fine).relu()}
+
+
+class TwoScales(AdaptedBackbone):
+    """A network that knows nothing of situs."""
+
+    @staticmethod
+    def make(spatial_dims: int, in_channels: int) -> nn.Module:
+        conv = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
+        return _Maps(conv(in_channels, 4, 3, 2, padding=1), conv(4, 8, 3, 2, padding=1))
 
 
 def _listed(value: Any) -> Any:
@@ -85,6 +104,10 @@ SAMPLES = [
     Sample("swin_unetr", 2, ((32, 32), (64, 96)), (("feature_size", 12), ("norm", "group"))),
     Sample("resnet_unet", 2, ((32, 32), (64, 96)), (("resnet", "resnet10"),), in_channels=3),
 ]
+SAMPLES += [
+    Sample("test_contract:TwoScales", 3, ((16, 16, 8), (8, 24, 16))),
+    Sample("test_contract:TwoScales", 2, ((16, 16), (8, 24)), in_channels=2),
+]
 IDS = [f"{s.name}-{s.spatial_dims}d-{i}" for i, s in enumerate(SAMPLES)]
 CASES = [(s, size) for s in SAMPLES for size in s.sizes]
 CASE_IDS = [f"{IDS[SAMPLES.index(s)]}-{'x'.join(map(str, size))}" for s, size in CASES]
@@ -109,7 +132,7 @@ def image(sample: Sample, size: tuple[int, ...], batch: int = 2) -> Tensor:
 
 
 def test_every_registered_backbone_has_a_sample():
-    assert {s.name for s in SAMPLES} == set(available())
+    assert {s.name for s in SAMPLES} - {"test_contract:TwoScales"} == set(available())
 
 
 @pytest.mark.parametrize(("sample", "size"), CASES, ids=CASE_IDS, indirect=["sample"])
@@ -165,6 +188,7 @@ def test_encoder_blocks_follow_the_forward_pass(sample: Sample):
     # One a scale: a block too many would slow the first layers down for nothing.
     stem = ("encoder", "plain") not in sample.options
     expected = {"cnn": len(backbone.channels), "nnunet": len(backbone.channels) + stem}
+    expected["test_contract:TwoScales"] = 1  # nobody said what its blocks are
     assert len(blocks) == expected.get(sample.name, 5)
     listed = [id(p) for block in blocks for module in block for p in module.parameters()]
     assert sorted(listed) == sorted(id(p) for p in backbone.encoder.parameters())

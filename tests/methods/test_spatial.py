@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from situs.backbones.base import Backbone
+from situs.backbones.base import Backbone, BackboneConfig
 from situs.config import validate
 from situs.errors import ConfigError
 from situs.geometry import gap_matrix
@@ -33,6 +33,10 @@ class Plain(Backbone):
         self.channels, self.strides, self.decoder_channels = (width,), ((1, 1, 1),), width
         self.encoder = nn.Conv3d(channels, width, 3, padding=1, padding_mode="replicate")
         self.decoder = nn.Conv3d(width, width, 1)
+
+    @classmethod
+    def from_config(cls, config: BackboneConfig) -> Plain:
+        return cls(config.in_channels)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         return [self.encoder(x)]

@@ -16,22 +16,43 @@ from situs.study.cost import Cost, package_energy
 from situs.study.worker import Worker
 from situs.training.run import Run, write_json
 
+CODE = """
+from torch import nn
+from situs.backbones import AdaptedBackbone
+from situs.methods.mae import Mae
+
+class Masked(Mae):
+    name = "masked"
+
+class Net(AdaptedBackbone):
+    @staticmethod
+    def make(spatial_dims, in_channels):
+        return nn.Sequential(nn.Conv3d(in_channels, 4, 3, padding=1), nn.ReLU())
+"""
+
 
 @pytest.mark.slow
-def test_a_true_study_from_scans_to_page(organs, tmp_path):
+def test_a_true_study_from_scans_to_page_with_code_of_its_own(organs, tmp_path, monkeypatch):
+    # Method and network are nobody's package: the workers find them in the working folder.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_code.py").write_text(CODE)
     study = {
         "data": str(organs),
         "out": str(tmp_path / "study"),
         "dataset": {"patient": r"(p\d+)_"},
         "arms": [
             "none",
-            {"method": "mae", "options": {"view_size": [8, 8, 8], "block_size": [4, 4, 4]}},
+            {
+                "method": "my_code:Masked",
+                "name": "mae",
+                "options": {"view_size": [8, 8, 8], "block_size": [4, 4, 4]},
+            },
         ],
         "labels": [2],
         "seeds": [0],
         "test": 3,
         "validation": 2,
-        "backbone": {"options": {"channels": [4, 8]}},
+        "backbone": {"name": "my_code:Net"},
         "pretrain": {"steps": 2, "batch_size": 2, "observe_samples": 4, "workers": 0},
         "finetune": {"steps": 2, "patch_size": [8, 8, 8]},
         "processes": 1,
@@ -50,7 +71,7 @@ def test_a_true_study_from_scans_to_page(organs, tmp_path):
     folder = tmp_path / "study" / "jobs" / row["folder"]
     own = json.loads((folder / "run" / "result.json").read_text())
     assert own["scores"]["dice"] == pytest.approx(row["score"], abs=1e-6)
-    assert own["method"] == "mae"
+    assert own["method"] == "masked"
     assert set(own["split"]["test"]) == set(result.cases["case"])
 
     pretrained = Run.open(jobs["pretrain"] / "run")

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from situs.backbones.base import Backbone
+from situs.backbones.base import Backbone, BackboneConfig
 from situs.views import ArraySource
 
 
@@ -35,6 +35,10 @@ class TinyBackbone(Backbone):
         self.decoder = nn.ModuleList(
             [nn.ConvTranspose3d(10, 6, 2, stride=2), nn.Conv3d(12, 6, 3, padding=1)]
         )
+
+    @classmethod
+    def from_config(cls, config: BackboneConfig) -> TinyBackbone:
+        return cls()
 
     def encode(self, x: Tensor) -> list[Tensor]:
         return self.encoder(x)

@@ -27,6 +27,10 @@ class Tiny(Backbone):
         if extra:
             self.encoder["extra"] = nn.Conv3d(width, extra, 1)
 
+    @classmethod
+    def from_config(cls, config: BackboneConfig) -> Tiny:
+        return cls(config.in_channels, **{k: int(v) for k, v in config.options.items()})
+
     def encode(self, x: Tensor) -> list[Tensor]:
         return [self.encoder["stem"](x)]
 
@@ -36,9 +40,7 @@ class Tiny(Backbone):
 
 @pytest.fixture
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Tiny]:
-    monkeypatch.setattr(
-        weights, "build", lambda c: Tiny(c.in_channels, **{k: int(v) for k, v in c.options.items()})
-    )
+    monkeypatch.setattr(weights, "build", lambda config, **_: Tiny.from_config(config))
     torch.manual_seed(0)
     backbone = Tiny()
     card = Card(backbone=BackboneConfig(), method="spatial", step=7, decoder_trained=True)

@@ -2,46 +2,61 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
+from situs.backbones.adapted import AdaptedBackbone
 from situs.backbones.base import Backbone, BackboneConfig
-from situs.config import unknown_name
+from situs.registry import Registry
 
-__all__ = ["Backbone", "BackboneConfig", "available", "backbone_class", "build"]
+__all__ = [
+    "AdaptedBackbone",
+    "Backbone",
+    "BackboneConfig",
+    "available",
+    "backbone_class",
+    "build",
+]
 
 # name → where its class lives; imported only when asked for.
-_REGISTRY: dict[str, str] = {
-    "cnn": "situs.backbones.cnn:Cnn",
-    "nnunet": "situs.backbones.nnunet:Nnunet",
-    "resnet_unet": "situs.backbones.resnet_unet:ResnetUnet",
-    "swin_unetr": "situs.backbones.swin_unetr:SwinUnetr",
-}
+_REGISTRY = Registry(
+    "backbone",
+    "situs.backbones",
+    {
+        "cnn": "situs.backbones.cnn:Cnn",
+        "nnunet": "situs.backbones.nnunet:Nnunet",
+        "resnet_unet": "situs.backbones.resnet_unet:ResnetUnet",
+        "swin_unetr": "situs.backbones.swin_unetr:SwinUnetr",
+    },
+    Backbone,
+)
 
 
 def available() -> list[str]:
     """Names that :func:`build` accepts."""
-    return sorted(_REGISTRY)
+    return sorted(_REGISTRY.names())
 
 
-def backbone_class(name: str) -> type[Any]:
-    """The class of a registered backbone; it has ``from_config``.
+def backbone_class(name: str, *, trusted: bool = True) -> type[Backbone]:
+    """The class of a backbone.
+
+    Args:
+        name: One of :func:`available`, or ``package.module:Class``.
+        trusted: See :meth:`situs.registry.Registry.load`; False for what a card says.
 
     Raises:
-        ConfigError: For an unknown name; lists the known ones.
+        ConfigError: For an unknown name (lists the known ones), or for a class that is no
+            :class:`Backbone`.
     """
-    if name not in _REGISTRY:
-        raise unknown_name("backbone", name, available())
-    module, _, attribute = _REGISTRY[name].partition(":")
-    found: type[Any] = getattr(import_module(module), attribute)
+    found: type[Backbone] = _REGISTRY.load(name, trusted=trusted)
     return found
 
 
-def build(config: BackboneConfig) -> Backbone:
-    """The backbone that ``config`` names.
+def build(config: BackboneConfig, *, trusted: bool = True) -> Backbone:
+    """The backbone that ``config`` names, with random weights.
+
+    Args:
+        config: Name and size.
+        trusted: As in :func:`backbone_class`.
 
     Raises:
         ConfigError: For an unknown name or options that the adapter does not take.
     """
-    built: Backbone = backbone_class(config.name).from_config(config)
-    return built
+    return backbone_class(config.name, trusted=trusted).from_config(config)

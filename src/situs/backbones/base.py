@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -41,6 +41,17 @@ class Backbone(nn.Module, ABC):
     moved: ClassVar[dict[str, str]] = {}
     encoder: nn.Module
     decoder: nn.Module
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: BackboneConfig) -> Self:
+        """Build the network, with random weights, from its name and size.
+
+        Cards of weights keep the configuration, so that the same one gives the same network.
+
+        Raises:
+            ConfigError: For an option that the network does not take.
+        """
 
     @abstractmethod
     def encode(self, x: Tensor) -> list[Tensor]:

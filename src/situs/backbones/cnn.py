@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Self
 
 from monai.networks.blocks.dynunet_block import UnetResBlock, UnetUpBlock
 from pydantic import Field
@@ -115,7 +116,7 @@ class Cnn(Backbone):
         )
 
     @classmethod
-    def from_config(cls, config: BackboneConfig) -> Cnn:
+    def from_config(cls, config: BackboneConfig) -> Self:
         """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
         return cls(config.spatial_dims, config.in_channels, validate(CnnOptions, config.options))
 

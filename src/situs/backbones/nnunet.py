@@ -7,7 +7,7 @@ kernels are turned to its axis order (``situs.weights.axes``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -124,7 +124,7 @@ class Nnunet(Backbone):
         self.decoder = _Decoder(network.decoder.stages, network.decoder.transpconvs)
 
     @classmethod
-    def from_config(cls, config: BackboneConfig) -> Nnunet:
+    def from_config(cls, config: BackboneConfig) -> Self:
         """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
         options = validate(NnunetOptions, config.options)
         return cls(config.spatial_dims, config.in_channels, options)

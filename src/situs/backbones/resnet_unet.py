@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 from monai.networks.nets.flexible_unet import FlexibleUNet
 from pydantic import Field
@@ -63,7 +63,7 @@ class ResnetUnet(Backbone):
         self.decoder = network.decoder
 
     @classmethod
-    def from_config(cls, config: BackboneConfig) -> ResnetUnet:
+    def from_config(cls, config: BackboneConfig) -> Self:
         """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
         options = validate(ResnetUnetOptions, config.options)
         return cls(config.spatial_dims, config.in_channels, options)

@@ -11,7 +11,7 @@ is decoded. Parts keep MONAI's names: encoder and decoder together are a state o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from monai.networks.nets.swin_unetr import SwinUNETR
 from pydantic import Field
@@ -131,7 +131,7 @@ class SwinUnetr(Backbone):
         self.decoder = _Decoder(network)
 
     @classmethod
-    def from_config(cls, config: BackboneConfig) -> SwinUnetr:
+    def from_config(cls, config: BackboneConfig) -> Self:
         """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
         options = validate(SwinUnetrOptions, config.options)
         return cls(config.spatial_dims, config.in_channels, options)

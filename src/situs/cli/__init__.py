@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from situs.cli.console import err
 from situs.errors import SitusError, speaking
+from situs.registry import import_code
 from situs.version import __version__
 
 app = typer.Typer(
@@ -28,11 +29,22 @@ app = typer.Typer(
 def situs(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            envvar="SITUS_IMPORT",
+            help="Import code of yours that weights or runs name; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Pretrain encoders on unlabelled 3D medical scans by teaching them where things are."""
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    for module in modules or ():
+        import_code(module)
     ctx.with_resource(speaking(_options(ctx)))
 
 

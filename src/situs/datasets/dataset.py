@@ -6,19 +6,19 @@ module in ``situs.datasets.layouts``; the result is always a :class:`Dataset`.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import field_validator
 
-from situs.config import Config, load_config
+from situs.config import Config, load_config, unknown_name
 from situs.datasets.layouts.arrays import read_member
 from situs.errors import ScanRefused, SitusError
+from situs.registry import Registry
 from situs.scans.channels import check_same_grid, read_channels
 from situs.scans.read import finish, read_label
 from situs.scans.refusals import refuse
@@ -28,8 +28,15 @@ Task = Literal["segmentation", "classification"]
 Target = int | float | tuple[int, ...]
 
 # In the order of asking: a dataset.json says more than the folders beside it.
-Layout = Literal["medmnist", "csv", "nnunet", "decathlon", "bids", "folders"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+LAYOUTS = Registry(
+    "layout",
+    "situs.layouts",
+    {
+        name: f"situs.datasets.layouts.{name}"
+        for name in ("medmnist", "csv", "nnunet", "decathlon", "bids", "folders")
+    },
+    ("fits", "open_layout"),
+)
 
 
 class DatasetError(SitusError):
@@ -54,13 +61,20 @@ class DatasetOptions(Config):
         test: A second collection of the same kind whose cases are tested on, and nothing else.
     """
 
-    layout: Layout | None = None
+    layout: str | None = None
     classes: dict[int, str] | None = None
     patient: str | None = None
     suffix: str | None = None
     label: str | None = None
     allow_unlabelled: bool = False
     test: Path | None = None
+
+    @field_validator("layout")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and not LAYOUTS.accepts(name):
+            raise ValueError(f"is an {unknown_name('layout', name, LAYOUTS.names())}")
+        return name
 
     @field_validator("patient")
     @classmethod
@@ -213,8 +227,8 @@ def open_dataset(
 
 
 def _open_one(path: Path, options: DatasetOptions) -> Dataset:
-    for name in [options.layout] if options.layout else LAYOUTS:
-        module = importlib.import_module(f"situs.datasets.layouts.{name}")
+    for name in [options.layout] if options.layout else LAYOUTS.names():
+        module = LAYOUTS.load(name)
         if options.layout or module.fits(path):
             for setting in ("suffix", "label"):
                 if getattr(options, setting) and name != "bids":

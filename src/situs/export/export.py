@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 from torch import Tensor
 
 from situs.backbones import Backbone
-from situs.config import unknown_name
 from situs.errors import SitusError
 from situs.files import writing_folder
+from situs.registry import Registry
 from situs.weights import Card, load_card, load_encoder, load_part, weights_folder
 
 # target → the module whose ``write`` makes it.
-_TARGETS = {
-    "hub": "situs.export.hub",
-    "monai": "situs.export.monai",
-    "nnunet": "situs.export.nnunet",
-    "onnx": "situs.export.onnx",
-    "safetensors": "situs.export.plain",
-}
+_TARGETS = Registry(
+    "export target",
+    "situs.export",
+    {
+        "hub": "situs.export.hub",
+        "monai": "situs.export.monai",
+        "nnunet": "situs.export.nnunet",
+        "onnx": "situs.export.onnx",
+        "safetensors": "situs.export.plain",
+    },
+    ("write",),
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Exported:
 
 def available() -> list[str]:
     """Names of the targets."""
-    return sorted(_TARGETS)
+    return sorted(_TARGETS.names())
 
 
 def export(
@@ -107,7 +111,7 @@ def export(
 
     Args:
         source: Run folder, result folder or weights folder.
-        to: One of :func:`available`.
+        to: One of :func:`available`, or ``package.module:Name`` of something with ``write``.
         out: Folder to write.
         licence: Of the weights, an SPDX identifier; the card's where empty.
         overwrite: Replace what is in ``out``.
@@ -121,8 +125,7 @@ def export(
         SitusError: If ``out`` is not empty, the target cannot hold this backbone, an optional
             package is missing, or the files do not give the same features.
     """
-    if to not in _TARGETS:
-        raise unknown_name("export target", to, available())
+    write: Callable[[Origin, Path], Written] = _TARGETS.load(to).write
     if to != "nnunet" and (plan is not None or configuration or pth):
         raise SitusError("--plan, --configuration and --pth go with --to nnunet only")
     out = Path(out)
@@ -141,7 +144,6 @@ def export(
         configuration,
         pth,
     )
-    write: Callable[[Origin, Path], Written] = import_module(_TARGETS[to]).write
     with writing_folder(out) as part:
         written = write(origin, part)
     files = tuple(sorted(str(f.relative_to(out)) for f in out.rglob("*") if f.is_file()))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
-from situs.config import unknown_name, validate
+from situs.config import validate
 from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
+from situs.registry import Registry
 
 __all__ = [
     "Batch",
@@ -21,32 +21,39 @@ __all__ = [
 ]
 
 # name → where its Method class lives; imported only when asked for.
-_REGISTRY: dict[str, str] = {
-    "spatial": "situs.methods.spatial:Spatial",
-    "s2dc": "situs.methods.s2dc:S2dc",
-    "mae": "situs.methods.mae:Mae",
-    "simclr": "situs.methods.simclr:SimClr",
-    "voco": "situs.methods.voco:Voco",
-    "sal": "situs.methods.sal:Sal",
-    "planes": "situs.methods.planes:Planes",
-}
+_REGISTRY = Registry(
+    "method",
+    "situs.methods",
+    {
+        "spatial": "situs.methods.spatial:Spatial",
+        "s2dc": "situs.methods.s2dc:S2dc",
+        "mae": "situs.methods.mae:Mae",
+        "simclr": "situs.methods.simclr:SimClr",
+        "voco": "situs.methods.voco:Voco",
+        "sal": "situs.methods.sal:Sal",
+        "planes": "situs.methods.planes:Planes",
+    },
+    Method,
+)
 
 
 def available() -> list[str]:
     """Names that :func:`build` accepts."""
-    return list(_REGISTRY)
+    return _REGISTRY.names()
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a registered method.
+    """The class of a method.
+
+    Args:
+        name: One of :func:`available`, or ``package.module:Class``.
 
     Raises:
-        ConfigError: For an unknown name; lists the known ones.
+        ConfigError: For an unknown name (lists the known ones), or for a class that is no
+            :class:`Method`.
     """
-    if name not in _REGISTRY:
-        raise unknown_name("method", name, available())
-    module, _, attribute = _REGISTRY[name].partition(":")
-    return getattr(import_module(module), attribute)
+    found: type[Method] = _REGISTRY.load(name)
+    return found
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Method:

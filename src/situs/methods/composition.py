@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
+from situs.config import validate
 from situs.errors import ConfigError
-from situs.methods import build, method_class
+from situs.methods import method_class
 from situs.methods.base import Batch, Method, Network, StepResult
 from situs.observation import Observation
 from situs.views.source import Source
@@ -201,13 +202,13 @@ def compose(
         ConfigError: For unknown names or options, doubled parts, parts of different dimension,
             or weights that are not finite and positive.
     """
-    names = [name.strip() for name in expression.split("+")]
+    classes = [method_class(name.strip()) for name in expression.split("+")]
+    names = [cls.name for cls in classes]
     if len(set(names)) != len(names):
         raise ConfigError(f"'{expression}' names a method twice; each may stand once")
     options, weights = dict(options or {}), dict(weights or {})
     if len(names) == 1 and names[0] not in options:
         options = {names[0]: options}
-    method_class_of = {name: method_class(name) for name in names}
     for what, given in (("options", options), ("weights", weights)):
         if strangers := set(given) - set(names):
             raise ConfigError(
@@ -217,7 +218,7 @@ def compose(
     bad = {n: w for n, w in weights.items() if not (math.isfinite(w) and w > 0)}
     if bad:
         raise ConfigError(f"weights must be finite and positive, got {bad}")
-    parts = {name: build(name, options.get(name)) for name in method_class_of}
+    parts = {cls.name: cls(validate(cls.Config, options.get(cls.name) or {})) for cls in classes}
     dims = {name: part.spatial_dims for name, part in parts.items()}
     if len(set(dims.values())) > 1:
         raise ConfigError(f"methods of one composition must share a dimension, got {dims}")

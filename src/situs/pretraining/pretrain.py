@@ -272,7 +272,7 @@ def _describe(
     write_file(run.path / "config.yaml", dump_yaml(config))
     known = {
         "situs_version": __version__,
-        "method": config.method,
+        "method": composition.name,
         "method_info": composition.about(),
         "backbone": backbone_config(config, composition, store).model_dump(mode="json"),
         "data_fingerprint": store.fingerprint,

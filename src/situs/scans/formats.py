@@ -6,6 +6,8 @@ import gzip
 import re
 import stat
 import zlib
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from situs.scans.refusals import refuse
@@ -35,8 +37,17 @@ _BARE_DICOM = re.compile(
 )
 
 
+@cache
+def _suffixes() -> dict[str, str]:
+    """Suffix → format: situs's own, then those that other packages' readers are named by."""
+    others = entry_points(group="situs.readers").names
+    return _SUFFIXES | {f".{name}": name for name in sorted(others) if f".{name}" not in _SUFFIXES}
+
+
 def format_of(path: Path) -> str:
-    """``"nifti"``, ``"nrrd"``, ``"mha"`` or ``"dicom"``, from the name and the first bytes.
+    """``"nifti"``, ``"nrrd"``, ``"mha"``, ``"dicom"``, or the suffix of another package's reader.
+
+    From the name and the first bytes.
 
     Raises:
         ScanRefused: ``missing-file``, ``empty-file`` or ``not-an-image``.
@@ -62,7 +73,7 @@ def format_of(path: Path) -> str:
 def format_by_name(path: Path) -> str | None:
     """The format that a file's name promises, None where it promises none."""
     name = path.name.lower()
-    return next((fmt for suffix, fmt in _SUFFIXES.items() if name.endswith(suffix)), None)
+    return next((fmt for suffix, fmt in _suffixes().items() if name.endswith(suffix)), None)
 
 
 def starts_as_dicom(path: Path) -> bool:
@@ -88,5 +99,5 @@ def stem(path: Path) -> str:
 
 def without_suffix(name: str) -> str:
     """A file's name without the suffix of its format."""
-    suffix = next((s for s in (*_SUFFIXES, ".img") if name.lower().endswith(s)), "")
+    suffix = next((s for s in (*_suffixes(), ".img") if name.lower().endswith(s)), "")
     return name[: len(name) - len(suffix)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import ScanRefused
+from situs.registry import Registry
 from situs.scans import quality
 from situs.scans.formats import format_of
 from situs.scans.readers.options import ReadOptions
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
 
-_MODULES = {
-    "nifti": "situs.scans.readers.nifti",
-    "nrrd": "situs.scans.readers.itk",
-    "mha": "situs.scans.readers.itk",
-    "dicom": "situs.scans.readers.dicom",
-}
+READERS = Registry(
+    "reader",
+    "situs.readers",
+    {
+        "nifti": "situs.scans.readers.nifti",
+        "nrrd": "situs.scans.readers.itk",
+        "mha": "situs.scans.readers.itk",
+        "dicom": "situs.scans.readers.dicom",
+    },
+    ("read",),
+)
 
 
 def read_scan(
@@ -121,7 +126,7 @@ def read_series(
 
 def _read(path: Path, options: ReadOptions, files: Sequence[Path] = ()) -> Scan:
     try:
-        reader = importlib.import_module(_MODULES[format_of(path)])
+        reader = READERS.load(format_of(path))
         scan: Scan = (
             reader.read_files(files, path, options) if files else reader.read(path, options)
         )

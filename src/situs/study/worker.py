@@ -86,8 +86,14 @@ class Worker:
         return {"scores": scores, "run": RUN}
 
     def _finetune(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
+        from situs.backbones import backbone_class  # noqa: PLC0415
         from situs.transfer.finetune import finetune  # noqa: PLC0415
+        from situs.weights import load_card  # noqa: PLC0415
 
+        start = Path(config.get("init", "none"))
+        if start.is_dir() and start.is_relative_to(out.resolve().parents[1]):
+            # Pretrained by this very study, whose configuration named the backbone.
+            backbone_class(load_card(start).backbone.name)
         result = finetune(
             {**config, "out": str(out), "overwrite": True},
             cohort=self._cohort_for(config),

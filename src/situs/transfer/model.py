@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from situs.backbones import BackboneConfig, build
+from situs.backbones import BackboneConfig, backbone_class, build
 from situs.config import Config, validate
 from situs.errors import TransferError
 from situs.files import write_json
@@ -140,6 +140,7 @@ class Model:
             )
         task = validate(Task, json.loads((folder / TASK).read_text(encoding="utf-8")))
         card = load_card(folder)
+        backbone_class(card.backbone.name, trusted=False)
         network = assemble(card.backbone, task.kind, len(task.classes))
         parts: dict[str, nn.Module] = {
             "encoder": network.backbone.encoder,
@@ -193,4 +194,5 @@ def starting_point(
         config = (backbone or BackboneConfig()).model_copy(update={"in_channels": channels})
         return config, Card(backbone=config)
     card = load_card(init)
+    backbone_class(card.backbone.name, trusted=False)
     return card.backbone.model_copy(update={"in_channels": channels}), card

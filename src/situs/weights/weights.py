@@ -243,7 +243,7 @@ def load_encoder(run_or_path: str | Path) -> Backbone:
     """
     folder = weights_folder(run_or_path)
     card = load_card(folder)
-    backbone = build(card.backbone)
+    backbone = build(card.backbone, trusted=False)
     for part, module in (("encoder", backbone.encoder), ("decoder", backbone.decoder)):
         state = load_part(folder, part, card)
         if state is None and part == "decoder":
