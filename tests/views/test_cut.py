@@ -7,7 +7,9 @@ from scipy.spatial.transform import Rotation
 
 from situs.geometry import Plane
 from situs.views import ArraySource
+from situs.views.decoded import Kept
 from situs.views.planes import centred_plane, cut
+from situs.views.slices import Pose, ViewGrid, posed
 
 
 @pytest.fixture
@@ -61,3 +63,82 @@ def test_outside_the_scan_air_goes_on(source: ArraySource) -> None:
     far = centred_plane([500, 0, 0], [0, 1, 0], [0, 0, 1], (4, 4), (1, 1))
     image = cut(source, [far])
     assert (image == np.reshape(source.background, (1, 2, 1, 1))).all()
+
+
+class Remote:
+    """A scan that is not in memory, and counts what is read of it."""
+
+    def __init__(self, scan: ArraySource) -> None:
+        self.scan = scan
+        self.reads: list[tuple[int, ...]] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self.scan, name)
+
+    def read(self, start, size):
+        self.reads.append(tuple(size))
+        return self.scan.read(start, size)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_cuts_in_and_beyond_the_scan_equal_an_independent_interpolation(
+    source: ArraySource, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices of the grid, oblique planes and all mixed; what lies outside is air."""
+    if large:
+        monkeypatch.setattr("situs.views.decoded._LARGEST", 0)
+    remote = Remote(source)
+    center = source.affine[:3, :3] @ [9.5, 7.5, 5.5] + source.affine[:3, 3]
+    planes = []
+    for seed in range(3):
+        axes = Rotation.random(random_state=seed).as_matrix()
+        planes.append(centred_plane(center + seed, axes[0], axes[1], (40, 50), (0.9, 1.3)))
+        base = Plane.from_affine(source.affine, seed, 3 + seed, source.shape)
+        turned = Pose(0.3 * seed, 1.2, (0.3, -0.1))
+        planes.append(posed(base, base.center_mm, ViewGrid((40, 50), 1.1), turned))
+    images = cut(remote, planes)
+    padded = source.read((-2, -2, -2), [n + 4 for n in source.shape])
+    inverse = np.linalg.inv(source.affine)
+    seen_air = 0
+    for plane, image in zip(planes, images, strict=True):
+        points = plane.to_mm(np.stack(np.meshgrid(np.arange(50), np.arange(40)), -1))
+        vox = (points @ inverse[:3, :3].T + inverse[:3, 3]).transpose(2, 0, 1) + 2
+        for c in range(2):
+            expected = map_coordinates(padded[c].astype(float), vox, order=1, mode="nearest")
+            assert np.abs(image[c] - expected).max() < 1e-4
+            seen_air += (image[c] == source.background[c]).sum()
+    assert seen_air > 100
+    again = cut(remote, planes)
+    np.testing.assert_array_equal(images, again)
+    # A small scan is read once for good; of a large one no more than planes need, at each call.
+    assert (len(remote.reads) == 1) is not large
+
+
+def test_near_slices_of_a_large_scan_share_a_read(
+    source: ArraySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("situs.views.decoded._LARGEST", 0)
+    remote = Remote(source)
+    cut(remote, [Plane.from_affine(source.affine, 2, i, source.shape) for i in (2, 3, 10, 11)])
+    assert [size[2] for size in remote.reads] == [2, 2]
+
+
+def test_what_is_kept_of_scans_is_bounded_and_goes_with_them(source: ArraySource) -> None:
+    kept: Kept[np.ndarray] = Kept(30, len)
+    scans = [Remote(source) for _ in range(4)]
+    made: list[object] = []
+
+    def make(scan: object) -> np.ndarray:
+        made.append(scan)
+        return np.zeros(10)
+
+    for scan in (*scans, scans[3], scans[1]):
+        kept.of(scan, make)
+    assert made == scans
+    kept.of(scans[0], make)  # the first one had to go
+    assert made == [*scans, scans[0]]
+    del scan
+    while scans:
+        made.clear()
+        scans.pop()
+    assert kept._bytes == 0

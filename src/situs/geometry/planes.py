@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 Array = npt.NDArray[np.float64]
+Vector = tuple[float, float, float]
 
 # Headers round direction cosines; what is left of them is made exactly perpendicular.
 _PERPENDICULAR = 1e-2
@@ -51,35 +53,42 @@ class Plane:
     spacing: tuple[float, float]
 
     def __post_init__(self) -> None:
-        origin, row, column = (
-            np.asarray(v, dtype=np.float64).reshape(3)
-            for v in (self.origin_mm, self.row_mm, self.column_mm)
-        )
+        # Samplers make dozens of planes for each sample: plain floats are faster than small arrays.
+        origin = np.array(self.origin_mm, dtype=np.float64).reshape(3)
+        row, column = _floats(self.row_mm), _floats(self.column_mm)
         rows, columns = (int(n) for n in self.shape)
         between_rows, between_columns = (float(s) for s in self.spacing)
-        lengths = np.linalg.norm(row), np.linalg.norm(column)
-        if not (np.isfinite(origin).all() and np.isfinite(lengths).all() and min(lengths) > 0):
+        lengths = math.hypot(*row), math.hypot(*column)
+        finite = all(map(math.isfinite, (*origin.tolist(), *lengths)))
+        if not (finite and min(lengths) > 0):
             raise SitusError(f"a plane's directions must be finite, got {row} and {column}")
-        row, column = row / lengths[0], column / lengths[1]
-        if abs(row @ column) > _PERPENDICULAR:
+        row, column = _scaled(row, 1 / lengths[0]), _scaled(column, 1 / lengths[1])
+        along = _dot(row, column)
+        if abs(along) > _PERPENDICULAR:
             raise SitusError(
                 f"a plane's row and column directions must be perpendicular, got {row} and "
                 f"{column}; the header or affine has a shear, so resample the scan first"
             )
-        column = column - (column @ row) * row
-        column /= np.linalg.norm(column)
+        x, y, z = (c - along * r for c, r in zip(column, row, strict=True))
+        column = _scaled((x, y, z), 1 / math.hypot(x, y, z))
         if min(rows, columns) < 1 or not min(between_rows, between_columns) > 0:
             raise SitusError(
                 f"a plane needs a positive shape and spacing, got {self.shape}, {self.spacing}"
             )
-        values = (origin, row, column, (rows, columns), (between_rows, between_columns))
-        for name, value in zip(self.__dataclass_fields__, values, strict=True):
+        for name, value in (
+            ("origin_mm", origin),
+            ("row_mm", np.array(row)),
+            ("column_mm", np.array(column)),
+            ("shape", (rows, columns)),
+            ("spacing", (between_rows, between_columns)),
+        ):
             object.__setattr__(self, name, value)
 
     @property
     def normal_mm(self) -> Array:
         """``(3,)`` unit normal, row × column."""
-        return np.cross(self.row_mm, self.column_mm)
+        (a, b, c), (x, y, z) = self.row_mm.tolist(), self.column_mm.tolist()
+        return np.array([b * z - c * y, c * x - a * z, a * y - b * x])
 
     @property
     def center_mm(self) -> Array:
@@ -197,6 +206,19 @@ def intersect(
     lines[~meets] = np.nan
     _, inside = clip_lines(lines, np.array([s.shape for s in sources])[:, None])
     return lines, inside & (sine >= np.sin(np.radians(min_angle_deg)))
+
+
+def _floats(values: npt.ArrayLike) -> Vector:
+    x, y, z = np.asarray(values, dtype=np.float64).reshape(3).tolist()
+    return x, y, z
+
+
+def _dot(a: Vector, b: Vector) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _scaled(a: Vector, by: float) -> Vector:
+    return a[0] * by, a[1] * by, a[2] * by
 
 
 def near_parallel(first: Plane, second: Plane, angle_deg: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,20 +65,30 @@ def apply_change(view: Array, change: IntensityChange) -> Array:
 
     Blur comes first and noise last, the order in which a scanner makes them.
     """
-    spread = float(view.std()) or 1.0
-    changed: npt.NDArray[np.floating[Any]] = view
+    changed = np.array(view, dtype=np.float32)
+    # Read before anything is changed: shift and noise are in units of the view as it was.
+    spread = np.float32((view.std() or 1.0) if change.shift or change.noise > 0 else 1.0)
     if change.blur > 0:
         sigma = (0.0, *(change.blur,) * (view.ndim - 1))
-        changed = ndimage.gaussian_filter(changed, sigma, mode="nearest")
+        ndimage.gaussian_filter(changed, sigma, output=changed, mode="nearest")
     if change.gamma != 1:
-        low = float(changed.min())
-        extent = float(changed.max()) - low or 1.0
-        changed = ((changed - low) / extent) ** change.gamma * extent + low
-    changed = changed * change.scale + change.shift * spread
+        low = changed.min()
+        changed -= low
+        extent = changed.max() or np.float32(1)
+        changed /= extent
+        np.power(changed, np.float32(change.gamma), out=changed)
+        changed *= extent
+        changed += low
+    if change.scale != 1:
+        changed *= np.float32(change.scale)
+    if change.shift:
+        changed += np.float32(change.shift) * spread
     if change.noise > 0:
-        noise = np.random.default_rng(change.noise_seed).standard_normal(view.shape)
-        changed = changed + change.noise * spread * noise
-    return np.asarray(changed, dtype=np.float32)
+        noise = np.random.default_rng(change.noise_seed)
+        changed += (np.float32(change.noise) * spread) * noise.standard_normal(
+            view.shape, dtype=np.float32
+        )
+    return changed
 
 
 def jitter(view: Array, config: IntensityConfig, rng: np.random.Generator) -> Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,9 @@ from scipy.spatial.transform import Rotation
 
 from situs.config import Config
 from situs.geometry import Plane
+from situs.views.decoded import Kept, decoded, keepable
 from situs.views.planes import centred_plane
+from situs.views.source import ArraySource, Source
 
 Array = npt.NDArray[np.float64]
 
@@ -84,11 +87,24 @@ class Anatomy:
     center_mm: Array
     points_mm: Array
 
-    def reach_mm(self, normal_mm: npt.ArrayLike) -> tuple[float, float]:
-        """Signed distances from the centre to the ends of the anatomy along a unit normal."""
-        along = (self.points_mm - self.center_mm) @ np.asarray(normal_mm, dtype=np.float64)
-        low, high = np.quantile(along, [_TRIM, 1 - _TRIM])
-        return float(low), float(high)
+    def reach_mm(self, normal_mm: npt.ArrayLike) -> Array:
+        """Signed distances from the centre to the ends of the anatomy along unit normals.
+
+        Args:
+            normal_mm: ``(…, 3)``.
+
+        Returns:
+            ``(…, 2)``, low and high: the 2nd and 98th percentile of the foreground.
+        """
+        normals = np.asarray(normal_mm, dtype=np.float64)
+        along = normals @ (self.points_mm - self.center_mm).T
+        # np.quantile's linear interpolation, without sorting what lies between.
+        share = np.array([_TRIM, 1 - _TRIM]) * (along.shape[-1] - 1)
+        first = share.astype(int)
+        after = np.minimum(first + 1, along.shape[-1] - 1)
+        along.partition(np.unique([first, after]).tolist(), axis=-1)
+        ends: Array = along[..., first] + (share - first) * (along[..., after] - along[..., first])
+        return ends
 
 
 class VirtualSlice(NamedTuple):
@@ -120,41 +136,84 @@ def anatomy(array: npt.NDArray[np.floating], affine: npt.ArrayLike) -> Anatomy:
     return Anatomy(points.mean(0), points)
 
 
+def anatomy_of(source: Source) -> Anatomy:
+    """The anatomy of a scan; kept, since it is the same at every sample."""
+    if isinstance(source, ArraySource):
+        return anatomy(source.array, source.affine)
+    return _anatomies.of(source, _read_anatomy)
+
+
+def _read_anatomy(source: Source) -> Anatomy:
+    if keepable(source):
+        return anatomy(decoded(source)[:, 1:-1, 1:-1, 1:-1], source.affine)
+    return anatomy(source.read((0, 0, 0), source.shape), source.affine)
+
+
+_anatomies: Kept[Anatomy] = Kept(2**26, lambda place: place.points_mm.nbytes)
+
+
 def prescribed_planes(place: Anatomy, roles: Sequence[VirtualRole]) -> list[Plane]:
     """The plane of each role, as an image of one pixel: only its pose matters."""
+    normals = np.stack([_unit(role.normal) for role in roles])
     planes = []
-    for role in roles:
-        normal = np.asarray(role.normal) / np.linalg.norm(role.normal)
-        reach = place.reach_mm(normal)
-        point = place.center_mm + abs(role.offset) * reach[role.offset > 0] * normal
+    for role, normal, reach in zip(roles, normals, place.reach_mm(normals), strict=True):
+        point = place.center_mm + abs(role.offset) * reach[int(role.offset > 0)] * normal
         row, column = in_plane_axes(normal)
         planes.append(centred_plane(point, row, column, (1, 1), (1.0, 1.0)))
     return planes
 
 
-def draw_slice(place: Anatomy, config: VirtualConfig, rng: np.random.Generator) -> VirtualSlice:
-    """A random slice of a random role's stack, tilted as a whole."""
-    roles = list(config.roles.values())
-    role = int(rng.integers(len(roles)))
-    normal = np.asarray(roles[role].normal) / np.linalg.norm(roles[role].normal)
-    row, column = in_plane_axes(normal)
-    axis = rng.normal(size=3)
-    turn = np.radians(rng.uniform(0, config.tilt_deg)) * axis / np.linalg.norm(axis)
-    tilt = Rotation.from_rotvec(turn).as_matrix()
-    location = float(rng.uniform())
-    return VirtualSlice(
-        stack_slice(place, config, tilt @ row, tilt @ column, location), role, location
-    )
+def draw_slices(
+    place: Anatomy, config: VirtualConfig, count: int, rng: np.random.Generator
+) -> list[VirtualSlice]:
+    """Random slices of random roles' stacks, each stack tilted as a whole."""
+    frames = np.stack([in_plane_axes(role.normal) for role in config.roles.values()])
+    roles = rng.integers(len(frames), size=count)
+    axis = rng.normal(size=(count, 3))
+    turn = np.radians(rng.uniform(0, config.tilt_deg, count))[:, None] * axis
+    tilt = Rotation.from_rotvec(turn / np.linalg.norm(axis, axis=1, keepdims=True)).as_matrix()
+    axes = np.einsum("kij,kaj->kai", tilt, frames[roles])
+    location = rng.uniform(size=count)
+    bases = stack_slices(place, config, axes, location)
+    return [
+        VirtualSlice(base, role, at)
+        for base, role, at in zip(bases, roles.tolist(), location.tolist(), strict=True)
+    ]
 
 
-def stack_slice(
-    place: Anatomy, config: VirtualConfig, row: Array, column: Array, location: float
-) -> Plane:
-    """The slice at ``location`` of a stack with these in-plane directions."""
-    normal = np.cross(row, column)
-    low, high = place.reach_mm(normal)
+def stack_slices(
+    place: Anatomy, config: VirtualConfig, axes: Array, location: Array
+) -> list[Plane]:
+    """Slices of stacks.
+
+    Args:
+        place: What the stacks run through.
+        config: Says how far.
+        axes: ``(K, 2, 3)`` row and column direction of each slice's stack.
+        location: ``(K,)`` place of each in its stack.
+    """
+    normals = np.cross(axes[:, 0], axes[:, 1])
+    low, high = place.reach_mm(normals).T
     along = config.extent * (low + location * (high - low))
-    return centred_plane(place.center_mm + along * normal, row, column, (1, 1), (1.0, 1.0))
+    centers = place.center_mm + along[:, None] * normals
+    return [
+        centred_plane(center, row, column, (1, 1), (1.0, 1.0))
+        for center, (row, column) in zip(centers, axes, strict=True)
+    ]
+
+
+@lru_cache(maxsize=64)
+def _axes_of(normal: tuple[float, float, float]) -> tuple[Array, Array]:
+    unit = _unit(normal)
+    along = np.eye(3)[1 if np.abs(unit).argmax() == 0 else 0]
+    row = along - (along @ unit) * unit
+    row /= np.linalg.norm(row)
+    return row, np.cross(unit, row)
+
+
+def _unit(normal: npt.ArrayLike) -> Array:
+    unit = np.asarray(normal, dtype=np.float64)
+    return unit / np.linalg.norm(unit)
 
 
 def in_plane_axes(normal: npt.ArrayLike) -> tuple[Array, Array]:
@@ -162,8 +221,6 @@ def in_plane_axes(normal: npt.ArrayLike) -> tuple[Array, Array]:
 
     Rows run as far as possible to the patient's right, or to the front in sagittal planes.
     """
-    unit = np.asarray(normal, dtype=np.float64) / np.linalg.norm(normal)
-    along = np.eye(3)[1 if np.abs(unit).argmax() == 0 else 0]
-    row = along - (along @ unit) * unit
-    row /= np.linalg.norm(row)
-    return row, np.cross(unit, row)
+    x, y, z = np.asarray(normal, dtype=np.float64).tolist()
+    row, column = _axes_of((x, y, z))
+    return row.copy(), column.copy()

@@ -15,7 +15,7 @@ from situs.methods.planes.heads import predict
 from situs.methods.planes.views import slice_of_stack
 from situs.observation import CurvePanel
 from situs.views.planes import cut
-from situs.views.planes_virtual import anatomy, in_plane_axes, stack_slice
+from situs.views.planes_virtual import anatomy_of, in_plane_axes, stack_slices
 from situs.views.slices import Pose, posed
 from situs.views.source import Source
 
@@ -60,7 +60,6 @@ def _stack(
         at = np.array([s.location for s in slices])
         return [s.base for s in slices], at, name or source.description or "first"
     name, role = next(iter(config.virtual.roles.items()))
-    place = anatomy(source.read((0, 0, 0), source.shape), source.affine)
-    row, column = in_plane_axes(role.normal)
     at = np.linspace(0, 1, _SLICES)
-    return [stack_slice(place, config.virtual, row, column, float(u)) for u in at], at, name
+    axes = np.repeat([in_plane_axes(role.normal)], _SLICES, axis=0)
+    return stack_slices(anatomy_of(source), config.virtual, axes, at), at, name

@@ -17,9 +17,9 @@ from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.frames import in_frame
 from situs.views.intensity import jitter
 from situs.views.planes import cut
-from situs.views.planes_virtual import anatomy, draw_slice, prescribed_planes
+from situs.views.planes_virtual import anatomy_of, draw_slices, prescribed_planes
 from situs.views.slices import draw_pose, posed, stack_axes
-from situs.views.source import ArraySource, Source
+from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Ge
               for s in slices]  # fmt: skip
     images = _images(slices, planes)
     if config.intensity is not None:
-        images = [jitter(image, config.intensity, rng) for image in images]
+        images = np.stack([jitter(image, config.intensity, rng) for image in images])
     lines, visible = study_lines(slices, planes, targets, config)
     tensors = _tensors(images, planes, slices, targets, lines, visible)
     return {**tensors, "scan": torch.tensor(scans)}
@@ -91,12 +91,9 @@ def virtual_slices(
     source: Source, config: PlanesConfig, count: int, rng: np.random.Generator
 ) -> tuple[list[StudySlice], list[Plane | None]]:
     """Slices cut at random out of a volume, and the prescribed plane of each role."""
-    # All slices and the anatomy share one read.
-    array = source.read((0, 0, 0), source.shape)
-    volume = ArraySource(array, source.affine, source.key, air=source.background)
-    place = anatomy(volume.array, volume.affine)
-    drawn = [draw_slice(place, config.virtual, rng) for _ in range(count)]
-    slices = [StudySlice(volume, d.base, d.role, d.location) for d in drawn]
+    place = anatomy_of(source)
+    drawn = draw_slices(place, config.virtual, count, rng)
+    slices = [StudySlice(source, d.base, d.role, d.location) for d in drawn]
     return slices, [*prescribed_planes(place, list(config.virtual.roles.values()))]
 
 
@@ -143,15 +140,23 @@ def slice_of_stack(
     return StudySlice(source, base, role, at)
 
 
-def _images(slices: Sequence[StudySlice], planes: Sequence[Plane]) -> list[npt.NDArray[np.float32]]:
-    """Cuts, those of one in-memory volume at once."""
-    if len({id(s.source) for s in slices}) == 1 and isinstance(slices[0].source, ArraySource):
-        return list(cut(slices[0].source, planes))
-    return [cut(s.source, [plane])[0] for s, plane in zip(slices, planes, strict=True)]
+def _images(slices: Sequence[StudySlice], planes: Sequence[Plane]) -> npt.NDArray[np.float32]:
+    """Cuts ``(K, C, rows, columns)``, those of one scan at once."""
+    sources = {id(s.source): s.source for s in slices}
+    owner = np.array([id(s.source) for s in slices])
+    images: npt.NDArray[np.float32] | None = None
+    for key, source in sources.items():
+        mine = np.flatnonzero(owner == key)
+        cuts = cut(source, [planes[k] for k in mine.tolist()])
+        if images is None:
+            images = np.empty((len(slices), *cuts.shape[1:]), dtype=np.float32)
+        images[mine] = cuts
+    assert images is not None
+    return images
 
 
 def _tensors(
-    images: Sequence[npt.NDArray[np.float32]],
+    images: npt.NDArray[np.float32],
     planes: Sequence[Plane],
     slices: Sequence[StudySlice],
     targets: Sequence[Plane | None],
@@ -166,7 +171,7 @@ def _tensors(
         return torch.from_numpy(np.asarray(values))
 
     return {
-        "images": tensor(np.stack(images)),
+        "images": tensor(images),
         "lines": tensor(lines.astype(np.float32)),
         "visible": tensor(visible),
         "location": tensor(np.nan_to_num(location).astype(np.float32)),

@@ -63,7 +63,7 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
         ``origin_mm``, ``row_mm``, ``column_mm`` ``(P, 2, 3)`` and ``pixel_mm (P, 2)``.
     """
     planes: list[Plane] = []
-    images, positions, axes = [], [], []
+    positions, axes = [], []
     for _ in range(config.pairs):
         pair = draw_pair(source, config, rng)
         part = _random_part(source, pair.axis, config, rng)
@@ -73,10 +73,11 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
                 pose.angle_rad, pose.zoom, (pose.shift[0] + part[0], pose.shift[1] + part[1])
             )
             planes.append(slice_plane(source, pair.axis, index, config, pose))
-            image = cut(source, planes[-1:])[0]
-            images.append(jitter(image, config.intensity, rng) if config.intensity else image)
             positions.append(position(source, pair.axis, index))
             axes.append(pair.axis)
+    images = cut(source, planes)
+    if config.intensity is not None:
+        images = np.stack([jitter(image, config.intensity, rng) for image in images])
 
     def stacked(values: npt.ArrayLike, dtype: type = np.float32) -> torch.Tensor:
         array: npt.NDArray[Any] = np.asarray(values, dtype=dtype)
