@@ -73,7 +73,17 @@ def _options(ctx: typer.Context) -> dict[str, str]:
 
 # Importing a module adds its verbs to ``app``; each imports its heavy parts inside the verb, so
 # that ``situs --help`` stays quick.
-from situs.cli import data, doctor, export, observe, plan, study, train, transfer  # noqa: E402, F401
+from situs.cli import (  # noqa: E402
+    data,  # noqa: F401
+    doctor,  # noqa: F401
+    export,  # noqa: F401
+    observe,  # noqa: F401
+    plan,  # noqa: F401
+    study,  # noqa: F401
+    train,  # noqa: F401
+    transfer,  # noqa: F401
+    weights,  # noqa: F401
+)
 
 
 def main() -> None:

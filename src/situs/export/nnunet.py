@@ -41,7 +41,7 @@ configuration in its plans.
 "NibabelIOWithReorient"` in `dataset.json` before planning{reader_note}; its other readers keep a \
 file's own axes and directions |
 | spacing | {spacing} | `spacing` of the configuration |
-| CT | window {window} HU to -1 … 1 | `CTNormalization` with mean {mean}, standard deviation \
+| CT | window {window} HU to {range} | `CTNormalization` with mean {mean}, standard deviation \
 {std}, percentiles {window} |
 | other scans | z-scores of the body, clipped at percentiles {percentiles} | \
 `ZScoreNormalization` is close, not the same |
@@ -212,6 +212,8 @@ def _readme(
 ) -> str:
     spacing = card.preprocessing.get("spacing", "native")
     low, high = card.preprocessing.get("ct_window", (-1000.0, 1000.0))
+    first, last = card.preprocessing.get("ct_range", (-1.0, 1.0))
+    spread = (high - low) / (last - first)
     names = "XYZ" if len(order) == 3 else ("rows", "columns")
     pickle = "" if pth else _MAKE_PICKLE
     steps = _WITHOUT_PLAN if plan is None else _WITH_PLAN
@@ -223,8 +225,9 @@ def _readme(
         reader_note=" (these plans have it)" if plan else "",
         spacing="each scan's own" if spacing == "native" else f"{spacing} mm along X, Y, Z",
         window=f"{low:g} … {high:g}",
-        mean=f"{(low + high) / 2:g}",
-        std=f"{(high - low) / 2:g}",
+        range=f"{first:g} … {last:g}",
+        mean=f"{low - first * spread:g}",
+        std=f"{spread:g}",
         percentiles=tuple(card.preprocessing.get("percentiles", (0.5, 99.5))),
         divisor=tuple(divisor),
     )

@@ -121,13 +121,15 @@ def scaling(
 ) -> Scaling:
     """How one channel ``(X, Y, Z)`` is normalised, by the kind of its values.
 
-    Hounsfield units: the window maps to -1 … 1. Otherwise: clip to the percentiles of the
+    Hounsfield units: ``ct_window`` maps to ``ct_range``. Otherwise: clip to the percentiles of the
     foreground, then subtract its mean and divide by its standard deviation. Where (nearly)
     everything is foreground, all voxels count, dark ones too.
     """
     if kind == "hounsfield":
         low, high = rules.ct_window
-        return Scaling(low, high, (low + high) / 2, (high - low) / 2)
+        first, last = rules.ct_range
+        spread = (high - low) / (last - first)
+        return Scaling(low, high, low - first * spread, spread)
     values = _sample(channel)
     body = values[values > threshold(channel, spacing, kind)]
     if body.size == 0 or body.size > 0.9 * values.size:

@@ -92,4 +92,7 @@ def fingerprint(rules: Preprocessing, records: Iterable[Record]) -> str:
     Does not depend on where the files lay, on their order, or on how voxels were compressed.
     """
     origins = sorted(record.origin for record in records)
-    return sha256("\n".join([str(FORMAT), rules.model_dump_json(), *origins]), digits=16)
+    # Settings that came later count only where they say something new.
+    later = {"ct_range"} if rules.ct_range == (-1.0, 1.0) else set()
+    settings = rules.model_dump_json(exclude=later)
+    return sha256("\n".join([str(FORMAT), settings, *origins]), digits=16)

@@ -22,7 +22,8 @@ class Preprocessing(Config):
             along R, A, S.
         crop: Whether empty borders (air) are cut off.
         margin_mm: What is kept around the foreground.
-        ct_window: HU range that maps linearly to -1 … 1; everything else is clipped.
+        ct_window: HU range that maps linearly to ``ct_range``; everything else is clipped.
+        ct_range: What the ends of the window become; weights of others ask for 0 … 1.
         percentiles: Foreground percentiles that other scans are clipped to before mean 0 and
             standard deviation 1.
         interpolation: For images; labels are always interpolated linearly class by class.
@@ -34,6 +35,7 @@ class Preprocessing(Config):
     crop: bool = True
     margin_mm: Annotated[float, Field(ge=0)] = 4.0
     ct_window: tuple[float, float] = (-1000.0, 1000.0)
+    ct_range: tuple[float, float] = (-1.0, 1.0)
     percentiles: tuple[float, float] = (0.5, 99.5)
     interpolation: Literal["linear", "cubic"] = "linear"
     dtype: Literal["float16", "float32"] = "float16"
@@ -42,6 +44,8 @@ class Preprocessing(Config):
     def _ranges_ascend(self) -> Self:
         if not self.ct_window[0] < self.ct_window[1]:
             raise ValueError("ct_window must be (low, high) with low < high")
+        if not self.ct_range[0] < self.ct_range[1]:
+            raise ValueError("ct_range must be (low, high) with low < high")
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ValueError("percentiles must be (low, high) with 0 <= low < high <= 100")
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -139,6 +139,20 @@ def fill(
         if name not in target
     ]
     return entries
+
+
+def unlacking(entries: Sequence[Entry], lacks: Collection[str]) -> list[Entry]:
+    """Entries in which tensors that the source never had are not asked for.
+
+    Args:
+        entries: From :func:`fill`.
+        lacks: ``"part.name"`` of such tensors.
+    """
+    told = {"wanted": False, "reason": "the imported weights had none"}
+    return [
+        e.model_copy(update=told) if e.status == "skipped" and f"{e.part}.{e.name}" in lacks else e
+        for e in entries
+    ]
 
 
 def left_out(module: nn.Module, part: str, reason: str) -> list[Entry]:

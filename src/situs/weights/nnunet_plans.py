@@ -132,6 +132,23 @@ class Plan:
     def _back(self) -> tuple[int, ...]:
         return inverse(self.order)
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Rules for situs that prepare scans as nnU-Net does, as far as situs can.
+
+        ``CTNormalization`` of the first channel is met exactly; z-scores are those of the body,
+        not of the whole image.
+        """
+        rules: dict[str, Any] = {"spacing": self.spacing if self.spatial_dims == 3 else "native"}
+        schemes = self.configuration.get("normalization_schemes") or [""]
+        known = self.values.get("foreground_intensity_properties_per_channel", {}).get("0", {})
+        if schemes[0] == "CTNormalization" and known.get("std"):
+            window = (float(known["percentile_00_5"]), float(known["percentile_99_5"]))
+            mean, std = float(known["mean"]), float(known["std"])
+            rules["ct_window"] = window
+            rules["ct_range"] = tuple((value - mean) / std for value in window)
+        return rules
+
     def backbone(self, in_channels: int = 1) -> BackboneConfig:
         """The ``nnunet`` backbone that this configuration will load.
 
@@ -264,13 +281,15 @@ def patched(
         -(-int(n) // d) * d for n, d in zip(own["patch_size"], divisor, strict=True)
     ]
     low, high = preprocessing.get("ct_window", (-1000.0, 1000.0))
+    first, last = preprocessing.get("ct_range", (-1.0, 1.0))
+    spread = (high - low) / (last - first)
     for channel, scheme in enumerate(own.get("normalization_schemes", [])):
         if scheme == "CTNormalization":
             known = values.setdefault("foreground_intensity_properties_per_channel", {})
             known[str(channel)] = {
                 **known.get(str(channel), {}),
-                "mean": (low + high) / 2,
-                "std": (high - low) / 2,
+                "mean": low - first * spread,
+                "std": spread,
                 "percentile_00_5": low,
                 "percentile_99_5": high,
             }

@@ -21,7 +21,7 @@ from situs.errors import ConfigError, TransferError
 from situs.files import sha256, write_files, writing
 from situs.version import __version__
 from situs.weights.hub import fetch, is_hub_name
-from situs.weights.ledger import Ledger, fill, left_out
+from situs.weights.ledger import Ledger, fill, left_out, unlacking
 
 CARD = "card.json"
 MATCH_REQUIRED = 0.9
@@ -48,6 +48,9 @@ class Card(Config):
         outside: What the network saw beyond a scan's border: ``"background"``, the scan's own air
             after normalisation, one value a channel (pad new scans with it too); empty in cards
             written before that was settled, whose 3D crops were padded with 0.
+        source: Where imported weights come from, in words.
+        lacks: Tensors that imported weights did not hold, ``"decoder.…"``: their values here are
+            random, and they are not counted where it is asked how much of a network was loaded.
         checksums: File name → SHA-256 of each weights file beside the card.
     """
 
@@ -61,6 +64,8 @@ class Card(Config):
     licence: str = ""
     decoder_trained: bool = False
     outside: Literal["", "background"] = ""
+    source: str = ""
+    lacks: tuple[str, ...] = ()
     checksums: dict[str, str] = Field(default_factory=dict)
 
 
@@ -221,7 +226,8 @@ def load_into(
             reason = f"'{card.method}' did not train the decoder"
             entries += left_out(modules[part], part, reason)
         else:
-            entries += fill(modules[part], state, part, channels)
+            own = {name: t for name, t in state.items() if f"{part}.{name}" not in card.lacks}
+            entries += unlacking(fill(modules[part], own, part, channels), card.lacks)
     ledger = Ledger(source=str(path), entries=tuple(entries))
     _insist(ledger, parts, allow_partial, card)
     return ledger

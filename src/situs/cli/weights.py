@@ -1,0 +1,80 @@
+"""``situs import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from situs.cli import app
+from situs.cli.console import Json, Quiet, out, print_json
+
+
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt, .pth or .safetensors file.")],
+    folder: Annotated[Path, typer.Option("--out", help="The weights folder to write.")],
+    layout: Annotated[
+        str, typer.Option(help="auto, monai, voco, suprem, swin_unetr, nnunet or nnssl.")
+    ] = "auto",
+    licence: Annotated[
+        str, typer.Option("--licence", "--license", help="Of the weights, e.g. Apache-2.0.")
+    ] = "",
+    source: Annotated[str, typer.Option(help="Where the file comes from, in words.")] = "",
+    spacing: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Millimetres along R, A, S that the weights expect."),
+    ] = None,
+    ct_window: Annotated[
+        tuple[float, float] | None, typer.Option(help="HU range that the weights expect.")
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Accept less than 90 % of the source.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is in --out.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take in weights of MONAI, VoCo, SuPreM, nnU-Net v2 or nnssl, with ledger and card.
+
+    Example: `situs import VoComni_B.pt --out weights/voco-b`
+
+    What comes out goes wherever a run goes: `pretrain --init`, `finetune --init`, `probe`,
+    arms of a study, `export`. Nothing in the file is run.
+    """
+    from situs.weights.foreign import import_weights  # noqa: PLC0415 - imports torch
+
+    rules: dict[str, Any] = {"spacing": spacing, "ct_window": ct_window}
+    imported = import_weights(
+        checkpoint,
+        folder,
+        layout=layout,
+        licence=licence,
+        source=source,
+        preprocessing={key: value for key, value in rules.items() if value is not None},
+        allow_partial=allow_partial,
+        overwrite=overwrite,
+    )
+    if json:
+        print_json(
+            {
+                "path": imported.path,
+                "layout": imported.layout,
+                "share": imported.share,
+                "card": imported.card.model_dump(mode="json"),
+                "notes": imported.notes,
+            }
+        )
+        return
+    if not quiet:
+        out.print(imported.ledger)
+    for note in imported.notes:
+        out.print(f"note: {note}", markup=False, soft_wrap=True)
+    out.print(
+        f"{imported.path}: {imported.layout}, {100 * imported.share:.1f} % of the source's numbers",
+        markup=False,
+        soft_wrap=True,
+    )
