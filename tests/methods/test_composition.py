@@ -78,7 +78,7 @@ def test_learned_weights_start_near_one_and_receive_gradient():
         for name, part in composition.parts.items()
     )
     torch.testing.assert_close(result.losses["total"], expected)
-    assert result.scores["mae/learned_weight"] == pytest.approx(1 / 1.01)
+    assert result.scores["mae/learned_weight"].value == pytest.approx(1 / 1.01)
     result.losses["total"].backward()
     learned = network.heads.get_submodule("uncertainty")
     assert all(parameter.grad != 0 for parameter in learned.parameters())

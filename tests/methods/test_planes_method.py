@@ -17,13 +17,13 @@ from situs.geometry import Plane, intersect, line_heatmap, transform_lines
 from situs.geometry.line_fit import fit_line
 from situs.geometry.lines import line_angle_deg, line_offset_mm
 from situs.geometry.stacks import stack_axis
-from situs.methods.base import Network
+from situs.methods.base import Network, Samples, Scores
 from situs.methods.planes import Planes, PlanesConfig, line, location, plan_plane
 from situs.methods.planes.frames import fitted_frames
 from situs.methods.planes.heads import predict
 from situs.methods.planes.method import studies_of
 from situs.methods.planes.planning_section import planned_section
-from situs.methods.planes.predictions import Seen, pixel_affines
+from situs.methods.planes.predictions import Predictions
 from situs.methods.planes.scoring import (
     chance_line_errors,
     constant_lines,
@@ -172,25 +172,25 @@ def test_planned_planes_are_drawn_where_they_cut_a_slice() -> None:
         [sample_study([v], VIRTUAL, np.random.default_rng(i)) for i, v in enumerate(items)]
     )
     lines = batch["lines"].double().numpy()
-    seen = Seen(
-        images=batch["images"][:, :, 0].numpy(),
+    found = Predictions(
         heatmaps=np.zeros((*lines.shape[:3], 1, 1)),
         lines=lines,
         confidence=batch["visible"].double().numpy(),
-        true=lines,
-        visible=batch["visible"].numpy(),
-        pixel_mm=batch["pixel_mm"].numpy(),
-        affine=pixel_affines(batch),
-        constant=lines,
+        location=batch["location"].numpy(),
+        features=torch.zeros(1, 1),
     )
-    scans = [[item] * VIRTUAL.slices for item in items]
-    panels = planned_section(VIRTUAL, seen, batch, scans, WholeScans()).panels
+    samples = Samples(batch, [[item] for item in items])
+    panels = planned_section(VIRTUAL, found, samples, WholeScans(), Scores()).panels
     assert panels
     for panel in panels:
         assert isinstance(panel, LinesPanel)
         assert len(panel.names)
         sample = next(i for i, v in enumerate(items) if v.key in panel.title)
-        image = next(i for i, a in enumerate(seen.images[sample]) if (a == panel.image).all())
+        image = next(
+            i
+            for i, a in enumerate(batch["images"][sample, :, 0].numpy())
+            if (a == panel.image).all()
+        )
         roles = [VIRTUAL.roles.index(name) for name in panel.names]
         assert batch["role"][sample, image] not in roles
         for drawn in (panel.true, panel.predicted):
@@ -286,7 +286,7 @@ def test_learns_and_observes(tmp_path: Path) -> None:
     optimiser = torch.optim.AdamW(net.parameters(), 3e-3)
     terms: dict[str, list[float]] = {"line": [], "location": [], "total": []}
     for step in range(20):
-        batch = collate([method.sample(item, np.random.default_rng([step, i]))
+        batch = collate([method.sample_study(item, np.random.default_rng([step, i]))
                          for i, item in enumerate(items)])  # fmt: skip
         result = method.step(batch, net, None, torch.Generator())
         assert set(result.losses) == set(terms)
@@ -302,7 +302,7 @@ def test_learns_and_observes(tmp_path: Path) -> None:
         observation = method.observe(batch, net, None, items, 20)
     scores = observation.scores
     assert scores["line_distance"].chance > scores["line_distance"].constant > 0
-    assert all(len(s.samples) == 4 for s in scores.values())
+    assert all(len(s.samples) == 4 for s in scores.values() if s.collapsed is None)
     kinds = {p.kind for section in observation.sections for p in section.panels}
     assert kinds == {"lines", "scatter", "curve"}
     observation.save(tmp_path / "x.obs")
@@ -332,7 +332,9 @@ def test_samples_are_pure_and_stack_across_studies() -> None:
 def test_real_and_virtual_views_observe_real_studies() -> None:
     items = [heart_like(i) for i in range(2)]
     method = Planes(SERIES.model_copy(update={"slices": 3}))
-    batch = collate([method.sample(item, np.random.default_rng(i)) for i, item in enumerate(items)])
+    batch = collate(
+        [method.sample_study(item, np.random.default_rng(i)) for i, item in enumerate(items)]
+    )
     with torch.no_grad():
         observation = method.observe(batch, network(method).eval(), None, items, 0)
     assert np.isfinite(observation.scores["line_distance"].value)

@@ -40,7 +40,7 @@ def _under_autocast(function: Callable[[], Tensor]) -> Tensor:
         cosines,
         predicted_overlap,
         lambda a, b: regularization(a),
-        lambda a, b: nt_xent(a[0], b[0], 0.1)["total"],
+        lambda a, b: nt_xent(a[0], b[0], 0.1),
         lambda a, b: info_nce(a[0], b[0]),
         lambda a, b: retrieval(a[0], b[0], torch.eye(5, dtype=torch.bool))[0],
     ],
@@ -77,7 +77,7 @@ def test_autocast_does_not_round_positions_to_more_than_their_gaps(head):
 def test_true_matches_of_s2dc_are_the_same_under_autocast():
     method = S2dc(S2dcConfig(grid=(2, 2, 2), crop_size=(16, 16, 16), stage=0))
     scans = smooth_sources(3, (40, 36, 40))
-    batch = stack([method.sample([s], np.random.default_rng(i)) for i, s in enumerate(scans)])
+    batch = stack([method.sample(s, np.random.default_rng(i)) for i, s in enumerate(scans)])
     backbone = TinyBackbone()
     backbone.strides = ((4, 4, 4), (8, 8, 8))
     plain = correspondence(method.config, batch, backbone)

@@ -41,7 +41,7 @@ def prepared(
     method = build("s2dc", {**SMALL, **options})
     sources = smooth_sources(samples, (20, 26, 18))
     rng = np.random.default_rng(0)
-    batch = stack([method.sample([source], rng) for source in sources])
+    batch = stack([method.sample(source, rng) for source in sources])
     backbone = backbone or TinyBackbone()
     return method, batch, Network(backbone, method.build_heads(backbone)), sources
 
@@ -136,7 +136,7 @@ def test_observation_of_a_perfect_network(tmp_path: Path) -> None:
     place = np.stack(np.indices((64, 64, 64))).astype(np.float32)
     source = ArraySource(place, np.diag([2.0, 2.0, 2.0, 1.0]), key="ramp", modality="MR")
     rng = np.random.default_rng(3)
-    batch = stack([method.sample([source], rng) for _ in range(4)])
+    batch = stack([method.sample(source, rng) for _ in range(4)])
     network = Network(backbone, method.build_heads(backbone)).eval()
     heads_of(network.heads).tokens = Angles()  # type: ignore[assignment]
     with torch.no_grad():

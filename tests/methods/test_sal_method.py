@@ -169,7 +169,7 @@ def test_a_posed_view_is_turned_within_its_slice() -> None:
 def test_samples_are_reproducible_and_stack() -> None:
     method = Sal(SalConfig(size=(32, 32), spacing_mm=1.0, pairs=3))
     sources = [scan((40, 30, 20), (1, 1, 1), 0), scan((18, 30, 9), (0.7, 0.7, 5), 1)]
-    samples = [method.sample([s], np.random.default_rng(4)) for s in (*sources, sources[0])]
+    samples = [method.sample(s, np.random.default_rng(4)) for s in (*sources, sources[0])]
     assert all(torch.equal(samples[0][k], samples[2][k]) for k in samples[0])
     assert {k: v.shape for k, v in samples[0].items()} == {
         k: v.shape for k, v in samples[1].items()
@@ -218,7 +218,7 @@ def test_learns_and_observes(position: str) -> None:
     generator = torch.Generator()
     totals = []
     for step in range(25):
-        samples = [method.sample([s], np.random.default_rng([step, i]))
+        samples = [method.sample(s, np.random.default_rng([step, i]))
                    for i, s in enumerate(sources)]  # fmt: skip
         batch = torch.utils.data.default_collate(samples)
         result = method.step(batch, net, None, generator)
@@ -243,7 +243,8 @@ def test_observation_survives_a_file(tmp_path) -> None:
     sources = [scan((30, 30, 24), (1, 1, 1), 0)]
     method = Sal(SalConfig(pairs=1)).resolve_for_data(sources)
     net = network(method).eval()
-    batch = torch.utils.data.default_collate([method.sample(sources, np.random.default_rng(0))])
+    sample = method.sample(sources[0], np.random.default_rng(0))
+    batch = torch.utils.data.default_collate([sample])
     with torch.no_grad():
         observation = method.observe(batch, net, None, [sources], 0)
     observation.save(tmp_path / "x.obs")
@@ -257,7 +258,9 @@ def test_collapse_is_warned_about_with_a_remedy() -> None:
     net = network(method).eval()
     with torch.no_grad():
         net.heads.local.weight.zero_()
-        batch = torch.utils.data.default_collate([method.sample(sources, np.random.default_rng(0))])
+        batch = torch.utils.data.default_collate(
+            [method.sample(sources[0], np.random.default_rng(0))]
+        )
         observation = method.observe(batch, net, None, [sources], 0)
     assert "weights.spread" in observation.warnings[0]
 
@@ -265,7 +268,8 @@ def test_collapse_is_warned_about_with_a_remedy() -> None:
 def test_terms_can_be_switched_off_and_typos_are_errors() -> None:
     sources = [scan((30, 30, 24), (1, 1, 1), 0)]
     method = Sal(SalConfig(weights={"global": 0, "spread": 0})).resolve_for_data(sources)
-    batch = torch.utils.data.default_collate([method.sample(sources, np.random.default_rng(0))])
+    sample = method.sample(sources[0], np.random.default_rng(0))
+    batch = torch.utils.data.default_collate([sample])
     result = method.step(batch, network(method), None, torch.Generator())
     assert set(result.losses) == {"local", "total"}
     assert result.losses["total"] == result.losses["local"]

@@ -13,9 +13,9 @@ from tiny import TinyBackbone, smooth_sources, stack
 
 from situs.config import validate
 from situs.errors import ConfigError
-from situs.methods.base import Network
+from situs.methods.base import Network, Samples
 from situs.methods.simclr import SimClr, SimClrConfig, nt_xent
-from situs.methods.simclr.observation import observe
+from situs.methods.simclr.observation import Predicted, measure, section
 from situs.methods.simclr.views import draw_crops
 from situs.observation import Observation
 from situs.views import ArraySource
@@ -43,16 +43,16 @@ def _reference(first, second, temperature):
 def test_nt_xent_is_the_papers_formula(batch, width, temperature, seed):
     first, second = np.random.default_rng(seed).normal(size=(2, batch, width))
     loss = nt_xent(torch.from_numpy(first), torch.from_numpy(second), temperature)
-    assert loss["total"].item() == pytest.approx(_reference(first, second, temperature), rel=1e-4)
+    assert loss.item() == pytest.approx(_reference(first, second, temperature), rel=1e-4)
 
 
 def test_nt_xent_does_not_see_scale_order_or_which_view_is_first():
     first, second = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
-    loss = nt_xent(first, second)["total"].item()
+    loss = nt_xent(first, second).item()
     order = torch.tensor([3, 1, 4, 0, 2])
-    assert nt_xent(first[order] * 3, second[order] * 0.2)["total"].item() == pytest.approx(loss)
-    assert nt_xent(second, first)["total"].item() == pytest.approx(loss)
-    aligned = nt_xent(torch.eye(5), torch.eye(5), 0.1)["total"].item()
+    assert nt_xent(first[order] * 3, second[order] * 0.2).item() == pytest.approx(loss)
+    assert nt_xent(second, first).item() == pytest.approx(loss)
+    aligned = nt_xent(torch.eye(5), torch.eye(5), 0.1).item()
     assert aligned == pytest.approx(np.log(1 + 8 * np.exp(-10)), abs=1e-5)
 
 
@@ -65,7 +65,7 @@ def _one_process(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/sync", rank=rank, world_size=2)
     first, second = _views()
     mine = slice(rank * 3, rank * 3 + 3)
-    loss = nt_xent(first[mine], second[mine])["total"]
+    loss = nt_xent(first[mine], second[mine])
     loss.backward()
     # What distributed training does with gradients and what a logger does with the loss.
     for value in (first.grad, second.grad, loss.detach()):
@@ -81,7 +81,7 @@ def test_two_processes_give_the_loss_and_gradient_of_one(tmp_path):
     mp.start_processes(_one_process, args=(str(tmp_path),), nprocs=2, start_method="fork")
     loss, *gradients = torch.load(tmp_path / "result.pt", weights_only=True)
     first, second = _views()
-    expected = nt_xent(first, second)["total"]
+    expected = nt_xent(first, second)
     expected.backward()
     torch.testing.assert_close(loss, expected.detach())
     # Candidates pass their gradient back to where they came from, so the average is the whole.
@@ -130,13 +130,14 @@ def test_observation_counts_right_neighbours_and_puts_views_in_the_world():
     sources = smooth_sources(4, (14, 12, 10))
     method = SimClr(SimClrConfig(view_size=(8, 8, 8), zoom=(0.5, 0.5)))
     rng = np.random.default_rng(0)
-    batch = stack([method.sample([s], rng) for s in sources])
+    batch = stack([method.sample(s, rng) for s in sources])
     embeddings = torch.eye(4)[:, None].repeat(1, 2, 1)
     embeddings[3, 0] = torch.tensor([1.0, 0, 0, 0.5])
-    seen = observe(embeddings, torch.randn(4, 2, 5), batch, sources, 7)
-    score = seen.scores["retrieval_accuracy"]
+    samples = Samples(batch, [[s] for s in sources])
+    predicted = Predicted(embeddings, torch.randn(4, 2, 5))
+    score = measure(predicted, samples)[0].score()
     assert (score.value, score.chance, score.samples) == (75, 25, (100, 100, 100, 0))
-    volume = seen.sections[0].panels[1].volumes[0]
+    volume = section(predicted, samples).panels[1].volumes[0]
     source, start = sources[0], batch["start"][0, 0].numpy()
     low, high = ([*(start + o), 1] for o in (-0.5, 3.5))
     corners = [volume.affine @ [c, c, c, 1] for c in (-0.5, 7.5)]
@@ -149,19 +150,19 @@ def test_training_finds_scans_again_and_repeats_itself(tmp_path):
     options = {"view_size": (8, 8, 8), "hidden": 32, "width": 16}
     method = SimClr(validate(SimClrConfig, options))
     sources = smooth_sources(24, (14, 12, 10))
-    first, again = (method.sample([sources[0]], np.random.default_rng(3)) for _ in range(2))
+    first, again = (method.sample(sources[0], np.random.default_rng(3)) for _ in range(2))
     assert all(torch.equal(first[k], again[k]) for k in first)
     backbone = TinyBackbone()
     network = Network(backbone, method.build_heads(backbone))
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     rng = np.random.default_rng(0)
     for _ in range(60):
-        batch = stack([method.sample([s], rng) for s in sources[:16]])
+        batch = stack([method.sample(s, rng) for s in sources[:16]])
         optimiser.zero_grad()
         method.step(batch, network, None, torch.Generator()).losses["total"].backward()
         optimiser.step()
     items = [[s] for s in sources[16:]]
-    batch = stack([method.sample(item, rng) for item in items])
+    batch = stack([method.sample(item[0], rng) for item in items])
     with torch.no_grad():
         seen = method.observe(batch, network.eval(), None, items, 60)
     assert seen.scores["retrieval_accuracy"].value >= 3 * seen.scores["retrieval_accuracy"].chance

@@ -6,15 +6,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from situs.config import validate
-from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
+from situs.methods.base import (
+    Batch,
+    Controls,
+    Losses,
+    Method,
+    MethodConfig,
+    Nets,
+    Network,
+    Samples,
+    Scores,
+    StepResult,
+    StepScore,
+)
+from situs.methods.measured import Measured
 from situs.registry import Registry
 
 __all__ = [
     "Batch",
+    "Controls",
+    "Losses",
+    "Measured",
     "Method",
     "MethodConfig",
+    "Nets",
     "Network",
+    "Samples",
+    "Scores",
     "StepResult",
+    "StepScore",
     "available",
     "build",
     "method_class",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from situs.backbones.base import Backbone
 from situs.config import validate
 from situs.errors import ConfigError
 from situs.methods import method_class
-from situs.methods.base import Batch, Method, Network, StepResult
-from situs.observation import Observation
+from situs.methods.base import Batch, Controls, Method, Nets, Network, StepResult, StepScore
+from situs.methods.observing import reach
+from situs.observation import Observation, Reach
 from situs.views.source import Source
 
 CompositionBatch = dict[str, Batch]
@@ -48,6 +49,11 @@ class Composition:
     def spatial_dims(self) -> int:
         """Of the backbone that all parts train."""
         return next(iter(self.parts.values())).spatial_dims
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """What the first part shows the network."""
+        return next(iter(self.parts.values())).input_size
 
     @property
     def uses_teacher(self) -> bool:
@@ -89,7 +95,7 @@ class Composition:
         """
         streams = rng.spawn(len(self.parts))
         return {
-            name: _sampled(part, item, stream)
+            name: part.sample_study(item, stream)
             for (name, part), stream in zip(self.parts.items(), streams, strict=True)
         }
 
@@ -111,7 +117,7 @@ class Composition:
     ) -> StepResult:
         """All parts' terms; those of a true composition are named ``part/term``."""
         losses: dict[str, Tensor] = {}
-        scores: dict[str, Tensor] = {}
+        scores: dict[str, StepScore] = {}
         totals = []
         for name, part in self.parts.items():
             result = part.step(
@@ -124,7 +130,7 @@ class Composition:
             if self.uncertainty:
                 learned: Tensor = getattr(student.heads.get_submodule("uncertainty"), name)
                 total = balance(total - part.lower_bound, learned)
-                scores[prefix + "learned_weight"] = 1 / variance(learned.detach())
+                scores[prefix + "learned_weight"] = StepScore(1 / variance(learned.detach()))
             totals.append(self.weights[name] * total)
         return StepResult({**losses, "total": torch.stack(totals).sum()}, scores)
 
@@ -135,18 +141,52 @@ class Composition:
         teacher: Network | None,
         items: Sequence[Sequence[Source]],
         step: int,
+        controls: CompositionControls | None = None,
+        patients: Mapping[str, str] | None = None,
     ) -> dict[str, Observation]:
-        """One observation a part; a part that looks at single scans meets those it looked at."""
+        """One observation a part; see :meth:`~situs.methods.base.Method.observe`."""
         return {
             name: part.observe(
                 batch[name],
-                _view(student, name),
-                teacher and _view(teacher, name),
-                items if part.item == "study" else looked_at(batch[name], items),
+                *part_of(Nets(student, teacher), name),
+                items,
                 step,
+                controls.part(name) if controls else None,
+                patients,
             )
             for name, part in self.parts.items()
         }
+
+    def reach(self, batch: CompositionBatch, nets: Nets) -> dict[str, tuple[Reach, ...]]:
+        """Which share of the backbone each part's terms train; see :func:`observing.reach`."""
+        return {
+            name: reach(part, batch[name], part_of(nets, name)) for name, part in self.parts.items()
+        }
+
+
+@dataclass(frozen=True)
+class CompositionControls:
+    """See :class:`~situs.methods.base.Controls`; here of all parts.
+
+    Attributes:
+        batches: ``"emptied"`` and ``"shuffled"`` → the same samples without anatomy.
+        untrained: Networks of fresh weights.
+    """
+
+    batches: Mapping[str, CompositionBatch] = field(default_factory=dict)
+    untrained: Nets | None = None
+
+    def part(self, name: str) -> Controls:
+        """Those of one part."""
+        return Controls(
+            {kind: batch[name] for kind, batch in self.batches.items()},
+            part_of(self.untrained, name) if self.untrained else None,
+        )
+
+
+def part_of(nets: Nets, name: str) -> Nets:
+    """The shared backbone with one part's heads."""
+    return Nets(_view(nets.student, name), nets.teacher and _view(nets.teacher, name))
 
 
 def looked_at(views: Batch, items: Sequence[Sequence[Source]]) -> list[list[Source]]:
@@ -228,11 +268,3 @@ def compose(
 def _view(network: Network, part: str) -> Network:
     """The shared backbone with one part's heads."""
     return Network(network.backbone, network.heads.get_submodule(part))
-
-
-def _sampled(part: Method, item: Sequence[Source], rng: np.random.Generator) -> Batch:
-    """Views of the whole study for a part that looks at studies, else of one of its scans."""
-    if part.item == "study":
-        return part.sample(item, rng)
-    index = int(rng.integers(len(item))) if len(item) > 1 else 0
-    return {**part.sample([item[index]], rng), "scan": torch.tensor(index)}

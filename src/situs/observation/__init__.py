@@ -21,7 +21,7 @@ from situs.observation.panels import (
     ScatterPanel,
     Volume,
 )
-from situs.observation.score import Score
+from situs.observation.score import Reach, Score
 
 __all__ = [
     "PANELS",
@@ -36,6 +36,7 @@ __all__ = [
     "Observation",
     "OverlayPanel",
     "Panel",
+    "Reach",
     "ScatterPanel",
     "Score",
     "Section",

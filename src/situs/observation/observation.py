@@ -14,7 +14,7 @@ import numpy as np
 
 from situs.files import writing
 from situs.observation.panels import PANELS, Array, Panel, Volume
-from situs.observation.score import Score
+from situs.observation.score import Reach, Score
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Observation:
         scans: Key of the scan behind each observed sample, aligned with ``Score.samples``.
         modalities: Modality of each of those scans.
         spacings: Spacing of each in mm.
+        reach: Which share of the encoder and decoder each loss term trains; empty where that
+            was not asked.
     """
 
     method: str
@@ -48,6 +50,7 @@ class Observation:
     scans: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
     spacings: tuple[tuple[float, float, float], ...] = ()
+    reach: tuple[Reach, ...] = ()
 
     @property
     def scores(self) -> dict[str, Score]:
@@ -83,7 +86,7 @@ class Observation:
 
 _TYPES: dict[str, type] = {
     **{cls.__name__: cls for cls in PANELS.values()},
-    **{cls.__name__: cls for cls in (Score, Volume, Section, Observation)},
+    **{cls.__name__: cls for cls in (Score, Reach, Volume, Section, Observation)},
 }
 
 

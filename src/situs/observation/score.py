@@ -7,6 +7,21 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class Reach:
+    """Which share of a backbone one loss term trains, in % of the parameters.
+
+    Attributes:
+        term: Name of the loss term; ``"total"`` for all of them together.
+        encoder: Of the encoder's parameters.
+        decoder: Of the decoder's parameters.
+    """
+
+    term: str
+    encoder: float
+    decoder: float
+
+
+@dataclass(frozen=True)
 class Score:
     """One number that says how well a sub-task is solved.
 
@@ -18,9 +33,15 @@ class Score:
         better: Which direction is better.
         chance: The value that guessing would give, where it is defined.
         constant: The value of the best constant predictor (mean, centre), where it is defined.
+        emptied: The value that the network reaches on scans whose voxels all have one value:
+            the same sampling, geometry, borders and padding, but no anatomy.
+        shuffled: Likewise on scans whose blocks of voxels changed places.
+        untrained: The value that a network of fresh weights reaches on the real scans.
         label: Words for a reader, for instance ``"gap error"``.
         samples: One value a sample, aligned with :attr:`Observation.scans`; empty where the
             score is not a mean over samples (R², say).
+        groups: Number of the patient behind each of ``samples``: samples of one patient are not
+            independent. Empty where unknown.
         by_construction: The network cannot but reach this value (a closed round trip of
             differences, say): shown, but not counted as learned.
         collapsed: The value that features have which all point the same way. Such a score
@@ -37,3 +58,7 @@ class Score:
     samples: tuple[float, ...] = ()
     by_construction: bool = False
     collapsed: float | None = None
+    emptied: float | None = None
+    shuffled: float | None = None
+    untrained: float | None = None
+    groups: tuple[int, ...] = ()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from situs.methods.composition import Composition
+from situs.methods.observing import reach_warnings
 from situs.observation import Observation
+from situs.pretraining.config import ControlTimes
 from situs.pretraining.module import Pretraining
 from situs.pretraining.steps import StepRollback
 from situs.training.run import MetricsFile, Run
@@ -80,9 +83,9 @@ class MetricsLogger(pl.Callback):
         values["seconds"] = self.seconds
         values["data_wait_share"] = pl_module.data_wait_share
         pl_module.progress["loss"] = (values["loss/total"], "")
-        for name in pl_module.latest:
-            if name.startswith("step/") and name.endswith("error"):
-                pl_module.progress[name[5:]] = (values[name], "mm")
+        for name, score in pl_module.step_scores.items():
+            if score.better is not None:
+                pl_module.progress[name] = (values[f"step/{name}"], score.unit)
         self.write(trainer, step, values)
 
     @property
@@ -111,8 +114,10 @@ class MetricsLogger(pl.Callback):
 class ObservationCallback(pl.Callback):
     """Looks at held-out samples at a schedule and at the end."""
 
-    def __init__(self, run: Run, every: int, books: MetricsLogger) -> None:
-        self.run, self.every, self.books = run, every, books
+    def __init__(
+        self, run: Run, every: int, books: MetricsLogger, controls: ControlTimes = "last"
+    ) -> None:
+        self.run, self.every, self.books, self.controls = run, every, books, controls
         self.latest: dict[str, Observation] = {}
 
     def on_train_batch_end(
@@ -133,9 +138,18 @@ class ObservationCallback(pl.Callback):
         """Observe now: files, metrics, progress."""
         assert isinstance(pl_module, Pretraining)
         step = trainer.global_step
+        due = self.controls == "every" or (self.controls == "last" and step == trainer.max_steps)
+        reach = pl_module.reach() if due else {}  # losses may gather: every process takes part
         if not trainer.is_global_zero or any(o.step == step for o in self.latest.values()):
             return
-        self.latest = pl_module.observe()
+        self.latest = {
+            part: replace(
+                found,
+                reach=reach.get(part, ()),
+                warnings=(*found.warnings, *reach_warnings(reach.get(part, ()))),
+            )
+            for part, found in pl_module.observe(due).items()
+        }
         prefixed = len(self.latest) > 1
         values = {}
         for part, observation in self.latest.items():

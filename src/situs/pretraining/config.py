@@ -24,6 +24,9 @@ class OptimiserConfig(Config):
     accumulate: PositiveInt = 1
 
 
+ControlTimes = Literal["last", "every", "never"]
+
+
 class PretrainConfig(Config):
     """Everything that decides a pretraining run.
 
@@ -47,6 +50,8 @@ class PretrainConfig(Config):
             than five such groups all scans are on both.
         observe_samples: Samples of each observation.
         observe_every: Steps between observations; 0 observes only at the end.
+        observe_controls: At which observations the network also looks at scans without anatomy,
+            is held against an untrained one, and the reach of each loss term is measured.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between rows of the metrics file.
     """
@@ -71,5 +76,6 @@ class PretrainConfig(Config):
     held_out: float = Field(0.1, ge=0, lt=1)
     observe_samples: PositiveInt = 32
     observe_every: NonNegativeInt = 250
+    observe_controls: ControlTimes = "last"
     checkpoint_every: PositiveInt = 250
     log_every: PositiveInt = 10

@@ -14,12 +14,20 @@ from torch.utils.data import DataLoader
 
 from situs.backbones.base import Backbone
 from situs.errors import NonFiniteLoss
-from situs.methods.base import Network
-from situs.methods.composition import Composition, CompositionBatch, looked_at
-from situs.observation import Observation
+from situs.methods.base import Nets, Network, StepScore
+from situs.methods.composition import (
+    Composition,
+    CompositionBatch,
+    CompositionControls,
+    looked_at,
+)
+from situs.observation import Observation, Reach
 from situs.pretraining.config import OptimiserConfig, PretrainConfig
+from situs.pretraining.controls import controls_of
 from situs.pretraining.data import EndlessSampler, Item, ViewDataset, loader, observed_batch
 from situs.pretraining.teacher import make_teacher, momentum_at, update_teacher
+
+_REACH = 2  # samples: enough to see where gradients arrive
 
 
 class Pretraining(pl.LightningModule):
@@ -29,6 +37,8 @@ class Pretraining(pl.LightningModule):
         progress: Latest scores, name → (value, unit), for whoever shows progress.
         data_wait_share: Share of wall time spent waiting for data.
         latest: Loss terms and scores of the latest step, detached.
+        step_scores: The latest step's scores with unit and direction.
+        patients: Patient by the key of a scan.
         updating: Whether an optimiser step is under way: parameters are of no step.
         names: Key of a scan → the file a person would look for, for errors.
     """
@@ -41,19 +51,22 @@ class Pretraining(pl.LightningModule):
         train: Sequence[Item],
         held_out: Sequence[Item],
         names: Mapping[str, str] | None = None,
+        patients: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.composition = composition
         self.train_items, self.held_out_items = train, held_out
-        self.names = dict(names or {})
+        self.names, self.patients = dict(names or {}), dict(patients or {})
         self.student = Network(backbone, composition.build_heads(backbone))
         self.teacher = make_teacher(self.student) if composition.uses_teacher else None
         self.progress: dict[str, tuple[float, str]] = {}
         self.data_wait_share = 0.0
         self.latest: dict[str, Tensor] = {}
+        self.step_scores: dict[str, StepScore] = {}
         self.updating = False
         self._observed: tuple[CompositionBatch, list[Item]] | None = None
+        self._controls: CompositionControls | None = None
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Samples from the step that the trainer stands at, so that a resumed run goes on."""
@@ -92,7 +105,8 @@ class Pretraining(pl.LightningModule):
             bad = next(k for k, v in terms.items() if not torch.isfinite(v))
             raise NonFiniteLoss(bad, self._scans(batch), self.global_step)
         self.latest = {f"loss/{k}": v for k, v in terms.items()}
-        self.latest |= {f"step/{k}": v.detach() for k, v in result.scores.items()}
+        self.latest |= {f"step/{k}": score.value.detach() for k, score in result.scores.items()}
+        self.step_scores = result.scores
         self._batch = batch
         return result.losses["total"]
 
@@ -134,8 +148,38 @@ class Pretraining(pl.LightningModule):
             progress[count] = dict.fromkeys(progress[count], batches)
 
     @torch.no_grad()
-    def observe(self) -> dict[str, Observation]:
-        """Look at the held-out samples; the same ones each time."""
+    def observe(self, controls: bool = False) -> dict[str, Observation]:
+        """Look at the held-out samples; the same ones each time.
+
+        Args:
+            controls: Also look at them without anatomy, and with an untrained network.
+        """
+        batch, items = self._held_out_samples()
+        self.student.eval()
+        try:
+            return self.composition.observe(
+                self._here(batch),
+                self.student,
+                self.teacher,
+                items,
+                self.global_step,
+                self._held_against() if controls else None,
+                self.patients,
+            )
+        finally:
+            self.student.train()
+
+    def reach(self) -> dict[str, tuple[Reach, ...]]:
+        """Which share of the backbone each loss term trains, by part; in every process alike."""
+        batch = self._here(self._held_out_samples()[0])
+        few = {part: {k: v[:_REACH] for k, v in views.items()} for part, views in batch.items()}
+        self.student.eval()
+        try:
+            return self.composition.reach(few, Nets(self.student, self.teacher))
+        finally:
+            self.student.train()
+
+    def _held_out_samples(self) -> tuple[CompositionBatch, list[Item]]:
         if self._observed is None:
             self._observed = observed_batch(
                 self.held_out_items,
@@ -143,15 +187,26 @@ class Pretraining(pl.LightningModule):
                 self.config.observe_samples,
                 self.config.seed,
             )
-        batch, items = self._observed
-        on_device = self.transfer_batch_to_device(batch, self.device, 0)
-        self.student.eval()
-        try:
-            return self.composition.observe(
-                on_device, self.student, self.teacher, items, self.global_step
+        return self._observed
+
+    def _held_against(self) -> CompositionControls:
+        if self._controls is None:
+            self._controls = controls_of(
+                self.config, self.composition, self.student.backbone, self.held_out_items
             )
-        finally:
-            self.student.train()
+        untrained = self._controls.untrained
+        return CompositionControls(
+            {control: self._here(batch) for control, batch in self._controls.batches.items()},
+            untrained
+            and Nets(
+                untrained.student.to(self.device),
+                untrained.teacher and untrained.teacher.to(self.device),
+            ),
+        )
+
+    def _here(self, batch: CompositionBatch) -> CompositionBatch:
+        moved: CompositionBatch = self.transfer_batch_to_device(batch, self.device, 0)
+        return moved
 
     def _seed_step(self, batch_idx: int) -> torch.Generator:
         """Seed the global generators (dropout) and make the step's own."""

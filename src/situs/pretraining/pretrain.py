@@ -107,12 +107,12 @@ def pretrain(
         _describe(run, config, composition, store, train, held_out)
         write_json(run.path / "data.json", {"records": records, "refused": store.refused})
     names = {record["key"]: record["source"] for record in records}
-    module = Pretraining(config, composition, backbone, train, held_out, names)
+    module = Pretraining(config, composition, backbone, train, held_out, names, groups)
     card = Card(
         backbone=backbone_config(config, composition, store),
         method=composition.name,
         preprocessing=store.rules.model_dump(mode="json"),
-        view_size=_view_size(composition),
+        view_size=composition.input_size,
         data_fingerprint=store.fingerprint,
         decoder_trained=_decoder_trained(module),
         outside="background",
@@ -180,7 +180,7 @@ def _train(
 def _trainer(run: Run, config: PretrainConfig, card: Card, quiet: bool) -> pl.Trainer:
     steps = StepRollback()
     books = MetricsLogger(run, config.log_every, steps)
-    observing = ObservationCallback(run, config.observe_every, books)
+    observing = ObservationCallback(run, config.observe_every, books, config.observe_controls)
     return pl.Trainer(
         default_root_dir=run.path,
         max_steps=config.steps,
@@ -245,15 +245,6 @@ def backbone_config(
 def _build_backbone(config: PretrainConfig, composition: Composition, store: Store) -> Backbone:
     pl.seed_everything(config.seed, verbose=False)
     return backbones.build(backbone_config(config, composition, store))
-
-
-def _view_size(composition: Composition) -> tuple[int, ...]:
-    for options in composition.options().values():
-        for key in ("view_size", "crop_size", "size"):
-            if key in options and options[key] is not None:
-                value = options[key]
-                return tuple(value) if isinstance(value, list | tuple) else (int(value),)
-    return ()
 
 
 def _decoder_trained(module: Pretraining) -> bool:

@@ -22,6 +22,7 @@ _FREE_ON_RESUME = {
     "workers",
     "threads",
     "observe_every",
+    "observe_controls",
     "checkpoint_every",
     "log_every",
 }

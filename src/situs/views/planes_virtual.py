@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from situs.config import Config
 from situs.geometry import Plane
+from situs.views.controls import original
 from situs.views.decoded import Kept, decoded, keepable
 from situs.views.planes import centred_plane
 from situs.views.source import ArraySource, Source
@@ -137,7 +138,11 @@ def anatomy(array: npt.NDArray[np.floating], affine: npt.ArrayLike) -> Anatomy:
 
 
 def anatomy_of(source: Source) -> Anatomy:
-    """The anatomy of a scan; kept, since it is the same at every sample."""
+    """The anatomy of a scan; kept, since it is the same at every sample.
+
+    A control without anatomy is prescribed as the scan itself is.
+    """
+    source = original(source)
     if isinstance(source, ArraySource):
         return anatomy(source.array, source.affine)
     return _anatomies.of(source, _read_anatomy)

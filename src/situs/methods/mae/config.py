@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -29,6 +29,7 @@ class MaeConfig(MethodConfig):
         normalise: Whether each block's target has zero mean and unit deviation.
     """
 
+    default_weights: ClassVar[dict[str, float]] = {"reconstruction": 1.0}
     view_size: Size = (32, 32, 32)
     block_size: Size | None = None
     mask_ratio: float = Field(0.6, gt=0, lt=1)

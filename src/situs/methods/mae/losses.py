@@ -50,7 +50,7 @@ def reconstruction(
     inside: Tensor,
     block_size: Sequence[int],
     normalise: bool = True,
-) -> dict[str, Tensor]:
+) -> Tensor:
     """Mean squared error on hidden voxels that lie inside the scan.
 
     With ``normalise`` the target of each block has zero mean and unit deviation, so that fine
@@ -66,7 +66,7 @@ def reconstruction(
         normalise: See above.
 
     Returns:
-        ``reconstruction`` and ``total``, scalars; 0 where no hidden voxel is inside.
+        Scalar; 0 where no hidden voxel is inside.
     """
     target = to_blocks(image.float(), block_size)
     here = to_blocks(inside[:, None], block_size)
@@ -75,8 +75,7 @@ def reconstruction(
         target = (target - mean) / deviation
     counts = here & hidden.flatten(1)[:, :, None, None]
     squared = (to_blocks(predicted.float(), block_size) - target).square()
-    total = (squared * counts).sum() / (counts.sum() * image.shape[1]).clamp_min(1)
-    return {"reconstruction": total, "total": total}
+    return (squared * counts).sum() / (counts.sum() * image.shape[1]).clamp_min(1)
 
 
 def denormalise(predicted: Tensor, image: Tensor, inside: Tensor, block: Sequence[int]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import numpy as np
@@ -11,14 +10,25 @@ from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
 from situs.config import validate
-from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
+from situs.methods.base import (
+    Batch,
+    Losses,
+    Method,
+    MethodConfig,
+    Nets,
+    Network,
+    Samples,
+    Scores,
+)
 from situs.methods.mae.config import MaeConfig
 from situs.methods.mae.heads import MaeHeads
 from situs.methods.mae.losses import reconstruction
-from situs.methods.mae.observation import observe
+from situs.methods.mae.observation import Predicted, measure, section
 from situs.methods.mae.sparse import is_convolutional, sparse_encoding
 from situs.methods.mae.views import fitted_block, sample_masked, to_voxels
-from situs.observation import Observation
+from situs.methods.measured import Measured
+from situs.methods.projection import pooled
+from situs.observation import Section
 from situs.views.source import Source
 
 
@@ -35,6 +45,7 @@ class Mae(Method):
         "reconstruction": "mean over hidden voxels of (predicted − (x − block mean) / block std)²",
     }
     monitor: ClassVar[str] = "reconstruction_r2"
+    remedy: ClassVar[str] = "hide more (mask_ratio), use larger blocks, or lower the learning rate"
     trains_decoder = True
     Config: ClassVar[type[MethodConfig]] = MaeConfig
     config: MaeConfig
@@ -50,35 +61,32 @@ class Mae(Method):
         filled = {**self.config.model_dump(), "block_size": block}
         return type(self)(validate(MaeConfig, filled))
 
-    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Voxels of the sub-volume."""
+        return self.config.view_size
+
+    def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """One masked sub-volume; see :func:`~situs.methods.mae.views.sample_masked`."""
         config = self.config
-        return sample_masked(item[0], config.view_size, config.blocks, config.mask_ratio, rng)
+        return sample_masked(scan, config.view_size, config.blocks, config.mask_ratio, rng)
 
-    def build_heads(self, backbone: Backbone) -> nn.Module:
+    def heads(self, backbone: Backbone) -> nn.Module:
         """Tokens and the map to intensities."""
-        backbone.check_size(self.config.view_size)
         self.resolve_for_backbone(backbone)  # refuses blocks that this backbone sees through
         return MaeHeads(backbone, self._sparse(backbone))
 
-    def step(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        generator: torch.Generator,
-    ) -> StepResult:
+    def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """Rebuild the hidden blocks of one batch."""
-        config = self.config
-        losses = reconstruction(
-            self.rebuild(batch, student)[0],
+        loss = reconstruction(
+            self.rebuild(batch, nets.student)[0],
             batch["image"],
             batch["hidden"],
             batch["inside"],
-            config.blocks,
-            config.normalise,
+            self.config.blocks,
+            self.config.normalise,
         )
-        return StepResult(losses)
+        return Losses({"reconstruction": loss})
 
     def rebuild(self, batch: Batch, network: Network) -> tuple[Tensor, list[Tensor]]:
         """The image as the network imagines it, ``(B, C, *spatial)``, and its features."""
@@ -96,18 +104,24 @@ class Mae(Method):
             decoded = network.backbone.decode(features)
         return heads.to_image(decoded), features
 
-    def observe(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        items: Sequence[Sequence[Source]],
-        step: int,
-    ) -> Observation:
-        """Rebuilt beside hidden beside true."""
-        predicted, features = self.rebuild(batch, student)
-        sources = [item[0] for item in items]
-        return observe(predicted, features[-1], batch, sources, self.config, step)
+    def predict(self, batch: Batch, nets: Nets) -> Predicted:
+        """The image as the student imagines it, and its coarsest features."""
+        rebuilt, features = self.rebuild(batch, nets.student)
+        return Predicted(rebuilt.float(), pooled(features))
+
+    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
+        """Rebuilt beside true, on hidden voxels."""
+        return measure(self.config, predicted, samples.batch)
+
+    def features(self, predicted: Predicted) -> Tensor:
+        """Pooled coarsest features."""
+        return predicted.features
+
+    def sections(
+        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """One section."""
+        return [section(self.config, predicted, samples)]
 
     def _sparse(self, backbone: Backbone) -> bool:
         if self.config.masking == "auto":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from situs.catalog.studies import load_rules
 from situs.errors import ConfigError
@@ -12,8 +12,6 @@ from situs.methods.base import MethodConfig
 from situs.views.intensity import IntensityConfig
 from situs.views.planes_virtual import VirtualConfig
 from situs.views.slices import PoseConfig, ViewGrid
-
-Term = Literal["line", "location"]
 
 
 class PlanesConfig(MethodConfig):
@@ -38,6 +36,7 @@ class PlanesConfig(MethodConfig):
         weights: Of the terms; 1 for those not named, 0 switches one off.
     """
 
+    default_weights: ClassVar[dict[str, float]] = {"line": 1.0, "location": 1.0}
     studies: Literal["auto", "series", "virtual"] = "auto"
     rules: str = "orthogonal"
     frames: dict[str, tuple[float, float, float]] | None = None
@@ -49,7 +48,6 @@ class PlanesConfig(MethodConfig):
     min_angle_deg: float = Field(15.0, ge=0, lt=90)
     pose: PoseConfig = Field(default_factory=PoseConfig)
     intensity: IntensityConfig | None = Field(default_factory=IntensityConfig)
-    weights: dict[Term, NonNegativeFloat] = Field(default_factory=dict)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -66,7 +64,3 @@ class PlanesConfig(MethodConfig):
                 "'size' and 'spacing_mm' are left to the data: call resolve_for_data(sources) first"
             )
         return ViewGrid(self.size, self.spacing_mm)
-
-    def weight(self, term: Term) -> float:
-        """Weight of one term."""
-        return self.weights.get(term, 1.0)

@@ -23,17 +23,20 @@ class PlanesHeads(nn.Module):
 
 
 class Predicted(NamedTuple):
-    """Of N images: ``heatmaps (N, R, rows, columns)`` and ``location (N,)``."""
+    """Of N images: ``heatmaps (N, R, rows, columns)``, ``location (N,)``, pooled ``features``."""
 
     heatmaps: Tensor
     location: Tensor
+    features: Tensor
 
 
 def predict(network: Network, images: Tensor) -> Predicted:
     """Heat maps and places of ``images (N, C, rows, columns)``."""
     heads = cast(PlanesHeads, network.heads)
     features = network.backbone.encode(images)
+    whole = pooled(features)
     return Predicted(
         heatmaps=heads.lines(network.backbone.decode(features)),
-        location=heads.location(pooled(features))[:, 0],
+        location=heads.location(whole)[:, 0],
+        features=whole,
     )

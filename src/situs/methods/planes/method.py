@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,14 +11,30 @@ from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
 from situs.catalog.studies import by_role, load_rules
-from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
+from situs.methods.base import (
+    Batch,
+    Losses,
+    Method,
+    MethodConfig,
+    Nets,
+    Samples,
+    Scores,
+)
+from situs.methods.measured import Measured
 from situs.methods.planes import losses
-from situs.methods.planes.config import PlanesConfig, Term
+from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.frames import fitted_frames
 from situs.methods.planes.heads import PlanesHeads, predict
-from situs.methods.planes.observation import observe
+from situs.methods.planes.observation import (
+    measure_lines,
+    measure_places,
+    sections,
+    warnings,
+)
+from situs.methods.planes.planning_section import measure_planning
+from situs.methods.planes.predictions import Predictions, predictions
 from situs.methods.planes.views import sample_study
-from situs.observation import Observation
+from situs.observation import Section
 from situs.views.slices import fitted_grid
 from situs.views.source import Source
 
@@ -56,50 +72,58 @@ class Planes(Method):
         }
         return type(self)(self.config.model_copy(update=filled))
 
-    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
-        """Slices of one study; see :func:`~situs.methods.planes.views.sample_study`."""
-        return sample_study(item, self.config, rng)
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Pixels of a slice's view."""
+        return self.config.size or ()
 
-    def build_heads(self, backbone: Backbone) -> nn.Module:
+    def sample_study(self, scans: Sequence[Source], rng: np.random.Generator) -> Batch:
+        """Slices of one study; see :func:`~situs.methods.planes.views.sample_study`."""
+        return sample_study(scans, self.config, rng)
+
+    def heads(self, backbone: Backbone) -> nn.Module:
         """One heat map a role, and the place."""
-        if self.config.size:
-            backbone.check_size(self.config.size)
         return PlanesHeads(backbone, len(self.config.roles))
 
-    def step(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        generator: torch.Generator,
-    ) -> StepResult:
+    def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """All slices of all studies in one pass."""
-        out = predict(student, batch["images"].flatten(0, 1))
-        terms: dict[Term, Tensor] = {}
-        if self.config.weight("line"):
+        out = predict(nets.student, batch["images"].flatten(0, 1))
+        terms: dict[str, Tensor] = {}
+        if self.wants("line"):
             lines, visible = batch["lines"].flatten(0, 1), batch["visible"].flatten(0, 1)
             terms["line"] = losses.line(out.heatmaps, lines, visible, self.config.sigma_px)
-        if self.config.weight("location"):
+        if self.wants("location"):
             place, located = batch["location"].flatten(), batch["located"].flatten()
             terms["location"] = losses.location(out.location, place, located)
-        total = sum(self.config.weight(name) * term for name, term in terms.items())
-        return StepResult({**{str(k): v for k, v in terms.items()}, "total": cast(Tensor, total)})
+        return Losses(terms)
 
-    def observe(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        items: Sequence[Sequence[Source]],
-        step: int,
-    ) -> Observation:
-        """Fitted lines, places and planned planes beside the truth, on held-out studies."""
-        out = predict(student, batch["images"].flatten(0, 1))
-        scans = [
-            [item[index] for index in indices]
-            for item, indices in zip(items, batch["scan"].tolist(), strict=True)
+    def predict(self, batch: Batch, nets: Nets) -> Predictions:
+        """Heat maps, the lines fitted to them, and places."""
+        return predictions(self.config, predict(nets.student, batch["images"].flatten(0, 1)), batch)
+
+    def measure(self, samples: Samples, predicted: Predictions) -> list[Measured]:
+        """Fitted lines, places and planned planes beside the truth."""
+        return [
+            *measure_lines(predicted, samples.batch),
+            *measure_places(predicted, samples.batch),
+            *measure_planning(predicted, samples.batch),
         ]
-        return observe(self.config, out, batch, student, scans, step)
+
+    def features(self, predicted: Predictions) -> Tensor:
+        """Pooled encoder features of all slices."""
+        return predicted.features
+
+    def sections(
+        self, samples: Samples, predicted: Predictions, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """Lines, places and planned planes."""
+        return sections(self.config, predicted, samples, nets.student, scores)
+
+    def warnings(
+        self, samples: Samples, predicted: Predictions, scores: Scores, step: int
+    ) -> tuple[str, ...]:
+        """Says so where no line can be seen at all."""
+        return warnings(samples.batch)
 
 
 def studies_of(sources: Sequence[Source], config: PlanesConfig) -> str:

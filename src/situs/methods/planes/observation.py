@@ -2,220 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
-from situs.geometry.line_fit import fit_line
-from situs.methods.base import Batch, Network
+from situs.methods.base import Batch, Network, Samples, Scores
+from situs.methods.measured import Measured, finite_mean
 from situs.methods.planes.config import PlanesConfig
-from situs.methods.planes.heads import Predicted
 from situs.methods.planes.planning_section import planned_section
-from situs.methods.planes.predictions import Seen, each, mean, pixel_affines
-from situs.methods.planes.scoring import (
-    chance_line_errors,
-    constant_lines,
-    line_errors,
-)
+from situs.methods.planes.predictions import Predictions, pixel_affines, truth
+from situs.methods.planes.scoring import chance_line_errors, line_errors
 from situs.methods.planes.stacks import stack_curve
 from situs.methods.preview import WholeScans
-from situs.observation import (
-    LinesPanel,
-    Observation,
-    Panel,
-    ScatterPanel,
-    Score,
-    Section,
-)
-from situs.views.source import Source
-
-Array = npt.NDArray[np.float64]
+from situs.observation import LinesPanel, ScatterPanel, Section
 
 _SHOWN = 4
 
 
-def observe(
-    config: PlanesConfig,
-    predicted: Predicted,
-    batch: Batch,
-    network: Network,
-    scans: Sequence[Sequence[Source]],
-    step: int,
-) -> Observation:
-    """Scores and panels of one batch.
-
-    Args:
-        config: Of the method.
-        predicted: Of all images of the batch, ``(B·K, …)``.
-        batch: What was sampled.
-        network: For the curve through a whole stack.
-        scans: The scan behind each slice of each sample; a sample goes by its first slice's.
-        step: Optimiser steps done.
-    """
-    leading = batch["images"].shape[:2]
-    heatmaps = predicted.heatmaps.float().cpu().numpy()
-    lines, confidence = fit_line(heatmaps, (1.0, 1.0), config.sigma_px)
-    true = batch["lines"].cpu().numpy().astype(np.float64)
-    visible = batch["visible"].cpu().numpy()
-    constant = constant_lines(
-        true.reshape(-1, *true.shape[2:]),
-        visible.reshape(-1, visible.shape[2]),
-        (heatmaps.shape[-2], heatmaps.shape[-1]),
-        batch["role"].cpu().numpy().ravel(),
-    )
-    seen = Seen(
-        images=batch["images"][:, :, 0].cpu().numpy(),
-        heatmaps=heatmaps.reshape(*leading, *heatmaps.shape[1:]),
-        lines=lines.reshape(*leading, *lines.shape[1:]),
-        confidence=confidence.reshape(*leading, -1),
-        true=true,
-        visible=visible,
-        pixel_mm=batch["pixel_mm"].cpu().numpy(),
-        affine=pixel_affines(batch),
-        constant=constant.reshape(true.shape),
-    )
-    sources = [slices[0] for slices in scans]
-    whole = WholeScans()
-    return Observation(
-        method="planes",
-        step=step,
-        sections=(
-            _lines(config, seen, scans, whole),
-            _location(config, predicted, batch, network, sources),
-            planned_section(config, seen, batch, scans, whole),
-        ),
-        warnings=_warnings(seen),
-        scans=tuple(s.key for s in sources),
-        modalities=tuple(s.modality for s in sources),
-        spacings=tuple(s.spacing for s in sources),
-    )
-
-
-def _lines(
-    config: PlanesConfig, seen: Seen, scans: Sequence[Sequence[Source]], whole: WholeScans
-) -> Section:
-    samples, count, roles = seen.visible.shape
-    shape = (seen.images.shape[-2], seen.images.shape[-1])
-    true, visible = seen.true.reshape(samples * count, -1, 3), seen.visible.reshape(-1, roles)
-    pixel = seen.pixel_mm.flatten()
-    errors = line_errors(seen.lines.reshape(true.shape), true, visible, shape, pixel)
-    chance = chance_line_errors(true, visible, shape, pixel)
-    constant = line_errors(seen.constant.reshape(true.shape), true, visible, shape, pixel)
-    by_sample = (samples, count * roles)
-    return Section(
-        title="Lines where other planes cut a slice",
-        explanation=(
-            "For each slice the network draws where the study's other planes cut it; the line "
-            "fitted to its heat map is compared with the one computed from the scan's geometry. "
-            "Chance takes the line of another slice; the constant baseline is the mean line of "
-            "each pair of roles, whatever the image shows."
-        ),
-        scores=(
-            Score(
+def measure_lines(found: Predictions, batch: Batch) -> list[Measured]:
+    """Fitted beside true lines, in degrees and mm."""
+    true = truth(batch)
+    samples, count, roles = true.visible.shape
+    flat = true.lines.reshape(samples * count, roles, 3)
+    visible, pixel = true.visible.reshape(-1, roles), true.pixel_mm.flatten()
+    errors = line_errors(found.lines.reshape(flat.shape), flat, visible, true.shape, pixel)
+    chance = chance_line_errors(flat, visible, true.shape, pixel)
+    constant = line_errors(true.constant.reshape(flat.shape), flat, visible, true.shape, pixel)
+    return [
+        Measured(
+            name,
+            of.reshape(samples, -1),
+            unit,
+            "lower",
+            label,
+            chance=finite_mean(guess),
+            constant=finite_mean(same),
+            value=finite_mean(of),
+        )
+        for name, unit, label, of, guess, same in (
+            (
                 "line_angle",
-                mean(errors.angle_deg),
                 "°",
-                "lower",
-                chance=mean(chance.angle_deg),
-                constant=mean(constant.angle_deg),
-                label="angle between predicted and true line",
-                samples=each(errors.angle_deg.reshape(by_sample)),
+                "angle between predicted and true line",
+                errors.angle_deg,
+                chance.angle_deg,
+                constant.angle_deg,
             ),
-            Score(
+            (
                 "line_distance",
-                mean(errors.distance_mm),
                 "mm",
-                "lower",
-                chance=mean(chance.distance_mm),
-                constant=mean(constant.distance_mm),
-                label="distance of the true line from the predicted one",
-                samples=each(errors.distance_mm.reshape(by_sample)),
+                "distance of the true line from the predicted one",
+                errors.distance_mm,
+                chance.distance_mm,
+                constant.distance_mm,
             ),
-        ),
-        panels=tuple(
-            _lines_panel(config, seen, b, scans[b], whole) for b in range(min(_SHOWN, samples))
-        ),
-    )
-
-
-def _lines_panel(
-    config: PlanesConfig, seen: Seen, sample: int, scans: Sequence[Source], whole: WholeScans
-) -> LinesPanel:
-    image = int(seen.visible[sample].sum(-1).argmax())
-    shown = np.flatnonzero(seen.visible[sample, image])
-    pixel = float(seen.pixel_mm[sample, image])
-    sure = ", ".join(
-        f"{config.roles[r]} {100 * seen.confidence[sample, image, r]:.0f} %" for r in shown
-    )
-    return LinesPanel(
-        title=f"Lines in a slice of {scans[image].key}",
-        caption=f"Heat map and fitted line beside the true line. Confidence: {sure}.",
-        image=seen.images[sample, image],
-        spacing=(pixel, pixel),
-        predicted=seen.lines[sample, image, shown],
-        true=seen.true[sample, image, shown],
-        heatmaps=seen.heatmaps[sample, image, shown],
-        names=tuple(config.roles[r] for r in shown),
-        affine=seen.affine[sample, image],
-        volume=whole.of(scans[image]).volume,
-    )
-
-
-def _location(
-    config: PlanesConfig,
-    predicted: Predicted,
-    batch: Batch,
-    network: Network,
-    sources: Sequence[Source],
-) -> Section:
-    located = batch["located"].cpu().numpy()
-    true = np.where(located, batch["location"].cpu().numpy(), np.nan)
-    found = predicted.location.float().cpu().numpy().reshape(true.shape).astype(np.float64)
-    error = 100 * np.abs(found - true)
-    places = true[located]
-    panels: list[Panel] = [
-        ScatterPanel(
-            title="Predicted against true place of slices in their stacks",
-            caption="One point a held-out slice; 0 % is the first slice of its stack.",
-            predicted=100 * found[located],
-            true=100 * places,
-            unit="%",
-            quantity="place in the stack",
-            groups=_role_names(config, batch["role"].cpu().numpy()[located]),
         )
     ]
-    curve = stack_curve(config, network, sources[0], batch["images"])
-    return Section(
-        title="Place of a slice in its stack",
-        explanation="The network says how far through its stack a slice lies, from the image.",
-        scores=(
-            Score(
-                "location_error",
-                mean(error),
-                "%",
-                "lower",
-                chance=float(100 * np.abs(places[:, None] - places).mean())
-                if len(places)
-                else None,
-                constant=float(100 * np.abs(places - np.median(places)).mean())
-                if len(places)
-                else None,
-                label="error of a slice's place in its stack",
-                samples=each(error),
+
+
+def measure_places(found: Predictions, batch: Batch) -> list[Measured]:
+    """Predicted beside true places in the stack."""
+    located = batch["located"].cpu().numpy()
+    true = np.where(located, batch["location"].cpu().numpy(), np.nan)
+    error, places = 100 * np.abs(found.location - true), true[located]
+    some = len(places) > 0
+    return [
+        Measured(
+            "location_error",
+            error,
+            "%",
+            "lower",
+            "error of a slice's place in its stack",
+            chance=100 * np.abs(places[:, None] - places).mean() if some else None,
+            constant=100 * np.abs(places - np.median(places)).mean() if some else None,
+            value=finite_mean(error),
+        )
+    ]
+
+
+def sections(
+    config: PlanesConfig, found: Predictions, samples: Samples, network: Network, scores: Scores
+) -> list[Section]:
+    """Lines, places and planned planes; the network draws the curve through a whole stack."""
+    whole = WholeScans()
+    return [
+        Section(
+            title="Lines where other planes cut a slice",
+            explanation=(
+                "For each slice the network draws where the study's other planes cut it; the line "
+                "fitted to its heat map is compared with the one computed from the scan's "
+                "geometry. Chance takes the line of another slice; the constant baseline is the "
+                "mean line of each pair of roles, whatever the image shows."
+            ),
+            scores=scores.of("line_angle", "line_distance"),
+            panels=tuple(
+                _lines_panel(config, found, samples, b, whole)
+                for b in range(min(_SHOWN, len(samples.items)))
             ),
         ),
-        panels=(*panels, curve),
-    )
+        Section(
+            title="Place of a slice in its stack",
+            explanation="The network says how far through its stack a slice lies, from the image.",
+            scores=scores.of("location_error"),
+            panels=(
+                _places_panel(config, found, samples.batch),
+                stack_curve(config, network, samples.scans[0], samples.batch["images"]),
+            ),
+        ),
+        planned_section(config, found, samples, whole, scores),
+    ]
 
 
-def _warnings(seen: Seen) -> tuple[str, ...]:
-    if not seen.visible.any():
+def warnings(batch: Batch) -> tuple[str, ...]:
+    """Says so where no line is visible."""
+    if not batch["visible"].any():
         return (
             "no line is visible in any held-out slice: the studies have too few recognised "
             "roles; look at them with 'situs studies', or set studies=virtual",
         )
     return ()
+
+
+def _lines_panel(
+    config: PlanesConfig, found: Predictions, samples: Samples, sample: int, whole: WholeScans
+) -> LinesPanel:
+    batch, true = samples.batch, truth(samples.batch)
+    image = int(true.visible[sample].sum(-1).argmax())
+    shown = np.flatnonzero(true.visible[sample, image])
+    scans = samples.sources(sample)
+    scan = scans[min(image, len(scans) - 1)]
+    pixel = float(true.pixel_mm[sample, image])
+    sure = ", ".join(
+        f"{config.roles[r]} {100 * found.confidence[sample, image, r]:.0f} %" for r in shown
+    )
+    return LinesPanel(
+        title=f"Lines in a slice of {scan.key}",
+        caption=f"Heat map and fitted line beside the true line. Confidence: {sure}.",
+        image=batch["images"][sample, image, 0].cpu().numpy(),
+        spacing=(pixel, pixel),
+        predicted=found.lines[sample, image, shown],
+        true=true.lines[sample, image, shown],
+        heatmaps=found.heatmaps[sample, image, shown],
+        names=tuple(config.roles[r] for r in shown),
+        affine=pixel_affines(batch)[sample, image],
+        volume=whole.of(scan).volume,
+    )
+
+
+def _places_panel(config: PlanesConfig, found: Predictions, batch: Batch) -> ScatterPanel:
+    located = batch["located"].cpu().numpy()
+    return ScatterPanel(
+        title="Predicted against true place of slices in their stacks",
+        caption="One point a held-out slice; 0 % is the first slice of its stack.",
+        predicted=100 * found.location[located],
+        true=100 * batch["location"].cpu().numpy()[located],
+        unit="%",
+        quantity="place in the stack",
+        groups=_role_names(config, batch["role"].cpu().numpy()[located]),
+    )
 
 
 def _role_names(config: PlanesConfig, roles: npt.NDArray[np.integer]) -> tuple[str, ...]:

@@ -7,67 +7,70 @@ from collections.abc import Sequence
 import numpy as np
 
 from situs.geometry import Plane, intersect
-from situs.methods.base import Batch
+from situs.methods.base import Batch, Samples, Scores
+from situs.methods.measured import Measured, finite_mean
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.plan import PlannedPlane
-from situs.methods.planes.predictions import Array, Seen, each, mean
+from situs.methods.planes.predictions import Array, Predictions, pixel_affines, truth
 from situs.methods.planes.scoring import acquired_plane, deviations, plan_planes, views_of
 from situs.methods.preview import WholeScans
-from situs.observation import LinesPanel, Score, Section
-from situs.views.source import Source
+from situs.observation import LinesPanel, Section
 
 _SHOWN = 2
 
 
+def measure_planning(found: Predictions, batch: Batch) -> list[Measured]:
+    """Planned beside acquired planes, in degrees and mm."""
+    true = truth(batch)
+    errors = deviations(batch, plan_planes(batch, found.lines, found.confidence))
+    chance = (errors[0] * np.nan,) * 2
+    if len(true.lines) > 1:  # each study is planned with the lines of the next one
+        borrowed = np.where(np.roll(true.visible, 1, axis=0), 1.0, 0.0)
+        chance = deviations(batch, plan_planes(batch, np.roll(true.lines, 1, axis=0), borrowed))
+    # The mean lines, in every view that truly shows one.
+    constant = deviations(batch, plan_planes(batch, true.constant, true.visible.astype(float)))
+    return [
+        Measured(
+            name,
+            errors[n],
+            unit,
+            "lower",
+            label,
+            chance=finite_mean(chance[n]),
+            constant=finite_mean(constant[n]),
+            value=finite_mean(errors[n]),
+        )
+        for n, (name, unit, label) in enumerate(
+            (
+                ("plan_angle", "°", "angle of the planned plane to the true one"),
+                (
+                    "plan_distance",
+                    "mm",
+                    "distance of the true plane's centre from the planned plane",
+                ),
+            )
+        )
+    ]
+
+
 def planned_section(
-    config: PlanesConfig,
-    seen: Seen,
-    batch: Batch,
-    scans: Sequence[Sequence[Source]],
-    whole: WholeScans,
+    config: PlanesConfig, found: Predictions, samples: Samples, whole: WholeScans, scores: Scores
 ) -> Section:
-    """Scores of the planes planned for each study, and where they cut one of its slices."""
-    planned = plan_planes(batch, seen.lines, seen.confidence)
-    angle, distance = deviations(batch, planned)
-    chance = (angle * np.nan,) * 2
-    if len(angle) > 1:  # each study is planned with the lines of the next one
-        borrowed = np.where(np.roll(seen.visible, 1, axis=0), 1.0, 0.0)
-        chance = deviations(batch, plan_planes(batch, np.roll(seen.true, 1, axis=0), borrowed))
-    # Trivial: the mean lines, in every view that truly shows one.
-    constant = deviations(batch, plan_planes(batch, seen.constant, seen.visible.astype(float)))
-    solved = np.isfinite(angle).mean()
+    """The planes planned for each study, and where they cut one of its slices."""
+    batch = samples.batch
+    planned = plan_planes(batch, found.lines, found.confidence)
+    solved = np.isfinite(deviations(batch, planned)[0]).mean()
     return Section(
         title="Planes planned from lines in other views",
         explanation=(
             f"The lines of each plane in the study's other slices are put together to the plane "
-            f"that fits them best ({seen.images.shape[1]} slices a study). "
+            f"that fits them best ({batch['images'].shape[1]} slices a study). "
             f"{100 * solved:.0f} % of the planes had enough confident lines; chance plans with "
             "another study's lines, the constant answer with mean lines."
         ),
-        scores=(
-            Score(
-                "plan_angle",
-                mean(angle),
-                "°",
-                "lower",
-                chance=mean(chance[0]),
-                constant=mean(constant[0]),
-                label="angle of the planned plane to the true one",
-                samples=each(angle),
-            ),
-            Score(
-                "plan_distance",
-                mean(distance),
-                "mm",
-                "lower",
-                chance=mean(chance[1]),
-                constant=mean(constant[1]),
-                label="distance of the true plane's centre from the planned plane",
-                samples=each(distance),
-            ),
-        ),
+        scores=scores.of("plan_angle", "plan_distance"),
         panels=tuple(
-            _panel(config, seen, batch, b, planned[b], scans[b], whole)
+            _panel(config, samples, b, planned[b], whole)
             for b in range(min(_SHOWN, len(planned)))
             if any(planned[b])
         ),
@@ -76,14 +79,13 @@ def planned_section(
 
 def _panel(
     config: PlanesConfig,
-    seen: Seen,
-    batch: Batch,
+    samples: Samples,
     sample: int,
     planned: Sequence[PlannedPlane | None],
-    scans: Sequence[Source],
     whole: WholeScans,
 ) -> LinesPanel:
     """The slice that most planned planes cut, with the lines they cut it in."""
+    batch, scans = samples.batch, samples.sources(sample)
     views, role_of = views_of(batch, sample), batch["role"][sample].tolist()
     roles = [r for r, plane in enumerate(planned) if plane is not None]
     true = _cuts(views, [acquired_plane(batch, sample, r) for r in roles])
@@ -92,24 +94,25 @@ def _panel(
     shows = np.isfinite(true).all(-1) & (np.array(role_of)[:, None] != roles)
     image = int(shows.sum(1).argmax())
     shown = np.flatnonzero(shows[image])
-    pixel = float(seen.pixel_mm[sample, image])
+    scan = scans[min(image, len(scans) - 1)]
+    pixel = float(batch["pixel_mm"][sample, image])
     names = tuple(config.roles[roles[i]] for i in shown)
     used = [len(plane.views) for plane in planned if plane is not None]
     parts = ", ".join(f"{n} from {used[i]} lines" for n, i in zip(names, shown, strict=True))
     return LinesPanel(
-        title=f"Planned planes in a slice of {scans[image].key}",
+        title=f"Planned planes in a slice of {scan.key}",
         caption=(
             "Where the planned planes cut the slice, beside the true ones: "
             f"{parts or 'none of them does'}."
         ),
-        image=seen.images[sample, image],
+        image=batch["images"][sample, image, 0].cpu().numpy(),
         spacing=(pixel, pixel),
         predicted=found[image, shown],
         true=true[image, shown],
-        heatmaps=np.zeros((0, *seen.images.shape[-2:])),
+        heatmaps=np.zeros((0, *batch["images"].shape[-2:])),
         names=names,
-        affine=seen.affine[sample, image],
-        volume=whole.of(scans[image]).volume,
+        affine=pixel_affines(batch)[sample, image],
+        volume=whole.of(scan).volume,
     )
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import (
     Field,
-    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    field_validator,
     model_validator,
 )
 
@@ -19,7 +17,6 @@ from situs.methods.base import MethodConfig
 from situs.views.intensity import IntensityConfig
 
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
-Term = Literal["p2p", "p2s", "global"]
 Plane = Literal["volume", "sagittal", "coronal", "axial"]
 
 # The axis that a motion within a plane leaves alone; scans are ordered closest to R, A, S.
@@ -84,6 +81,7 @@ class S2dcConfig(MethodConfig):
         global_temperature: Of ``global``.
     """
 
+    default_weights: ClassVar[dict[str, float]] = {"p2p": 0.5, "p2s": 0.5, "global": 0.5}
     grid: Size = (2, 2, 2)
     crop_size: Size = (16, 16, 16)
     stage: int | None = None
@@ -95,7 +93,6 @@ class S2dcConfig(MethodConfig):
     )
     global_crops: int = Field(4, ge=2)
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)
-    weights: dict[Term, NonNegativeFloat] = Field(default_factory=dict, validate_default=True)
     temperature: PositiveFloat = 0.1
     iterations: PositiveInt = 100
     tolerance: PositiveFloat | None = 1e-4
@@ -104,13 +101,6 @@ class S2dcConfig(MethodConfig):
     norm: Literal["batch", "layer"] = "batch"
     queue_size: int = Field(1024, ge=0)
     global_temperature: PositiveFloat = 0.2
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _fill_weights(cls, given: Any) -> Any:
-        return (
-            {"p2p": 0.5, "p2s": 0.5, "global": 0.5, **given} if isinstance(given, dict) else given
-        )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -121,8 +111,6 @@ class S2dcConfig(MethodConfig):
             )
         if self.per_slice and self.motion.plane == "volume":
             raise ValueError("per_slice needs motion.plane to be axial, coronal or sagittal")
-        if not any(self.weights.values()):
-            raise ValueError("weights are all 0: nothing would be learned")
         return self
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +12,25 @@ from torch import Tensor
 
 from situs.geometry import map_tokens, token_centres
 from situs.methods.base import Batch, Network
+from situs.methods.measured import Measured
+from situs.methods.projection import pooled
 from situs.methods.s2dc.config import NORMAL_AXIS, S2dcConfig
 from situs.methods.s2dc.heads import heads_of
+from situs.methods.s2dc.losses import sharpness
 from situs.methods.s2dc.sinkhorn import log_sinkhorn
 from situs.methods.s2dc.tokens import (
     Encoded,
     Problem,
     correspondence,
+    encode_crops,
     encode_region,
     token_grid,
     token_vox,
 )
 from situs.methods.s2dc.views import token_geometry
-from situs.observation import Score
+
+PLANS = 3
+"""Samples whose transport plan is looked at."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Look:
         true: Where each source token's centre is in the moved copy, ``(B, N, 3)`` tokens about
             the grid's centre.
         predicted: Centre of the most similar token, in the same coordinates.
+        dustbin: Its score.
+        crops: Cosines of crops and augmented copies, ``(B·G, B·G)``; None where there are none.
     """
 
     config: S2dcConfig
@@ -56,6 +65,8 @@ class Look:
     nearest: Tensor
     true: Tensor
     predicted: Tensor
+    dustbin: Tensor
+    crops: Tensor | None
 
     @property
     def centres(self) -> Tensor:
@@ -77,32 +88,40 @@ class Look:
         """Whether a source token looks at the scan rather than at padding, ``(B, N)``."""
         return self.problem.valid.any(-1)
 
-    def accuracy(self) -> Score:
-        """Share of matched tokens found at first choice."""
-        others = self.problem.valid.sum(-1).clamp(min=1)
-        return self.score(
-            "match_accuracy",
-            100 * self.right.float(),
-            "%",
-            "matches found, first choice",
-            chance=100 / others,
-        )
+    def measure(self) -> list[Measured]:
+        """Matches found at first choice, and how far off it is.
 
-    def error(self) -> Score:
-        """Distance of the first choice from the true place.
-
-        Chance is any token of the moved copy, constant always its centre.
+        Chance is any token of the moved copy; constant, of the distance, always its centre.
         """
         scale = self.token_mm[:, None]
         everywhere = torch.cdist(self.true * scale, self.centres * scale)
-        return self.score(
-            "match_error",
-            ((self.predicted - self.true) * scale).norm(dim=-1),
-            "mm",
-            "distance from the true place",
-            chance=masked_mean(everywhere, self.problem.valid),
-            constant=(self.true * scale).norm(dim=-1),
-        )
+        others = self.problem.valid.sum(-1).clamp(min=1)
+        return [
+            Measured(
+                "match_accuracy",
+                self.over_matched(100 * self.right.float()),
+                "%",
+                "higher",
+                "matches found, first choice",
+                chance=self.mean(100 / others),
+            ),
+            Measured(
+                "match_error",
+                self.over_matched(((self.predicted - self.true) * scale).norm(dim=-1)),
+                "mm",
+                "lower",
+                "distance from the true place",
+                chance=self.mean(masked_mean(everywhere, self.problem.valid)),
+                constant=self.mean((self.true * scale).norm(dim=-1)),
+            ),
+            Measured(
+                "sharpness",
+                self.over_matched(self.sharpness),
+                "σ",
+                "higher",
+                "how far the best match stands out",
+            ),
+        ]
 
     def standing_still(self) -> tuple[float, float]:
         """Share in % and error in mm of saying that nothing moved, over all matched tokens.
@@ -114,45 +133,27 @@ class Look:
         moved = ((self.centres - self.true) * self.token_mm[:, None]).norm(dim=-1)
         return 100 * float(same), float(moved[self.matched].mean())
 
-    def score(
-        self,
-        name: str,
-        values: Tensor,
-        unit: str,
-        label: str,
-        chance: Tensor | None = None,
-        constant: Tensor | None = None,
-    ) -> Score:
-        """A score from ``values (B, N)``: over each sample's matched tokens, then over samples.
+    def over_matched(self, values: Tensor) -> Tensor:
+        """Mean of ``values (B, N)`` over each sample's matched tokens; NaN where there are none."""
+        return torch.where(self.matched.any(-1), masked_mean(values, self.matched), torch.nan)
 
-        Samples without a match (padding only) do not count.
-        """
-        some = self.matched.any(-1)
-        samples = torch.where(some, masked_mean(values, self.matched), torch.nan)
+    def mean(self, values: Tensor) -> float:
+        """Of :meth:`over_matched`, over samples that have a match."""
+        return float(self.over_matched(values).nanmean())
 
-        def overall(per_token: Tensor | None) -> float | None:
-            if per_token is None:
-                return None
-            return float(masked_mean(per_token, self.matched)[some].mean())
+    @cached_property
+    def sharpness(self) -> Tensor:
+        """How far each source token's best match stands out, ``(B, N)``."""
+        return sharpness(self.similarity, self.problem.valid)
 
-        return Score(
-            name=name,
-            value=float(samples[some].mean()),
-            unit=unit,
-            better="lower" if unit == "mm" else "higher",
-            chance=overall(chance),
-            constant=overall(constant),
-            label=label,
-            samples=tuple(samples.tolist()),
-        )
-
-    def log_plan(self, samples: int, student: Network) -> Tensor:
-        """Transport plan of the first ``samples``, ``(samples, N + 1, N + 1)``."""
+    @cached_property
+    def plan(self) -> Tensor:
+        """Transport plan of the first samples, ``(PLANS, N + 1, N + 1)``, not logarithmic."""
         scores = torch.where(
             self.problem.valid, self.similarity / self.config.temperature, -torch.inf
-        )
-        bins = heads_of(student.heads).dustbin
-        return log_sinkhorn(scores[:samples], bins, self.config.iterations, self.config.tolerance)
+        )[:PLANS]
+        found = log_sinkhorn(scores, self.dustbin, self.config.iterations, self.config.tolerance)
+        return found.exp()
 
     def to_vox(self, tokens: Tensor) -> npt.NDArray[np.float64]:
         """Token coordinates about the grid's centre as voxels of the region."""
@@ -187,7 +188,16 @@ def look(config: S2dcConfig, batch: Batch, student: Network) -> Look:
         nearest=nearest,
         true=map_tokens(affine, grid),
         predicted=centres[nearest],
+        dustbin=heads_of(student.heads).dustbin,
+        crops=_crops(batch, near, student) if "augmented" in batch else None,
     )
+
+
+def _crops(batch: Batch, near: Encoded, student: Network) -> Tensor:
+    heads, chosen = heads_of(student.heads), batch["augmented_crop"]
+    picked = near.crops.gather(1, chosen[..., None].expand(-1, -1, near.crops.shape[-1]))
+    copies = pooled(encode_crops(batch["augmented"].flatten(0, 1), student.backbone))
+    return heads.crops(picked.flatten(0, 1)) @ heads.crops(copies).mT
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,12 +9,24 @@ import torch
 from torch import Tensor
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
+from situs.methods.base import (
+    Batch,
+    Losses,
+    Method,
+    MethodConfig,
+    Nets,
+    Network,
+    Samples,
+    Scores,
+    StepScore,
+)
+from situs.methods.measured import Measured
 from situs.methods.projection import pooled
 from situs.methods.s2dc.config import NORMAL_AXIS, S2dcConfig
 from situs.methods.s2dc.heads import S2dcHeads, heads_of
 from situs.methods.s2dc.losses import consistency, discrepancy, info_nce
-from situs.methods.s2dc.observation import observe
+from situs.methods.s2dc.matching import Look, look
+from situs.methods.s2dc.observation import measure, sections, warnings
 from situs.methods.s2dc.presets import PRESETS
 from situs.methods.s2dc.sinkhorn import log_sinkhorn
 from situs.methods.s2dc.tokens import (
@@ -32,7 +43,7 @@ from situs.methods.s2dc.tokens import (
     warn_of_tokens,
 )
 from situs.methods.s2dc.views import sample_region
-from situs.observation import Observation
+from situs.observation import Section
 from situs.views.source import Source
 
 
@@ -48,6 +59,10 @@ class S2dc(Method):
     uses_teacher = True
     uses_position: ClassVar[bool] = True
     monitor: ClassVar[str] = "match_accuracy"
+    watched: ClassVar[str] = "token features"
+    remedy: ClassVar[str] = (
+        "lower temperature, raise weights.p2p against weights.p2s, or train on more crops at once"
+    )
     formulas: ClassVar[dict[str, str]] = {
         "p2p": "−mean log P on matches − mean log(1 − P) on the rest;  "
         "P: transport plan of S = q·k with a dustbin",
@@ -59,40 +74,37 @@ class S2dc(Method):
     Config: ClassVar[type[MethodConfig]] = S2dcConfig
     config: S2dcConfig
 
-    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
-        """A region and its moved copy; see :func:`~situs.methods.s2dc.views.sample_region`."""
-        return sample_region(item[0], self.config, rng)
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Voxels of a crop."""
+        return self.config.crop_size
 
-    def build_heads(self, backbone: Backbone) -> S2dcHeads:
+    def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
+        """A region and its moved copy; see :func:`~situs.methods.s2dc.views.sample_region`."""
+        return sample_region(scan, self.config, rng)
+
+    def heads(self, backbone: Backbone) -> S2dcHeads:
         """Projections for the chosen stage and for crops, dustbin, queue.
 
         Raises:
-            ConfigError: If the crop does not fit the backbone or the stage does not exist.
+            ConfigError: If the stage does not exist.
         """
-        backbone.check_size(self.config.crop_size)
         stage = token_stage(self.config, backbone)
         warn_of_tokens(self.config, backbone)
         return S2dcHeads(backbone.channels[stage], backbone.channels[-1], self.config)
 
-    def step(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        generator: torch.Generator,
-    ) -> StepResult:
+    def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """The student encodes the region, the teacher the moved copy; all terms."""
-        teacher = teacher or student
-        weights = self.config.weights
+        student, teacher = nets.student, nets.teacher or nets.student
         near = encode_region(self.config, batch["source"], student)
         terms: dict[str, Tensor] = {}
-        scores: dict[str, Tensor] = {}
-        if weights["p2p"] or weights["p2s"]:
+        scores: dict[str, StepScore] = {}
+        if self.wants("p2p", "p2s"):
             with torch.no_grad():
                 far = encode_region(self.config, batch["moved"], teacher)
             problem = correspondence(self.config, batch, student.backbone)
             terms, scores = self._matching(near, far, problem, student)
-        if weights["global"]:
+        if self.wants("global"):
             heads = heads_of(student.heads)
             with torch.no_grad():
                 copies = encode_crops(batch["augmented"].flatten(0, 1), teacher.backbone)
@@ -104,12 +116,11 @@ class S2dc(Method):
             )
             if student.training:
                 heads.queue.push(keys)
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()  # type: ignore[index]
-        return StepResult({**terms, "total": total}, scores)
+        return Losses(terms, scores)
 
     def _matching(
         self, near: Encoded, far: Encoded, problem: Problem, student: Network
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, StepScore]]:
         grid = token_grid(self.config, student.backbone)
         axis = NORMAL_AXIS[self.config.motion.plane] if self.config.per_slice else None
         q, k = (slice_tokens(e.tokens, grid, axis) for e in (near, far))
@@ -117,7 +128,7 @@ class S2dc(Method):
         with torch.autocast(q.device.type, enabled=False):
             similarity = q @ k.mT
             terms = {}
-            if self.config.weights["p2p"]:
+            if self.wants("p2p"):
                 plan = log_sinkhorn(
                     torch.where(valid, similarity / self.config.temperature, -torch.inf),
                     heads_of(student.heads).dustbin,
@@ -125,18 +136,31 @@ class S2dc(Method):
                     self.config.tolerance,
                 )
                 terms["p2p"] = discrepancy(plan, matches, valid)
-            if self.config.weights["p2s"]:
+            if self.wants("p2s"):
                 terms["p2s"] = consistency(similarity, matches, valid)
-        return terms, {"match_accuracy": 100 * top1_accuracy(similarity.detach(), matches, valid)}
+        right = 100 * top1_accuracy(similarity.detach(), matches, valid)
+        return terms, {"match_accuracy": StepScore(right, "%", "higher")}
 
-    def observe(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        items: Sequence[Sequence[Source]],
-        step: int,
-    ) -> Observation:
-        """Matches, transport plan, sharpness and token colours on held-out regions."""
-        del teacher  # what is exported is the student, so it encodes both sides here
-        return observe(self.config, batch, student, [item[0] for item in items], step)
+    def predict(self, batch: Batch, nets: Nets) -> Look:
+        """Both sides encoded by the student, which is what is exported, and matched."""
+        return look(self.config, batch, nets.student)
+
+    def measure(self, samples: Samples, predicted: Look) -> list[Measured]:
+        """Places found again, how clearly, and crops recognised."""
+        return measure(predicted, samples.batch)
+
+    def features(self, predicted: Look) -> Tensor:
+        """Features of the tokens inside the scan."""
+        return predicted.near.features.flatten(2).mT[predicted.inside]
+
+    def sections(
+        self, samples: Samples, predicted: Look, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """Matches, transport plan, sharpness and token colours, and crops."""
+        return sections(self.config, predicted, samples, scores)
+
+    def warnings(
+        self, samples: Samples, predicted: Look, scores: Scores, step: int
+    ) -> tuple[str, ...]:
+        """Where nothing moved would be the better answer, or the transport did not converge."""
+        return warnings(predicted, scores, step)

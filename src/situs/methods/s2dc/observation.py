@@ -9,57 +9,60 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from situs.methods.base import Batch, Network
-from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
-from situs.methods.projection import pooled
+from situs.methods.base import Batch, Samples, Scores
+from situs.methods.measured import Measured
 from situs.methods.s2dc.colours import principal_colours
 from situs.methods.s2dc.config import S2dcConfig
-from situs.methods.s2dc.heads import heads_of
-from situs.methods.s2dc.losses import sharpness
-from situs.methods.s2dc.matching import Look, look, to_numpy
-from situs.methods.s2dc.tokens import encode_crops
+from situs.methods.s2dc.matching import PLANS, Look, to_numpy
 from situs.methods.s2dc.views import from_crops
 from situs.observation import (
     MatchesPanel,
     MatrixPanel,
-    Observation,
     OverlayPanel,
     Panel,
-    Score,
     Section,
     Volume,
 )
 from situs.views.source import Source
 from situs.views.subvolume import crop_affine
 
-_SHOWN = 3  # samples that get figures of their own
 _ARROWS = 24  # matches drawn in one figure
 _PLAN_TOKENS = 256  # above it, the transport plan is shown for the middle slice only
-_REMEDY = (
-    "lower temperature, raise weights.p2p against weights.p2s, or train on more crops at once."
-)
 
 
-def observe(
-    config: S2dcConfig, batch: Batch, student: Network, sources: Sequence[Source], step: int
-) -> Observation:
-    """Scores and pictures of one held-out batch; the student encodes both sides.
+def measure(seen: Look, batch: Batch) -> list[Measured]:
+    """Places found again, how clearly, and crops recognised among all crops."""
+    found = seen.measure()
+    if seen.crops is not None:
+        itself = torch.arange(len(seen.crops), device=seen.crops.device)
+        right = 100 * (seen.crops.argmax(1) == itself).float()
+        found.append(
+            Measured(
+                "crop_accuracy",
+                right.reshape(batch["augmented_crop"].shape),
+                "%",
+                "higher",
+                "own copy is the most similar",
+                chance=100 / len(itself),
+            )
+        )
+    return found
+
+
+def sections(config: S2dcConfig, seen: Look, samples: Samples, scores: Scores) -> list[Section]:
+    """Pictures of held-out regions; the student encoded both sides.
 
     Args:
         config: The method's configuration.
-        batch: What was sampled.
-        student: The network.
-        sources: The scan behind each sample.
-        step: Optimiser steps done.
+        seen: What it says of them.
+        samples: What was sampled, and from which scans.
+        scores: All that was measured.
     """
-    seen = look(config, batch, student)
-    plan = seen.log_plan(_SHOWN, student)
-    features = seen.near.features.flatten(2).mT[seen.inside]
-    variance, rank = float(feature_variance(features)), float(effective_rank(features))
-    volumes = [_volumes(config, batch, b, source) for b, source in enumerate(sources[:_SHOWN])]
-    accuracy = seen.accuracy()
+    volumes = [
+        _volumes(config, samples.batch, b, source) for b, source in enumerate(samples.scans[:PLANS])
+    ]
     still, still_mm = seen.standing_still()
-    sections = [
+    found = [
         Section(
             title="Places found again",
             explanation=(
@@ -68,33 +71,37 @@ def observe(
                 "copy, by feature similarity alone. For scale: to say that nothing moved would be "
                 f"right for {still:.0f} % of them and wrong by {still_mm:.1f} mm."
             ),
-            scores=(accuracy, seen.error()),
+            scores=scores.of("match_accuracy", "match_error"),
             panels=(
                 *(_arrows(seen, b, pair) for b, pair in enumerate(volumes)),
-                _plan_panel(seen, plan),
+                _plan_panel(seen),
             ),
         ),
-        _structures(seen, volumes, rank),
+        _structures(seen, volumes, scores),
     ]
-    if "augmented" in batch:
-        sections.append(_crops(seen, batch, student))
-    return Observation(
-        method="s2dc",
-        step=step,
-        sections=tuple(sections),
-        warnings=(
-            *collapse_warnings(variance, rank, _REMEDY),
-            *_warnings(accuracy.value, still, plan, step),
-        ),
-        scans=tuple(source.key for source in sources),
-        modalities=tuple(source.modality for source in sources),
-        spacings=tuple(source.spacing for source in sources),
-    )
+    if seen.crops is not None:
+        found.append(_crops(seen.crops, scores))
+    return found
 
 
-def _structures(seen: Look, volumes: Sequence[tuple[Volume, Volume]], rank: float) -> Section:
-    sharp = sharpness(seen.similarity, seen.problem.valid)
-    clear = torch.where(seen.inside, sharp, 0.0)
+def warnings(seen: Look, scores: Scores, step: int) -> tuple[str, ...]:
+    """Where nothing moved would be the better answer, or the transport did not converge."""
+    found, still = scores["match_accuracy"].value, seen.standing_still()[0]
+    said = []
+    if step > 0 and found <= still:
+        said.append(
+            f"places are found no more often ({found:.0f} %) than by assuming that nothing moved "
+            f"({still:.0f} %): train longer, take a finer stage, or enlarge motion.translation."
+        )
+    if bool(((seen.plan[:, :-1].sum(-1) - 1).abs() > 0.05).any()):
+        said.append(
+            "the transport did not converge within its iterations: raise iterations or temperature."
+        )
+    return tuple(said)
+
+
+def _structures(seen: Look, volumes: Sequence[tuple[Volume, Volume]], scores: Scores) -> Section:
+    clear = torch.where(seen.inside, seen.sharpness, 0.0)
     here, there = principal_colours(seen.near.features, seen.far.features)
     panels: list[Panel] = []
     for b, (region, moved) in enumerate(volumes):
@@ -126,29 +133,12 @@ def _structures(seen: Look, volumes: Sequence[tuple[Volume, Volume]], rank: floa
             "How clear is each match, and which places look alike to the network? Tokens of one "
             "structure should share a colour, different structures should not."
         ),
-        scores=(
-            seen.score("sharpness", sharp, "σ", "how far the best match stands out"),
-            Score(
-                "feature_rank",
-                rank,
-                "",
-                "higher",
-                collapsed=1.0,
-                label="directions that token features use",
-            ),
-        ),
+        scores=scores.of("sharpness", "feature_rank", "feature_variance"),
         panels=tuple(panels),
     )
 
 
-def _crops(seen: Look, batch: Batch, student: Network) -> Section:
-    heads = heads_of(student.heads)
-    chosen, crops = batch["augmented_crop"], seen.near.crops
-    picked = crops.gather(1, chosen[..., None].expand(-1, -1, crops.shape[-1]))
-    copies = pooled(encode_crops(batch["augmented"].flatten(0, 1), student.backbone))
-    similarity = heads.crops(picked.flatten(0, 1)) @ heads.crops(copies).mT
-    itself = torch.arange(len(similarity), device=similarity.device)
-    right = 100 * (similarity.argmax(1) == itself).float().reshape(chosen.shape).mean(1)
+def _crops(similarity: Tensor, scores: Scores) -> Section:
     few = min(24, len(similarity))
     return Section(
         title="Crops recognised",
@@ -156,17 +146,7 @@ def _crops(seen: Look, batch: Batch, student: Network) -> Section:
             f"Each of {len(similarity)} crops looks for its own augmented copy among the copies "
             "of all crops."
         ),
-        scores=(
-            Score(
-                "crop_accuracy",
-                float(right.mean()),
-                "%",
-                "higher",
-                chance=100 / len(similarity),
-                label="own copy is the most similar",
-                samples=tuple(right.tolist()),
-            ),
-        ),
+        scores=scores.of("crop_accuracy"),
         panels=(
             MatrixPanel(
                 title="Similarity of crops and copies",
@@ -177,21 +157,6 @@ def _crops(seen: Look, batch: Batch, student: Network) -> Section:
             ),
         ),
     )
-
-
-def _warnings(found: float, still: float, plan: Tensor, step: int) -> list[str]:
-    warnings = []
-    if step > 0 and found <= still:
-        warnings.append(
-            f"places are found no more often ({found:.0f} %) than by assuming that nothing moved "
-            f"({still:.0f} %): train longer, take a finer stage, or enlarge motion.translation."
-        )
-    rows = plan[:, :-1].exp().sum(-1)
-    if bool(((rows - 1).abs() > 0.05).any()):
-        warnings.append(
-            "the transport did not converge within its iterations: raise iterations or temperature."
-        )
-    return warnings
 
 
 def _arrows(seen: Look, b: int, pair: tuple[Volume, Volume]) -> MatchesPanel:
@@ -210,7 +175,8 @@ def _arrows(seen: Look, b: int, pair: tuple[Volume, Volume]) -> MatchesPanel:
     )
 
 
-def _plan_panel(seen: Look, plan: Tensor) -> MatrixPanel:
+def _plan_panel(seen: Look) -> MatrixPanel:
+    plan = seen.plan
     tokens = torch.arange(int(np.prod(seen.grid)), device=plan.device)
     where = ""
     if len(tokens) > _PLAN_TOKENS:
@@ -222,7 +188,7 @@ def _plan_panel(seen: Look, plan: Tensor) -> MatrixPanel:
             f"Rows are tokens of the region, columns tokens of the moved copy{where}. Where every "
             "match is right and certain, the plan equals the true one."
         ),
-        predicted=to_numpy(plan[0].exp()[tokens[:, None], tokens]),
+        predicted=to_numpy(plan[0][tokens[:, None], tokens]),
         true=to_numpy(seen.problem.matches[0][tokens[:, None], tokens]),
         unit="",
     )

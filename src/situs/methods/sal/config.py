@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from situs.errors import ConfigError
 from situs.methods.base import MethodConfig
 from situs.views.intensity import IntensityConfig
 from situs.views.slices import PoseConfig, ViewGrid
-
-Term = Literal["local", "global", "spread"]
 
 
 class SalConfig(MethodConfig):
@@ -42,6 +40,7 @@ class SalConfig(MethodConfig):
         weights: Of the terms; 1 for those not named, 0 switches one off.
     """
 
+    default_weights: ClassVar[dict[str, float]] = {"local": 1.0, "spread": 1.0, "global": 1.0}
     size: tuple[PositiveInt, PositiveInt] | None = None
     spacing_mm: PositiveFloat | None = None
     axes: tuple[Literal[0, 1, 2], ...] | None = None
@@ -58,7 +57,6 @@ class SalConfig(MethodConfig):
     hidden: PositiveInt = 128
     pose: PoseConfig = Field(default_factory=PoseConfig)
     intensity: IntensityConfig | None = Field(default_factory=IntensityConfig)
-    weights: dict[Term, NonNegativeFloat] = Field(default_factory=dict)
 
     @property
     def grid(self) -> ViewGrid:
@@ -68,7 +66,3 @@ class SalConfig(MethodConfig):
                 "'size' and 'spacing_mm' are left to the data: call resolve_for_data(sources) first"
             )
         return ViewGrid(self.size, self.spacing_mm)
-
-    def weight(self, term: Term) -> float:
-        """Weight of one term."""
-        return self.weights.get(term, 1.0)

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
+from situs.methods.base import (
+    Batch,
+    Losses,
+    Method,
+    MethodConfig,
+    Nets,
+    Samples,
+    Scores,
+)
+from situs.methods.measured import Measured
 from situs.methods.sal import losses
-from situs.methods.sal.config import SalConfig, Term
-from situs.methods.sal.heads import SalHeads, embed
-from situs.methods.sal.observation import observe
+from situs.methods.sal.config import SalConfig
+from situs.methods.sal.heads import Embedded, SalHeads, embed
+from situs.methods.sal.observation import matched, matching_section, measure_matching
+from situs.methods.sal.position_section import measure_places, place_section
 from situs.methods.sal.registration import alignment_in_patient
 from situs.methods.sal.views import sample_pairs
-from situs.observation import Observation
+from situs.observation import Section
 from situs.views.slices import fitted_grid
 from situs.views.source import Source
 
@@ -32,6 +42,11 @@ class Sal(Method):
     trains_decoder = True
     uses_position: ClassVar[bool] = True
     monitor: ClassVar[str] = "match_distance"
+    watched: ClassVar[str] = "the position embeddings"
+    remedy: ClassVar[str] = (
+        "raise weights.spread, weights.global or the batch size; 'local' alone is solved by a "
+        "constant"
+    )
     formulas: ClassVar[dict[str, str]] = {
         "local": "mean |1 − max_q cos(x_i[p], x_j[q])| over positions p, both directions; "
         "with a window, q within it",
@@ -51,38 +66,32 @@ class Sal(Method):
         }
         return type(self)(self.config.model_copy(update=filled))
 
-    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
-        """Pairs of one scan; see :func:`~situs.methods.sal.views.sample_pairs`."""
-        method = (
-            self if self.config.size and self.config.spacing_mm else self.resolve_for_data(item)
-        )
-        return sample_pairs(item[0], method.config, rng)
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Pixels of a slice's view."""
+        return self.config.size or ()
 
-    def build_heads(self, backbone: Backbone) -> nn.Module:
+    def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
+        """Pairs of one scan; see :func:`~situs.methods.sal.views.sample_pairs`."""
+        known = self.config.size and self.config.spacing_mm
+        method = self if known else self.resolve_for_data([scan])
+        return sample_pairs(scan, method.config, rng)
+
+    def heads(self, backbone: Backbone) -> nn.Module:
         """Embeddings of positions and of slices."""
-        if self.config.size:
-            backbone.check_size(self.config.size)
         return SalHeads(backbone, self.config)
 
-    def step(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        generator: torch.Generator,
-    ) -> StepResult:
+    def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """All slices in one pass; pairs aligned, slices of the whole batch placed."""
-        out = embed(student, batch["slices"].flatten(0, 2))
-        terms: dict[Term, Tensor] = {}
-        pairs = out.positions.unflatten(0, (-1, 2))
-        if self.config.weight("local"):
-            terms["local"] = self._aligned(pairs, batch)
-        if self.config.weight("spread"):
+        out = embed(nets.student, batch["slices"].flatten(0, 2))
+        terms: dict[str, Tensor] = {}
+        if self.wants("local"):
+            terms["local"] = self._aligned(out.positions.unflatten(0, (-1, 2)), batch)
+        if self.wants("spread"):
             terms["spread"] = losses.spread(out.positions)
-        if self.config.weight("global"):
+        if self.wants("global"):
             terms["global"] = self._placed(out.slices, batch)
-        total = sum(self.config.weight(name) * term for name, term in terms.items())
-        return StepResult({**{str(k): v for k, v in terms.items()}, "total": cast(Tensor, total)})
+        return Losses(terms)
 
     def _aligned(self, pairs: Tensor, batch: Batch) -> Tensor:
         first, second = pairs.unbind(1)
@@ -100,14 +109,26 @@ class Sal(Method):
             slices, positions, axes, self.config.position_threshold, self.config.temperature
         )
 
-    def observe(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        items: Sequence[Sequence[Source]],
-        step: int,
-    ) -> Observation:
-        """Matched positions and places along the scan, on held-out slices."""
-        out = embed(student, batch["slices"].flatten(0, 2))
-        return observe(self.config, out, batch, student, [item[0] for item in items], step)
+    def predict(self, batch: Batch, nets: Nets) -> Embedded:
+        """Embeddings of all positions and slices."""
+        return embed(nets.student, batch["slices"].flatten(0, 2))
+
+    def measure(self, samples: Samples, predicted: Embedded) -> list[Measured]:
+        """Matched positions and places along the scan."""
+        return [
+            *measure_matching(matched(predicted, samples.batch), predicted),
+            *measure_places(self.config, predicted, samples),
+        ]
+
+    def features(self, predicted: Embedded) -> Tensor:
+        """Embeddings of all positions."""
+        return predicted.positions.movedim(1, -1).flatten(0, -2)
+
+    def sections(
+        self, samples: Samples, predicted: Embedded, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """Matches between near slices, and places along scans."""
+        return [
+            matching_section(predicted, samples, scores),
+            place_section(self.config, predicted, samples, nets.student, scores),
+        ]

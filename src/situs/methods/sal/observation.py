@@ -8,16 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.geometry import Plane
-from situs.methods.base import Batch, Network
-from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
-from situs.methods.sal.config import SalConfig
+from situs.methods.base import Batch, Samples, Scores
+from situs.methods.measured import Measured, finite_mean
 from situs.methods.sal.heads import Embedded
 from situs.methods.sal.matching import Matches, matches, planes_of
-from situs.methods.sal.position_section import finite_mean, placing
 from situs.observation import (
     MatchesPanel,
-    Observation,
-    Score,
     Section,
     Volume,
 )
@@ -26,54 +22,13 @@ from situs.views.source import Source
 Array = npt.NDArray[np.float64]
 
 _SHOWN_PAIRS, _SHOWN_MATCHES = 3, 40
-_MAX_RANK_ROWS = 4096  # an SVD of all positions would take longer than the step
 
 
-def observe(
-    config: SalConfig,
-    out: Embedded,
-    batch: Batch,
-    network: Network,
-    sources: Sequence[Source],
-    step: int,
-) -> Observation:
-    """Scores, panels and warnings of one batch.
-
-    Args:
-        config: Of the method.
-        out: Embeddings of all slices, ``(B·P·2, …)``.
-        batch: What was sampled.
-        network: For the curve through a whole scan.
-        sources: The scan behind each sample.
-        step: Optimiser steps done.
-    """
-    flat = out.positions.permute(0, 2, 3, 1).reshape(-1, out.positions.shape[1])
-    rows = flat[:: max(1, len(flat) // _MAX_RANK_ROWS)]
-    variance, rank = float(feature_variance(rows)), float(effective_rank(rows))
-    remedy = (
-        "raise weights.spread, weights.global or the batch size; 'local' alone is solved by a "
-        "constant"
-    )
-    return Observation(
-        method="sal",
-        step=step,
-        sections=(
-            _matching(out, batch, sources, variance, rank),
-            placing(config, out, batch, network, sources),
-        ),
-        warnings=collapse_warnings(variance, rank, remedy),
-        scans=tuple(s.key for s in sources),
-        modalities=tuple(s.modality for s in sources),
-        spacings=tuple(s.spacing for s in sources),
-    )
-
-
-def _matching(
-    out: Embedded, batch: Batch, sources: Sequence[Source], variance: float, rank: float
-) -> Section:
+def matched(out: Embedded, batch: Batch) -> list[list[Matches]]:
+    """The matches of every pair of every sample."""
     samples, pairs = batch["slices"].shape[:2]
     maps = out.positions.unflatten(0, (samples, pairs, 2))
-    found = [
+    return [
         [
             matches(
                 maps[b, p, 0], maps[b, p, 1], batch["slices"][b, p, 0, 0], planes_of(batch, b, p)
@@ -82,57 +37,46 @@ def _matching(
         ]
         for b in range(samples)
     ]
-    error = np.array([_mean([m.error_mm for m in ms]) for ms in found])
-    returned = np.array([100 * _mean([m.returned for m in ms]) for ms in found])
-    every = [m for ms in found for m in ms]
-    h, w = maps.shape[-2:]
-    scores = (
-        Score(
+
+
+def measure_matching(found: Sequence[Sequence[Matches]], out: Embedded) -> list[Measured]:
+    """How far matches end from the true place, and how many come back."""
+    every = [m for of_sample in found for m in of_sample]
+    h, w = out.positions.shape[-2:]
+    return [
+        Measured(
             "match_distance",
-            finite_mean(error),
+            [_mean([m.error_mm for m in of_sample]) for of_sample in found],
             "mm",
             "lower",
-            chance=finite_mean(np.array([m.chance_mm for m in every])),
-            constant=finite_mean(np.array([m.trivial_mm for m in every])),
-            label="distance of matched positions from the true place",
-            samples=tuple(error.tolist()),
+            "distance of matched positions from the true place",
+            chance=finite_mean([m.chance_mm for m in every]),
+            constant=finite_mean([m.trivial_mm for m in every]),
         ),
-        Score(
+        Measured(
             "cycle_consistency",
-            finite_mean(returned),
+            [100 * _mean([m.returned for m in of_sample]) for of_sample in found],
             "%",
             "higher",
+            "positions that come back after matching there and back",
             chance=100 * min(1.0, 9 / (h * w)),
-            label="positions that come back after matching there and back",
-            samples=tuple(returned.tolist()),
         ),
-        Score(
-            "feature_variance",
-            variance,
-            "",
-            "higher",
-            collapsed=0.0,
-            label="variance of position embeddings (0 collapsed, 1 spread)",
-        ),
-        Score(
-            "feature_rank",
-            rank,
-            "",
-            "higher",
-            collapsed=1.0,
-            label="directions used by the position embeddings",
-        ),
-    )
+    ]
+
+
+def matching_section(out: Embedded, samples: Samples, scores: Scores) -> Section:
+    """Scores, and the matches of a few samples' first pairs."""
+    found = matched(out, samples.batch)
     return Section(
         title="Matching positions between near slices",
         explanation=(
             "Two slices of one scan, a few millimetres apart and posed at random, are matched "
             "position by position through their features. The true place is straight across."
         ),
-        scores=scores,
+        scores=scores.of("match_distance", "cycle_consistency", "feature_variance", "feature_rank"),
         panels=tuple(
-            _matches_panel(found[b][0], batch, b, sources[b])
-            for b in range(min(_SHOWN_PAIRS, samples))
+            _matches_panel(found[b][0], samples.batch, b, source)
+            for b, source in enumerate(samples.scans[:_SHOWN_PAIRS])
         ),
     )
 

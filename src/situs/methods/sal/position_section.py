@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from situs.methods.base import Batch, Network
+from situs.methods.base import Network, Samples, Scores
+from situs.methods.measured import Measured, finite_mean, row_means
 from situs.methods.sal.config import SalConfig
 from situs.methods.sal.heads import Embedded, embed
 from situs.methods.sal.views import position, slice_plane
-from situs.observation import CurvePanel, ScatterPanel, Score, Section
+from situs.observation import CurvePanel, ScatterPanel, Section
 from situs.views.planes import cut
 from situs.views.slices import Pose
 from situs.views.source import Source
@@ -25,34 +26,53 @@ _NEIGHBOURS = 5
 _CURVE_SLICES = 32
 
 
-def placing(
-    config: SalConfig, out: Embedded, batch: Batch, network: Network, sources: Sequence[Source]
-) -> Section:
-    """The sub-task's section; see :func:`situs.methods.sal.observation.observe`."""
-    shape = batch["position"].shape
+class Places(NamedTuple):
+    """Of all slices of a batch: place, its prediction, stack direction, key of the scan."""
+
+    true: Array
+    predicted: Array
+    axes: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.str_]
+
+
+def places(config: SalConfig, out: Embedded, samples: Samples) -> Places:
+    """Predicted beside true places of all slices."""
+    batch = samples.batch
     true = batch["position"].flatten().cpu().numpy().astype(np.float64)
     axes = batch["axis"].flatten().cpu().numpy()
-    owners = np.repeat([s.key for s in sources], shape[1] * shape[2])
+    owners = np.repeat([s.key for s in samples.scans], batch["position"][0].numel())
     if config.position == "regress":
         predicted = out.slices.gather(1, batch["axis"].flatten()[:, None])[:, 0].cpu().numpy()
     else:
         predicted = _from_neighbours(out.slices, out.slices, true, axes, owners, axes, owners)
+    return Places(true, predicted, axes, owners)
+
+
+def measure_places(config: SalConfig, out: Embedded, samples: Samples) -> list[Measured]:
+    """Error of places along the scan."""
+    true, predicted, axes, _ = places(config, out, samples)
     error = 100 * np.abs(predicted - true)
-    each = mean_of_rows(error.reshape(len(sources), -1))
     same = axes[:, None] == axes[None]
-    scores = Score(
-        "position_error",
-        finite_mean(error),
-        "%",
-        "lower",
-        chance=float(100 * np.abs(true[:, None] - true)[same].mean()),
-        constant=float(
-            100 * np.mean([np.abs(p - np.median(true[axes == a]))
-                           for p, a in zip(true, axes, strict=True)])
-        ),
-        label="error of a slice's place along its scan",
-        samples=tuple(each.tolist()),
-    )  # fmt: skip
+    median = np.array([np.median(true[axes == a]) for a in axes])
+    return [
+        Measured(
+            "position_error",
+            error.reshape(len(samples.items), -1),
+            "%",
+            "lower",
+            "error of a slice's place along its scan",
+            chance=float(100 * np.abs(true[:, None] - true)[same].mean()),
+            constant=float(100 * np.abs(true - median).mean()),
+            value=finite_mean(error),
+        )
+    ]
+
+
+def place_section(
+    config: SalConfig, out: Embedded, samples: Samples, network: Network, scores: Scores
+) -> Section:
+    """Predicted against true places, and the places of all slices of one scan."""
+    found = places(config, out, samples)
     how = (
         "read off the head"
         if config.position == "regress"
@@ -61,18 +81,18 @@ def placing(
     return Section(
         title="Place of a slice along its scan",
         explanation=f"Predicted places are {how}; 0 % is the first slice, 100 % the last.",
-        scores=(scores,),
+        scores=scores.of("position_error"),
         panels=(
             ScatterPanel(
                 title="Predicted against true place",
                 caption="One point a held-out slice; a trained network lies on the diagonal.",
-                predicted=100 * predicted,
-                true=100 * true,
+                predicted=100 * found.predicted,
+                true=100 * found.true,
                 unit="%",
                 quantity="place along the scan",
-                groups=tuple(_DIRECTIONS[a] for a in axes),
+                groups=tuple(_DIRECTIONS[a] for a in found.axes),
             ),
-            _curve(config, out, network, true, axes, owners, sources[0]),
+            _curve(config, out, network, found, samples.scans[0]),
         ),
     )
 
@@ -81,12 +101,11 @@ def _curve(
     config: SalConfig,
     out: Embedded,
     network: Network,
-    true: Array,
-    axes: npt.NDArray[np.int64],
-    owners: npt.NDArray[np.str_],
+    found: Places,
     source: Source,
 ) -> CurvePanel:
     """Places of all slices of one held-out scan, in order."""
+    true, _, axes, owners = found
     axis = int(axes[0])
     count = min(_CURVE_SLICES, source.shape[axis])
     indices = np.linspace(0, source.shape[axis] - 1, count).round().astype(int)
@@ -135,18 +154,4 @@ def _from_neighbours(
     similarity = np.where(allowed, similarity, -np.inf)
     nearest = np.argsort(-similarity, axis=1)[:, :_NEIGHBOURS]
     usable = np.isfinite(np.take_along_axis(similarity, nearest, axis=1))
-    places = np.where(usable, true[nearest], np.nan)
-    return mean_of_rows(places)
-
-
-def mean_of_rows(values: Array) -> Array:
-    """Means over the finite values of each row; NaN where there is none."""
-    finite = np.isfinite(values)
-    count = finite.sum(1)
-    total = np.where(finite, values, 0).sum(1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def finite_mean(values: Array) -> float:
-    """Mean of the finite values; NaN where there is none."""
-    return float(mean_of_rows(np.asarray(values, np.float64).reshape(1, -1))[0])
+    return row_means(np.where(usable, true[nearest], np.nan))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -30,6 +30,7 @@ class SimClrConfig(MethodConfig):
         width: Dimensions in which views are compared.
     """
 
+    default_weights: ClassVar[dict[str, float]] = {"nt_xent": 1.0}
     view_size: Size = (32, 32, 32)
     zoom: tuple[float, float] = (0.7, 1.2)
     max_shift: float = Field(0.4, ge=0)

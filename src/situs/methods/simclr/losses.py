@@ -11,7 +11,7 @@ from torch.distributed.nn.functional import all_gather
 from situs.methods.precision import at_least_single, product
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> dict[str, Tensor]:
+def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
     """Normalised temperature-scaled cross entropy.
 
     For views i and j of one sample, −log exp(s_ij/τ) / Σ_{k≠i} exp(s_ik/τ) with cosine
@@ -29,7 +29,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> dict[str
         temperature: τ.
 
     Returns:
-        ``nt_xent`` and ``total``.
+        Scalar.
     """
     own = F.normalize(at_least_single(torch.cat([first, second])), dim=-1)
     batch = len(first)
@@ -43,5 +43,4 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> dict[str
     itself = index + rank * 2 * batch
     similarity = similarity.scatter(1, itself[:, None], -torch.inf)
     partner = (index + batch) % (2 * batch) + rank * 2 * batch
-    loss = F.cross_entropy(similarity, partner)
-    return {"nt_xent": loss, "total": loss}
+    return F.cross_entropy(similarity, partner)

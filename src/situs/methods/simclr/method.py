@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -10,13 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
+from situs.methods.base import (
+    Batch,
+    Losses,
+    Method,
+    MethodConfig,
+    Nets,
+    Network,
+    Samples,
+    Scores,
+    StepScore,
+)
+from situs.methods.measured import Measured
 from situs.methods.projection import Projector, pooled
 from situs.methods.simclr.config import SimClrConfig
 from situs.methods.simclr.losses import nt_xent
-from situs.methods.simclr.observation import observe, retrieval
+from situs.methods.simclr.observation import Predicted, measure, retrieval, section
 from situs.methods.simclr.views import sample_pair
-from situs.observation import Observation
+from situs.observation import Section
 from situs.views.source import Source
 
 
@@ -33,6 +43,9 @@ class SimClr(Method):
         "nt_xent": "mean over views of −log exp(s_ij / τ) / Σ_{k≠i} exp(s_ik / τ), s = cosine",
     }
     monitor: ClassVar[str] = "retrieval_accuracy"
+    remedy: ClassVar[str] = (
+        "enlarge the batch, strengthen the intensity changes, or raise the temperature"
+    )
     least_batch = 2
     Config: ClassVar[type[MethodConfig]] = SimClrConfig
     config: SimClrConfig
@@ -41,41 +54,45 @@ class SimClr(Method):
         super().__init__(config)
         self.spatial_dims = len(config.view_size)
 
-    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
-        """Two views; see :func:`~situs.methods.simclr.views.sample_pair`."""
-        return sample_pair(item[0], self.config, rng)
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Voxels of a view."""
+        return self.config.view_size
 
-    def build_heads(self, backbone: Backbone) -> nn.Module:
+    def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
+        """Two views; see :func:`~situs.methods.simclr.views.sample_pair`."""
+        return sample_pair(scan, self.config, rng)
+
+    def heads(self, backbone: Backbone) -> nn.Module:
         """The projection head."""
-        backbone.check_size(self.config.view_size)
         return Projector(backbone.channels[-1], self.config.hidden, self.config.width)
 
-    def step(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        generator: torch.Generator,
-    ) -> StepResult:
+    def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """Embed all views in one pass and contrast them."""
-        embeddings, _ = _embed(batch, student)
-        first, second = embeddings.unbind(1)
-        losses = nt_xent(first, second, self.config.temperature)
+        first, second = _embed(batch, nets.student)[0].unbind(1)
+        loss = nt_xent(first, second, self.config.temperature)
         same = torch.eye(len(first), dtype=torch.bool, device=first.device)
-        _, _, right = retrieval(first.detach(), second.detach(), same)
-        return StepResult(losses, {"batch_retrieval": 100 * right.float().mean()})
+        right = retrieval(first.detach(), second.detach(), same)[2].float().mean()
+        return Losses({"nt_xent": loss}, {"batch_retrieval": StepScore(100 * right, "%", "higher")})
 
-    def observe(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        items: Sequence[Sequence[Source]],
-        step: int,
-    ) -> Observation:
+    def predict(self, batch: Batch, nets: Nets) -> Predicted:
+        """Embeddings and pooled features of all views."""
+        embeddings, features = _embed(batch, nets.student)
+        return Predicted(embeddings.cpu(), features)
+
+    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
         """Nearest neighbours among held-out views."""
-        embeddings, features = _embed(batch, student)
-        return observe(embeddings, features, batch, [item[0] for item in items], step)
+        return measure(predicted, samples)
+
+    def features(self, predicted: Predicted) -> Tensor:
+        """Pooled features before the projection."""
+        return predicted.features.flatten(0, 1)
+
+    def sections(
+        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """One section."""
+        return [section(predicted, samples)]
 
 
 def _embed(batch: Batch, network: Network) -> tuple[Tensor, Tensor]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from situs.methods.base import Batch
-from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
+from situs.methods.base import Batch, Samples
+from situs.methods.measured import Measured
 from situs.methods.precision import cosines
 from situs.observation import (
     ImagesPanel,
     MatrixPanel,
-    Observation,
     Panel,
-    Score,
     Section,
     Volume,
 )
@@ -42,48 +41,45 @@ def retrieval(queries: Tensor, gallery: Tensor, same: Tensor) -> tuple[Tensor, T
     return similarity, nearest, same.gather(1, nearest[:, None])[:, 0]
 
 
-def observe(
-    embeddings: Tensor, features: Tensor, batch: Batch, sources: Sequence[Source], step: int
-) -> Observation:
-    """Scores and pictures of one batch.
+class Predicted(NamedTuple):
+    """Embeddings ``(B, 2, D)`` on the CPU and features ``(B, 2, D')`` of two views a sample."""
 
-    Args:
-        embeddings: ``(B, 2, D)``.
-        features: ``(B, 2, D')`` pooled features before the projection, for the monitors.
-        batch: What was sampled.
-        sources: The scan behind each sample.
-        step: Optimiser steps done.
-    """
-    keys = np.array([s.key for s in sources])
+    embeddings: Tensor
+    features: Tensor
+
+
+def _retrieved(predicted: Predicted, samples: Samples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of :func:`retrieval` among all samples, and which pairs are of one scan."""
+    keys = np.array([scan.key for scan in samples.scans])
     same = torch.from_numpy(keys[:, None] == keys[None])
-    similarity, nearest, right = retrieval(embeddings[:, 0].cpu(), embeddings[:, 1].cpu(), same)
-    correct = right.float()
-    flat = features.flatten(0, 1)
-    variance, rank = float(feature_variance(flat)), float(effective_rank(flat))
-    section = Section(
+    first, second = predicted.embeddings.unbind(1)
+    return *retrieval(first, second, same), same
+
+
+def measure(predicted: Predicted, samples: Samples) -> list[Measured]:
+    """How often the nearest view is of the same scan."""
+    _, _, right, same = _retrieved(predicted, samples)
+    return [
+        Measured(
+            "retrieval_accuracy",
+            100 * right.float(),
+            "%",
+            "higher",
+            "nearest neighbour is a view of the same scan",
+            chance=100 * same.float().mean(),
+        )
+    ]
+
+
+def section(predicted: Predicted, samples: Samples) -> Section:
+    """Similarities of all views, and the neighbours of a few."""
+    similarity, nearest, right, same = _retrieved(predicted, samples)
+    keys = [scan.key for scan in samples.scans]
+    return Section(
         title="Finding the same scan again",
         explanation=(
-            f"Each of {len(sources)} held-out views looks for its partner among the other "
+            f"Each of {len(keys)} held-out views looks for its partner among the other "
             "views: two crops about the same place, changed in zoom and intensity."
-        ),
-        scores=(
-            Score(
-                "retrieval_accuracy",
-                100 * float(correct.mean()),
-                "%",
-                "higher",
-                chance=100 * float(same.float().mean()),
-                label="nearest neighbour is a view of the same scan",
-                samples=tuple((100 * correct).tolist()),
-            ),
-            Score(
-                "feature_rank",
-                rank,
-                "",
-                "higher",
-                collapsed=1.0,
-                label=f"directions used by the features of {len(flat)} views",
-            ),
         ),
         panels=(
             MatrixPanel(
@@ -94,24 +90,14 @@ def observe(
                 ),
                 predicted=similarity.numpy(),
                 true=same.float().numpy(),
-                labels=tuple(keys.tolist()) if len(keys) <= 12 else (),
+                labels=tuple(keys) if len(keys) <= 12 else (),
                 unit="",
             ),
             *(
-                _neighbours(b, batch, sources, nearest.tolist(), right.tolist())
-                for b in range(min(_SHOWN, len(sources)))
+                _neighbours(b, samples.batch, samples.scans, nearest.tolist(), right.tolist())
+                for b in range(min(_SHOWN, len(keys)))
             ),
         ),
-    )
-    remedy = "enlarge the batch, strengthen the intensity changes, or raise the temperature"
-    return Observation(
-        method="simclr",
-        step=step,
-        sections=(section,),
-        warnings=collapse_warnings(variance, rank, remedy) if len(sources) > 2 else (),
-        scans=tuple(keys.tolist()),
-        modalities=tuple(s.modality for s in sources),
-        spacings=tuple(s.spacing for s in sources),
     )
 
 

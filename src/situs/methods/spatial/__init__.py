@@ -1,7 +1,7 @@
 """``spatial``: gap matrix, adjacent and distant chunks, vectors and routes (arXiv 2509.05967)."""
 
 from situs.methods.spatial.chunks import chunk_starts, cut
-from situs.methods.spatial.config import SpatialConfig, Weights
+from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads
 from situs.methods.spatial.losses import (
     antisymmetry,
@@ -19,7 +19,6 @@ __all__ = [
     "Spatial",
     "SpatialConfig",
     "SpatialHeads",
-    "Weights",
     "antisymmetry",
     "chunk_adjacent",
     "chunk_distant",

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from situs.config import Config
 from situs.methods.base import MethodConfig
 from situs.views.intensity import IntensityConfig
 
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
-
-
-class Weights(Config):
-    """Weight of each loss term; a term of weight 0 is not computed.
-
-    ``cycle`` and ``antisymmetry`` constrain only the pairwise head; the difference head fulfils
-    both by construction.
-    """
-
-    gap_axis: float = Field(1.0, ge=0)
-    gap_norm: float = Field(1.0, ge=0)
-    chunk_adjacent: float = Field(0.1, ge=0)
-    chunk_distant: float = Field(0.1, ge=0)
-    vector: float = Field(1.0, ge=0)
-    route: float = Field(0.5, ge=0)
-    cycle: float = Field(0.1, ge=0)
-    antisymmetry: float = Field(0.1, ge=0)
 
 
 class SpatialConfig(MethodConfig):
@@ -50,7 +32,21 @@ class SpatialConfig(MethodConfig):
         width: Channels of the view vector.
         chunk_width: Channels of a chunk embedding.
         intensity: Intensity changes applied to each view on its own.
+        weights: Weight of each loss term; a term of weight 0 is not computed. ``cycle`` and
+            ``antisymmetry`` constrain only the pairwise head; the difference head fulfils both
+            by construction.
     """
+
+    default_weights: ClassVar[dict[str, float]] = {
+        "gap_axis": 1.0,
+        "gap_norm": 1.0,
+        "chunk_adjacent": 0.1,
+        "chunk_distant": 0.1,
+        "vector": 1.0,
+        "route": 0.5,
+        "cycle": 0.1,
+        "antisymmetry": 0.1,
+    }
 
     views: int = Field(3, ge=2, le=6)
     view_size: Size = (24, 24, 24)
@@ -61,7 +57,6 @@ class SpatialConfig(MethodConfig):
     vector_from: Literal["dense", "coarse"] = "dense"
     width: PositiveInt = 128
     chunk_width: PositiveInt = 32
-    weights: Weights = Field(default_factory=Weights)
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)
 
     @model_validator(mode="after")

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from situs.backbones.base import Backbone
 from situs.geometry import gap_matrix
-from situs.methods.base import Batch, Method, Network, StepResult
+from situs.methods.base import Batch, Losses, Method, Nets, Network, Samples, Scores, StepScore
+from situs.methods.measured import Measured
 from situs.methods.spatial import losses
 from situs.methods.spatial.chunks import chunk_starts, cut
 from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads
-from situs.methods.spatial.observation import observe
+from situs.methods.spatial.observation import Predicted, measure, predicted, sections
 from situs.methods.spatial.views import gap_spread_mm, sample_views
-from situs.observation import Observation
+from situs.observation import Section
 from situs.views.source import Source
 
 
@@ -60,6 +61,10 @@ class Spatial(Method):
     uses_teacher = True
     uses_position: ClassVar[bool] = True
     monitor: ClassVar[str] = "gap_error"
+    watched: ClassVar[str] = "view vectors"
+    remedy: ClassVar[str] = (
+        "raise weights.gap_axis against the chunk terms, or lower the learning rate"
+    )
     formulas: ClassVar[dict[str, str]] = {
         "gap_axis": "MSE(ĝ, g),  ĝᵢⱼ = W(vⱼ − vᵢ)",
         "gap_norm": "MSE(‖ĝ‖, ‖g‖)",
@@ -73,13 +78,15 @@ class Spatial(Method):
     Config = SpatialConfig
     config: SpatialConfig
 
-    def __init__(self, config: SpatialConfig) -> None:
-        super().__init__(config)
-
     @property
     def lower_bound(self) -> float:
         """Both chunk terms are cosines, down to −1; all others are at least 0."""
-        return -(self.config.weights.chunk_adjacent + self.config.weights.chunk_distant)
+        return -(self.config.weight("chunk_adjacent") + self.config.weight("chunk_distant"))
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Voxels of a view."""
+        return self.config.view_size
 
     def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """Fill ``length_mm`` from the spread of gaps that the scans give."""
@@ -88,11 +95,11 @@ class Spatial(Method):
         length = gap_spread_mm(list(sources), self.config)
         return type(self)(self.config.model_copy(update={"length_mm": length}))
 
-    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
+    def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """V views of one scan; see :func:`~situs.methods.spatial.views.sample_views`."""
-        return sample_views(item[0], self.config, rng)
+        return sample_views(scan, self.config, rng)
 
-    def build_heads(self, backbone: Backbone) -> SpatialHeads:
+    def heads(self, backbone: Backbone) -> SpatialHeads:
         """View vectors, gaps, chunk vectors, and the chosen vector head."""
         return SpatialHeads(backbone.decoder_channels, backbone.channels[-1], self.config)
 
@@ -103,14 +110,9 @@ class Spatial(Method):
         source = dense if self.config.vector_from == "dense" else features[-1]
         return Encoded(dense, cast(SpatialHeads, network.heads).view_vector(source))
 
-    def step(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        generator: torch.Generator,
-    ) -> StepResult:
+    def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """One view through the student, the others through its average; all terms."""
+        student, teacher = nets
         assert teacher is not None
         views, centers_mm = batch["views"], batch["centers_mm"]
         count = views.shape[1]
@@ -124,25 +126,19 @@ class Spatial(Method):
         near = self.encode(student, views[:, role.student].flatten(0, 1))
         with torch.no_grad():
             far = self.encode(teacher, views[:, role.teacher].flatten(0, 1))
-        terms, errors = self._terms(
-            near, far, student, teacher, role, centers_mm, batch["spacing_mm"]
-        )
-        total = sum(getattr(self.config.weights, name) * term for name, term in terms.items())
-        return StepResult({**terms, "total": cast(Tensor, total)}, errors)
+        return self._terms(near, far, nets, role, centers_mm, batch["spacing_mm"])
 
     def _terms(
         self,
         near: Encoded,
         far: Encoded,
-        student: Network,
-        teacher: Network,
+        nets: Nets,
         role: Roles,
         centers_mm: Tensor,
         spacing_mm: Tensor,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> Losses:
         batch = len(centers_mm)
-        heads = cast(SpatialHeads, student.heads)
-        weights = self.config.weights
+        heads = cast(SpatialHeads, nets.student.heads)
         mains = near.vectors.reshape(batch, -1, 1, near.vectors.shape[-1])
         others = far.vectors.reshape(batch, len(role.teacher), -1)[:, role.others]
         vectors = torch.cat([mains, others], dim=2)  # (B, M, V, D), main view first
@@ -154,29 +150,26 @@ class Spatial(Method):
         true = gaps_mm / length
 
         terms: dict[str, Tensor] = {}
-        errors: dict[str, Tensor] = {}
-        if weights.gap_axis or weights.gap_norm:
+        scores: dict[str, StepScore] = {}
+        if self.wants("gap_axis", "gap_norm"):
             gaps = heads.gaps(vectors).float()
-            terms |= {"gap_axis": losses.gap_axis(gaps, true)} if weights.gap_axis else {}
-            terms |= {"gap_norm": losses.gap_norm(gaps, true)} if weights.gap_norm else {}
+            terms["gap_axis"] = losses.gap_axis(gaps, true)
+            terms["gap_norm"] = losses.gap_norm(gaps, true)
             miss = losses.off_diagonal((gaps.detach() - true) * length)
-            errors["gap_error"] = miss.norm(dim=-1).mean()
-        if weights.chunk_adjacent or weights.chunk_distant:
+            scores["gap_error"] = StepScore(miss.norm(dim=-1).mean(), "mm", "lower")
+        if self.wants("chunk_adjacent", "chunk_distant"):
             gaps_vox = gaps_mm[:, :, 0, 1:] / spacing_mm[:, None, None]
-            towards, away = self._chunk_pairs(near, far, student, teacher, role, gaps_vox)
-            if weights.chunk_adjacent:
-                terms["chunk_adjacent"] = losses.chunk_adjacent(*towards)
-            if weights.chunk_distant:
-                terms["chunk_distant"] = losses.chunk_distant(*away)
-        if weights.vector or weights.route or self._constrained:
+            towards, away = self._chunk_pairs(near, far, nets, role, gaps_vox)
+            terms["chunk_adjacent"] = losses.chunk_adjacent(*towards)
+            terms["chunk_distant"] = losses.chunk_distant(*away)
+        if self.wants("vector", "route") or self._constrained:
             steps = heads.steps(vectors).float()
-            terms |= {"vector": losses.vector(steps, true)} if weights.vector else {}
-            terms |= {"route": losses.route(steps, true)} if weights.route else {}
-            if self._constrained and weights.cycle:
+            terms["vector"] = losses.vector(steps, true)
+            terms["route"] = losses.route(steps, true)
+            if self._constrained:
                 terms["cycle"] = losses.cycle(steps)
-            if self._constrained and weights.antisymmetry:
                 terms["antisymmetry"] = losses.antisymmetry(steps)
-        return terms, errors
+        return Losses({name: term for name, term in terms.items() if self.wants(name)}, scores)
 
     @property
     def _constrained(self) -> bool:
@@ -190,12 +183,13 @@ class Spatial(Method):
         self,
         near: Encoded,
         far: Encoded,
-        student: Network,
-        teacher: Network,
+        nets: Nets,
         role: Roles,
         gaps_vox: Tensor,
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Embeddings ``(B·M·(V−1), D)`` of the adjacent and of the distant chunk pairs."""
+        student, teacher = nets
+        assert teacher is not None
         size = self.config.chunk_size
         starts = chunk_starts(gaps_vox, self.config.view_size, size)
         batch, mains, rest = starts.shape[:3]
@@ -218,16 +212,24 @@ class Spatial(Method):
             far_away = embed(teacher, far, which_far, 3)
         return (near_towards, far_towards), (near_away, far_away)
 
-    def observe(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        items: Sequence[Sequence[Source]],
-        step: int,
-    ) -> Observation:
-        """All three sub-tasks on held-out views, in mm and degrees."""
-        del teacher  # what is exported is the student
-        views = batch["views"]
-        encoded = self.encode(student, views.flatten(0, 1))
-        return observe(self.config, encoded.dense, encoded.vectors, batch, student, items, step)
+    def predict(self, batch: Batch, nets: Nets) -> Predicted:
+        """Gaps, vectors and chosen chunks of all views, by the student: it is what is exported."""
+        encoded = self.encode(nets.student, batch["views"].flatten(0, 1))
+        length = self.length(batch["centers_mm"])
+        heads = cast(SpatialHeads, nets.student.heads)
+        return predicted(self.config, *encoded, length, batch, heads)
+
+    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
+        """All three sub-tasks, in mm and degrees."""
+        return measure(self.config, predicted, samples.batch)
+
+    def features(self, predicted: Predicted) -> Tensor:
+        """View vectors about their mean: only differences count, a shared offset is no collapse."""
+        flat = predicted.vectors.flatten(0, 1)
+        return flat - flat.mean(0)
+
+    def sections(
+        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """Gap matrix, chunks, vectors and routes."""
+        return sections(self.config, predicted, samples, scores)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from situs.geometry import cycle_sums, gap_matrix
-from situs.methods.base import Batch, Network
-from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
+from situs.methods.base import Batch, Samples, Scores
+from situs.methods.measured import Measured
 from situs.methods.preview import WholeScan, whole_scan
 from situs.methods.spatial.chunks import chunk_starts, cut
 from situs.methods.spatial.config import SpatialConfig
@@ -24,13 +22,10 @@ from situs.observation import (
     ArrowsPanel,
     BoxesPanel,
     MatrixPanel,
-    Observation,
     Panel,
     ScatterPanel,
-    Score,
     Section,
 )
-from situs.views.source import Source
 
 Float = npt.NDArray[np.float64]
 _AXES = ("right–left", "back–front", "bottom–top")
@@ -58,56 +53,102 @@ class Chunks(NamedTuple):
     farthest: Tensor
 
 
-def observe(
+class Predicted(NamedTuple):
+    """What the network says of the views: gaps and vectors in mm, chunks, and ``(B, V, D)``."""
+
+    gaps: Tensor
+    steps: Tensor
+    chunks: Chunks
+    vectors: Tensor
+
+
+def predicted(
     config: SpatialConfig,
     dense: Tensor,
     vectors: Tensor,
+    length: Tensor,
     batch: Batch,
-    student: Network,
-    items: Sequence[Sequence[Source]],
-    step: int,
-) -> Observation:
+    heads: SpatialHeads,
+) -> Predicted:
     """All sub-tasks of one held-out batch.
 
     Args:
-        config: The method's configuration, with ``length_mm`` filled in.
+        config: Sizes.
         dense: ``(B·V, C, *view)`` features of all views, from the student.
         vectors: ``(B·V, D)`` view vectors.
+        length: ``(3,)`` what gaps are divided by, in mm.
         batch: The views' geometry.
-        student: Its heads predict.
-        items: The scan behind each sample, for the figures.
-        step: Training step.
+        heads: They predict.
     """
-    heads = cast(SpatialHeads, student.heads)
-    centers_mm = batch["centers_mm"]
-    count, views = centers_mm.shape[:2]
-    vectors = vectors.reshape(count, views, -1)
-    length = centers_mm.new_tensor(config.length_mm or (1.0, 1.0, 1.0))
-    true = gap_matrix(centers_mm)
-    gaps = Gaps(heads.gaps(vectors).float() * length, true)
-    steps = Gaps(heads.steps(vectors).float() * length, true)
-    chunks = choose_chunks(config, dense.reshape(count, views, *dense.shape[1:]), batch, heads)
-    scans = [item[0] for item in items]
-    shown = [whole_scan(scan) for scan in scans[:_SHOWN]]
-    flat = vectors.flatten(0, 1)
-    return Observation(
-        method="spatial",
-        step=step,
-        sections=(
-            _gap_section(gaps, _SHOWN),
-            _chunk_section(config, chunks, batch, shown),
-            _vector_section(config, steps, batch, shown),
-        ),
-        warnings=collapse_warnings(
-            # Only differences of vectors count here: an offset that all share is no collapse.
-            float(feature_variance(flat - flat.mean(0))),
-            float(effective_rank(flat)),
-            "Raise weights.gap_axis against the chunk terms, or lower the learning rate.",
-        ),
-        scans=tuple(scan.key for scan in scans),
-        modalities=tuple(scan.modality for scan in scans),
-        spacings=tuple(scan.spacing for scan in scans),
+    shape = batch["centers_mm"].shape[:2]
+    vectors, dense = vectors.unflatten(0, shape), dense.unflatten(0, shape)
+    return Predicted(
+        gaps=heads.gaps(vectors).float() * length,
+        steps=heads.steps(vectors).float() * length,
+        chunks=choose_chunks(config, dense, batch, heads),
+        vectors=vectors,
     )
+
+
+def measure(config: SpatialConfig, predicted: Predicted, batch: Batch) -> list[Measured]:
+    """Gaps, chunks, vectors and routes beside the truth."""
+    true = gap_matrix(batch["centers_mm"])
+    return [
+        *_measure_gaps(Gaps(predicted.gaps, true)),
+        *(
+            Measured(name, 100 * right.float(), "%", "higher", label, chance=25.0)
+            for name, label, right in (
+                ("adjacent_accuracy", "closest pair found", predicted.chunks.closest == 0),
+                ("distant_accuracy", "farthest pair found", predicted.chunks.farthest == 3),
+            )
+        ),
+        *_measure_vectors(config, Gaps(predicted.steps, true)),
+    ]
+
+
+def sections(
+    config: SpatialConfig, predicted: Predicted, samples: Samples, scores: Scores
+) -> list[Section]:
+    """One section a sub-task."""
+    true = gap_matrix(samples.batch["centers_mm"])
+    shown = [whole_scan(scan) for scan in samples.scans[:_SHOWN]]
+    return [
+        Section(
+            title="Gap matrix",
+            explanation="How far apart, and along which axis, are two sub-volumes of one scan?",
+            scores=scores.of("gap_error", "gap_mae", "gap_r2"),
+            panels=_gap_panels(Gaps(predicted.gaps, true)),
+        ),
+        Section(
+            title="Adjacent and distant chunks",
+            explanation=(
+                "Two chunks are cut from each of two views, one facing the other view and one "
+                "facing away. Which of the four pairs lies closest together, which farthest apart?"
+            ),
+            scores=scores.of("adjacent_accuracy", "distant_accuracy"),
+            panels=tuple(
+                _chunk_panel(config, predicted.chunks, samples.batch, b, scan)
+                for b, scan in enumerate(shown)
+            ),
+        ),
+        Section(
+            title="Vectors and routes",
+            explanation=(
+                "Which way is it from one sub-volume to the other? A round trip must close."
+                + (
+                    " With the difference head it closes by construction, so its zero shows "
+                    "nothing."
+                    if config.head == "difference"
+                    else ""
+                )
+            ),
+            scores=scores.of("direction_error", "vector_error", "route_closure"),
+            panels=tuple(
+                _arrows(config, Gaps(predicted.steps, true), samples.batch, b, scan)
+                for b, scan in enumerate(shown)
+            ),
+        ),
+    ]
 
 
 def choose_chunks(
@@ -135,16 +176,47 @@ def choose_chunks(
     return Chunks(torch.stack([i, j]), starts, likeness.argmax(-1), likeness.argmin(-1))
 
 
-def _gap_section(gaps: Gaps, shown: int) -> Section:
+def _measure_gaps(gaps: Gaps) -> list[Measured]:
     predicted, true = off_diagonal(gaps.predicted), off_diagonal(gaps.true)
-    miss = (predicted - true).norm(dim=-1)
     distances, true_distances = predicted.norm(dim=-1), true.norm(dim=-1)
-    distance_miss = (distances - true_distances).abs()
     residual = (predicted - true).square().sum((0, 1))
     spread = true.square().sum((0, 1)).clamp_min(1e-9)
-    r2 = float((1 - residual / spread).mean())
     flat = true.flatten(0, 1)
-    panels: list[Panel] = [
+    return [
+        Measured(
+            "gap_error",
+            (predicted - true).norm(dim=-1),
+            "mm",
+            "lower",
+            "gap vector error",
+            chance=mean_pairwise(flat),
+            constant=flat.norm(dim=-1).mean(),
+        ),
+        Measured(
+            "gap_mae",
+            (distances - true_distances).abs(),
+            "mm",
+            "lower",
+            "distance error",
+            chance=mean_pairwise(true_distances.reshape(-1, 1)),
+            constant=(true_distances - true_distances.median()).abs().mean(),
+        ),
+        Measured(
+            "gap_r2",
+            None,
+            "",
+            "higher",
+            "R² of gaps",
+            chance=-1.0,
+            constant=0.0,
+            value=(1 - residual / spread).mean(),
+        ),
+    ]
+
+
+def _gap_panels(gaps: Gaps) -> tuple[Panel, ...]:
+    predicted, true = (_np(off_diagonal(g).reshape(-1)) for g in gaps)
+    matrices = [
         MatrixPanel(
             title=f"Distances between the views of scan {b + 1}",
             caption="Each cell is the distance between two views' centres.",
@@ -152,61 +224,17 @@ def _gap_section(gaps: Gaps, shown: int) -> Section:
             true=_np(gaps.true[b].norm(dim=-1)),
             labels=tuple(f"view {v + 1}" for v in range(gaps.true.shape[1])),
         )
-        for b in range(min(shown, len(gaps.true)))
+        for b in range(min(_SHOWN, len(gaps.true)))
     ]
-    panels.append(
-        ScatterPanel(
-            title="Gaps along each axis",
-            caption="On the diagonal the prediction is exact; a flat cloud knows nothing.",
-            predicted=_np(predicted.reshape(-1)),
-            true=_np(true.reshape(-1)),
-            quantity="gap",
-            groups=tuple(np.tile(_AXES, predicted.numel() // 3).tolist()),
-        )
+    scatter = ScatterPanel(
+        title="Gaps along each axis",
+        caption="On the diagonal the prediction is exact; a flat cloud knows nothing.",
+        predicted=predicted,
+        true=true,
+        quantity="gap",
+        groups=tuple(np.tile(_AXES, len(true) // 3).tolist()),
     )
-    return Section(
-        title="Gap matrix",
-        explanation="How far apart, and along which axis, are two sub-volumes of one scan?",
-        scores=(
-            _score(
-                "gap_error",
-                miss,
-                "mm",
-                "gap vector error",
-                mean_pairwise(flat),
-                flat.norm(dim=-1).mean(),
-            ),
-            _score(
-                "gap_mae",
-                distance_miss,
-                "mm",
-                "distance error",
-                mean_pairwise(true_distances.reshape(-1, 1)),
-                (true_distances - true_distances.median()).abs().mean(),
-            ),
-            Score("gap_r2", r2, "", "higher", chance=-1.0, constant=0.0, label="R² of gaps"),
-        ),
-        panels=tuple(panels),
-    )
-
-
-def _chunk_section(
-    config: SpatialConfig, chunks: Chunks, batch: Batch, scans: Sequence[WholeScan]
-) -> Section:
-    adjacent, distant = chunks.closest == 0, chunks.farthest == 3
-    panels = tuple(_chunk_panel(config, chunks, batch, b, scan) for b, scan in enumerate(scans))
-    return Section(
-        title="Adjacent and distant chunks",
-        explanation=(
-            "Two chunks are cut from each of two views, one facing the other view and one facing "
-            "away. Which of the four pairs lies closest together, which farthest apart?"
-        ),
-        scores=(
-            _score("adjacent_accuracy", 100 * adjacent.float(), "%", "closest pair found", 25.0),
-            _score("distant_accuracy", 100 * distant.float(), "%", "farthest pair found", 25.0),
-        ),
-        panels=panels,
-    )
+    return (*matrices, scatter)
 
 
 def _chunk_panel(
@@ -238,48 +266,49 @@ def _chunk_panel(
     )
 
 
-def _vector_section(
-    config: SpatialConfig, steps: Gaps, batch: Batch, scans: Sequence[WholeScan]
-) -> Section:
+def _measure_vectors(config: SpatialConfig, steps: Gaps) -> list[Measured]:
     predicted, true = off_diagonal(steps.predicted), off_diagonal(steps.true)
     apart = true.norm(dim=-1) > 1e-6
     angle = torch.rad2deg(torch.arccos(F.cosine_similarity(predicted, true, dim=-1).clamp(-1, 1)))
-    angle = torch.where(apart, angle, torch.nan)
     flat = true[apart]
     unit = F.normalize(flat, dim=-1)
     chance_angle = torch.rad2deg(torch.arccos((unit @ unit.T).clamp(-1, 1)))
     others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    miss = (predicted - true).norm(dim=-1)
-    scores = [
-        _score("direction_error", angle, "°", "direction error", chance_angle[others].mean(), 90.0),
-        _score(
+    found = [
+        Measured(
+            "direction_error",
+            torch.where(apart, angle, torch.nan),
+            "°",
+            "lower",
+            "direction error",
+            chance=chance_angle[others].mean(),
+            constant=90.0,
+        ),
+        Measured(
             "vector_error",
-            miss,
+            (predicted - true).norm(dim=-1),
             "mm",
+            "lower",
             "vector error",
-            mean_pairwise(flat),
-            flat.norm(dim=-1).mean(),
+            chance=mean_pairwise(flat),
+            constant=flat.norm(dim=-1).mean(),
         ),
     ]
     if steps.true.shape[1] >= 3:
-        closure = cycle_sums(steps.predicted).norm(dim=-1)
         # Chance: three gaps drawn at random do not close.
         drawn = torch.stack([flat, flat.roll(1, 0), flat.roll(2, 0)]).sum(0).norm(dim=-1).mean()
-        score = _score("route_closure", closure, "mm", "route closure", drawn)
-        scores.append(replace(score, by_construction=config.head == "difference"))
-    return Section(
-        title="Vectors and routes",
-        explanation=(
-            "Which way is it from one sub-volume to the other? A round trip must close."
-            + (
-                " With the difference head it closes by construction, so its zero shows nothing."
-                if config.head == "difference"
-                else ""
+        found.append(
+            Measured(
+                "route_closure",
+                cycle_sums(steps.predicted).norm(dim=-1),
+                "mm",
+                "lower",
+                "route closure",
+                chance=drawn,
+                by_construction=config.head == "difference",
             )
-        ),
-        scores=tuple(scores),
-        panels=tuple(_arrows(config, steps, batch, b, scan) for b, scan in enumerate(scans)),
-    )
+        )
+    return found
 
 
 def _arrows(
@@ -309,28 +338,6 @@ def mean_pairwise(values: Tensor) -> float:
     """E‖a − b‖ over different rows of ``values (N, K)``: the error of guessing another row."""
     count = len(values)
     return float(torch.cdist(values, values).sum() / max(1, count * (count - 1)))
-
-
-def _score(
-    name: str,
-    values: Tensor,
-    unit: str,
-    label: str,
-    chance: Tensor | float,
-    constant: Tensor | float | None = None,
-) -> Score:
-    """A score from ``values (B, …)``: a mean per sample, and over all."""
-    samples = values.float().flatten(1).nanmean(1)
-    return Score(
-        name=name,
-        value=float(samples.nanmean()),
-        unit=unit,
-        better="higher" if unit == "%" else "lower",
-        chance=float(chance),
-        constant=None if constant is None else float(constant),
-        label=label,
-        samples=tuple(samples.tolist()),
-    )
 
 
 def _np(tensor: Tensor) -> Float:

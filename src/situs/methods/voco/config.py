@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
-from situs.config import Config
 from situs.methods.base import MethodConfig
 from situs.views.intensity import IntensityConfig
 
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
-
-
-class Weights(Config):
-    """Weight of each loss term; the paper sets both to 1 (λ = 1)."""
-
-    prediction: float = Field(1.0, ge=0)
-    regularization: float = Field(1.0, ge=0)
 
 
 class VocoConfig(MethodConfig):
@@ -35,19 +27,19 @@ class VocoConfig(MethodConfig):
             :func:`~situs.methods.voco.losses.prediction`.
         teacher: Contrast with bases of an averaged network, in both directions, as the authors'
             code does, instead of stopping the gradient at the bases.
-        weights: Of the terms.
+        weights: Of the terms; the paper sets both to 1 (λ = 1).
         intensity: Intensity changes of each crop on its own.
         hidden: Width of the projection head.
         width: Dimensions in which crops are compared.
     """
 
+    default_weights: ClassVar[dict[str, float]] = {"prediction": 1.0, "regularization": 1.0}
     grid: Size = (2, 2, 2)
     crop_size: Size = (16, 16, 16)
     view_size: Size | None = None
     crops: int = Field(4, ge=1)
     form: Literal["paper", "released"] = "paper"
     teacher: bool = False
-    weights: Weights = Field(default_factory=Weights)
     intensity: IntensityConfig = Field(default_factory=lambda: IntensityConfig(probability=0.3))
     hidden: PositiveInt = 256
     width: PositiveInt = 128

@@ -74,27 +74,3 @@ def regularization(bases: Tensor, form: Form = "paper") -> Tensor:
     if form == "paper":
         return similarity.abs().mean()
     return similarity.clamp_min(0).square().mean()
-
-
-def voco(
-    predicted: Tensor,
-    overlap: Tensor,
-    bases: Tensor,
-    weights: tuple[float, float] = (1.0, 1.0),
-    form: Form = "paper",
-) -> dict[str, Tensor]:
-    """Both terms.
-
-    Args:
-        predicted: ``(B, R, K)`` of :func:`predicted_overlap`.
-        overlap: ``(B, R, K)``.
-        bases: ``(B, K, D)``, with gradient.
-        weights: Of prediction and regularisation.
-        form: ``"paper"`` or ``"released"``.
-
-    Returns:
-        ``prediction``, ``regularization`` and ``total``.
-    """
-    one, two = prediction(predicted, overlap, form), regularization(bases, form)
-    total = weights[0] * one + weights[1] * two
-    return {"prediction": one, "regularization": two, "total": total}

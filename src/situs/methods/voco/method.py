@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Method, MethodConfig, Network, StepResult
+from situs.methods.base import (
+    Batch,
+    Losses,
+    Method,
+    MethodConfig,
+    Nets,
+    Network,
+    Samples,
+    Scores,
+    StepScore,
+)
+from situs.methods.measured import Measured
 from situs.methods.projection import Projector, pooled
 from situs.methods.voco.config import VocoConfig
-from situs.methods.voco.losses import predicted_overlap, voco
-from situs.methods.voco.observation import observe
+from situs.methods.voco.losses import predicted_overlap, prediction, regularization
+from situs.methods.voco.observation import Predicted, measure, section
 from situs.methods.voco.views import sample_region
-from situs.observation import Observation
+from situs.observation import Section
 from situs.views.source import Source
+
+
+class Embedded(NamedTuple):
+    """Embeddings of bases ``(B, K, D)`` and crops ``(B, R, D)``; pooled features ``(N, D')``."""
+
+    bases: Tensor
+    crops: Tensor
+    features: Tensor
 
 
 class Voco(Method):
@@ -32,6 +50,9 @@ class Voco(Method):
     }
     uses_position: ClassVar[bool] = True
     monitor: ClassVar[str] = "overlap_mae"
+    remedy: ClassVar[str] = (
+        "raise weights.regularization, or use larger crops so that bases differ more"
+    )
     Config: ClassVar[type[MethodConfig]] = VocoConfig
     config: VocoConfig
 
@@ -39,58 +60,60 @@ class Voco(Method):
         super().__init__(config)
         self.uses_teacher = config.teacher
 
-    def sample(self, item: Sequence[Source], rng: np.random.Generator) -> Batch:
-        """A region; see :func:`~situs.methods.voco.views.sample_region`."""
-        return sample_region(item[0], self.config, rng)
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Voxels of a crop as the network sees it."""
+        return self.config.seen_size
 
-    def build_heads(self, backbone: Backbone) -> nn.Module:
+    def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
+        """A region; see :func:`~situs.methods.voco.views.sample_region`."""
+        return sample_region(scan, self.config, rng)
+
+    def heads(self, backbone: Backbone) -> nn.Module:
         """The projection head, on the averages of all scales as in the authors' code."""
-        backbone.check_size(self.config.seen_size)
         return Projector(sum(backbone.channels), self.config.hidden, self.config.width)
 
-    def step(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        generator: torch.Generator,
-    ) -> StepResult:
+    def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """Embed bases and crops in one pass and compare them."""
-        config = self.config
-        bases, crops = self._embed(batch, student)[0]
-        if teacher is None:
-            predicted = predicted_overlap(crops, bases.detach())
+        own = self._embed(batch, nets.student)
+        if nets.teacher is None:
+            found = predicted_overlap(own.crops, own.bases.detach())
         else:
             with torch.no_grad():
-                still_bases, still_crops = self._embed(batch, teacher)[0]
-            there, back = (
-                predicted_overlap(crops, still_bases),
-                predicted_overlap(still_crops, bases),
-            )
-            predicted = (there + back) / 2
-        weights = (config.weights.prediction, config.weights.regularization)
-        losses = voco(predicted, batch["overlap"], bases, weights, config.form)
-        error = (predicted.detach() - batch["overlap"]).abs().mean()
-        return StepResult(losses, {"overlap_mae": error})
+                still = self._embed(batch, nets.teacher)
+            there = predicted_overlap(own.crops, still.bases)
+            back = predicted_overlap(still.crops, own.bases)
+            found = (there + back) / 2
+        form = self.config.form
+        terms = {
+            "prediction": prediction(found, batch["overlap"], form),
+            "regularization": regularization(own.bases, form),
+        }
+        error = (found.detach() - batch["overlap"]).abs().mean()
+        return Losses(terms, {"overlap_mae": StepScore(error, "", "lower")})
 
-    def observe(
-        self,
-        batch: Batch,
-        student: Network,
-        teacher: Network | None,
-        items: Sequence[Sequence[Source]],
-        step: int,
-    ) -> Observation:
+    def predict(self, batch: Batch, nets: Nets) -> Predicted:
+        """Overlaps, and pooled features of all crops."""
+        own = self._embed(batch, nets.student)
+        return Predicted(predicted_overlap(own.crops, own.bases).float().cpu(), own.features)
+
+    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
         """Predicted beside true overlaps, and where the crops would lie by them."""
-        (bases, crops), features = self._embed(batch, student)
-        predicted = predicted_overlap(crops, bases)
-        sources = [item[0] for item in items]
-        return observe(predicted, features, batch, sources, self.config, step)
+        return measure(predicted, samples)
 
-    def _embed(self, batch: Batch, network: Network) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Embeddings of bases ``(B, K, D)`` and crops ``(B, R, D)``; pooled features."""
+    def features(self, predicted: Predicted) -> Tensor:
+        """Pooled features of all crops."""
+        return predicted.features
+
+    def sections(
+        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """One section."""
+        return [section(self.config, predicted, samples)]
+
+    def _embed(self, batch: Batch, network: Network) -> Embedded:
         views, count = batch["views"], batch["overlap"].shape[-1]
         scales = len(network.backbone.channels)
         features = pooled(network.backbone.encode(views.flatten(0, 1)), scales)
         embedded = network.heads(features).unflatten(0, views.shape[:2])
-        return (embedded[:, :count], embedded[:, count:]), features
+        return Embedded(embedded[:, :count], embedded[:, count:], features)
