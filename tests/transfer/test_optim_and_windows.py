@@ -13,7 +13,7 @@ from situs.backbones import BackboneConfig, build
 from situs.transfer import windows
 from situs.transfer.losses import classification_loss, segmentation_loss
 from situs.transfer.networks import Classifier, Segmenter, pooled
-from situs.transfer.optim import parameter_groups, warmup_cosine
+from situs.transfer.optim import parameter_groups
 from situs.transfer.patches import Framing
 
 SMALL = {"channels": [4, 8, 8]}
@@ -38,14 +38,6 @@ def test_each_block_learns_slower_than_the_next() -> None:
     listed = [id(p) for g in groups for p in g["params"]]
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
     assert len(set(listed)) == len(listed)
-
-
-def test_schedule() -> None:
-    factor = warmup_cosine(10, 110)
-    assert [factor(0), factor(4), factor(9), factor(10)] == pytest.approx([0.1, 0.5, 1, 1])
-    assert factor(60) == pytest.approx(0.5)
-    assert factor(110) == pytest.approx(0)
-    assert warmup_cosine(100, 10)(9) > 0, "a warm-up longer than the run is cut short"
 
 
 class Pointwise(nn.Module):

@@ -65,11 +65,13 @@ def study(
 def _print_event(event: Any, done: int, total: int) -> None:
     from rich.markup import escape  # noqa: PLC0415
 
+    from situs.text import duration  # noqa: PLC0415
+
     what = escape(f"{event.job.kind} {event.job.title}")
     if event.what == "started":
         out.print(f"[dim]\\[{done}/{total}][/] {what} …", highlight=False)
     elif event.what == "done":
-        out.print(f"\\[{done}/{total}] {what}: done in {event.seconds:.0f} s", highlight=False)
+        out.print(f"\\[{done}/{total}] {what}: done in {duration(event.seconds)}", highlight=False)
     else:
         out.print(
             f"[bold red]{what} failed[/], see {escape(str(event.folder / 'log.txt'))}",

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from situs.errors import SitusError
 from situs.files import write_json
+from situs.text import duration
 from situs.training.run import Run
 from situs.transfer import Result
 
@@ -120,7 +121,7 @@ class DemoResult:
             scores = [result.scores[key] for key in ("dice", "hd95_mm", "surface_dice")]
             row = ["–" if score is None else f"{score:.3f}" for score in scores]
             table.add_row(f"{LABELLED}, {name}", *row)
-        spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in self.seconds.items())
+        spent = ", ".join(f"{stage} {duration(value)}" for stage, value in self.seconds.items())
         planes: list[RenderableType] = []
         if self.planes:
             from situs.planning import summary_table  # noqa: PLC0415

@@ -25,6 +25,7 @@ from scipy.spatial.transform import Rotation
 
 from situs.demo.cohort import demo_cohort
 from situs.geometry import Plane
+from situs.geometry.frames import turn_lps_ras
 from situs.planning import prepared_studies
 from situs.store import Preprocessing
 from situs.views.planes import centred_plane, cut
@@ -34,7 +35,6 @@ from situs.views.source import Source
 Kind = Literal["heart", "knee"]
 Array = npt.NDArray[np.float64]
 
-_RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 _SPREAD_DEG, _SPREAD_MM = 2.0, 2.0  # how differently technicians prescribe; standard deviations
 _FIELD_DEG, _FIELD_SHIFT = 20.0, 0.1  # most that a field of view is turned, moved (of its width)
 _BEAT_MS = 800.0
@@ -247,10 +247,8 @@ def _header(
         "PositionReferenceIndicator": "",
         "ImageType": ["DERIVED", "SECONDARY", "REFORMATTED"],
         "InstanceNumber": instance,
-        "ImagePositionPatient": decimals(plane.origin_mm * _RAS_TO_LPS),
-        "ImageOrientationPatient": decimals(
-            np.concatenate([plane.row_mm * _RAS_TO_LPS, plane.column_mm * _RAS_TO_LPS])
-        ),
+        "ImagePositionPatient": decimals(turn_lps_ras(plane.origin_mm)),
+        "ImageOrientationPatient": decimals(turn_lps_ras([plane.row_mm, plane.column_mm]).ravel()),
         "PixelSpacing": decimals(plane.spacing),
         "SliceThickness": decimals(series.thickness_mm)[0],
         "SpacingBetweenSlices": decimals(series.step_mm)[0],

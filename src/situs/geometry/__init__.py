@@ -8,6 +8,7 @@ from situs.geometry.correspondence import (
     token_affine,
     token_centres,
 )
+from situs.geometry.frames import turn_affine_lps_ras, turn_lps_ras
 from situs.geometry.gaps import chunk_offsets, cycle_sums, gap_matrix, route_sums
 from situs.geometry.lines import clip_lines, line_heatmap, transform_lines
 from situs.geometry.planes import Plane, intersect
@@ -28,4 +29,6 @@ __all__ = [
     "token_affine",
     "token_centres",
     "transform_lines",
+    "turn_affine_lps_ras",
+    "turn_lps_ras",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import SitusError
+from situs.geometry.frames import turn_lps_ras
 from situs.geometry.lines import clip_lines
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ Vector = tuple[float, float, float]
 _PERPENDICULAR = 1e-2
 # Below this sine the direction of the line is rounding noise.
 _PARALLEL = 1e-9
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +130,9 @@ class Plane:
         )
         spacing = _attribute(dataset, "PixelMeasuresSequence", "PixelSpacing", frame)
         return cls(
-            origin_mm=np.array(position, dtype=np.float64) * _LPS_TO_RAS,
-            row_mm=np.array(orientation[:3], dtype=np.float64) * _LPS_TO_RAS,
-            column_mm=np.array(orientation[3:], dtype=np.float64) * _LPS_TO_RAS,
+            origin_mm=turn_lps_ras(position),
+            row_mm=turn_lps_ras(orientation[:3]),
+            column_mm=turn_lps_ras(orientation[3:]),
             shape=(int(dataset.Rows), int(dataset.Columns)),
             spacing=(float(spacing[0]), float(spacing[1])),
         )

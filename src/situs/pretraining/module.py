@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,10 +21,11 @@ from situs.methods.composition import (
     looked_at,
 )
 from situs.observation import Observation, Reach
-from situs.pretraining.config import OptimiserConfig, PretrainConfig
+from situs.pretraining.config import PretrainConfig
 from situs.pretraining.controls import controls_of
 from situs.pretraining.data import EndlessSampler, Item, ViewDataset, loader, observed_batch
 from situs.pretraining.teacher import make_teacher, momentum_at, update_teacher
+from situs.training.schedule import warmup_cosine
 
 _REACH = 2  # samples: enough to see where gradients arrive
 
@@ -89,10 +89,8 @@ class Pretraining(pl.LightningModule):
             ],
             lr=optimiser.lr,
         )
-        steps = self.config.steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            adamw, lambda step: lr_factor(optimiser, step, steps)
-        )
+        factor = warmup_cosine(optimiser.warmup_steps, self.config.steps, optimiser.final_lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, factor)
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -223,12 +221,3 @@ class Pretraining(pl.LightningModule):
         scans = [scan for part in batch["views"].values() for scan in looked_at(part, items)]
         keys = dict.fromkeys(source.key for sources in scans for source in sources)
         return [self.names.get(key, key) for key in keys]
-
-
-def lr_factor(config: OptimiserConfig, step: int, steps: int) -> float:
-    """Factor of the learning rate: linear warm-up, then half a cosine down to ``final_lr``."""
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    cosine = (1 + math.cos(math.pi * min(1.0, done))) / 2
-    return config.final_lr + (1 - config.final_lr) * cosine

@@ -8,7 +8,8 @@ from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from situs.config import Config
 
@@ -42,8 +43,7 @@ def momentum_at(config: TeacherConfig, step: int, steps: int) -> float:
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Parameters: θ_t ← m θ_t + (1 − m) θ_s. Buffers (running statistics) are copied."""
-    averages: list[Tensor] = list(teacher.parameters())
-    values: list[Tensor] = list(student.parameters())
-    torch._foreach_lerp_(averages, values, 1 - momentum)
-    for average, value in zip(teacher.buffers(), student.buffers(), strict=True):
-        average.copy_(value)
+    average = get_ema_multi_avg_fn(momentum)
+    average(list(teacher.parameters()), list(student.parameters()), None)
+    for buffer, value in zip(teacher.buffers(), student.buffers(), strict=True):
+        buffer.copy_(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -79,21 +78,6 @@ class Scan:
     @property
     def orientation(self) -> str:
         """Anatomical direction that each array axis runs towards, for instance ``"RAS"``."""
-        return axis_codes(self.affine)
+        from nibabel.orientations import aff2axcodes  # noqa: PLC0415 - `import situs` is quick
 
-
-def axis_codes(affine: npt.NDArray[np.float64]) -> str:
-    """Anatomical direction of each array axis, each axis of the body used once.
-
-    Args:
-        affine: ``(4, 4)``, voxels to RAS mm.
-
-    Returns:
-        Three letters of R/L, A/P, S/I.
-    """
-    # The assignment of array axes to body axes that fits best; a plain argmax by column could
-    # name one body axis twice for a volume that lies at 45°.
-    rotation = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    best = max(permutations(range(3)), key=lambda p: sum(abs(rotation[p[a], a]) for a in range(3)))
-    letters = (("L", "R"), ("P", "A"), ("I", "S"))
-    return "".join(letters[best[a]][int(rotation[best[a], a] > 0)] for a in range(3))
+        return "".join(aff2axcodes(self.affine))

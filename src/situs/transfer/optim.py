@@ -1,9 +1,7 @@
-"""Who learns how fast: layer-wise decay, frozen parts and the schedule."""
+"""Who learns how fast: layer-wise decay and frozen parts."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -32,19 +30,6 @@ def parameter_groups(
         params = [parameter for module in block for parameter in module.parameters()]
         groups.append({"name": f"encoder.{i}", "params": params, "lr": rate})
     return groups
-
-
-def warmup_cosine(warmup_steps: int, steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: linear warm-up, then cosine to zero."""
-    warmup_steps = min(warmup_steps, steps // 2)
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        done = (step - warmup_steps) / max(1, steps - warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-    return factor
 
 
 def freeze(module: nn.Module, frozen: bool = True) -> None:

@@ -27,6 +27,7 @@ from situs.config import Config, Seed, load_config, validate
 from situs.datasets.dataset import DatasetOptions
 from situs.errors import ConfigError
 from situs.store import Preprocessing
+from situs.text import duration
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import Cases
 from situs.transfer.features import scan_feature, slice_axis_of, voxel_features
@@ -111,7 +112,7 @@ class ProbeResult(Config):
             f"{part}: {self.samples[part]} {self.what.split()[0]}s of {len(names)} cases"
             for part, names in self.cases.items()
         )
-        lines: list[RenderableType] = [table, f"{counts}; {self.seconds:.0f} s"]
+        lines: list[RenderableType] = [table, f"{counts}; {duration(self.seconds)}"]
         if self.left_out:
             names = escape(", ".join(self.left_out))
             lines.append(f"left out, as all or none of the training scans have it: {names}")

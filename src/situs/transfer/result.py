@@ -16,6 +16,7 @@ from rich.table import Table
 from situs.config import Config, validate
 from situs.errors import RunError
 from situs.files import write_csv, write_json
+from situs.text import duration
 from situs.version import __version__
 from situs.weights.ledger import Ledger
 
@@ -107,7 +108,7 @@ class Result(Config):
         table.add_section()
         table.add_row("mean", *(_cell(key, self.scores[key]) for key in keys), style="bold")
         start = "from scratch" if self.init == "none" else f"from {self.method} weights"
-        spent = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
+        spent = ", ".join(f"{name} {duration(value)}" for name, value in self.seconds.items())
         words = f"{len(self.split['train'])} labelled cases, {start}; {spent}; {self.folder}"
         return Group(table, escape(words))
 

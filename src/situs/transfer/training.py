@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 from situs.errors import NonFiniteLoss
 from situs.training.engine import precision, quick_layout, quiet_engine
 from situs.training.run import MetricsFile
+from situs.training.schedule import warmup_cosine
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.losses import Loss
 from situs.transfer.networks import Classifier, Segmenter
-from situs.transfer.optim import freeze, parameter_groups, warmup_cosine
+from situs.transfer.optim import freeze, parameter_groups
 from situs.transfer.patches import Batch, PatchSampler
 
 Model = Segmenter | Classifier

@@ -14,6 +14,7 @@ from situs.catalog.studies import by_role, load_rules, middle_plane
 from situs.config import unknown_name
 from situs.errors import SitusError
 from situs.geometry import Plane
+from situs.geometry.frames import turn_lps_ras
 from situs.geometry.line_fit import fit_line
 from situs.geometry.stacks import stack_axis
 from situs.methods.base import Network
@@ -58,7 +59,6 @@ class RolePlan:
         """JSON-able; the plane both in RAS mm and as DICOM attributes (LPS mm)."""
         values: dict[str, Any] = {k: v for k, v in vars(self).items() if k != "plane"}
         if self.plane is not None:
-            lps = np.array([-1.0, -1.0, 1.0])
             plane = self.plane
             values["plane_ras"] = {
                 "origin_mm": plane.origin_mm.tolist(),
@@ -67,9 +67,10 @@ class RolePlan:
                 "shape": plane.shape,
                 "spacing": plane.spacing,
             }
+            directions = turn_lps_ras([plane.row_mm, plane.column_mm])
             values["plane_dicom"] = {
-                "ImagePositionPatient": (plane.origin_mm * lps).tolist(),
-                "ImageOrientationPatient": [*(plane.row_mm * lps), *(plane.column_mm * lps)],
+                "ImagePositionPatient": turn_lps_ras(plane.origin_mm).tolist(),
+                "ImageOrientationPatient": directions.ravel().tolist(),
                 "PixelSpacing": plane.spacing,
                 "Rows": plane.shape[0],
                 "Columns": plane.shape[1],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from situs import text
 from situs.evaluation.measures import Metric
 from situs.study.config import SCRATCH, StudyConfig
 from situs.study.results import StudyResult
@@ -27,12 +28,8 @@ def p_value(value: Any) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """Seconds as a person says them."""
-    if _absent(seconds):
-        return "–"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    """Seconds as a person says them; a dash where there are none."""
+    return "–" if _absent(seconds) else text.duration(seconds)
 
 
 def labels_needed(row: Record) -> str:

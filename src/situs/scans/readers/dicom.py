@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from situs.errors import ScanRefused
+from situs.geometry.frames import turn_affine_lps_ras
 from situs.scans import quality
 from situs.scans.formats import format_by_name
 from situs.scans.names import walk
@@ -26,7 +27,6 @@ from situs.scans.readers.options import ReadOptions, chosen_volumes
 from situs.scans.refusals import refuse
 from situs.scans.scan import Provenance, Scan
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _FEW_SLICES = 8  # of a localizer in one plane
 
 
@@ -82,7 +82,7 @@ def read_files(files: Sequence[Path], path: Path, options: ReadOptions) -> Scan:
         description=_description(series, localizer),
         notes=tuple(notes),
     )
-    return Scan(np.stack(volumes), _LPS_TO_RAS @ affine, series.modality, provenance)
+    return Scan(np.stack(volumes), turn_affine_lps_ras(affine), series.modality, provenance)
 
 
 def files_below(path: Path) -> list[Path]:

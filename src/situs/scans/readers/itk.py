@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 
+from situs.geometry.frames import turn_affine_lps_ras
 from situs.scans import quality
 from situs.scans.names import is_utf8
 from situs.scans.privacy import digest, role_words
@@ -18,7 +19,6 @@ from situs.scans.readers.options import ReadOptions, chosen_volumes
 from situs.scans.refusals import refuse
 from situs.scans.scan import Provenance, Scan
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 2**20
 _PIECE = 2**20
 _IO = {"nrrd": "NrrdImageIO", "mha": "MetaImageIO"}
@@ -190,7 +190,7 @@ def _affine(reader: sitk.ImageFileReader, path: Path) -> npt.NDArray[np.float64]
     m = min(n, 3)
     affine[:m, :m] = (direction * np.array(reader.GetSpacing()))[:m, :m]
     affine[:m, 3] = reader.GetOrigin()[:m]
-    return _LPS_TO_RAS @ affine
+    return turn_affine_lps_ras(affine)
 
 
 def _check_length(
