@@ -65,6 +65,8 @@ def test_a_masked_slice_is_where_its_affine_says() -> None:
     np.testing.assert_array_equal(
         views["image"][0].numpy(), scan.array[0, x : x + 16, y : y + 16, z]
     )
+    across = compose("mae", {**METHODS["mae"], "axes": [0]})
+    assert across.sample([scan], np.random.default_rng(0))["mae"]["extent"].tolist() == [1, 16, 16]
 
 
 def test_blocks_of_slices_tile_them() -> None:

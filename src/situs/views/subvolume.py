@@ -30,14 +30,20 @@ def random_start(
     return (x, y, z)
 
 
-def slice_axis(source: Source, dims: int, rng: np.random.Generator) -> int | None:
+def slice_axis(
+    source: Source, dims: int, rng: np.random.Generator, axes: Sequence[int] | None = None
+) -> int | None:
     """Draw the axis that a view of two dimensions is perpendicular to; None for one of three.
 
-    Slices lie across a stack's own axis, or across any axis of a volume without one.
+    Args:
+        source: The scan.
+        dims: Of the view.
+        rng: Source of randomness.
+        axes: To draw from; by default a stack's own axis, or any of a volume without one.
     """
     if dims == 3:
         return None
-    axes = stack_axes(source)
+    axes = axes or stack_axes(source)
     return int(axes[rng.integers(len(axes))])
 
 

@@ -18,6 +18,8 @@ class MaeConfig(MethodConfig):
     Attributes:
         view_size: Voxels of the sub-volume along each axis; two numbers for slices, which lie
             across the stack's axis and train a network of two dimensions.
+        axes: Array axes that slices lie across, 0 sagittal, 1 coronal, 2 axial; None takes the
+            stack's own where there is one, and any axis otherwise.
         block_size: Voxels of a hidden block; must divide ``view_size``, and for sparse masking
             be a multiple of the backbone's largest stride. ``None`` takes the smallest such
             multiple of at least 8 voxels.
@@ -31,6 +33,7 @@ class MaeConfig(MethodConfig):
 
     default_weights: ClassVar[dict[str, float]] = {"reconstruction": 1.0}
     view_size: Size = (32, 32, 32)
+    axes: tuple[Literal[0, 1, 2], ...] | None = None
     block_size: Size | None = None
     mask_ratio: float = Field(0.6, gt=0, lt=1)
     masking: Literal["auto", "sparse", "input"] = "auto"

@@ -69,7 +69,9 @@ class Mae(Method):
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """One masked sub-volume; see :func:`~situs.methods.mae.views.sample_masked`."""
         config = self.config
-        return sample_masked(scan, config.view_size, config.blocks, config.mask_ratio, rng)
+        return sample_masked(
+            scan, config.view_size, config.blocks, config.mask_ratio, rng, config.axes
+        )
 
     def heads(self, backbone: Backbone) -> nn.Module:
         """Tokens and the map to intensities."""

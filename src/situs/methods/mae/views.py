@@ -58,6 +58,7 @@ def sample_masked(
     block_size: Sequence[int],
     ratio: float,
     rng: np.random.Generator,
+    axes: Sequence[int] | None = None,
 ) -> Batch:
     """A random sub-volume, or slice, with its mask.
 
@@ -66,7 +67,7 @@ def sample_masked(
         boolean, false on padding; ``start (3,)`` and ``extent (3,)`` first voxel and voxels of
         the view in the scan.
     """
-    axis = slice_axis(source, len(view_size), rng)
+    axis = slice_axis(source, len(view_size), rng, axes)
     extent = spanned(view_size, axis)
     start = random_start(source.shape, extent, rng)
     image, inside = source.read(start, extent), inside_mask(source.shape, start, extent)

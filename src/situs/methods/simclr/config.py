@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -18,6 +18,8 @@ class SimClrConfig(MethodConfig):
     Attributes:
         view_size: Voxels of a view along each axis, as the network sees it; two numbers for
             slices, which lie across the stack's axis and train a network of two dimensions.
+        axes: Array axes that slices lie across, 0 sagittal, 1 coronal, 2 axial; None takes the
+            stack's own where there is one, and any axis otherwise.
         zoom: Range of the length of scan under a view, relative to ``view_size``; drawn
             log-uniformly for each view, the same along all axes.
         max_shift: Largest distance between the two views' centres along each axis, relative to
@@ -32,6 +34,7 @@ class SimClrConfig(MethodConfig):
 
     default_weights: ClassVar[dict[str, float]] = {"nt_xent": 1.0}
     view_size: Size = (32, 32, 32)
+    axes: tuple[Literal[0, 1, 2], ...] | None = None
     zoom: tuple[float, float] = (0.7, 1.2)
     max_shift: float = Field(0.4, ge=0)
     flip: float = Field(0.0, ge=0, le=1)

@@ -37,7 +37,7 @@ def sample_pair(source: Source, config: SimClrConfig, rng: np.random.Generator) 
     Returns:
         ``views (2, C, *view_size)``; ``start (2, 3)`` and ``extent (2, 3)`` in scan voxels.
     """
-    axis = slice_axis(source, len(config.view_size), rng)
+    axis = slice_axis(source, len(config.view_size), rng, config.axes)
     crops = draw_crops(source.shape, config, rng, axis)
     size = spanned(config.view_size, axis)
     views = [jitter(cut(source, c, size), config.intensity, rng) for c in crops]
