@@ -16,6 +16,7 @@ from situs.methods.base import Network
 from situs.methods.composition import compose
 from situs.methods.mae.losses import from_blocks, to_blocks
 from situs.observation import ImagesPanel, iter_panels
+from situs.pretraining.teacher import make_teacher
 from situs.views import ArraySource
 
 SHAPE = (30, 26, 7)  # slices lie 4 mm apart, pixels 1 mm
@@ -29,6 +30,7 @@ def stacks(count: int) -> list[ArraySource]:
 METHODS: dict[str, dict[str, Any]] = {
     "mae": {"view_size": [16, 16], "block_size": [8, 8]},
     "simclr": {"view_size": [16, 16], "zoom": [0.8, 1.2], "flip": 0.5},
+    "dino": {"global_size": [16, 16], "local_size": [8, 8], "locals": 2, "prototypes": 32},
 }
 
 
@@ -41,12 +43,13 @@ def test_a_step_and_an_observation_on_slices(name: str) -> None:
     rngs = [np.random.default_rng(i) for i in range(4)]
     batch = {name: stack([method.sample([s], r)[name] for s, r in zip(scans, rngs, strict=True)])}
     network = Network(backbone, method.build_heads(backbone))
-    result = method.step(batch, network, None, torch.Generator())
+    teacher = make_teacher(network) if method.uses_teacher else None
+    result = method.step(batch, network, teacher, torch.Generator())
     result.losses["total"].backward()
     assert all(p.grad is not None for p in backbone.encoder.parameters())
 
     with torch.no_grad():
-        found = method.observe(batch, network.eval(), None, [[s] for s in scans], 0)[name]
+        found = method.observe(batch, network.eval(), teacher, [[s] for s in scans], 0)[name]
     shown = [p for _, p in iter_panels(found) if isinstance(p, ImagesPanel)]
     assert shown
     for panel in shown:

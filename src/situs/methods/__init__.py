@@ -49,6 +49,7 @@ _REGISTRY = Registry(
         "s2dc": "situs.methods.s2dc:S2dc",
         "mae": "situs.methods.mae:Mae",
         "simclr": "situs.methods.simclr:SimClr",
+        "dino": "situs.methods.dino:Dino",
         "voco": "situs.methods.voco:Voco",
         "sal": "situs.methods.sal:Sal",
         "planes": "situs.methods.planes:Planes",

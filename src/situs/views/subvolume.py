@@ -44,7 +44,7 @@ def slice_axis(
     if dims == 3:
         return None
     axes = axes or stack_axes(source)
-    return int(axes[rng.integers(len(axes))])
+    return axes[int(rng.integers(len(axes)))]
 
 
 def spanned(size: Sequence[int], axis: int | None) -> tuple[int, int, int]:

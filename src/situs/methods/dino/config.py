@@ -1,0 +1,74 @@
+"""Configuration of the method ``dino``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from situs.methods.base import MethodConfig
+from situs.views.intensity import IntensityConfig
+
+Size = tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt]
+Range = tuple[float, float]
+
+
+class DinoConfig(MethodConfig):
+    """What the student and its average are shown, and how their answers are compared.
+
+    Attributes:
+        global_size: Voxels of a global view along each axis; two numbers for slices, which lie
+            across the stack's axis and train a network of two dimensions.
+        local_size: Voxels of a local view along each axis.
+        axes: Array axes that slices lie across, 0 sagittal, 1 coronal, 2 axial; None takes the
+            stack's own where there is one, and any axis otherwise.
+        locals: Local views of a sample; the teacher never sees them.
+        global_zoom: Range of the length of scan under a global view, relative to its size; drawn
+            log-uniformly for each view, the same along all axes.
+        local_zoom: Likewise for local views, relative to theirs.
+        max_shift: Largest distance between the two global views' centres along each axis,
+            relative to their size. The centres of local views lie inside the first global view.
+        flip: Probability of mirroring along each axis. Off by default: left and right, front and
+            back are anatomy.
+        intensity: Intensity changes of each view.
+        student_temperature: τ of the student's softmax.
+        teacher_temperature: τ of the teacher's softmax, lower so that its answers are sharp.
+        center_momentum: Of the running mean that is taken off the teacher's answers, so that none
+            of the prototypes wins always.
+        prototypes: Number of answers that student and teacher choose between.
+        hidden: Width of the projection head.
+        bottleneck: Dimensions of the embedding before the prototypes.
+    """
+
+    default_weights: ClassVar[Mapping[str, float]] = {"distillation": 1.0, "koleo": 0.1}
+    global_size: Size = (32, 32, 32)
+    local_size: Size = (16, 16, 16)
+    axes: tuple[Literal[0, 1, 2], ...] | None = None
+    locals: NonNegativeInt = 4
+    global_zoom: Range = (0.8, 1.25)
+    local_zoom: Range = (0.8, 1.25)
+    max_shift: float = Field(0.4, ge=0)
+    flip: float = Field(0.0, ge=0, le=1)
+    intensity: IntensityConfig = Field(default_factory=IntensityConfig)
+    student_temperature: float = Field(0.1, gt=0)
+    teacher_temperature: float = Field(0.04, gt=0)
+    center_momentum: float = Field(0.9, ge=0, lt=1)
+    prototypes: PositiveInt = 1024
+    hidden: PositiveInt = 512
+    bottleneck: PositiveInt = 128
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.local_size) != len(self.global_size):
+            raise ValueError(
+                f"local_size {self.local_size} must have as many numbers as global_size "
+                f"{self.global_size}"
+            )
+        for name, (low, high) in (
+            ("global_zoom", self.global_zoom),
+            ("local_zoom", self.local_zoom),
+        ):
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be (low, high) with 0 < low ≤ high")
+        return self

@@ -1,0 +1,71 @@
+"""Cross entropy between the teacher's and the student's answers, and a spread of embeddings."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from situs.methods.precision import at_least_single, cosines
+
+
+def distillation(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+) -> Tensor:
+    """Mean cross entropy H(P_t(x), P_s(x')) over teacher views x and student views x' ≠ x.
+
+    P_s = softmax(z_s / τ_s) and P_t = softmax((z_t − c) / τ_t), without gradient to the teacher
+    (Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", arXiv 2104.14294,
+    equations 1 to 3).
+
+    Args:
+        student: ``(V, B, K)``, logits of all views; the first are the teacher's, in its order.
+        teacher: ``(G, B, K)``, logits of the global views, G ≤ V.
+        center: ``(K,)``, running mean of the teacher's logits.
+        student_temperature: τ_s.
+        teacher_temperature: τ_t.
+    """
+    target = ((at_least_single(teacher) - center) / teacher_temperature).softmax(-1).detach()
+    answer = (at_least_single(student) / student_temperature).log_softmax(-1)
+    pairs = -torch.einsum("gbk,vbk->gv", target, answer) / target.shape[1]
+    other = ~torch.eye(len(target), len(answer), dtype=torch.bool, device=pairs.device)
+    # Selecting by a mask would wait for the device.
+    return (pairs * other).sum() / (len(target) * (len(answer) - 1))
+
+
+def koleo(embeddings: Tensor) -> Tensor:
+    """Spread the directions of ``(B, D)``: −mean log of the distance to the nearest other one.
+
+    The Kozachenko-Leonenko estimate of entropy (Sablayrolles et al., arXiv 1806.03198, equation
+    2), as DINOv2 uses it (arXiv 2304.07193, section 4). Among the samples of one process.
+    """
+    similarity = cosines(embeddings, embeddings)
+    itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+    nearest = similarity.masked_fill(itself, -2).argmax(1)
+    directions = F.normalize(at_least_single(embeddings), dim=-1)
+    # The nearest one is only chosen by similarity: its distance must keep its precision.
+    distance = (directions - directions[nearest]).norm(dim=-1)
+    return -(distance + 1e-8).log().mean()
+
+
+@torch.no_grad()
+def update_center(center: Tensor, teacher: Tensor, momentum: float) -> None:
+    """C ← m c + (1 − m) mean of the teacher's logits over the views of all processes, in place.
+
+    Equation 4 of arXiv 2104.14294.
+
+    Args:
+        center: ``(K,)``.
+        teacher: ``(…, K)``.
+        momentum: m.
+    """
+    mean = at_least_single(teacher).flatten(0, -2).mean(0)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(mean)
+        mean /= dist.get_world_size()
+    center.lerp_(mean.to(center.dtype), 1 - momentum)

@@ -1,0 +1,127 @@
+"""Self-distillation as a :class:`~situs.methods.base.Method`."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from situs.backbones.base import Backbone
+from situs.methods.base import (
+    Batch,
+    Losses,
+    Method,
+    MethodConfig,
+    Nets,
+    Network,
+    Samples,
+    Scores,
+    StepScore,
+)
+from situs.methods.dino.config import DinoConfig
+from situs.methods.dino.heads import DinoHeads, heads_of
+from situs.methods.dino.losses import distillation, koleo, update_center
+from situs.methods.dino.views import sample_views
+from situs.methods.measured import Measured
+from situs.methods.projection import pooled
+from situs.methods.simclr.observation import Predicted, measure, section
+from situs.observation import Section
+from situs.views.source import Source
+
+
+class Dino(Method):
+    """A student answers for each view what its average says of the global ones.
+
+    After 3DINO, which brought DINOv2 to scans: global and local crops, a centred and sharpened
+    teacher, spread embeddings. Its masked tokens (iBOT) need a transformer and are left out.
+    """
+
+    name: ClassVar[str] = "dino"
+    title: ClassVar[str] = "Self-distillation of global and local views"
+    paper: ClassVar[str] = (
+        "Xu et al., A generalizable 3D framework and model for self-supervised learning in medical "
+        "imaging (3DINO), npj Digital Medicine 2025; Caron et al., ICCV 2021 (arXiv 2104.14294)"
+    )
+    formulas: ClassVar[dict[str, str]] = {
+        "distillation": "mean over x, x' ≠ x of −Σ_k softmax((z_t(x) − c) / τ_t) "
+        "log softmax(z_s(x') / τ_s)",
+        "koleo": "−mean log of the distance to the nearest other embedding",
+    }
+    monitor: ClassVar[str] = "retrieval_accuracy"
+    remedy: ClassVar[str] = (
+        "lower teacher_temperature or the learning rate, or raise the teacher's momentum"
+    )
+    least_batch = 2
+    uses_teacher = True
+    Config: ClassVar[type[MethodConfig]] = DinoConfig
+    config: DinoConfig
+
+    def __init__(self, config: DinoConfig) -> None:
+        super().__init__(config)
+        self.spatial_dims = len(config.global_size)
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Voxels of a global view."""
+        return self.config.global_size
+
+    def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
+        """Global and local views; see :func:`~situs.methods.dino.views.sample_views`."""
+        return sample_views(scan, self.config, rng)
+
+    def heads(self, backbone: Backbone) -> nn.Module:
+        """The projection head with its prototypes."""
+        if self.config.locals:
+            backbone.check_size(self.config.local_size)
+        return DinoHeads(backbone.channels[-1], self.config)
+
+    def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
+        """Ask the teacher for the global views and the student for all."""
+        config, heads = self.config, heads_of(nets.student.heads)
+        assert nets.teacher is not None
+        with torch.no_grad():
+            asked = nets.teacher.heads(_features(batch["views"], nets.teacher))
+        shown = _features(batch["views"], nets.student)
+        answers = heads(shown)
+        if config.locals:
+            answers = torch.cat([answers, heads(_features(batch["parts"], nets.student))])
+        terms = {
+            "distillation": distillation(
+                answers, asked, heads.center, config.student_temperature, config.teacher_temperature
+            )
+        }
+        if self.wants("koleo"):
+            terms["koleo"] = torch.stack([koleo(view) for view in shown]).mean()
+        sharp = ((asked - heads.center) / config.teacher_temperature).softmax(-1)
+        chosen = sharp.flatten(0, 1).mean(0)
+        used = (-(chosen * (chosen + 1e-12).log()).sum()).exp()
+        if torch.is_grad_enabled() and nets.student.training:
+            update_center(heads.center, asked, config.center_momentum)
+        return Losses(terms, {"prototypes_used": StepScore(used)})
+
+    def predict(self, batch: Batch, nets: Nets) -> Predicted:
+        """Embeddings of the global views and their pooled features."""
+        features = _features(batch["views"], nets.student).movedim(0, 1)
+        return Predicted(heads_of(nets.student.heads).embed(features).cpu(), features)
+
+    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
+        """Nearest neighbours among held-out global views."""
+        return measure(predicted, samples)
+
+    def features(self, predicted: Predicted) -> Tensor:
+        """Pooled features before the projection."""
+        return predicted.features.flatten(0, 1)
+
+    def sections(
+        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """One section."""
+        return [section(predicted, samples)]
+
+
+def _features(views: Tensor, network: Network) -> Tensor:
+    """Pooled features ``(V, B, D)`` of views ``(B, V, C, *spatial)``."""
+    features = pooled(network.backbone.encode(views.flatten(0, 1)))
+    return features.unflatten(0, views.shape[:2]).movedim(1, 0)
