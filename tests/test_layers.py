@@ -10,7 +10,7 @@ import situs
 # From the ground up. A part may import itself and what stands in the lines above its own.
 LAYERS = (
     {"errors", "text", "files", "version"},
-    {"config", "registry"},
+    {"config", "registry", "settings"},
     {"geometry"},
     {"observation"},
     {"scans"},

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from situs.store import Store
     from situs.training.run import Run
     from situs.transfer.finetune import finetune
+    from situs.transfer.predict import predict
+    from situs.transfer.probe import probe
     from situs.weights import load_encoder
 
 __all__ = [
@@ -30,7 +32,9 @@ __all__ = [
     "__version__",
     "finetune",
     "load_encoder",
+    "predict",
     "pretrain",
+    "probe",
     "read_scan",
     "run_study",
 ]
@@ -44,7 +48,9 @@ _LAZY = {
     "Store": "situs.store",
     "finetune": "situs.transfer",
     "load_encoder": "situs.weights",
+    "predict": "situs.transfer.predict",
     "pretrain": "situs.pretraining.pretrain",
+    "probe": "situs.transfer.probe",
     "read_scan": "situs.scans.read",
     "run_study": "situs.report.study",
 }

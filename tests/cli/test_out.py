@@ -21,6 +21,7 @@ VERBS = {
     "predict": ["x", "y"],
     "plan": ["x"],
     "export": ["x", "--to", "monai"],
+    "import": ["x"],
     "demo": [],
 }
 MAYBE_A_FILE = {"scan", "observe", "compare", "plan"}

@@ -8,20 +8,43 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from situs.cli.console import err
 from situs.errors import SitusError, speaking
-from situs.registry import import_code
 from situs.version import __version__
+
+# The verbs in the order of the work.
+PANELS = {
+    "Begin": ("demo", "doctor"),
+    "Scans": ("scan", "studies", "prepare", "check"),
+    "Pretraining": ("pretrain", "observe", "audit", "compare", "serve"),
+    "Transfer": ("finetune", "predict", "probe", "embed", "plan", "import", "export"),
+    "Comparison": ("study",),
+    "What there is": ("methods", "backbones", "config", "demo-studies"),
+}
+
+
+class InOrder(TyperGroup):
+    """A group whose verbs are listed in the order of :data:`PANELS`, each in its panel."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Names of all verbs; one that has no panel comes last."""
+        panels = {verb: panel for panel, verbs in PANELS.items() for verb in verbs}
+        for name, verb in self.commands.items():
+            verb.rich_help_panel = panels.get(name, "More")  # type: ignore[attr-defined]
+        known = [verb for verb in panels if verb in self.commands]
+        return known + [verb for verb in super().list_commands(ctx) if verb not in panels]
+
 
 app = typer.Typer(
     name="situs",
+    cls=InOrder,
     help="Pretrain encoders on unlabelled 3D medical scans by teaching them where things are.",
     no_args_is_help=True,
     invoke_without_command=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
@@ -43,8 +66,11 @@ def situs(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-    for module in modules or ():
-        import_code(module)
+    if modules:
+        from situs.registry import import_code  # noqa: PLC0415 - imports pydantic
+
+        for module in modules:
+            import_code(module)
     ctx.with_resource(speaking(_options(ctx)))
 
 
@@ -79,6 +105,7 @@ from situs.cli import (  # noqa: E402
     export,  # noqa: F401
     observe,  # noqa: F401
     plan,  # noqa: F401
+    reference,  # noqa: F401
     study,  # noqa: F401
     train,  # noqa: F401
     transfer,  # noqa: F401

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -30,6 +28,8 @@ def doctor(json: Json = False) -> None:
 
     Example: `situs doctor`
     """
+    import importlib.metadata  # noqa: PLC0415 - slow to import
+
     import torch  # noqa: PLC0415 - slow to import
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -9,7 +9,6 @@ import typer
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, out, out_folder, print_json
-from situs.config import read_yaml
 from situs.errors import ConfigError
 
 Set = Annotated[
@@ -58,6 +57,7 @@ def pretrain(
     Any setting can be given as `--set optimiser.lr=3e-4` or `--set options.view_size=[32,32,32]`;
     `situs pretrain --resume runs/first` goes on where a stopped run stood.
     """
+    from situs.config import read_yaml  # noqa: PLC0415
     from situs.pretraining.like_plan import like_plan as follow  # noqa: PLC0415
     from situs.pretraining.pretrain import pretrain as run_pretraining  # noqa: PLC0415
     from situs.training.run import Run  # noqa: PLC0415

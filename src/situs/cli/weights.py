@@ -8,13 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, out, print_json
+from situs.cli.console import Json, Quiet, out, out_folder, print_json
 
 
 @app.command("import")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A .pt, .pth or .safetensors file.")],
-    folder: Annotated[Path, typer.Option("--out", help="The weights folder to write.")],
+    folder: Annotated[
+        Path,
+        typer.Option("--out", callback=out_folder, help="The weights folder to write."),
+    ],
     layout: Annotated[
         str, typer.Option(help="auto, monai, voco, suprem, swin_unetr, nnunet or nnssl.")
     ] = "auto",

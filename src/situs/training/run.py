@@ -34,6 +34,12 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def __repr__(self) -> str:
+        if not (self.path / "run.json").is_file():
+            return f"Run('{self.path}', not there yet)"
+        info = self.info
+        return f"Run('{self.path}', {info.get('method', 'unknown method')}, {info['status']})"
+
     @classmethod
     def open(cls, path: str | Path) -> Run:
         """An existing run.

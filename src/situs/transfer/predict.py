@@ -48,7 +48,7 @@ class Predictions:
 
 
 def predict(
-    model: Model,
+    model: Model | str | Path,
     paths: Sequence[str | Path],
     out: str | Path,
     overwrite: bool = False,
@@ -63,7 +63,7 @@ def predict(
     cannot be used is skipped and named, the rest goes on.
 
     Args:
-        model: From :meth:`Model.load`.
+        model: A result folder of a fine-tuning, or what :meth:`Model.load` made of one.
         paths: Files, DICOM folders, or folders of any of these. For a model of several channels
             files ``NAME_0000``, ``NAME_0001``, … are the channels of one scan.
         out: Folder; must not hold predictions of the same scans, by name, unless ``overwrite``
@@ -78,6 +78,8 @@ def predict(
     """
     if overwrite and resume:
         raise RunError(f"say {setting('overwrite')} or {setting('resume')}, not both")
+    if not isinstance(model, Model):
+        model = Model.load(model).to_device()
     given = [Path(path) for path in paths]
     for path in given:
         if not path.exists():

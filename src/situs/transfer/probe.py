@@ -98,6 +98,12 @@ class ProbeResult(Config):
     left_out: tuple[str, ...] = ()
     seconds: float
 
+    def __repr__(self) -> str:
+        scores = ", ".join(
+            f"{row.probe} on {row.features} {row.balanced_accuracy:.3f}" for row in self.rows
+        )
+        return f"ProbeResult('{self.run}', {self.what}: {scores}, chance {self.chance:.3f})"
+
     def __rich__(self) -> RenderableType:
         """A table with a row a probe."""
         table = Table(title=f"{self.what} from frozen features: balanced accuracy")

@@ -91,6 +91,15 @@ class Result(Config):
         """Write ``result.json``; it comes last, so that its presence means finished."""
         write_json(self.folder / RESULT, self.model_dump(mode="json", exclude={"folder"}))
 
+    def __repr__(self) -> str:
+        known = {_HEADINGS.get(k, k): v for k, v in self.scores.items() if v is not None}
+        (name, value), *_ = known.items() or [("no score", math.nan)]
+        start = "scratch" if self.init == "none" else f"{self.method} weights"
+        return (
+            f"Result('{self.folder}', {self.task} from {start}, {name} {value:.3f} over "
+            f"{len(self.split['test'])} test cases)"
+        )
+
     def cases(self) -> list[dict[str, str]]:
         """Rows of ``cases.csv``."""
         with (self.folder / "cases.csv").open(newline="", encoding="utf-8") as stream:

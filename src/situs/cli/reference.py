@@ -1,0 +1,85 @@
+"""``situs methods``, ``situs backbones`` and ``situs config``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from situs.cli import app
+from situs.cli.console import Json, out, print_json
+
+
+@app.command()
+def methods(json: Json = False) -> None:
+    """List the pretext tasks: what each looks at, what it trains, where it was published.
+
+    Example: `situs methods`
+    """
+    from situs.methods import available, method_class  # noqa: PLC0415 - imports torch
+
+    rows = []
+    for name in available():
+        found = method_class(name)
+        trains = "encoder and decoder" if found.trains_decoder else "encoder"
+        rows.append(
+            {
+                "name": name,
+                "title": found.title,
+                "looks at": f"{'studies' if found.item == 'study' else 'scans'}, "
+                f"{found.spatial_dims}D",
+                "trains": trains,
+                "paper": found.paper,
+            }
+        )
+    _show(rows, json)
+    if not json:
+        out.print("sums: --method spatial+mae; settings: situs config spatial", highlight=False)
+
+
+@app.command()
+def backbones(json: Json = False) -> None:
+    """List the networks that can be pretrained.
+
+    Example: `situs backbones`
+    """
+    from situs.backbones import available, backbone_class  # noqa: PLC0415 - imports torch
+
+    rows = []
+    for name in available():
+        text = inspect.getdoc(backbone_class(name)) or ""
+        rows.append({"name": name, "what": " ".join(text.split("\n\n")[0].split())})
+    _show(rows, json)
+
+
+@app.command()
+def config(
+    method: Annotated[str, typer.Argument(help="A method; 'situs methods' lists them.")],
+) -> None:
+    """Print every setting of a pretraining with its default and meaning, as YAML.
+
+    Example: `situs config spatial > first.yaml`, then `situs pretrain --config first.yaml`
+
+    What is left empty is required: `data` and `out`, which may be given as options as well.
+    """
+    from situs.methods import method_class  # noqa: PLC0415 - imports torch
+    from situs.pretraining.config import PretrainConfig  # noqa: PLC0415
+    from situs.settings import commented_yaml  # noqa: PLC0415
+
+    options = method_class(method).Config
+    typer.echo(commented_yaml(PretrainConfig, {"method": method}, {"options": options}), nl=False)
+
+
+def _show(rows: list[dict[str, str]], json: bool) -> None:
+    if json:
+        print_json(rows)
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in rows[0]:
+        table.add_column(heading, overflow="fold", no_wrap=heading == "name")
+    for row in rows:
+        table.add_row(*map(escape, row.values()))
+    out.print(table)

@@ -1,0 +1,86 @@
+"""What the command line says about itself, and how soon."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from situs.cli import PANELS, app
+from situs.config import validate
+from situs.methods import available, method_class
+from situs.methods.composition import compose
+from situs.pretraining.config import PretrainConfig
+from situs.settings import described
+from situs.training.run import Run
+
+HEAVY = {"torch", "numpy", "pandas", "pydantic", "yaml", "monai", "matplotlib", "nibabel"}
+
+
+def test_help_lists_the_verbs_in_the_order_of_the_work() -> None:
+    verbs = get_command(app).commands  # type: ignore[attr-defined]
+    ordered = [verb for panel in PANELS.values() for verb in panel if verb in verbs]
+    assert set(ordered) == set(verbs), "every verb has its panel"
+    shown = CliRunner().invoke(app, ["--help"]).output
+    places = [shown.index(f"│ {verb} ") for verb in ordered]
+    assert places == sorted(places)
+    assert all(f"─ {panel} ─" in shown for panel in PANELS)
+
+
+def test_help_and_completion_import_nothing_heavy() -> None:
+    code = "import sys, situs.cli; print([m for m in sys.argv[1].split(',') if m in sys.modules])"
+    found = subprocess.run(
+        [sys.executable, "-c", code, ",".join(HEAVY)], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
+    words = {"_SITUS_COMPLETE": "complete_bash", "COMP_WORDS": "situs pre", "COMP_CWORD": "1"}
+    completed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv[0] = 'situs'; from situs.cli import main; main()",
+        ],
+        env={**os.environ, **words},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed.stdout.split() == ["prepare", "pretrain", "predict"]
+
+
+@pytest.mark.parametrize("method", available())
+def test_the_settings_of_a_method_are_all_there_explained_and_usable(method: str) -> None:
+    result = CliRunner().invoke(app, ["config", method])
+    assert result.exit_code == 0, result.output
+    values = yaml.safe_load(result.stdout)
+    assert list(values) == list(PretrainConfig.model_fields)
+    assert values["data"] is values["out"] is None, "these two are to be filled in"
+    config = validate(PretrainConfig, {**values, "data": "store", "out": "run"})
+    compose(config.method, config.options, config.weights, config.uncertainty)
+    assert config == PretrainConfig(
+        method=method, data=Path("store"), out=Path("run"), options=values["options"]
+    )
+    options = method_class(method).Config
+    missing = set(options.model_fields) - set(described(options)) - {"weights"}
+    assert not missing, f"settings of {method} that nothing explains"
+
+
+def test_methods_and_backbones_are_listed_and_explained() -> None:
+    rows = json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)
+    assert [row["name"] for row in rows] == available()
+    assert all(row["title"] and "arXiv" in row["paper"] for row in rows)
+    rows = json.loads(CliRunner().invoke(app, ["backbones", "--json"]).stdout)
+    assert {"cnn", "nnunet"} <= {row["name"] for row in rows if len(row["what"]) > 20}
+
+
+def test_a_run_says_what_it_is(tmp_path: Path) -> None:
+    assert repr(Run(tmp_path)) == f"Run('{tmp_path}', not there yet)"
+    (tmp_path / "run.json").write_text('{"method": "spatial", "status": "finished"}')
+    assert repr(Run(tmp_path)) == f"Run('{tmp_path}', spatial, finished)"
