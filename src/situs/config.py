@@ -6,10 +6,17 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from situs.errors import ConfigError, setting
 
@@ -32,6 +39,14 @@ C = TypeVar("C", bound=Config)
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What numpy, torch and Lightning all take for a seed."""
+
+Precision = Annotated[
+    Literal["auto", "32", "bf16-mixed", "16-mixed"],
+    # A YAML file says 32, a number.
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+]
+Accelerator = Literal["auto", "cpu", "gpu"]
+Strategy = Literal["auto", "ddp"]
 
 
 def load_config(

@@ -88,6 +88,46 @@ class NonFiniteLoss(SitusError):
         )
 
 
+class ProcessFailed(SitusError):
+    """Another process of the same run failed, and with it the run."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended a training between two steps; says how to go on.
+
+    A :class:`KeyboardInterrupt`, so that whoever calls situs stops as at any other Ctrl-C.
+    """
+
+
+class Terminated(SystemExit):
+    """A signal to end (SIGTERM, a scheduler's warning) was followed between two steps.
+
+    A :class:`SystemExit`: a script that does nothing about it ends with ``code``, and a shell's
+    ``&&`` goes no further.
+
+    Args:
+        message: What was saved and how to go on.
+        saved: Whether there is a state to go on from.
+    """
+
+    SAVED, UNSAVED = 75, 143
+
+    def __init__(self, message: str, saved: bool) -> None:
+        self.status = self.SAVED if saved else self.UNSAVED
+        super().__init__(self.status)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, whatever its type, says that memory was used up."""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "signal: killed")
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(word in said for word in words)
+
+
 def require(package: str, extra: str) -> None:
     """Raise a helpful :class:`SitusError` where an optional package is absent.
 

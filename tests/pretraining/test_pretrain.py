@@ -301,7 +301,7 @@ def test_new_resume_and_overwrite_are_three_wishes(
         pretrain(config, mode="resume", quiet=True)
     with pytest.raises(RunError, match="already holds a run"):
         pretrain(settings(store, whole.path), quiet=True)
-    with pytest.raises(RunError, match="batch_size: was 2, now 3"):
+    with pytest.raises(RunError, match="batch_size × devices: was 2, now 3"):
         pretrain(settings(store, whole.path, batch_size=3), mode="resume", quiet=True)
 
 

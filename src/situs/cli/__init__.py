@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
 from situs.cli.console import err
-from situs.errors import SitusError, speaking
+from situs.cli.exits import exit_of, table
+from situs.errors import Terminated, out_of_memory, speaking
+from situs.ranks import is_first
 from situs.version import __version__
 
 # The verbs in the order of the work.
@@ -25,6 +27,10 @@ PANELS = {
 }
 
 
+class _Stopped(BaseException):
+    """Carries a Ctrl-C past typer, which would end the process before anything could be said."""
+
+
 class InOrder(TyperGroup):
     """A group whose verbs are listed in the order of :data:`PANELS`, each in its panel."""
 
@@ -36,6 +42,13 @@ class InOrder(TyperGroup):
         known = [verb for verb in panels if verb in self.commands]
         return known + [verb for verb in super().list_commands(ctx) if verb not in panels]
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; what a Ctrl-C has to say gets out."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Stopped from error
+
 
 app = typer.Typer(
     name="situs",
@@ -45,6 +58,7 @@ app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    epilog=table(),
 )
 
 
@@ -114,21 +128,31 @@ from situs.cli import (  # noqa: E402
 
 
 def main() -> None:
-    """Entry point: exit code 0 for success, 1 for a result that is not, 2 for wrong use."""
+    """Entry point; how it ends is in :mod:`situs.cli.exits`."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that has no letter for something gets its number, as on standard error.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
-    except SitusError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except OSError as error:
-        if error.filename is None:
-            raise  # nothing that a user could look at
-        words = f"{error.filename}: {error.strerror or 'cannot be used'}"
+    except (Exception, KeyboardInterrupt, Terminated, _Stopped) as caught:
+        error = caught.__cause__ if isinstance(caught, _Stopped) else caught
+        code = exit_of(error) if error is not None else None
+        if error is None or code is None:
+            raise
+        if is_first():
+            _tell(error)
+        sys.exit(code)
+
+
+def _tell(error: BaseException) -> None:
+    """One message, however many processes there are."""
+    if isinstance(error, Exception):
+        words = str(error)
+        if out_of_memory(error):
+            words = f"out of memory: {error}"
+        elif isinstance(error, OSError):
+            words = f"{error.filename}: {error.strerror or 'cannot be used'}"
         err.print(f"[bold red]error:[/] {escape(words)}", highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("stopped; what was computed is kept")
-        sys.exit(130)
+    else:
+        said = str(error) or "stopped; what was computed is kept"
+        err.print(escape(said), highlight=False, soft_wrap=True)

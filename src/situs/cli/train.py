@@ -9,7 +9,15 @@ import typer
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, out, out_folder, print_json
+from situs.cli.devices import (
+    AcceleratorOption,
+    Devices,
+    NumNodes,
+    PrecisionOption,
+    StrategyOption,
+)
 from situs.errors import ConfigError
+from situs.ranks import is_first
 
 Set = Annotated[
     list[str] | None,
@@ -40,6 +48,11 @@ def pretrain(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step and device.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    devices: Devices = None,
+    num_nodes: NumNodes = None,
+    strategy: StrategyOption = None,
+    accelerator: AcceleratorOption = None,
+    precision: PrecisionOption = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue this run to its planned end.")
     ] = None,
@@ -75,6 +88,11 @@ def pretrain(
         "steps": steps,
         "batch_size": batch_size,
         "seed": seed,
+        "devices": devices,
+        "num_nodes": num_nodes,
+        "strategy": strategy,
+        "accelerator": accelerator,
+        "precision": precision,
     }
     values |= {key: value for key, value in given.items() if value is not None}
     if backbone:
@@ -87,6 +105,8 @@ def pretrain(
     mode: Literal["new", "resume", "overwrite"] = "overwrite" if overwrite else "new"
     mode = "resume" if resume else mode
     run = run_pretraining(values, mode=mode, init=init, overrides=settings or (), quiet=quiet)
+    if not is_first():
+        return
     _finish(run, report, json, quiet)
 
 

@@ -271,7 +271,9 @@ class Method(ABC):
         Args:
             batch: What :meth:`sample` gave, stacked: a leading batch dimension everywhere.
             nets: The student receives gradient; the teacher is there if :attr:`uses_teacher`.
-            generator: The step's only source of randomness (a CPU generator).
+            generator: The step's only source of randomness (a CPU generator), the same in all
+                processes: draw for the samples of all, and take this process's
+                :func:`~situs.methods.distributed.share`.
         """
 
     def wants(self, *terms: str) -> bool:

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from situs.methods.composition import Composition
+from situs.methods.distributed import alone
 from situs.methods.observing import reach_warnings
 from situs.observation import Observation
 from situs.pretraining.config import ControlTimes
@@ -78,7 +82,7 @@ class MetricsLogger(pl.Callback):
         step = trainer.global_step
         if not self.steps.whole or (step % self.log_every and step != trainer.max_steps):
             return
-        values = {name: float(value) for name, value in pl_module.latest.items()}
+        values = averaged(pl_module.latest)
         values["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         values["seconds"] = self.seconds
         values["data_wait_share"] = pl_module.data_wait_share
@@ -109,6 +113,15 @@ class MetricsLogger(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.seconds_before = float(state_dict["seconds"])
+
+
+def averaged(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Each value's mean over all processes, in one message."""
+    together = torch.stack([value.detach().float() for value in values.values()])
+    if dist.is_initialized():
+        dist.all_reduce(together)
+        together /= dist.get_world_size()
+    return dict(zip(values, together.tolist(), strict=True))
 
 
 class ObservationCallback(pl.Callback):
@@ -142,13 +155,15 @@ class ObservationCallback(pl.Callback):
         reach = pl_module.reach() if due else {}  # losses may gather: every process takes part
         if not trainer.is_global_zero or any(o.step == step for o in self.latest.values()):
             return
+        with alone():
+            observed = pl_module.observe(due)
         self.latest = {
             part: replace(
                 found,
                 reach=reach.get(part, ()),
                 warnings=(*found.warnings, *reach_warnings(reach.get(part, ()))),
             )
-            for part, found in pl_module.observe(due).items()
+            for part, found in observed.items()
         }
         prefixed = len(self.latest) > 1
         values = {}
@@ -194,7 +209,7 @@ class Checkpoints(pl.Callback):
             return
         self._judge(trainer, pl_module)
         step = trainer.global_step
-        if step % self.every == 0 or step == trainer.max_steps:
+        if step % self.every == 0 or step == trainer.max_steps or trainer.should_stop:
             self.save_last(trainer, pl_module)
 
     def on_exception(
@@ -205,13 +220,20 @@ class Checkpoints(pl.Callback):
             self.save_last(trainer, pl_module)
 
     def save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Weights, then the state."""
+        """Weights, then the state.
+
+        All processes hold the same network, so the first one writes it without the others: when
+        one of them has died there is nobody to wait for.
+        """
+        if not trainer.is_global_zero:
+            return
         partial = self._folder("last") / ".state.partial"
         partial.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(partial)  # all ranks take part
-        if trainer.is_global_zero:
-            self._save_weights("last", trainer, pl_module)
-            self.run.keep_state(partial, trainer.global_step)
+        # What Trainer.save_checkpoint does, but for its barrier.
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        trainer.strategy.checkpoint_io.save_checkpoint(state, partial)
+        self._save_weights("last", trainer, pl_module)
+        self.run.keep_state(partial, trainer.global_step)
 
     def _judge(self, trainer: pl.Trainer, pl_module: Pretraining) -> None:
         if not trainer.is_global_zero or not self.observing.latest:

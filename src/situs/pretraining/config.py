@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from situs.backbones.base import BackboneConfig
-from situs.config import Config, Seed
+from situs.config import Accelerator, Config, Precision, Seed, Strategy
 from situs.pretraining.teacher import TeacherConfig
 from situs.store import Preprocessing
 
@@ -42,9 +42,14 @@ class PretrainConfig(Config):
         steps: Optimiser steps.
         batch_size: Samples a step and device.
         precision: ``"auto"`` takes bf16 or fp16 mixed precision on a GPU that has it.
-        workers: Loader processes; 0 loads in the main process.
-        threads: Torch threads; 0 leaves the choice to torch.
-        devices: Accelerators to use.
+        workers: Loader processes of each device; 0 loads in the main process.
+        threads: Torch threads of each device; 0 takes the cores that are free.
+        devices: Devices of each machine; on a CPU, processes.
+        num_nodes: Machines.
+        strategy: How many devices train one network: ``"ddp"`` (a copy on each), which is also
+            what ``"auto"`` takes for more than one.
+        accelerator: ``"auto"`` takes a GPU where there is one.
+        compile: Compile the encoder with ``torch.compile``.
         held_out: Share of the patients whose scans are only observed, never trained on. Scans of
             one patient, study or file, and near-duplicates, never stand on both sides; with fewer
             than five such groups all scans are on both.
@@ -69,13 +74,22 @@ class PretrainConfig(Config):
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 4
     seed: Seed = 0
-    precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "auto"
+    precision: Precision = "auto"
     workers: NonNegativeInt = 1
     threads: NonNegativeInt = 0
     devices: PositiveInt = 1
+    num_nodes: PositiveInt = 1
+    strategy: Strategy = "auto"
+    accelerator: Accelerator = "auto"
+    compile: bool = False
     held_out: float = Field(0.1, ge=0, lt=1)
     observe_samples: PositiveInt = 32
     observe_every: NonNegativeInt = 250
     observe_controls: ControlTimes = "last"
     checkpoint_every: PositiveInt = 250
     log_every: PositiveInt = 10
+
+    @property
+    def world_size(self) -> int:
+        """Devices in all."""
+        return self.devices * self.num_nodes

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from situs.methods.composition import Composition, CompositionBatch
+from situs.training.stopping import leave_signals_to_the_trainer
 from situs.views.source import Source
 
 Item = Sequence[Source]
@@ -68,6 +69,7 @@ def loader(dataset: ViewDataset, sampler: EndlessSampler, workers: int) -> DataL
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         pin_memory=_has_gpu(),
+        worker_init_fn=leave_signals_to_the_trainer,
     )
 
 

@@ -207,14 +207,14 @@ class Pretraining(pl.LightningModule):
         return moved
 
     def _seed_step(self, batch_idx: int) -> torch.Generator:
-        """Seed the global generators (dropout) and make the step's own."""
+        """Seed the global generators (dropout) and make the step's own, alike in all processes."""
         micro = batch_idx % self.config.optimiser.accumulate
-        sequence = np.random.SeedSequence(
-            [self.config.seed, self.global_step, micro, self.global_rank]
-        )
-        everywhere, here = (int(word) for word in sequence.generate_state(2))
-        torch.manual_seed(everywhere)
-        return torch.Generator().manual_seed(here)
+        sequence = np.random.SeedSequence([self.config.seed, self.global_step, micro, 0])
+        dropout, drawn = (int(word) for word in sequence.generate_state(2))
+        # Units are dropped from other samples in each process, so by other draws.
+        torch.manual_seed(dropout + self.global_rank)
+        # Methods draw for the samples of all processes, and take those of their own.
+        return torch.Generator().manual_seed(drawn)
 
     def _scans(self, batch: dict[str, Any]) -> list[str]:
         items = [self.train_items[int(i)] for i in batch["item"]]

@@ -21,14 +21,16 @@ from situs.config import dump_yaml, load_config
 from situs.errors import ConfigError, setting
 from situs.files import write_file, write_json
 from situs.methods.composition import Composition, compose
+from situs.methods.distributed import synchronise
 from situs.pretraining.callbacks import Checkpoints, DataClock, MetricsLogger, ObservationCallback
 from situs.pretraining.config import PretrainConfig
 from situs.pretraining.data import Item, split_items
 from situs.pretraining.module import Pretraining
 from situs.pretraining.steps import StepRollback
+from situs.ranks import is_first
 from situs.splits.groups import scan_groups
 from situs.store import Store, prepare
-from situs.training.engine import precision, quick_layout, quiet_engine
+from situs.training.engine import engine, quick_layout, quiet_engine
 from situs.training.folder import (
     Mode,
     check_mode,
@@ -38,8 +40,20 @@ from situs.training.folder import (
     is_run,
     make_folder,
 )
+from situs.training.processes import Group, together
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
+from situs.training.stopping import (
+    StopBetweenSteps,
+    StopSignals,
+    how_it_ended,
+    requeue,
+    resume_command,
+    slurm_job,
+    stop_signals,
+    stopped,
+    was_requeued,
+)
 from situs.version import __version__
 from situs.views.source import Source
 from situs.weights import Card, load_into
@@ -73,19 +87,45 @@ def pretrain(
             data than the run was begun with, or without a whole state.
         NonFiniteLoss: If a loss term or the gradient stops being finite; the last good state
             is saved.
+        ProcessFailed: If another process of this run failed.
+        Interrupted: After Ctrl-C, when the step under way is whole and saved.
+        Terminated: After SIGTERM likewise.
     """
     config = load_config(PretrainConfig, config, overrides)
     composition = compose(config.method, config.options, config.weights, config.uncertainty)
     _check_batch(config, composition)
+    run = Run(config.out)
+    if is_first():
+        mode = _mode(run, mode)
+        check_mode(run, mode, _paths(config), init)
+    with (
+        stop_signals() as stops,
+        together(config.devices, config.num_nodes, config.accelerator) as group,
+    ):
+        mode = group.agreed(mode)
+        _pretrain(run, config, composition, mode, init, group, stops, quiet or not group.first)
+    return run
+
+
+def _pretrain(
+    run: Run,
+    config: PretrainConfig,
+    composition: Composition,
+    mode: Mode,
+    init: str | Path | None,
+    group: Group,
+    stops: StopSignals,
+    quiet: bool,
+) -> None:
+    """One process's part: the first one writes, the others find what it wrote."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    run = Run(config.out)
-    check_mode(run, mode, _paths(config), init)
-    store = _open_store(config, mode)
+    store = group.in_turn(lambda: _open_store(config, mode, group.first))
     items = _items(store, composition)
     groups = scan_groups(store.records)
     train, held_out = split_items(items, config.held_out, config.seed, groups)
-    _warn_of_few(train, config, composition)
+    if group.first:
+        _warn_of_few(train, config, composition)
     composition = composition.resolve_for_data([source for item in train for source in item])
     backbone = _build_backbone(config, composition, store)
     composition = composition.resolve_for_backbone(backbone)
@@ -94,18 +134,22 @@ def pretrain(
     if init is not None:
         load_into(backbone, init)
     records = _records(store, held_out)
-    state: Path | None = None
-    if mode == "resume":
+
+    def begin() -> Path | None:
+        """Make the folder, or find the state in it."""
+        if mode == "resume":
+            return _resumed(run, config, store, records, group.first)
+        if group.first:
+            make_folder(run, keep=[store.path])
+            _describe(run, config, composition, store, train, held_out)
+            write_json(run.path / "data.json", {"records": records, "refused": store.refused})
+        return None
+
+    if mode == "resume" and run.status == "finished":
         check_same_settings(run, config)
         check_same_data(run, store.fingerprint, records)
-        if run.status == "finished":
-            return run
-        state = run.verified_state()
-        _describe_resumed(run, config)
-    else:
-        make_folder(run, keep=[store.path])
-        _describe(run, config, composition, store, train, held_out)
-        write_json(run.path / "data.json", {"records": records, "refused": store.refused})
+        return
+    state = group.in_turn(begin)
     names = {record["key"]: record["source"] for record in records}
     module = Pretraining(config, composition, backbone, train, held_out, names, groups)
     card = Card(
@@ -117,17 +161,39 @@ def pretrain(
         decoder_trained=_decoder_trained(module),
         outside="background",
     )
-    _train(run, config, module, card, state, quiet)
-    return run
+    _train(run, config, module, card, state, stops, quiet)
+
+
+def _mode(run: Run, mode: Mode) -> Mode:
+    """A SLURM job that was queued again goes on with the run it began."""
+    again = mode == "new" and is_run(run.path) and was_requeued(run.info)
+    return "resume" if again else mode
+
+
+def _resumed(
+    run: Run,
+    config: PretrainConfig,
+    store: Store,
+    records: Sequence[Mapping[str, Any]],
+    first: bool,
+) -> Path:
+    """The state to go on from."""
+    if first:
+        check_same_settings(run, config)
+        check_same_data(run, store.fingerprint, records)
+    state = run.verified_state()
+    if first:
+        _describe_resumed(run, config)
+    return state
 
 
 def _check_batch(config: PretrainConfig, composition: Composition) -> None:
     """Refuse a batch in which a method has nothing to compare a sample with."""
-    together = config.batch_size * config.devices
+    together = config.batch_size * config.world_size
     for name, part in composition.parts.items():
         if together < part.least_batch:
             raise ConfigError(
-                f"batch_size {config.batch_size} on {config.devices} device(s) leaves '{name}' "
+                f"batch_size {config.batch_size} on {config.world_size} device(s) leaves '{name}' "
                 f"nothing to contrast a sample with: its loss would be 0 whatever it learns. Take "
                 f"batch_size={part.least_batch} or more (optimiser.accumulate does not help)"
             )
@@ -135,7 +201,7 @@ def _check_batch(config: PretrainConfig, composition: Composition) -> None:
 
 def _warn_of_few(train: Sequence[Item], config: PretrainConfig, composition: Composition) -> None:
     """Say so where a batch cannot hold different scans only."""
-    together = config.batch_size * config.devices
+    together = config.batch_size * config.world_size
     contrasting = [n for n, part in composition.parts.items() if part.least_batch > 1]
     if contrasting and len(train) < together:
         warnings.warn(
@@ -152,47 +218,74 @@ def _train(
     module: Pretraining,
     card: Card,
     state: Path | None,
+    stops: StopSignals,
     quiet: bool,
 ) -> None:
     quick_layout(module)
+    if config.world_size > 1:
+        synchronise(module)
+    if config.compile:
+        module.student.backbone.encoder.compile()
+    before = float(run.info.get("wall_seconds", 0.0)) if state is not None else 0.0
+    start, failure = time.perf_counter(), None
     with quiet_engine():
-        trainer = _trainer(run, config, card, quiet)
-        start, status = time.perf_counter(), "stopped"
+        trainer = _trainer(run, config, card, stops, quiet)
         try:
             trainer.fit(module, ckpt_path=state, weights_only=True)
-            status = "finished" if trainer.global_step >= config.steps else "stopped"
         except BaseException as error:
-            run.write_info({"stopped_by": f"{type(error).__name__}: {error}"})
-            raise
-        finally:
-            before = float(run.info.get("wall_seconds", 0.0)) if state is not None else 0.0
+            failure = error
+        step = trainer.global_step
+        if step >= config.steps and failure is None:
+            stops.received = None  # too late to stop anything
+        ending = how_it_ended(failure, stops)
+        if trainer.is_global_zero:
             run.write_info(
                 {
-                    "status": status,
-                    "step": trainer.global_step,
+                    "status": "finished" if ending == "finished" else "stopped",
+                    "ended": ending,
+                    "stopped_by": _stopped_by(failure, stops),
+                    "step": step,
                     "wall_seconds": round(before + time.perf_counter() - start, 1),
                     "data_wait_share": round(module.data_wait_share, 4),
                     "peak_memory_mib": _peak_memory_mib(),
                 }
             )
+            if ending == "terminated" and requeue(stops):
+                run.write_info({"requeued": True})
+    if ending in ("interrupted", "terminated"):
+        saved = _has_state(run)
+        again = resume_command("pretrain", run.path) if saved else "the same command"
+        raise stopped(stops, step, again, saved) from None
+    if failure is not None:
+        raise failure
 
 
-def _trainer(run: Run, config: PretrainConfig, card: Card, quiet: bool) -> pl.Trainer:
+def _stopped_by(failure: BaseException | None, stops: StopSignals) -> str | None:
+    if isinstance(failure, Exception):
+        return f"{type(failure).__name__}: {failure}"
+    return stops.received.name if stops.received is not None else None
+
+
+def _has_state(run: Run) -> bool:
+    return any((run.path / "checkpoints" / "last").glob("state-*.ckpt"))
+
+
+def _trainer(
+    run: Run, config: PretrainConfig, card: Card, stops: StopSignals, quiet: bool
+) -> pl.Trainer:
     steps = StepRollback()
     books = MetricsLogger(run, config.log_every, steps)
     observing = ObservationCallback(run, config.observe_every, books, config.observe_controls)
     return pl.Trainer(
         default_root_dir=run.path,
         max_steps=config.steps,
-        accelerator="auto",
-        devices=config.devices,
-        strategy="auto" if config.devices == 1 else "ddp_find_unused_parameters_true",
-        precision=precision(config.precision),
+        **engine(config.devices, config.num_nodes, config.accelerator, config.precision),
         accumulate_grad_batches=config.optimiser.accumulate,
         use_distributed_sampler=False,  # the endless sampler knows its rank
         logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
         callbacks=[
             steps,
+            StopBetweenSteps(stops, lambda: steps.whole),
             books,
             observing,
             Checkpoints(run, config.checkpoint_every, card, observing, steps),
@@ -209,10 +302,12 @@ def _paths(config: PretrainConfig) -> tuple[Path, ...]:
     return config.data if isinstance(config.data, tuple) else (config.data,)
 
 
-def _open_store(config: PretrainConfig, mode: Mode) -> Store:
+def _open_store(config: PretrainConfig, mode: Mode, first: bool) -> Store:
     """The store asked for, or one of the run's own, prepared from scans."""
     paths = _paths(config)
     own = config.out / "store"
+    if not first and Store.is_store(own) and not Store.is_store(paths[0]):
+        return Store.open(own)
     if mode == "resume" and Store.is_store(own) and not Store.is_store(paths[0]):
         check_same_paths(Run(config.out), paths)
         return Store.open(own)
@@ -275,6 +370,7 @@ def _describe(
         "hardware": _hardware(),
         "status": "running",
         "started": _now(),
+        "slurm_job": slurm_job(),
     }
     run.write_info(known)
 
@@ -284,7 +380,7 @@ def _describe_resumed(run: Run, config: PretrainConfig) -> None:
     write_file(run.path / "config.yaml", dump_yaml(config))  # with what was free to change
     part = {"started": _now(), "situs_version": __version__, "hardware": _hardware()}
     parts = [*run.info.get("resumed", []), part]
-    run.write_info({"status": "running", "stopped_by": None, "resumed": parts})
+    run.write_info({"status": "running", "ended": None, "stopped_by": None, "resumed": parts})
 
 
 def _records(store: Store, held_out: Sequence[Item]) -> list[dict[str, Any]]:

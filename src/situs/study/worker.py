@@ -185,6 +185,9 @@ def main() -> None:
             except Exception:  # whatever a job dies of belongs in its log, and others go on
                 traceback.print_exc()
                 answer = "failed"
+            except (KeyboardInterrupt, SystemExit) as end:  # a signal, with what was done saved
+                print(end, flush=True)  # noqa: T201 - the job's log
+                return
         print(answer, flush=True)  # noqa: T201 - the protocol
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
 # What Lightning says of choices that situs makes on purpose.
@@ -46,6 +48,21 @@ def precision(wanted: str) -> Any:
     if not torch.cuda.is_available():
         return "32"
     return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+
+
+def engine(devices: int, num_nodes: int, accelerator: str, wanted: str) -> dict[str, Any]:
+    """Lightning's arguments for how many devices of which kind train, and how precisely."""
+    several = devices * num_nodes > 1
+    on_slurm = several and SLURMEnvironment.detect()
+    return {
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": num_nodes,
+        "strategy": DDPStrategy(find_unused_parameters=True) if several else "auto",
+        # Signals are answered by situs, see situs.training.stopping.
+        "plugins": [SLURMEnvironment(auto_requeue=False)] if on_slurm else None,
+        "precision": precision(wanted if accelerator != "cpu" or wanted != "auto" else "32"),
+    }
 
 
 def quick_layout(module: nn.Module) -> None:

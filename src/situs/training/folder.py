@@ -25,6 +25,13 @@ _FREE_ON_RESUME = {
     "observe_controls",
     "checkpoint_every",
     "log_every",
+    # On how many devices the same batch is computed; see _bound.
+    "batch_size",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "accelerator",
+    "compile",
 }
 
 
@@ -148,7 +155,12 @@ def make_folder(run: Run, keep: Sequence[Path]) -> None:
 
 
 def _bound(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in _FREE_ON_RESUME}
+    """What a continuation must share; the batch of all devices together, not each one's."""
+    bound = {key: value for key, value in settings.items() if key not in _FREE_ON_RESUME}
+    if "batch_size" in settings:
+        devices = settings.get("devices", 1) * settings.get("num_nodes", 1)
+        bound["batch_size × devices"] = settings["batch_size"] * devices
+    return bound
 
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

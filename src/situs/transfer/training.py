@@ -17,6 +17,7 @@ from situs.errors import NonFiniteLoss
 from situs.training.engine import precision, quick_layout, quiet_engine
 from situs.training.run import MetricsFile
 from situs.training.schedule import warmup_cosine
+from situs.training.stopping import leave_signals_to_the_trainer
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.losses import Loss
 from situs.transfer.networks import Classifier, Segmenter
@@ -177,7 +178,11 @@ def fit(
 
 def _loader(batches: PatchSampler, workers: int) -> DataLoader[Batch]:
     return DataLoader(
-        batches, batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()
+        batches,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=leave_signals_to_the_trainer,
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from situs.methods.precision import at_least_single, cosines
+from situs.methods.distributed import gathered, gathered_still, rank
+from situs.methods.precision import at_least_single, product
 
 
 def distillation(
@@ -42,14 +42,16 @@ def koleo(embeddings: Tensor) -> Tensor:
     """Spread the directions of ``(B, D)``: −mean log of the distance to the nearest other one.
 
     The Kozachenko-Leonenko estimate of entropy (Sablayrolles et al., arXiv 1806.03198, equation
-    2), as DINOv2 uses it (arXiv 2304.07193, section 4). Among the samples of one process.
+    2), as DINOv2 uses it (arXiv 2304.07193, section 4); among the samples of all processes.
     """
-    similarity = cosines(embeddings, embeddings)
-    itself = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
-    nearest = similarity.masked_fill(itself, -2).argmax(1)
     directions = F.normalize(at_least_single(embeddings), dim=-1)
+    every = gathered(directions)
+    similarity = product(directions, every.T)
+    index = torch.arange(len(similarity), device=similarity.device)
+    itself = index + rank() * len(similarity)
+    nearest = similarity.scatter(1, itself[:, None], -2).argmax(1)
     # The nearest one is only chosen by similarity: its distance must keep its precision.
-    distance = (directions - directions[nearest]).norm(dim=-1)
+    distance = (directions - every[nearest]).norm(dim=-1)
     return -(distance + 1e-8).log().mean()
 
 
@@ -65,7 +67,5 @@ def update_center(center: Tensor, teacher: Tensor, momentum: float) -> None:
         momentum: m.
     """
     mean = at_least_single(teacher).flatten(0, -2).mean(0)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(mean)
-        mean /= dist.get_world_size()
+    mean = gathered_still(mean[None]).mean(0)
     center.lerp_(mean.to(center.dtype), 1 - momentum)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from situs.methods.distributed import mean_count
+
 # Relative to intensities of about unit spread; keeps flat background from being blown up.
 _EPSILON = 1e-3
 
@@ -75,7 +77,8 @@ def reconstruction(
         target = (target - mean) / deviation
     counts = here & hidden.flatten(1)[:, :, None, None]
     squared = (to_blocks(predicted.float(), block_size) - target).square()
-    return (squared * counts).sum() / (counts.sum() * image.shape[1]).clamp_min(1)
+    number = mean_count(counts.sum()) * image.shape[1]
+    return (squared * counts).sum() / torch.where(number > 0, number, 1)
 
 
 def denormalise(predicted: Tensor, image: Tensor, inside: Tensor, block: Sequence[int]) -> Tensor:

@@ -26,6 +26,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from situs.methods.distributed import BatchNorm
+
 _POOLS = (nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d)
 
 
@@ -102,17 +104,19 @@ def _masked_norm(module: nn.Module, mask_like: Callable[[Tensor], Tensor], x: Te
 def _batch_norm(module: _BatchNorm, x: Tensor, mask: Tensor) -> Tensor:
     visible = mask[:, 0] > 0
     rows = x.movedim(1, -1)[visible]
-    training = module.training or module.running_mean is None
-    normal = F.batch_norm(
-        rows,
-        module.running_mean,
-        module.running_var,
-        module.weight,
-        module.bias,
-        training=training,
-        momentum=module.momentum if module.momentum is not None else 0.1,
-        eps=module.eps,
-    )
+    if isinstance(module, BatchNorm):
+        normal = BatchNorm.forward(module, rows)
+    else:
+        normal = F.batch_norm(
+            rows,
+            module.running_mean,
+            module.running_var,
+            module.weight,
+            module.bias,
+            training=module.training or module.running_mean is None,
+            momentum=module.momentum if module.momentum is not None else 0.1,
+            eps=module.eps,
+        )
     out = torch.zeros(x.movedim(1, -1).shape, dtype=normal.dtype, device=x.device)
     out[visible] = normal
     return out.movedim(-1, 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from situs.geometry import line_heatmap
+from situs.methods.distributed import mean_count
 
 
 def line(heatmaps: Tensor, lines: Tensor, visible: Tensor, sigma_px: float) -> Tensor:
@@ -27,7 +29,7 @@ def line(heatmaps: Tensor, lines: Tensor, visible: Tensor, sigma_px: float) -> T
         lines.float(), (predicted.shape[-2], predicted.shape[-1]), (1.0, 1.0), sigma_px
     )
     error = (predicted - target).square().mean((-2, -1))
-    return (error * visible).sum() / visible.sum().clamp_min(1)
+    return _mean(error, visible)
 
 
 def location(predicted: Tensor, true: Tensor, located: Tensor) -> Tensor:
@@ -42,4 +44,10 @@ def location(predicted: Tensor, true: Tensor, located: Tensor) -> Tensor:
         Scalar; 0 where no slice has a place.
     """
     error = (predicted.float() - true.float()).square()
-    return (error * located).sum() / located.sum().clamp_min(1)
+    return _mean(error, located)
+
+
+def _mean(error: Tensor, counts: Tensor) -> Tensor:
+    """Over what counts in all processes; 0 where nothing does."""
+    number = mean_count(counts.sum())
+    return (error * counts).sum() / torch.where(number > 0, number, 1)

@@ -7,8 +7,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from situs.methods.distributed import BatchNorm, gathered_still
 from situs.methods.s2dc.config import S2dcConfig
-from situs.methods.s2dc.losses import gather
 
 
 class Projection(nn.Module):
@@ -19,7 +19,8 @@ class Projection(nn.Module):
         hidden: Width of both hidden layers.
         out_features: Dimensions of the output.
         norm: ``"batch"`` or ``"layer"``, without weights of its own. Batch statistics are those
-            of the batch at hand in evaluation too, so the average of two networks needs none.
+            of the batch at hand, over all processes, in evaluation too, so the average of two
+            networks needs none.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Projection(nn.Module):
         def normalise() -> nn.Module:
             if norm == "layer":
                 return nn.LayerNorm(hidden, elementwise_affine=False)
-            return nn.BatchNorm1d(hidden, affine=False, track_running_stats=False)
+            return BatchNorm(hidden, affine=False, track_running_stats=False)
 
         self.layers = nn.Sequential(
             nn.Linear(in_features, hidden),
@@ -78,7 +79,7 @@ class KeyQueue(nn.Module):
         size = len(self.stored)
         if size == 0:
             return
-        keys = gather(keys).to(self.stored.dtype)[-size:]
+        keys = gathered_still(keys).to(self.stored.dtype)[-size:]
         place = (self.position + torch.arange(len(keys), device=self.stored.device)) % size
         self.stored[place] = keys
         self.position.copy_((self.position + len(keys)) % size)

@@ -9,8 +9,9 @@ without non-matches, contributes nothing to that part.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from situs.methods.distributed import gathered_still, rank
 from situs.methods.precision import at_least_single
 
 _MARGIN = 1e-6  # distance that probabilities keep from 0 and 1 before the logarithm
@@ -102,29 +103,14 @@ def info_nce(
     Returns:
         Scalar.
     """
-    rank = distributed.get_rank() if _distributed() else 0
-    target = torch.arange(len(queries), device=queries.device) + rank * len(queries)
+    target = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
     with torch.autocast(queries.device.type, enabled=False):
         own = nn.functional.normalize(at_least_single(queries), dim=-1)
-        others = gather(keys.detach()).to(own.dtype)
+        others = gathered_still(keys).to(own.dtype)
         if negatives is not None:
             others = torch.cat([others, negatives.to(own.dtype)])
         logits = own @ nn.functional.normalize(others, dim=-1).mT
         return nn.functional.cross_entropy(logits / temperature, target)
-
-
-@torch.no_grad()
-def gather(keys: Tensor) -> Tensor:
-    """Rows of all processes in order of rank, ``(W·n, D)``, without gradient."""
-    if not _distributed():
-        return keys
-    parts = [torch.empty_like(keys) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, keys.contiguous())
-    return torch.cat(parts)
-
-
-def _distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
 
 
 def _as_log(plan: Tensor) -> Tensor:

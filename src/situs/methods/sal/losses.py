@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
+from situs.methods.distributed import gathered, gathered_still, mean_count, rank
 from situs.methods.precision import at_least_single, product
 
 # Similarities held at once, 16 MB in float32: stays in the last-level cache.
@@ -171,20 +170,19 @@ def position_contrast(
         Scalar; 0 where no slice has a positive.
     """
     own = F.normalize(at_least_single(embeddings), dim=-1)
-    every, at, of, rank = own, positions, groups, 0
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        rank = dist.get_rank()
-        every, at, of = (torch.cat(all_gather(t.contiguous())) for t in (own, positions, groups))
+    every, at, of = gathered(own), gathered_still(positions), gathered_still(groups)
     itself = torch.zeros(len(own), len(every), dtype=torch.bool, device=own.device)
     index = torch.arange(len(own), device=own.device)
-    itself[index, index + rank * len(own)] = True
+    itself[index, index + rank() * len(own)] = True
     near = (positions[:, None] - at).abs() < threshold
     positive = near & (groups[:, None] == of) & ~itself
     logits = (product(own, every.T) / temperature).masked_fill(itself, -torch.inf)
     log_share = logits.log_softmax(1).masked_fill(~positive, 0.0)
     count = positive.sum(1)
     each = -log_share.sum(1) / count.clamp_min(1)
-    return each.sum() / (count > 0).sum().clamp_min(1)
+    # As a mean over the slices of all processes that have one.
+    having = mean_count((count > 0).sum())
+    return each.sum() / torch.where(having > 0, having, 1)
 
 
 def position_regression(predicted: Tensor, positions: Tensor, groups: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from situs.methods.base import Batch
+from situs.methods.distributed import mean_count
 from situs.methods.sal.losses import similarity_of_matches
 
 
@@ -79,5 +80,7 @@ def alignment_in_patient(
         seen = shown.flatten(1)
         # A place that is not shown has zero features: similar to nothing, so never the best.
         pair = similarity_of_matches(x_i.float() * shown[:, None], under, window)
-        errors = [((1 - s).abs() * seen).sum() / seen.sum().clamp_min(1) for s in pair]
+        count = mean_count(seen.sum())
+        count = torch.where(count > 0, count, 1)
+        errors = [((1 - s).abs() * seen).sum() / count for s in pair]
     return (errors[0] + errors[1]) / 2

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
+from situs.methods.distributed import gathered, rank
 from situs.methods.precision import at_least_single, product
 
 
@@ -33,14 +32,10 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.1) -> Tensor:
     """
     own = F.normalize(at_least_single(torch.cat([first, second])), dim=-1)
     batch = len(first)
-    rank = 0
-    candidates = own
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        rank = dist.get_rank()
-        candidates = torch.cat(all_gather(own))
-    similarity = product(own, candidates.T) / temperature
+    similarity = product(own, gathered(own).T) / temperature
     index = torch.arange(2 * batch, device=own.device)
-    itself = index + rank * 2 * batch
+    first_of_own = rank() * 2 * batch
+    itself = index + first_of_own
     similarity = similarity.scatter(1, itself[:, None], -torch.inf)
-    partner = (index + batch) % (2 * batch) + rank * 2 * batch
+    partner = (index + batch) % (2 * batch) + first_of_own
     return F.cross_entropy(similarity, partner)

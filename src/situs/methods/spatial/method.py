@@ -12,6 +12,7 @@ from torch import Tensor
 from situs.backbones.base import Backbone
 from situs.geometry import gap_matrix
 from situs.methods.base import Batch, Losses, Method, Nets, Network, Samples, Scores, StepScore
+from situs.methods.distributed import share, size
 from situs.methods.measured import Measured
 from situs.methods.spatial import losses
 from situs.methods.spatial.chunks import chunk_starts, cut
@@ -118,7 +119,7 @@ class Spatial(Method):
         count = views.shape[1]
         if not self.config.symmetric:
             # A main view drawn anew for each sample: roll it to the front.
-            main = torch.randint(count, (len(views), 1), generator=generator)
+            main = share(torch.randint(count, (size() * len(views), 1), generator=generator))
             order = ((main + torch.arange(count)) % count).to(views.device)
             rows = torch.arange(len(views), device=views.device)[:, None]
             views, centers_mm = views[rows, order], centers_mm[rows, order]

@@ -1,0 +1,57 @@
+"""How every command ends: the one table of exit codes."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from situs.errors import (
+    Interrupted,
+    NonFiniteLoss,
+    ProcessFailed,
+    SitusError,
+    Terminated,
+    out_of_memory,
+)
+
+
+class Exit(IntEnum):
+    """Exit codes; those above 128 are what shells report for a signal."""
+
+    DONE = 0
+    FAILED = 1
+    REFUSED = 2
+    OUT_OF_MEMORY = 71
+    TERMINATED = Terminated.SAVED
+    INTERRUPTED = 130
+    KILLED = Terminated.UNSAVED
+
+
+MEANING = {
+    Exit.DONE: "finished",
+    Exit.FAILED: "failed on the way, or did only a part (scans refused, a check that found faults)",
+    Exit.REFUSED: "not begun: an option, a setting, a file or a folder does not fit",
+    Exit.OUT_OF_MEMORY: "out of memory; the last whole step is saved where there is one",
+    Exit.TERMINATED: "ended by SIGTERM or a scheduler's warning, state saved: queue it again",
+    Exit.INTERRUPTED: "Ctrl-C; the last whole step is saved where there is one",
+    Exit.KILLED: "ended by SIGTERM with nothing to go on from",
+}
+
+
+def exit_of(error: BaseException) -> Exit | None:
+    """The code for an error that is told in a sentence; None for one that needs a traceback."""
+    if isinstance(error, Terminated):
+        return Exit(error.status)
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return Exit.INTERRUPTED
+    if isinstance(error, Exception) and out_of_memory(error):
+        return Exit.OUT_OF_MEMORY
+    if isinstance(error, NonFiniteLoss | ProcessFailed):
+        return Exit.FAILED
+    # A system's error that names a file is one that a user can look at.
+    named = isinstance(error, OSError) and error.filename is not None
+    return Exit.REFUSED if named or isinstance(error, SitusError) else None
+
+
+def table() -> str:
+    """The codes as lines for ``situs --help``."""
+    return "Exit codes: " + "; ".join(f"{code:d} {MEANING[code]}" for code in Exit) + "."
