@@ -15,7 +15,7 @@ import pandas as pd
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from crashing import minus_one, square
+from crashing import minus_one, minus_two, slow_square, square
 from dicom_files import SAGITTAL, common, edit, noise, write_enhanced, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,6 +51,23 @@ def test_a_process_that_dies_costs_only_its_item() -> None:
     items = range(1, 16)
     results = dict(isolated_map(square, items, crashed=minus_one, workers=2, chunk=4))
     assert results == {n: -1 if n % 7 == 0 else n * n for n in items}
+
+
+def test_an_item_that_hangs_costs_only_itself() -> None:
+    items = list(range(1, 24))
+    results = dict(
+        isolated_map(
+            slow_square,
+            items,
+            crashed=minus_one,
+            timed_out=minus_two,
+            limit_s=1.0,
+            workers=2,
+            chunk=4,
+        )
+    )
+    expected = {i: -2 if i % 7 == 0 else -1 if i % 5 == 0 else i * i for i in items}
+    assert results == expected
 
 
 def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
@@ -192,6 +209,23 @@ def test_duplicates_and_near_duplicates(tmp_path: Path) -> None:
     assert entries["e.mha"].duplicate_of == first
     assert not entries["d.nii"].near_duplicate_of
     assert [e.path for e in catalog.unique] == ["a.nii.gz", "c.nii", "d.nii"]
+
+
+@pytest.mark.parametrize("background", [0, 1, 16, 255])
+def test_flat_areas_do_not_make_a_scan_a_label_map(tmp_path: Path, background: int) -> None:
+    """Background at any value, and what is saturated, as skull stripping and windows leave it."""
+    rng = np.random.default_rng(0)
+    scan = np.full((40, 40, 40), background, np.uint8)
+    scan[8:32, 8:32, 8:32] = rng.integers(80, 160, (24, 24, 24))
+    scan[8:16, 8:16, 8:16] = 254
+    nib.save(nib.Nifti1Image(scan, np.eye(4)), tmp_path / "scan.nii.gz")
+    labels = np.full((40, 40, 40), background, np.uint8)
+    for number, k in enumerate(range(8, 32, 4)):
+        labels[8:32, 8:32, k : k + 4] = 20 + number
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "labels.nii.gz")
+    nib.save(nib.Nifti1Image(labels // 20, np.eye(4)), tmp_path / "mask.nii.gz")
+    reasons = {e.path: e.reason for e in build_catalog(tmp_path, workers=0).entries}
+    assert reasons == {"scan.nii.gz": "", "labels.nii.gz": "label-map", "mask.nii.gz": "label-map"}
 
 
 def test_label_maps_are_left_out(tmp_path: Path) -> None:

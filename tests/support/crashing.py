@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 
 def square(item: int) -> int:
@@ -15,3 +16,16 @@ def square(item: int) -> int:
 
 def minus_one(item: int) -> int:
     return -1
+
+
+def slow_square(item: int) -> int:
+    """The square; never ends for numbers divisible by 7, and dies for those divisible by 5."""
+    if item % 7 == 0:
+        time.sleep(3600)
+    if item % 5 == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item * item
+
+
+def minus_two(item: int) -> int:
+    return -2

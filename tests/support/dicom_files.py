@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
+import SimpleITK as sitk  # noqa: N813
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -97,6 +99,29 @@ def edit(file: Path, **header: Any) -> None:
         else:
             setattr(ds, key, value)
     ds.save_as(file)
+
+
+def jpeg_lossless(file: Path) -> None:
+    """Pack the pixels of a written file as lossless JPEG, with the GDCM inside SimpleITK."""
+    ds = pydicom.dcmread(file)
+    frames = ds.pixel_array.reshape(-1, ds.Rows, ds.Columns)
+    with tempfile.TemporaryDirectory() as folder:
+        packed = [_jpeg(frame, Path(folder) / "frame.dcm") for frame in frames]
+    ds.PixelData = pydicom.encaps.encapsulate(packed)
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLosslessSV1
+    ds.save_as(file, enforce_file_format=True)
+
+
+def _jpeg(frame: np.ndarray, file: Path) -> bytes:
+    writer = sitk.ImageFileWriter()
+    writer.SetFileName(str(file))
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG")
+    writer.Execute(sitk.GetImageFromArray(frame))
+    ds = pydicom.dcmread(file)
+    assert ds.file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
+    return next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1))
 
 
 def write_enhanced(

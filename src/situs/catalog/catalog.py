@@ -22,7 +22,7 @@ from situs.errors import ScanRefused, SitusError
 from situs.files import write_file, write_json, writing
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.names import escaped, unescaped
-from situs.scans.parallel import isolated_map
+from situs.scans.parallel import LIMIT_S, isolated_map
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
 from situs.version import __version__
@@ -177,6 +177,7 @@ def build_catalog(
     modality: str | None = None,
     planes: bool = False,
     skip: Sequence[Path] = (),
+    limit_s: float = LIMIT_S,
 ) -> Catalog:
     """Find scans, group DICOM files into series, read each once and describe it.
 
@@ -194,6 +195,7 @@ def build_catalog(
         modality: Of all scans whose files do not tell.
         planes: Accept single slices, as cardiac long-axis series are.
         skip: Files and folders to leave alone.
+        limit_s: Seconds that reading one scan may take in a process of its own.
 
     Raises:
         SitusError: Where a path does not lie below ``root``, or there is none.
@@ -210,14 +212,16 @@ def build_catalog(
         asked,
         base,
         workers=workers,
+        limit_s=limit_s,
         skip=skip,
         progress=lambda done, total: tell("headers", done, total),
     )
     jobs = [Job(base, c, volumes, modality, planes) for c in found.candidates]
     measured = [Measured(_refused(error, base)) for error in found.refused]
-    for number, (_, results) in enumerate(
-        isolated_map(measure, jobs, crashed=_crashed, workers=workers), 1
-    ):
+    results_of = isolated_map(
+        measure, jobs, crashed=_crashed, timed_out=_timed_out, limit_s=limit_s, workers=workers
+    )
+    for number, (_, results) in enumerate(results_of, 1):
         measured.extend(results)
         tell("scans", number, len(jobs))
     measured.sort(key=lambda m: (m.entry.path, m.entry.series, m.entry.volume or 0))
@@ -232,6 +236,10 @@ def _refused(error: ScanRefused, root: Path) -> Entry:
 
 def _crashed(job: Job) -> list[Measured]:
     return [Measured(refused_entry(job.candidate, refuse("crashed", job.candidate.path)))]
+
+
+def _timed_out(job: Job) -> list[Measured]:
+    return [Measured(refused_entry(job.candidate, refuse("timed-out", job.candidate.path)))]
 
 
 def _files(path: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SUBJECT = re.compile(rf"({SUBJECT.pattern})(?:[_.]|$)")
 _CHANNELS = 10
+_MANY_STUDIES = 4
 
 
 def patient_in(path: str) -> str:
@@ -59,6 +60,26 @@ def with_cases(entries: Sequence[Entry]) -> list[Entry]:
         else entry
         for entry in entries
     ]
+
+
+def one_patient_warning(scans: Iterable[tuple[str, str]]) -> str:
+    """What to say where several studies are all one patient's; empty where they are not.
+
+    One person can have several studies; a collection of nothing else is more likely one whose
+    identifiers were overwritten. Then nothing can be held out, or its scores mean nothing.
+
+    Args:
+        scans: Patient and study of each, empty where unknown.
+    """
+    known = [(patient, study) for patient, study in scans if patient and study]
+    studies = {study for _, study in known}
+    if len(studies) < _MANY_STUDIES or len({patient for patient, _ in known}) > 1:
+        return ""
+    return (
+        f"all {len(studies)} studies carry one patient identifier; an anonymiser may have "
+        "overwritten it. As they count as one patient, none can be held out: give each patient "
+        "an identifier of their own, and scan again."
+    )
 
 
 def _are_channels(members: Sequence[tuple[int, Entry]]) -> bool:

@@ -61,6 +61,7 @@ def scan(
     count), 2 where nothing can be used.
     """
     from situs.catalog.catalog import build_catalog  # noqa: PLC0415 - reads pandas and pyarrow
+    from situs.catalog.patients import one_patient_warning  # noqa: PLC0415
 
     with _progress(quiet or json) as progress:
         found = build_catalog(
@@ -80,6 +81,8 @@ def scan(
         _print(found, rows)
     if not json:
         _print_summary(found, saved)
+    if told := one_patient_warning((e.patient, e.study) for e in found.accepted):
+        err.print(f"warning: {told}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(2 if not found.accepted else int(bool(_summary(found)["refused"])))
 
 

@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from situs import backbones
 from situs.backbones.base import Backbone
+from situs.catalog.patients import one_patient_warning
 from situs.config import dump_yaml, load_config
 from situs.errors import ConfigError, setting
 from situs.files import write_file, write_json
@@ -126,6 +127,8 @@ def _pretrain(
     train, held_out = split_items(items, config.held_out, config.seed, groups)
     if group.first:
         _warn_of_few(train, config, composition)
+        if told := one_patient_warning((r["patient"], r["study"]) for r in store.records):
+            warnings.warn(told, stacklevel=3)
     composition = composition.resolve_for_data([source for item in train for source in item])
     backbone = _build_backbone(config, composition, store)
     composition = composition.resolve_for_backbone(backbone)

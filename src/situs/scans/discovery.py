@@ -78,6 +78,7 @@ def discover(
     root: Path,
     *,
     workers: int | None = None,
+    limit_s: float | None = None,
     skip: Iterable[Path] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Found:
@@ -87,6 +88,7 @@ def discover(
         paths: Files and folders. A file named here is never passed over.
         root: Contains them all.
         workers: See :func:`situs.scans.parallel.isolated_map`.
+        limit_s: Seconds that a file may take.
         skip: Files and folders to leave alone.
         progress: Told (done, total) files of the header pass.
     """
@@ -100,7 +102,13 @@ def discover(
     refused: list[ScanRefused] = []
     series: dict[tuple[str, str], list[str]] = defaultdict(list)
     headers = isolated_map(
-        _look, unknown, crashed=_crashed, workers=workers if len(unknown) > 8 else 0, chunk=64
+        _look,
+        unknown,
+        crashed=_crashed,
+        timed_out=_timed_out,
+        limit_s=limit_s,
+        workers=workers if len(unknown) > 8 else 0,
+        chunk=64,
     )
     for number, (file, header) in enumerate(headers, 1):
         if header.kind == "dicom":
@@ -165,6 +173,10 @@ def _look(file: Path) -> _Header:
 
 def _crashed(file: Path) -> _Header:
     return _Header("refused", refusal=refuse("crashed", file))
+
+
+def _timed_out(file: Path) -> _Header:
+    return _Header("refused", refusal=refuse("timed-out", file))
 
 
 def _group(series: dict[tuple[str, str], list[str]]) -> list[Candidate]:

@@ -28,7 +28,8 @@ _SUFFIXES = {
     ".ima.gz": "dicom",
 }
 
-_PREAMBLE_BYTES = 132
+PREAMBLE_BYTES = 132
+"""What stands before the first element of a DICOM file."""
 # Without its preamble an object begins with an element of group 2 or 8: its tag, and a known VR
 # (explicit) or a short length (implicit), as ACR-NEMA files and old exports do.
 _BARE_DICOM = re.compile(
@@ -80,7 +81,7 @@ def starts_as_dicom(path: Path) -> bool:
     """Whether the file has DICOM's preamble, or begins as an object without one; also gzipped."""
     try:
         with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
-            start = file.read(_PREAMBLE_BYTES)
+            start = file.read(PREAMBLE_BYTES)
     except (EOFError, OSError, zlib.error):
         return False
     return start[128:] == b"DICM" or _BARE_DICOM.match(start) is not None

@@ -1,4 +1,4 @@
-"""A parallel map in which an item that kills its process costs only itself."""
+"""A parallel map in which an item that kills its process, or never ends, costs only itself."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ _PRELOAD = [
     "situs.scans.readers.nifti",
 ]
 
+LIMIT_S = 600.0
+"""Seconds that reading one scan may take by default: a decoder that hangs ends then."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -35,20 +38,25 @@ def isolated_map(
     items: Iterable[T],
     *,
     crashed: Callable[[T], R],
+    timed_out: Callable[[T], R] | None = None,
+    limit_s: float | None = None,
     workers: int | None = None,
     chunk: int = 1,
 ) -> Iterator[tuple[T, R]]:
     """Apply ``function`` to every item in other processes.
 
-    When a process dies (a fault in a decoder, memory withdrawn by the system), the items that
-    were under way are tried again one by one, each alone; the one that kills its process again
-    gets ``crashed(item)``, and the rest goes on.
+    When a process dies (a fault in a decoder, memory withdrawn by the system), or nothing ends
+    for ``limit_s``, the items that were under way are tried again one by one, each alone; the one
+    that kills its process again gets ``crashed(item)``, the one that takes longer than the limit
+    ``timed_out(item)``, and the rest goes on.
 
     Args:
         function: Importable by name, and free of exceptions of its own.
         items: Picklable.
         crashed: The result of an item that ended its process.
-        workers: Processes; None for all cores, 0 for this process itself (no isolation).
+        timed_out: The result of an item that took too long; ``crashed`` by default.
+        limit_s: Seconds that one item may take; None for any time.
+        workers: Processes; None for all cores, 0 for this process itself (no isolation, no limit).
         chunk: Items sent at a time.
 
     Yields:
@@ -62,15 +70,19 @@ def isolated_map(
     suspects: list[T] = []
     more = True
     while more:
-        more = yield from _run_pool(function, waiting, count, suspects)
-        yield from _one_by_one(function, suspects, crashed)
+        more = yield from _run_pool(function, waiting, count, suspects, limit_s)
+        yield from _one_by_one(function, suspects, crashed, timed_out or crashed, limit_s)
         suspects.clear()
 
 
 def _run_pool(
-    function: Callable[[T], R], waiting: Iterator[list[T]], workers: int, suspects: list[T]
+    function: Callable[[T], R],
+    waiting: Iterator[list[T]],
+    workers: int,
+    suspects: list[T],
+    limit_s: float | None,
 ) -> Generator[tuple[T, R], None, bool]:
-    """Feed one pool until the chunks end (returns False) or the pool breaks (returns True)."""
+    """Feed one pool until the chunks end (returns False), or it breaks or stalls (True)."""
     under_way: dict[Future[list[R]], list[T]] = {}
     with _pool(workers) as pool:
         try:
@@ -80,7 +92,10 @@ def _run_pool(
                     under_way[_submit(pool, function, items)] = items
                 if not under_way:
                     return False
-                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                done = wait(under_way, limit_s, return_when=FIRST_COMPLETED).done
+                if not done:
+                    _kill(pool)
+                for future in done:
                     results = future.result()
                     yield from zip(under_way.pop(future), results, strict=True)
         except BrokenProcessPool:
@@ -89,18 +104,32 @@ def _run_pool(
 
 
 def _one_by_one(
-    function: Callable[[T], R], suspects: Sequence[T], crashed: Callable[[T], R]
+    function: Callable[[T], R],
+    suspects: Sequence[T],
+    crashed: Callable[[T], R],
+    timed_out: Callable[[T], R],
+    limit_s: float | None,
 ) -> Iterator[tuple[T, R]]:
     left = list(suspects)
     while left:
         with _pool(1) as pool:
             try:
                 while left:
-                    result = _submit(pool, function, left[:1]).result()
+                    result = _submit(pool, function, left[:1]).result(limit_s)
                     yield left.pop(0), result[0]
             except BrokenProcessPool:
                 item = left.pop(0)
                 yield item, crashed(item)
+            except TimeoutError:
+                _kill(pool)
+                item = left.pop(0)
+                yield item, timed_out(item)
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    # From Python 3.14 on this is pool.kill_workers(); before, the processes have no public name.
+    for process in list(pool._processes.values()):
+        process.kill()
 
 
 def _submit(

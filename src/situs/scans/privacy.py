@@ -47,6 +47,12 @@ _ROLES: tuple[tuple[str, str], ...] = (
     ("localizer", r"locali[sz]er|scout|plane loc"),
 )
 _PATTERNS = tuple((word, re.compile(f"{_START}(?:{pattern})")) for word, pattern in _ROLES)
+# What anonymisers write into PatientID of everybody.
+_PLACEHOLDER = re.compile(
+    r"(anon([yi][a-z]*)?|de-?identified|unknown|none|null|n/?a|no ?id|removed|patient|subject"
+    r"|x+|0+|\*+|-+)",
+    re.I,
+)
 
 
 def digest(kind: str, *parts: object) -> str:
@@ -69,6 +75,16 @@ def digest_patient(identifier: str, issuer: str = "") -> str:
     """Hash of a patient's identifier, slow on purpose (about 10 ms, remembered)."""
     identifier = identifier.strip()
     return _slow_digest(identifier, issuer.strip(), _salt()) if identifier else ""
+
+
+def is_placeholder(identifier: str) -> bool:
+    """Whether a patient's identifier is one that anonymisers give to all patients.
+
+    Examples:
+        >>> is_placeholder("ANONYMOUS"), is_placeholder("ANON0042")
+        (True, False)
+    """
+    return _PLACEHOLDER.fullmatch(identifier.strip()) is not None
 
 
 def role_words(*texts: str) -> str:

@@ -22,6 +22,7 @@ _MAX_COMPRESSION = 1100
 
 # More than the regions of whole-brain or whole-body segmentations.
 _MAX_CLASSES = 256
+_FLAT_VALUES = 2  # background, and saturation
 
 
 def check_affine(affine: npt.NDArray[np.float64], path: Path) -> None:
@@ -155,12 +156,20 @@ def looks_like_labels(array: npt.NDArray[Any]) -> bool:
     sample = array.reshape(-1)[::step]
     if low < 0 or high > 65535 or (sample != np.rint(sample)).any():
         return False
-    if len(np.unique(sample)) > _MAX_CLASSES:
+    # A scan, too, may hold flat areas: its background, at whatever value, and what is saturated.
+    # So the two commonest values do not count, unless there are no others.
+    found, counts = np.unique(sample, return_counts=True)
+    if len(found) > _MAX_CLASSES:
         return False
+    if len(found) <= _FLAT_VALUES:
+        return True
+    flat = found[np.argsort(counts)[-_FLAT_VALUES:]]
     one, next_ = array[:, :-1], array[:, 1:]
-    inside = (one > 0) & (next_ > 0)
+    inside = np.ones(one.shape, dtype=bool)
+    for value in flat:
+        inside &= (one != value) & (next_ != value)
     pairs = int(np.count_nonzero(inside))
-    return pairs > 0 and int(np.count_nonzero(inside & (one == next_))) > 0.8 * pairs
+    return pairs == 0 or int(np.count_nonzero(inside & (one == next_))) > 0.8 * pairs
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -37,6 +37,10 @@ REASONS = MappingProxyType(
         "unreadable-file": Reason(
             "the file is damaged, or is not what its name says", "write it anew from its source"
         ),
+        "no-pixels": Reason(
+            "the header of an image without its pixels",
+            "export the image with its pixels, or leave the file out",
+        ),
         "not-an-image": Reason(
             "the file is no NIfTI, NRRD, MHA or DICOM image",
             "leave it out, or convert it to one of these",

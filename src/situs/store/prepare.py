@@ -19,19 +19,23 @@ from situs.catalog.measure import Entry, read_entry
 from situs.config import Config
 from situs.errors import ScanRefused, SitusError, StoreError
 from situs.files import file_sha256, remove_leftovers, sha256, write_file
-from situs.scans.parallel import isolated_map
+from situs.scans.parallel import LIMIT_S, isolated_map
 from situs.scans.quality import check_prepared
 from situs.scans.refusals import refuse
 from situs.store.chunks import write_array
 from situs.store.grid import orientation, resampled_shape
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file
-from situs.store.preprocess import preprocess, target_spacing
+from situs.store.preprocess import LARGEST_VOXELS, preprocess, target_spacing
 from situs.store.record import Head, Record, fingerprint
 from situs.store.rules import Preprocessing, Spacing
 from situs.store.store import Refusal, Store, check_rules, read_head
 
 if TYPE_CHECKING:
     from situs.catalog.catalog import Catalog, Progress
+
+# A PET scan of 4 mm becomes 64 times as many voxels of 1 mm; a unit that is wrong, 10⁹ times.
+_MOST_GROWTH = 1000
+_MANY_VOXELS = 2**27
 
 
 @dataclass(frozen=True)
@@ -94,16 +98,28 @@ def prepare(
     refused = [Refusal(source=e.path, reason=e.reason, detail=e.detail) for e in catalog.refused]
 
     kept = _kept(out, entries, verify)
-    missing = [e for e in entries if e.key not in kept]
+    missing = []
+    for entry in (e for e in entries if e.key not in kept):
+        absurd = _absurd_size(entry, head)
+        if absurd:
+            refused.append(Refusal(source=entry.path, reason="absurd-spacing", detail=absurd))
+        else:
+            missing.append(entry)
     _check_space(out, missing, head)
     _write_head(out, head.model_copy(update={"complete": False}))
     remove_leftovers(out, "scans/*/")
     jobs = [
         _Job(catalog.root, e, catalog.planes, head.rules, head.spacing_mm, out) for e in missing
     ]
-    for number, (_, done) in enumerate(
-        isolated_map(_prepare_one, jobs, crashed=_crashed, workers=workers), 1
-    ):
+    work = isolated_map(
+        _prepare_one,
+        jobs,
+        crashed=_crashed,
+        timed_out=_timed_out,
+        limit_s=LIMIT_S,
+        workers=workers,
+    )
+    for number, (_, done) in enumerate(work, 1):
         if done.fatal:
             raise StoreError(done.fatal)
         if done.record is not None:
@@ -125,17 +141,23 @@ def median_spacing(entries: Sequence[Entry]) -> Spacing:
     return (x, y, z)
 
 
+def prepared_shape(
+    entry: Entry, rules: Preprocessing, spacing_mm: Spacing | None = None
+) -> tuple[int, int, int]:
+    """Voxels along R, A, S that a scan gets where nothing is cropped."""
+    axes, _ = orientation(np.reshape(entry.affine, (4, 4)))
+    spacing = [entry.spacing[a] for a in axes]
+    size = [entry.shape[a] for a in axes]
+    return resampled_shape(size, spacing, target_spacing(rules, size, spacing, spacing_mm))
+
+
 def estimate_bytes(
     entries: Iterable[Entry], rules: Preprocessing, spacing_mm: Spacing | None = None
 ) -> int:
     """Upper bound of the voxels' size on disk: nothing cropped, nothing compressed."""
     total = 0
     for entry in entries:
-        axes, _ = orientation(np.reshape(entry.affine, (4, 4)))
-        spacing = [entry.spacing[a] for a in axes]
-        size = [entry.shape[a] for a in axes]
-        target = target_spacing(rules, size, spacing, spacing_mm)
-        total += entry.channels * math.prod(resampled_shape(size, spacing, target))
+        total += entry.channels * math.prod(prepared_shape(entry, rules, spacing_mm))
     return total * np.dtype(rules.dtype).itemsize
 
 
@@ -218,6 +240,19 @@ def _check_space(out: Path, entries: Sequence[Entry], head: Head) -> None:
         )
 
 
+def _absurd_size(entry: Entry, head: Head) -> str:
+    """What is wrong where a voxel size can only be in another unit; empty where nothing is."""
+    shape = prepared_shape(entry, head.rules, head.spacing_mm)
+    voxels, own = math.prod(shape), math.prod(entry.shape)
+    grown = voxels > _MANY_VOXELS and voxels > _MOST_GROWTH * own
+    shrunk = voxels * _MOST_GROWTH < own and min(entry.shape) > 1
+    if not grown and not shrunk and voxels <= LARGEST_VOXELS:
+        return ""
+    size, made = ("×".join(map(str, s)) for s in (entry.shape, shape))
+    spacing = "×".join(f"{s:.3g}" for s in entry.spacing)
+    return f"its {size} voxels of {spacing} mm would become {made}"
+
+
 def _prepare_one(job: _Job) -> _Done:
     """Read, preprocess and write one scan; raises nothing, so that one scan stops no run."""
     try:
@@ -268,6 +303,10 @@ def _stored(job: _Job) -> Record:
 
 def _crashed(job: _Job) -> _Done:
     return _Done(refusal=_refusal(job, refuse("crashed", job.entry.path)))
+
+
+def _timed_out(job: _Job) -> _Done:
+    return _Done(refusal=_refusal(job, refuse("timed-out", job.entry.path)))
 
 
 def _refusal(job: _Job, error: ScanRefused) -> Refusal:

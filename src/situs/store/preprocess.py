@@ -25,7 +25,7 @@ from situs.store.intensity import Kind, air, foreground_box, intensity_kind, sca
 from situs.store.rules import Preprocessing, Spacing
 
 T = TypeVar("T", bound=np.generic)
-_LARGEST = 2**31
+LARGEST_VOXELS = 2**31
 """Voxels of the largest prepared scan: beyond this a spacing is a slip of the pen."""
 
 
@@ -96,7 +96,7 @@ def preprocess(
     cropped = turned[(slice(None), *map(slice, start, stop))]
     target = target_spacing(rules, cropped.shape[1:], spacing, spacing_mm)
     shape = resampled_shape(cropped.shape[1:], spacing, target)
-    if np.prod(shape, dtype=float) > _LARGEST:
+    if np.prod(shape, dtype=float) > LARGEST_VOXELS:
         raise ConfigError(f"spacing {target} mm would give {shape} voxels; choose a larger one")
     scale = (target[0] / spacing[0], target[1] / spacing[1], target[2] / spacing[2])
     change = GridChange(scan.shape, axes, flips, start, (stop[0], stop[1], stop[2]), shape, scale)

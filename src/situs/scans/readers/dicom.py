@@ -65,6 +65,8 @@ def read_files(files: Sequence[Path], path: Path, options: ReadOptions) -> Scan:
         detail = f"holds {count} volumes on grids of their own (told apart by {told_by})"
         raise refuse("four-dimensional", path, detail)
     notes += [*arranged.notes, *_assumptions(slices), *stacks[0].notes]
+    if series.nameless:
+        notes.append("PatientID is a placeholder: the study stands for the patient")
     if not _in_order(stacks[0].slices, slices):
         notes.append(f"sorted {len(stacks[0].slices)} slices by position")
     volumes = [pixels.volume(s.slices, series.modality) for s in stacks]

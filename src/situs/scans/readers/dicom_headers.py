@@ -12,7 +12,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from situs.errors import ScanRefused
-from situs.scans.privacy import digest, digest_patient, role_words
+from situs.scans.privacy import digest, digest_patient, is_placeholder, role_words
 from situs.scans.readers.dicom_keys import (
     Value,
     classic_keys,
@@ -49,6 +49,7 @@ class Series:
         description: Role words.
         localizer: Whether ImageType says so.
         called_localizer: Whether the description may mean a localizer; a matter of geometry.
+        nameless: Whether the patient's identifier is one that an anonymiser gives to all.
     """
 
     uid: str
@@ -58,6 +59,7 @@ class Series:
     description: str
     localizer: bool
     called_localizer: bool = False
+    nameless: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,10 @@ def read_header(file: Path) -> Header:
         return Header(series, _slices(dataset, file), None, kind)
     except ScanRefused as error:
         return Header(series, (), error, kind)
+    except Exception as error:
+        # A damaged header; the library's words may repeat it, so only their kind is told.
+        detail = f"the reader stopped with {type(error).__name__}"
+        return Header(series, (), refuse("unreadable-file", file, detail), kind)
 
 
 @quiet()
@@ -153,10 +159,7 @@ def read_series(file: Path) -> Series:
 
 
 def _check_image(dataset: Dataset, file: Path) -> None:
-    modality = str(dataset.get("Modality", ""))
-    if modality in _NO_PIXELS or "Rows" not in dataset:
-        if modality not in _NO_PIXELS and str(dataset.SOPClassUID.name).endswith("Image Storage"):
-            raise refuse("truncated-file", file, "the header ends too early")
+    if str(dataset.get("Modality", "")) in _NO_PIXELS:
         raise refuse("not-an-image", file, "this DICOM object holds no image")
 
 
@@ -191,13 +194,21 @@ def _series(dataset: Dataset) -> Series:
     return Series(
         uid=digest("series", text("SeriesInstanceUID")),
         study=digest("study", text("StudyInstanceUID"), frame) if frame else "",
-        patient=digest_patient(text("PatientID"), text("IssuerOfPatientID")),
+        patient=_patient(text("PatientID"), text("IssuerOfPatientID"), text("StudyInstanceUID")),
         modality=modality if modality in _SAFE_MODALITIES else "unknown",
         description=description,
         localizer="LOCALIZER" in words(dataset, "ImageType"),
         called_localizer="localizer" in description.split()
         or bool(_PERHAPS_LOCALIZER.search(told)),
+        nameless=is_placeholder(text("PatientID")),
     )
+
+
+def _patient(identifier: str, issuer: str, study: str) -> str:
+    """Hash of whose a series is; of its study where all patients were given one identifier."""
+    if study and is_placeholder(identifier):
+        return digest_patient(study)
+    return digest_patient(identifier, issuer)
 
 
 def _classic(dataset: Dataset, file: Path) -> Slice:

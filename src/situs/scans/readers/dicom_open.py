@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pydicom
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -19,7 +21,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from situs.scans.formats import is_gzip
+from situs.scans.formats import PREAMBLE_BYTES, format_by_name, is_gzip
 from situs.scans.quality import MAX_BYTES
 from situs.scans.refusals import refuse
 
@@ -27,6 +29,7 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 # zlib expands by up to 1032:1, and pydicom inflates a deflated file as a whole.
 _MAX_DEFLATED_BYTES = 4 * 2**20
 _MAX_HEADER_BYTES = 64 * 2**20
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 # What the standard demands of every image and some writers leave out, with what other readers
 # take then. BitsAllocated follows from the length of the pixels.
@@ -58,7 +61,8 @@ def read_dataset(file: Path, *, pixels: bool) -> Dataset:
     """The dataset of one file, gzipped or not; to be used inside :func:`quiet`.
 
     Raises:
-        ScanRefused: ``empty-file``, ``truncated-file``, ``not-an-image`` or ``too-large``.
+        ScanRefused: ``empty-file``, ``truncated-file``, ``no-pixels``, ``not-an-image`` or
+            ``too-large``.
     """
     size = file.stat().st_size
     if size == 0:
@@ -74,18 +78,51 @@ def read_dataset(file: Path, *, pixels: bool) -> Dataset:
             dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
     except _BeyondBound:
         raise refuse("too-large", file, "the file unpacks to more than a scan may take") from None
-    except (EOFError, OSError):
+    except (EOFError, OSError, BytesLengthException):
         raise refuse("truncated-file", file, "the header ends too early") from None
     meta = dataset.file_meta
     if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise refuse("not-an-image", file, "this DICOM object holds no image")
-    if "SOPClassUID" not in dataset and "Rows" not in dataset:
-        if getattr(dataset, "preamble", None):
-            raise refuse("truncated-file", file, "the header ends too early")
-        raise refuse("not-an-image", file, "this is no DICOM object")
+    if "Rows" not in dataset:
+        _refuse_without_image(dataset, file)
     if "TransferSyntaxUID" not in meta:
         meta.TransferSyntaxUID = _syntax(dataset)
     return dataset
+
+
+def _refuse_without_image(dataset: Dataset, file: Path) -> None:
+    """Say why an object has no rows of pixels: it is no image, was cut off, or was emptied.
+
+    Raises:
+        ScanRefused: ``truncated-file``, ``no-pixels`` or ``not-an-image``.
+    """
+    whole = is_whole(dataset, file)  # before elements are looked at and lose their place
+    if "SOPClassUID" not in dataset and not getattr(dataset, "preamble", None):
+        if format_by_name(file) == "dicom" and file.stat().st_size <= PREAMBLE_BYTES:
+            raise refuse("truncated-file", file, "the file ends before its header")
+        raise refuse("not-an-image", file, "this is no DICOM object")
+    known = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+    if not whole:
+        raise refuse("truncated-file", file, "the header ends too early")
+    # Not passed over: the slice of a stack may have lost its pixels.
+    if known is not None and str(UID(known).name).endswith("Image Storage"):
+        raise refuse("no-pixels", file)
+    raise refuse("not-an-image", file, "this DICOM object holds no image")
+
+
+def is_whole(dataset: Dataset, file: Path) -> bool:
+    """Whether the last element of an object without pixels ends where its file does."""
+    if is_gzip(file):
+        return True  # its checksum was compared when it was read to its end
+    if not len(dataset):
+        return False
+    last: RawDataElement | DataElement = dataset.get_item(max(dataset.keys()))
+    if isinstance(last, DataElement):
+        # A sequence was read to its delimiter; of others that were converted the place is lost.
+        return last.VR == "SQ" or last.is_empty
+    if last.length == _UNDEFINED_LENGTH:
+        return True
+    return last.value_tell + last.length == file.stat().st_size
 
 
 def missing_attributes(dataset: Dataset) -> tuple[str, ...]:

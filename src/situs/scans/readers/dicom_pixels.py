@@ -17,7 +17,12 @@ from scipy import ndimage
 
 from situs.files import sha256
 from situs.scans.readers.dicom_headers import Slice
-from situs.scans.readers.dicom_open import fill_missing_attributes, quiet, read_dataset
+from situs.scans.readers.dicom_open import (
+    fill_missing_attributes,
+    is_whole,
+    quiet,
+    read_dataset,
+)
 from situs.scans.refusals import refuse
 
 # What a decoder needs to know of an image, and nothing of the patient.
@@ -105,7 +110,8 @@ class Pixels:
         """All frames of a file, ``(frames, rows, columns)``."""
         dataset = read_dataset(file, pixels=True)
         if not any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-            raise refuse("truncated-file", self._path, "a file of the series holds no pixels")
+            reason = "no-pixels" if is_whole(dataset, file) else "truncated-file"
+            raise refuse(reason, self._path, "a file of the series holds no pixels")
         signed_unknown = "PixelRepresentation" not in dataset and "PixelData" in dataset
         if "PixelData" in dataset:
             fill_missing_attributes(dataset, self._path)
