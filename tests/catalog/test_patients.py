@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from situs.catalog.catalog import build_catalog
-from situs.catalog.patients import patient_in
+from situs.catalog.patients import one_patient_warning, patient_in
 from situs.scans.privacy import digest_patient
 from situs.splits.groups import scan_groups
 from situs.store import prepare
@@ -70,3 +70,11 @@ def test_what_belongs_to_a_patient_is_not_parted(tmp_path: Path) -> None:
         *([f"sub-{s}/anat/sub-{s}_{x}.nii.gz" for x in ("T1w", "T2w")] for s in ("01", "02")),
     ]
     assert len(members) == 5 + 11 + 3
+
+
+def test_one_identifier_for_all_studies_is_warned_of() -> None:
+    told = one_patient_warning([("p", f"study{n % 5}") for n in range(10)])
+    assert "5 studies carry one patient identifier" in told
+    assert not one_patient_warning([("p", f"study{n % 3}") for n in range(9)])
+    assert not one_patient_warning([(f"p{n % 2}", f"study{n}") for n in range(9)])
+    assert not one_patient_warning([("", f"study{n}") for n in range(9)])

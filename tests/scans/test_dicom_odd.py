@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from dicom_files import (
     write_planes,
     write_series,
 )
-from nibabel.nicom import dicomwrappers
 
 import situs
 from situs.catalog.catalog import build_catalog
 from situs.scans.read import read_scan
 from situs.scans.readers import dicom
 from situs.scans.readers.options import ReadOptions
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it warns that it is experimental
+    from nibabel.nicom import dicomwrappers
 
 SHAPE = (8, 7, 6)
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"

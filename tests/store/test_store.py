@@ -228,6 +228,19 @@ def test_foreign_folders_and_useless_data_are_refused(scans: Path, tmp_path: Pat
         prepare(tmp_path / "bad", tmp_path / "store", RULES, workers=0)
 
 
+@pytest.mark.parametrize("spacing", [800.0, 30.0, 0.0008])
+def test_a_voxel_size_in_another_unit_is_refused_by_name(tmp_path: Path, spacing: float):
+    folder = write_scans(tmp_path / "scans", 3)
+    odd = nib.load(sorted(folder.iterdir())[0])
+    image = nib.Nifti1Image(np.asarray(odd.dataobj)[::-1] + 7, np.diag([spacing] * 3 + [1]))
+    nib.save(image, folder / "odd.nii.gz")
+    made = prepare(folder, tmp_path / "store", workers=0)
+    assert len(made) == 3
+    (refusal,) = made.refused
+    assert (refusal["source"], refusal["reason"]) == ("odd.nii.gz", "absurd-spacing")
+    assert f"{spacing:g}×{spacing:g}×{spacing:g} mm" in refusal["detail"]
+
+
 def test_a_scan_that_preparation_makes_blank_is_refused(tmp_path: Path):
     write_scans(tmp_path / "in", 1)
     blank = np.zeros((20, 20, 20), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,9 @@ def mosaic_tiles(dataset: Dataset, file: Path) -> list[tuple[Tile, tuple[float, 
 
 
 def _csa(dataset: Dataset) -> dict[str, Any]:
-    from nibabel.nicom import csareader  # noqa: PLC0415 - only mosaics need it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nibabel warns that its DICOM readers are experimental
+        from nibabel.nicom import csareader  # noqa: PLC0415 - only mosaics need it
 
     try:
         found = csareader.get_csa_header(dataset)

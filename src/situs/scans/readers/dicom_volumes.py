@@ -14,8 +14,7 @@ their place along the normal. Then, with the keys of ``dicom_keys`` in their ord
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,21 +22,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from situs.scans.readers.dicom_grouping import FEWEST, Places, classes_of, complete, ranked, table
 from situs.scans.readers.dicom_headers import Slice
-from situs.scans.readers.dicom_keys import ACQUISITION, GRADIENT, KEYS, MISSING, Key, Value
+from situs.scans.readers.dicom_keys import ACQUISITION, KEYS, MISSING, Key
 from situs.scans.refusals import refuse
 
 Array = npt.NDArray[np.float64]
-Places = list[list[Slice]]
 
 # Headers carry positions rounded to as little as two decimals; a micro-CT's slices lie closer.
 _ROUNDING_MM = 0.02
 _SAME_PLACE_SHARE = 0.1
 EVEN_SHARE = 0.02
 """Gaps between slices that differ by this share of the typical one are alike."""
-_FEWEST = 3  # slices that show an even step
 _GAPLESS = 1.5  # steps up to this multiple of the slice thickness leave nothing out
-_INDEX = Key("dimension index")
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def same_place_mm(distances: Array, slices: Sequence[Slice]) -> float:
 def even_step(distances: Array) -> float | None:
     """The step of evenly spaced positions, ``(N,)`` sorted; None where they are not even."""
     gaps = np.diff(distances)
-    if len(gaps) + 1 < _FEWEST:
+    if len(gaps) + 1 < FEWEST:
         return None
     typical = float(np.median(gaps))
     return typical if (np.abs(gaps - typical) <= step_tolerance(typical)).all() else None
@@ -152,8 +149,8 @@ class _Arranger:
             if apart is None:
                 return [[s for (s,) in places]]
         else:
-            for key, read in _table(places):
-                if not key.weak and (groups := _complete(places, key, read)):
+            for key, read in table(places):
+                if not key.weak and (groups := complete(places, key, read)):
                     return self._each(key, groups)
             apart = self._apart(places)
             if apart is None:
@@ -169,18 +166,18 @@ class _Arranger:
         fewer = self._without_equal_pictures(places)
         if fewer is not None:
             return self.split(fewer)
-        for key, read in _table(places):
-            if key.weak and (groups := _complete(places, key, read)):
+        for key, read in table(places):
+            if key.weak and (groups := complete(places, key, read)):
                 return self._each(key, groups)
         counts = {len(place) for place in places}
         if len(counts) > 1:
             detail = f"positions hold {min(counts)} to {max(counts)} different slices"
             raise refuse("duplicate-slices", self.path, detail + _named_acquisitions(places))
-        ranked = _ranked(places)
-        if ranked is None:
+        found = ranked(places)
+        if found is None:
             detail = f"positions hold {counts.pop()} slices, and nothing tells their volumes apart"
             raise refuse("duplicate-slices", self.path, detail)
-        key, volumes = ranked
+        key, volumes = found
         self.told_by.append(key.name)
         return volumes
 
@@ -201,10 +198,10 @@ class _Arranger:
         distances = self._distances(places)
         slices = [s for place in places for s in place]
         joined = ""
-        for key, read in _table(places):
+        for key, read in table(places):
             if key.weak:
                 continue
-            classes = _classes([read(s) for s in slices], key, len(slices) // _FEWEST)
+            classes = classes_of([read(s) for s in slices], key, len(slices) // FEWEST)
             if classes is None or len(set(classes.values())) < 2:
                 continue
             by_class: dict[int, Places] = defaultdict(list)
@@ -256,70 +253,6 @@ class _Arranger:
         return found
 
 
-def _table(places: Places) -> list[tuple[Key, Callable[[Slice], Value]]]:
-    """The keys in order of precedence, each with what reads it of a slice."""
-    most = max(len(s.index) for place in places for s in place)
-
-    def index(i: int) -> Callable[[Slice], Value]:
-        return lambda s: s.index[i : i + 1]
-
-    def value(k: int) -> Callable[[Slice], Value]:
-        return lambda s: s.keys[k]
-
-    indices = [(_INDEX, index(i)) for i in range(most)]
-    return indices + [(key, value(k)) for k, key in enumerate(KEYS)]
-
-
-def _complete(places: Places, key: Key, read: Callable[[Slice], Value]) -> list[Places] | None:
-    """Places of each value of a key, if every place holds every value equally often."""
-    fewest = min(map(len, places))
-    if fewest < 2:
-        return None
-    classes = _classes([read(s) for place in places for s in place], key, fewest)
-    if classes is None or len(set(classes.values())) < 2:
-        return None
-    numbers = [[classes[read(s)] for s in place] for place in places]
-    expected = Counter(numbers[0])
-    if any(Counter(found) != expected for found in numbers):
-        return None
-    groups = [
-        [
-            [s for s, n in zip(p, ns, strict=True) if n == number]
-            for p, ns in zip(places, numbers, strict=False)
-        ]
-        for number in sorted(expected)
-    ]
-    if key is KEYS[GRADIENT]:
-        # Directions have no order of their own; the order of acquisition is what they had.
-        groups.sort(key=lambda group: min(s.keys[GRADIENT + 1 :] for p in group for s in p))
-    return groups
-
-
-def _classes(values: Sequence[Value], key: Key, most: int) -> dict[Value, int] | None:
-    """The class of each distinct value, numbered in their order; None for more than ``most``."""
-    classes: dict[Value, int] = {}
-    heads: list[Value] = []
-    for value in sorted(set(values)):
-        # Numbers in order: only the last class can be near. Vectors: any.
-        near = heads[-1:] if len(value) < 2 else heads
-        number = next((heads.index(h) for h in near if _close(h, value, key)), len(heads))
-        if number == len(heads):
-            heads.append(value)
-            if len(heads) > most:
-                return None
-        classes[value] = number
-    return classes
-
-
-def _close(a: Value, b: Value, key: Key) -> bool:
-    return len(a) == len(b) and all(
-        x == y
-        if isinstance(x, str) or isinstance(y, str)
-        else abs(x - y) <= key.tolerance * max(abs(x), abs(y), key.floor)
-        for x, y in zip(a, b, strict=True)
-    )
-
-
 def _one_lattice(distances: Sequence[Array], steps: Sequence[float]) -> bool:
     """Whether all groups have one step and lie whole steps from each other."""
     step = steps[0]
@@ -327,48 +260,6 @@ def _one_lattice(distances: Sequence[Array], steps: Sequence[float]) -> bool:
         return False
     shifts = np.array([d[0] - distances[0][0] for d in distances]) / step
     return bool((np.abs(shifts - np.round(shifts)) <= _SAME_PLACE_SHARE).all())
-
-
-def _ranked(places: Places) -> tuple[Key, list[list[Slice]]] | None:
-    """Volumes by the order of slices within each place, by a key that orders all places alike."""
-    found: list[tuple[Key, list[list[Slice]], bool]] = []
-    for key, read in _table(places):
-        if not key.ranks:
-            continue
-        rows = [sorted(place, key=read) for place in places]
-        values = [[read(s) for s in row] for row in rows]
-        if any(v in (MISSING, ()) for row in values for v in row):
-            continue
-        if any(len(set(row)) < len(row) for row in values):
-            continue
-        regular = _evenly_timed(values)
-        if regular or _volume_by_volume(values) or _place_by_place(values):
-            found.append((key, [list(volume) for volume in zip(*rows, strict=True)], regular))
-    if not found:
-        return None
-    key, volumes, regular = found[0]
-    if not regular and key is not KEYS[ACQUISITION] and len(found) > 1 and volumes != found[1][1]:
-        return None  # two orders that contradict each other
-    return key, volumes
-
-
-def _volume_by_volume(values: list[list[Value]]) -> bool:
-    ranks = list(zip(*values, strict=True))
-    return all(max(a) < min(b) for a, b in itertools.pairwise(ranks))
-
-
-def _place_by_place(values: list[list[Value]]) -> bool:
-    rows = sorted(values)
-    return all(a[-1] < b[0] for a, b in itertools.pairwise(rows))
-
-
-def _evenly_timed(values: list[list[Value]]) -> bool:
-    """Whether every place is seen at even intervals, as the phases of a heart are."""
-    if len(values[0]) < _FEWEST or any(len(v) != 1 for row in values for v in row):
-        return False
-    gaps = np.diff(np.array(values, dtype=float)[..., 0], axis=1)
-    mean = gaps.mean(axis=1, keepdims=True)
-    return bool((np.abs(gaps - mean) <= 0.2 * mean).all())
 
 
 def _even(places: Places) -> bool:
