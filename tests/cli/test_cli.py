@@ -56,6 +56,7 @@ def test_yaml_that_cannot_be_read_is_named_in_one_line(
         (["pretrain", *_DATA, "--set", "optimiser.lr=-1"], "--set optimiser.lr must be greater"),
         (["prepare", "x", "--out", "y", "--spacing", "coarse"], "--spacing must be 'median' or 'n"),
         (["pretrain", *_DATA], "--data is not there: x"),
+        (["scan", ".", "--out", "y"], "nothing to read in .: no NIfTI"),
     ],
 )
 def test_errors_speak_of_what_was_typed(

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, out_any, out_folder, print_json
+from situs.errors import SitusError
 
 if TYPE_CHECKING:
     from situs.catalog.catalog import Catalog
@@ -73,6 +74,11 @@ def scan(
             modality=modality,
             planes=planes,
             skip=[catalog] if catalog is not None else [],
+        )
+    if not found.entries:
+        where = ", ".join(map(str, paths))
+        raise SitusError(
+            f"nothing to read in {where}: no NIfTI, NRRD, MHA or DICOM file. Nothing was saved"
         )
     saved = found.save(catalog) if catalog is not None else []
     if json:

@@ -171,10 +171,7 @@ def probe(
     labels: Annotated[
         int | None, typer.Option(help="Cases to learn from; half of them by default.")
     ] = None,
-    test: Annotated[
-        int | None,
-        typer.Option(help="Cases to score; the rest by default, or a fifth of the patients."),
-    ] = None,
+    test: Annotated[int | None, typer.Option(help="Cases to score; the rest by default.")] = None,
     voxels: Annotated[int, typer.Option(help="Voxels of each class drawn from each case.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
     settings: Settings = None,

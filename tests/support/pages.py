@@ -1,0 +1,72 @@
+"""What README and docs tell a reader to type: blocks of commands and code, from the text itself."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+_FENCE = re.compile(r"^ *```(\w*)\s*$")
+_MARKER = re.compile(r"^ *<!-- not run: (.+?) -->\s*$")
+_INLINE = re.compile(r"(?<!`)`(situs [a-z][^`]*)`")
+_STEPS = re.compile(r"(--steps |--subjects |[\"']steps[\"']: )\d+")
+_FEW = {"--steps ": "2", "--subjects ": "3"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; ``reason`` says why it is not run, where the text has such a marker."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    reason: str = ""
+
+    @property
+    def place(self) -> str:
+        """Page and line, for messages."""
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    def commands(self) -> list[list[str]]:
+        """The words of each command; of a console's lines those after the prompt."""
+        text = self.text.replace("\\\n", " ")
+        if self.language == "console":
+            lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+        else:
+            lines = text.splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """The fenced blocks of a page, in order."""
+    language, start, reason = None, 0, ""
+    inside: list[str] = []
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        fence = _FENCE.match(line)
+        if language is None and fence:
+            language, start, inside = fence[1], number, []
+        elif language is not None and fence:
+            yield Block(page, start, language, "\n".join(inside) + "\n", reason)
+            language, reason = None, ""
+        elif language is not None:
+            inside.append(line)
+        elif marker := _MARKER.match(line):
+            reason = marker[1]
+        elif line.strip():
+            reason = ""
+
+
+def inline_commands(page: Path) -> list[str]:
+    """Commands within the prose, which may hold names in capitals for what a reader has."""
+    return _INLINE.findall(re.sub(r"(?ms)^ *```.*?^ *```", "", page.read_text(encoding="utf-8")))
+
+
+def shortened(text: str) -> str:
+    """Two steps and three subjects instead of as many as a reader needs."""
+    return _STEPS.sub(lambda match: match[1] + _FEW.get(match[1], "2"), text)
