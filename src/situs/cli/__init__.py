@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from situs.cli.console import err
 from situs.cli.exits import exit_of, table
+from situs.cores import sleep_when_idle
 from situs.errors import Terminated, out_of_memory, speaking
 from situs.ranks import is_first
 from situs.version import __version__
@@ -25,6 +26,8 @@ PANELS = {
     "Comparison": ("study",),
     "What there is": ("methods", "backbones", "config", "demo-studies"),
 }
+
+sleep_when_idle()  # read when torch is imported, which no verb has done yet
 
 
 class _Stopped(BaseException):

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from situs.cli import app
 from situs.cli.console import Json, out, print_json
+from situs.cores import look
 
 _OPTIONAL = {
     "nilearn": "demo",
@@ -32,6 +33,7 @@ def doctor(json: Json = False) -> None:
 
     import torch  # noqa: PLC0415 - slow to import
 
+    cores = look()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts = {
         "situs": importlib.metadata.version("situs"),
@@ -40,6 +42,7 @@ def doctor(json: Json = False) -> None:
         "monai": importlib.metadata.version("monai"),
         "pytorch-lightning": importlib.metadata.version("pytorch-lightning"),
         "cores": os.cpu_count(),
+        "cores free now": f"{cores.said()}; a training takes {cores.threads()} threads",
         "gpus": ", ".join(gpus) or "none (training runs on the CPU)",
         "free disk here": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",
     }

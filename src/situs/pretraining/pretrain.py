@@ -14,11 +14,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
 
 from situs import backbones
 from situs.backbones.base import Backbone
 from situs.catalog.patients import one_patient_warning
 from situs.config import dump_yaml, load_config
+from situs.cores import look
 from situs.errors import ConfigError, setting
 from situs.files import write_file, write_json
 from situs.methods.composition import Composition, compose
@@ -119,8 +121,7 @@ def _pretrain(
     quiet: bool,
 ) -> None:
     """One process's part: the first one writes, the others find what it wrote."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    _choose_threads(run, config, mode, quiet)
     store = group.in_turn(lambda: _open_store(config, mode, group.first))
     items = _items(store, composition)
     groups = scan_groups(store.records)
@@ -165,6 +166,24 @@ def _pretrain(
         outside="background",
     )
     _train(run, config, module, card, state, stops, quiet)
+
+
+def _choose_threads(run: Run, config: PretrainConfig, mode: Mode, quiet: bool) -> None:
+    """As asked for; as the run was begun with, whose sums then stay the same; as cores are free."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+        return
+    cores = look()
+    before = run.info.get("hardware", {}).get("threads") if mode == "resume" else None
+    threads = int(before or cores.threads(config.devices))
+    torch.set_num_threads(threads)
+    if not quiet:
+        why = "as the run was begun with" if before else "chosen by what is free"
+        Console(stderr=True).print(
+            f"{cores.said()}: threads {threads} ({why}), loader processes {config.workers}",
+            markup=False,
+            highlight=False,
+        )
 
 
 def _mode(run: Run, mode: Mode) -> Mode:

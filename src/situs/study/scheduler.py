@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from situs.cores import sleep_when_idle
 from situs.study.jobs import Job, JobFolders
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "situs.study.worker")
@@ -49,6 +50,7 @@ class Scheduler:
     ) -> None:
         self.folders, self.processes, self.worker = folders, processes, worker
         self.environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
+        sleep_when_idle(self.environment)
         self.failed: dict[str, Job] = {}
         self._gpus = itertools.cycle(gpus or ("",))
         self._idle: list[subprocess.Popen[str]] = []

@@ -112,7 +112,7 @@ class FinetuneConfig(Config):
         save_model: Write the weights.
         precision: ``"auto"`` takes bf16 or fp16 mixed precision on a GPU that has it.
         workers: Loader processes; 0 draws patches in the main process. The numbers are the same.
-        threads: CPU threads of torch; None leaves them as they are.
+        threads: CPU threads of torch; None takes the cores that are free.
         seed: Of everything random.
         overwrite: Replace an earlier result in ``out``.
     """

@@ -19,6 +19,7 @@ from torch import nn
 
 from situs.backbones import Backbone
 from situs.config import dump_yaml, load_config, validate
+from situs.cores import look
 from situs.errors import ConfigError, RunError, setting
 from situs.evaluation.metrics import Summary
 from situs.files import check_writable, write_file
@@ -293,7 +294,7 @@ def _make_folder(config: FinetuneConfig) -> None:
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
+    torch.set_num_threads(number or look().threads())
     try:
         yield
     finally:
