@@ -27,6 +27,7 @@ from situs.store import Preprocessing
 from situs.training.folder import check_outside
 from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile
+from situs.training.stopping import StopBetweenSteps, StopSignals, stop_signals, stopped
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.evaluate import evaluate, validation_score
@@ -73,7 +74,7 @@ def finetune(
     config = load_config(FinetuneConfig, config, overrides)
     _check_folder(config)
     clock = _Clock()
-    with isolate_rng(), _threads(config.threads):
+    with isolate_rng(), _threads(config.threads), stop_signals() as stops:
         _, card = starting_point(config.init, config.backbone, channels=1)
         cohort = _cohort(config, cohort, card.preprocessing)
         config = _settled(config, cohort, card.method, quiet)
@@ -86,7 +87,7 @@ def finetune(
         if ledger is not None and not quiet:
             Console(stderr=True).print(ledger)
         clock.lap("prepare")
-        watch = _train(config, model, cohort, split, pretrained, quiet)
+        watch = _train(config, model, cohort, split, pretrained, stops, quiet)
         clock.lap("train")
         if config.save_model:
             # Before the test: whatever goes wrong there must not cost the training.
@@ -204,6 +205,7 @@ def _train(
     cohort: Cohort,
     split: Split,
     pretrained: Sequence[nn.Module],
+    stops: StopSignals,
     quiet: bool,
 ) -> ValidationCheckpoint:
     sampler = PatchSampler(
@@ -230,7 +232,11 @@ def _train(
         return validation_score(model, cohort.stream(split.validation))
 
     watch = ValidationCheckpoint(metrics, score if split.validation else None, config)
-    fit(module, sampler, watch, config.out, [TrainingProgress(quiet=quiet, what="fine-tuning")])
+    progress = TrainingProgress(quiet=quiet, what="fine-tuning")
+    fit(module, sampler, watch, config.out, [StopBetweenSteps(stops), progress])
+    step = module.trainer.global_step
+    if stops.received is not None and step < config.steps:
+        raise stopped(stops, step, "the same command and --overwrite", saved=False)
     return watch
 
 
