@@ -95,8 +95,11 @@ def test_two_processes_do_what_one_does_and_one_goes_on_where_two_stood(
     settings: Path, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    alone = start("--config", settings, "--out", one, "--quiet")
-    assert alone.wait(300) == Exit.DONE, alone.communicate()
+    alone = start("--config", settings, "--out", one, "--steps", 900, "--quiet")
+    wait_for_steps(one, alone)
+    alone.terminate()
+    assert "Stopped at step" in alone.communicate(timeout=120)[1]
+    assert alone.returncode == Exit.TERMINATED
     both = start(
         "--config", settings, "--out", two, "--devices", 2, "--batch-size", 2, "--steps", 900
     )
@@ -109,7 +112,6 @@ def test_two_processes_do_what_one_does_and_one_goes_on_where_two_stood(
     assert f"Stopped at step {step}; go on with: situs pretrain --resume {two}" in err
     assert out == ""
     assert (info(two)["status"], info(two)["ended"]) == ("stopped", "terminated")
-    # Warm-up is the same in both; the cosine's first steps are of another length.
     np.testing.assert_allclose(losses(two)[:3], losses(one)[:3], rtol=1e-5)
 
     # The same batch on one device goes on; another batch is another run.
