@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from situs.geometry import Plane
 from situs.views import ArraySource
-from situs.views.decoded import Kept
+from situs.views.decoded import Kept, read_crop
 from situs.views.planes import centred_plane, cut
 from situs.views.slices import Pose, ViewGrid, posed
 
@@ -142,3 +142,23 @@ def test_what_is_kept_of_scans_is_bounded_and_goes_with_them(source: ArraySource
         made.clear()
         scans.pop()
     assert kept._bytes == 0
+
+
+def test_a_crop_of_a_decoded_scan_is_what_the_scan_reads(source: ArraySource) -> None:
+    class Stored:
+        """A scan that is not in memory."""
+
+        reads = 0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(source, name)
+
+        def read(self, start, size):
+            self.reads += 1
+            return source.read(start, size)
+
+    stored = Stored()
+    for start in ((0, 0, 0), (-2, 3, 4), (17, 12, -5)):
+        expected = source.read(start, (4, 5, 6))
+        np.testing.assert_array_equal(read_crop(stored, start, (4, 5, 6)), expected)
+    assert stored.reads == 1

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from situs.views.decoded import read_crop
 from situs.views.source import Source
 from situs.views.subvolume import random_start, spanned, start_near
 
@@ -62,7 +63,7 @@ def draw_crop(
 
 def cut(source: Source, crop: Crop, size: Sequence[int]) -> npt.NDArray[np.float32]:
     """Read ``crop`` and resample it to ``size`` by trilinear interpolation, ``(C, *size)``."""
-    view = torch.from_numpy(source.read(crop.start, crop.extent))[None]
+    view = torch.from_numpy(read_crop(source, crop.start, crop.extent))[None]
     if crop.extent != tuple(size):
         view = F.interpolate(view, size=tuple(size), mode="trilinear", align_corners=False)
     flipped = torch.flip(view[0], [axis + 1 for axis in range(3) if crop.flips[axis]])

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from situs.store.crop import crop_padded
 from situs.views.source import ArraySource, Source
 
 Array = npt.NDArray[np.float32]
@@ -82,6 +83,14 @@ def decoded(source: Source) -> Array:
     Not to be written to.
     """
     return _volumes.of(source, _whole)
+
+
+def read_crop(source: Source, start: Sequence[int], size: Sequence[int]) -> Array:
+    """What ``source.read(start, size)`` gives, out of the decoded scan where it is small."""
+    if not keepable(source):
+        return source.read(start, size)
+    inside = decoded(source)[:, 1:-1, 1:-1, 1:-1]
+    return crop_padded(inside, start, size, source.background)
 
 
 def _whole(source: Source) -> Array:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from situs.errors import ConfigError
 from situs.methods.base import Batch
+from situs.views.decoded import read_crop
 from situs.views.source import Source
 from situs.views.subvolume import inside_mask, random_start, slice_axis, spanned
 
@@ -70,7 +71,7 @@ def sample_masked(
     axis = slice_axis(source, len(view_size), rng, axes)
     extent = spanned(view_size, axis)
     start = random_start(source.shape, extent, rng)
-    image, inside = source.read(start, extent), inside_mask(source.shape, start, extent)
+    image, inside = read_crop(source, start, extent), inside_mask(source.shape, start, extent)
     grid = [v // b for v, b in zip(view_size, block_size, strict=True)]
     return {
         "image": torch.from_numpy(image.reshape(-1, *view_size)),

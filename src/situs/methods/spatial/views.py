@@ -7,6 +7,7 @@ import torch
 
 from situs.methods.base import Batch
 from situs.methods.spatial.config import SpatialConfig
+from situs.views.decoded import read_crop
 from situs.views.intensity import jitter
 from situs.views.source import Source
 
@@ -33,7 +34,7 @@ def sample_views(source: Source, config: SpatialConfig, rng: np.random.Generator
         np.minimum(room, 0), np.maximum(room, 0), (config.views, 3), "int64", True
     )
     views = [
-        jitter(source.read(start.tolist(), config.view_size), config.intensity, rng)
+        jitter(read_crop(source, start.tolist(), config.view_size), config.intensity, rng)
         for start in start_vox
     ]
     centers_vox = start_vox + (size - 1) / 2

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from situs.methods.base import Batch
 from situs.methods.voco.config import VocoConfig
+from situs.views.decoded import read_crop
 from situs.views.intensity import jitter
 from situs.views.source import Source
 from situs.views.subvolume import random_start
@@ -54,7 +55,7 @@ def sample_region(source: Source, config: VocoConfig, rng: np.random.Generator) 
     bases = base_starts(config.grid, config.crop_size)
     crops = rng.integers(0, region - size, (config.crops, 3), endpoint=True)
     starts = np.concatenate([bases, crops]) + corner
-    block = source.read(corner.tolist(), region.tolist())
+    block = read_crop(source, corner.tolist(), region.tolist())
     cut = [_slice(block, s, config.crop_size) for s in starts - corner]
     views = torch.from_numpy(np.stack([jitter(c, config.intensity, rng) for c in cut]))
     if config.seen_size != config.crop_size:
