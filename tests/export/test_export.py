@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import monai.networks.nets
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,7 +22,9 @@ from situs.export import available, export
 from situs.export.checks import insist_same, probe_image
 from situs.export.export import Origin
 from situs.export.hub import model_card
-from situs.transfer.networks import Segmenter
+from situs.store import Preprocessing
+from situs.transfer.model import Model, Task
+from situs.transfer.networks import Classifier, Segmenter
 from situs.weights import Card, load_card, load_encoder, save_weights
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -190,6 +194,54 @@ def test_onnx_computes_the_same(name: str, weights, tmp_path: Path):
     exported = export(weights[name], "onnx", tmp_path / "out")
     assert "encoder.onnx" in exported.files
     assert "another batch size" in exported.checked
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_a_fine_tuned_model_runs_with_numpy_and_onnxruntime_alone(
+    kind: Literal["segmentation", "classification"], weights, tmp_path: Path
+):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra 'onnx'")
+    model = fine_tuned(weights["cnn"], kind)
+    model.save(tmp_path / "model")
+    exported = export(tmp_path / "model", "onnx", tmp_path / "out")
+    assert exported.files == ("card.json", "model.onnx", "run.py", "task.json")
+    scan = np.random.default_rng(0).normal(0, 400, (1, 20, 30, 14)).astype(np.float32)
+    np.save(tmp_path / "scan.npy", scan)
+    # Nothing of ours, nor torch, can be imported there.
+    code = "import sys; sys.modules.update(torch=None, situs=None, monai=None, scipy=None);"
+    code += (
+        "import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    subprocess.run(
+        [sys.executable, "-I", "-c", code, str(exported.path / "run.py"), "scan.npy", "out.npy"],
+        cwd=tmp_path,
+        check=True,
+        timeout=120,
+    )
+    found = np.load(tmp_path / "out.npy")
+    image = torch.from_numpy((scan.clip(-1000, 1000) / 1000).astype(np.float32))
+    expected = model.of_image(image, [float(image.min())])
+    if kind == "segmentation":
+        values = np.array(list(model.task.classes))
+        assert (found == values[expected.argmax(0)]).mean() > 0.9999
+    else:
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def fine_tuned(folder: Path, kind: Literal["segmentation", "classification"]) -> Model:
+    """A model as fine-tuning leaves it, with flips and windows smaller than the scan."""
+    card = load_card(folder)
+    torch.manual_seed(2)
+    network = (Segmenter if kind == "segmentation" else Classifier)(load_encoder(folder), 3)
+    task = Task(
+        kind=kind,
+        classes={0: "background", 1: "a", 5: "b"},
+        patch_size=(16, 16, 8),
+        flip_axes=(0,),
+        preprocessing=Preprocessing(spacing=(1.0, 1.0, 2.0)).model_dump(mode="json"),
+    )
+    return Model(network.eval(), task, card)
 
 
 def test_onnx_without_its_packages_names_the_extra(

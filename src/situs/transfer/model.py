@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from situs.backbones import BackboneConfig, backbone_class, build
 from situs.config import Config, validate
@@ -83,17 +84,23 @@ class Model:
 
     def probabilities(self, prepared: Prepared) -> npt.NDArray[np.float32]:
         """Class probabilities: ``(K, X, Y, Z)`` on the prepared grid, or ``(K,)`` of the scan."""
+        return self.of_image(torch.from_numpy(prepared.array), prepared.background)
+
+    def of_image(self, image: Tensor, background: Sequence[float]) -> npt.NDArray[np.float32]:
+        """Class probabilities of a prepared image.
+
+        Args:
+            image: ``(C, X, Y, Z)``.
+            background: What lies outside the scan, one value a channel.
+
+        Returns:
+            As :meth:`probabilities`.
+        """
         task = self.task
-        image = torch.from_numpy(prepared.array)
         self.network.eval()
         if task.kind == "segmentation":
             values = windows.segment(
-                self.network,
-                image,
-                task.framing,
-                task.overlap,
-                task.flip_axes,
-                prepared.background,
+                self.network, image, task.framing, task.overlap, task.flip_axes, background
             )
         else:
             values = windows.classify(
@@ -103,7 +110,7 @@ class Model:
                 task.multi_label,
                 task.overlap,
                 task.flip_axes,
-                prepared.background,
+                background,
             )
         return np.asarray(values.numpy(), dtype=np.float32)
 
