@@ -196,6 +196,7 @@ def test_onnx_computes_the_same(name: str, weights, tmp_path: Path):
     assert "another batch size" in exported.checked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])
 def test_a_fine_tuned_model_runs_with_numpy_and_onnxruntime_alone(
     kind: Literal["segmentation", "classification"], weights, tmp_path: Path

@@ -98,6 +98,7 @@ _SETTINGS = {
     "file": "out",
     "store": "out",
     "folder": "out",
+    "table": "out",
     "catalog": "out",
     "test_data": "dataset.test",
 }

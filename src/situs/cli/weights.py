@@ -1,4 +1,4 @@
-"""``situs import``."""
+"""``situs import`` and ``situs embed``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, out, out_folder, print_json
+from situs.cli.console import Json, Quiet, err, out, out_file, out_folder, print_json
 
 
 @app.command("import")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A .pt, .pth or .safetensors file.")],
     folder: Annotated[
-        Path,
-        typer.Option("--out", callback=out_folder, help="The weights folder to write."),
+        Path, typer.Option("--out", callback=out_folder, help="The weights folder to write.")
     ],
     layout: Annotated[
         str, typer.Option(help="auto, monai, voco, suprem, swin_unetr, nnunet or nnssl.")
@@ -81,3 +80,64 @@ def import_(
         markup=False,
         soft_wrap=True,
     )
+
+
+@app.command()
+def embed(
+    run: Annotated[str, typer.Argument(help="A run, a result, or a weights folder.")],
+    paths: Annotated[list[Path], typer.Argument(help="A store, or scans and folders of scans.")],
+    table: Annotated[
+        Path, typer.Option("--out", callback=out_file, help="The table, FEATURES.parquet.")
+    ],
+    grid: Annotated[
+        float | None, typer.Option(help="A row every so many mm; one row a scan by default.")
+    ] = None,
+    page: Annotated[bool, typer.Option(help="Write a page with a map of the scans, too.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the features of scans to Parquet, with provenance and a page.
+
+    Example: `situs embed runs/first STORE --out features.parquet`
+
+    Rows hold the scan's name, modality, spacing and the encoder's mean feature at every scale;
+    with `--grid 20`, the features at places 20 mm apart and where they are.
+    """
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from situs.report.embedding import write_page  # noqa: PLC0415 - imports matplotlib
+    from situs.transfer.embed import embed as write  # noqa: PLC0415 - imports torch
+
+    with Progress(console=err, transient=True, disable=quiet or json) as progress:
+        bar = progress.add_task("embedding", total=None)
+        embedded = write(
+            run,
+            paths,
+            table,
+            grid_mm=grid,
+            overwrite=overwrite,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    html = write_page(table) if page else None
+    for error in embedded.refused:
+        err.print(f"refused: {error}", markup=False, soft_wrap=True)
+    said = {
+        "path": embedded.path,
+        "scans": embedded.scans,
+        "rows": embedded.rows,
+        "width": embedded.width,
+        "refused": [{"scan": e.path.name, "reason": e.reason} for e in embedded.refused],
+        "page": html,
+    }
+    if json:
+        print_json(said)
+        return
+    out.print(
+        f"{embedded.path}: {embedded.rows} rows of {embedded.width} numbers, "
+        f"{embedded.scans} scans",
+        markup=False,
+        soft_wrap=True,
+    )
+    if html is not None:
+        out.print(f"page: {html}", markup=False, soft_wrap=True)

@@ -88,7 +88,9 @@ def predict(
     found = discover(given, root, skip=[out])
     if not found.candidates and not found.refused:
         raise RunError(f"no scan below {', '.join(map(str, given))}")
-    inputs = dict(_named(_inputs(found.candidates, model.card.backbone.in_channels), root))
+    inputs = dict(
+        named_inputs(grouped_inputs(found.candidates, model.card.backbone.in_channels), root)
+    )
     table = _Table(out, model.task)
     result = Predictions(refused=list(found.refused))
     if resume:
@@ -100,7 +102,7 @@ def predict(
     for number, name in enumerate(wanted):
         progress(number, len(wanted))
         try:
-            row = _one(model, name, _read(inputs[name], root, model), table.target(name))
+            row = _one(model, name, _scan(inputs[name], root, model), table.target(name))
         except ScanRefused as error:
             result.refused.append(error)
             continue
@@ -172,14 +174,34 @@ def _one(model: Model, name: str, scan: Scan, target: Path) -> Row:
     return dict(zip(_columns(model.task), [name, target.name, *volumes], strict=True))
 
 
-def _read(channels: Sequence[Candidate], root: Path, model: Model) -> Scan:
-    paths = [candidate.place(root) for candidate in channels]
+def _scan(channels: Sequence[Candidate], root: Path, model: Model) -> Scan:
     wanted = model.card.backbone.in_channels
+    return read_input(channels, root, wanted, model.task.modalities)
+
+
+def read_input(
+    channels: Sequence[Candidate],
+    root: Path,
+    wanted: int,
+    modalities: Sequence[str | None] = (),
+) -> Scan:
+    """Read the scan that files were grouped to.
+
+    Args:
+        channels: From :func:`grouped_inputs`.
+        root: Folder that their paths are relative to.
+        wanted: Channels that the network takes.
+        modalities: Of each channel, where the model knows better than the files.
+
+    Raises:
+        ScanRefused: As :func:`read_scan`, and ``channel-count``.
+    """
+    paths = [candidate.place(root) for candidate in channels]
     scan = read_channels(paths) if len(paths) > 1 else _read_one(channels[0], root, wanted)
     if scan.array.shape[0] != wanted:
         detail = f"has {scan.array.shape[0]} channel(s), the model was trained on {wanted}"
         raise refuse("channel-count", paths[0], detail)
-    return with_modalities(scan, model.task.modalities, paths[0])
+    return with_modalities(scan, modalities, paths[0])
 
 
 def _read_one(candidate: Candidate, root: Path, channels: int) -> Scan:
@@ -191,7 +213,7 @@ def _read_one(candidate: Candidate, root: Path, channels: int) -> Scan:
     return read_scan(path, volume, series=candidate.series or None)
 
 
-def _inputs(candidates: Sequence[Candidate], channels: int) -> list[list[Candidate]]:
+def grouped_inputs(candidates: Sequence[Candidate], channels: int) -> list[list[Candidate]]:
     """The candidates of each scan: one, or a file a channel named as nnU-Net does."""
     groups: dict[tuple[Path, str], dict[int, Candidate]] = defaultdict(dict)
     for candidate in candidates:
@@ -205,7 +227,9 @@ def _inputs(candidates: Sequence[Candidate], channels: int) -> list[list[Candida
     return [*joined, *([c] for c in candidates if c not in used)]
 
 
-def _named(inputs: Sequence[list[Candidate]], root: Path) -> Iterator[tuple[str, list[Candidate]]]:
+def named_inputs(
+    inputs: Sequence[list[Candidate]], root: Path
+) -> Iterator[tuple[str, list[Candidate]]]:
     """A file name for each scan: its own without suffix, numbered where two are alike."""
     taken: set[str] = set()
     for channels in inputs:

@@ -1,0 +1,121 @@
+"""The page beside a table of features: a map of the scans, and who is near whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from situs import text
+from situs.files import write_file
+from situs.report import style
+from situs.report.page import render, settings
+from situs.report.svg import Tile, tile
+from situs.transfer.embed import read_embedding
+
+_LISTED = 200
+_NEAREST = 3
+
+
+def write_page(table: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page of a table that ``situs embed`` wrote.
+
+    Args:
+        table: The Parquet file.
+        out: The page; beside the table, with its name, by default.
+
+    Raises:
+        RunError: If the table is not one.
+    """
+    found, provenance = read_embedding(table)
+    frame = found.to_pandas()
+    features = np.stack(frame["feature"].to_numpy()).astype(np.float64)
+    means = pd.DataFrame(features).groupby(frame["scan"].to_numpy(), sort=False).mean()
+    modality = frame.groupby("scan", sort=False)["modality"].first().loc[means.index].tolist()
+    names = [str(name) for name in means.index]
+    spread = means.to_numpy().std(0)
+    unit = (means.to_numpy() - means.to_numpy().mean(0)) / np.where(spread > 0, spread, 1.0)
+    places, explained = _components(unit)
+    rows = _nearest(unit, names, modality)
+    path = Path(out) if out is not None else Path(table).with_suffix(".html")
+    share = f"{100 * explained:.0f} %" if len(names) > 2 else "all"
+    page = render(
+        "embedding.html.j2",
+        scans=rows[:_LISTED],
+        left_out=max(0, len(rows) - _LISTED),
+        width=int(features.shape[1]),
+        weights=text.printable(str(provenance["weights"])),
+        sentence=_sentence(rows, modality),
+        tiles=[_map(places, modality, share)],
+        explained=share,
+        provenance=settings(provenance),
+    )
+    write_file(path, page)
+    return path
+
+
+def _components(unit: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
+    """Two principal components ``(N, 2)``, and the share of the variance in them."""
+    left, values, _ = np.linalg.svd(unit, full_matrices=False)
+    places = np.zeros((len(unit), 2))
+    count = min(2, len(values))
+    places[:, :count] = left[:, :count] * values[:count]
+    total = float((values**2).sum())
+    return places, float((values[:count] ** 2).sum() / total) if total else 1.0
+
+
+def _nearest(
+    unit: npt.NDArray[np.float64], names: list[str], modality: list[str]
+) -> list[dict[str, Any]]:
+    lengths = np.linalg.norm(unit, axis=1, keepdims=True)
+    direction = unit / np.where(lengths > 0, lengths, 1.0)
+    likeness = direction @ direction.T
+    np.fill_diagonal(likeness, -np.inf)
+    rows = []
+    for number, name in enumerate(names):
+        order = np.argsort(-likeness[number])[: min(_NEAREST, len(names) - 1)]
+        near = [{"name": names[i], "likeness": f"{likeness[number, i]:.2f}"} for i in order]
+        same = [modality[i] == modality[number] for i in order[:1]]
+        rows.append({"name": name, "modality": modality[number], "nearest": near, "same": same})
+    return rows
+
+
+def _sentence(rows: list[dict[str, Any]], modality: list[str]) -> str:
+    """Whether neighbours share their modality, beside what chance would give."""
+    kinds = pd.Series(modality).value_counts()
+    if len(kinds) < 2:
+        return f"All scans are {text.printable(modality[0])}."
+    share = np.mean([row["same"][0] for row in rows])
+    n = len(rows)
+    chance = float((kinds * (kinds - 1)).sum() / (n * (n - 1)))
+    return (
+        f"The nearest scan is of the same modality for {100 * share:.0f} % of the scans; "
+        f"by chance it would be for {100 * chance:.0f} %."
+    )
+
+
+def _map(places: npt.NDArray[np.float64], modality: list[str], share: str) -> Tile:
+    with style.figure(560, 420) as figure:
+        axes = style.axes(figure)
+        axes.grid(alpha=0.6)
+        for number, kind in enumerate(dict.fromkeys(modality)):
+            chosen = np.array([m == kind for m in modality])
+            axes.plot(
+                places[chosen, 0],
+                places[chosen, 1],
+                style.SERIES_MARKERS[number % len(style.SERIES_MARKERS)],
+                color=style.SERIES[(number + 1) % len(style.SERIES)],
+                markersize=4.5,
+                alpha=0.8,
+                markeredgewidth=0,
+                label=text.printable(kind),
+            )
+        axes.set_xlabel("first component")
+        axes.set_ylabel("second component")
+        axes.legend(loc="best")
+        return tile(
+            figure, f"Map of {len(places)} scans by two components, {share} of the variance"
+        )
