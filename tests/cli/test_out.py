@@ -22,9 +22,10 @@ VERBS = {
     "plan": ["x"],
     "export": ["x", "--to", "monai"],
     "import": ["x"],
+    "embed": ["x", "y"],
     "demo": [],
 }
-MAYBE_A_FILE = {"scan", "observe", "compare", "plan"}
+MAYBE_A_FILE = {"scan", "observe", "compare", "plan", "embed"}
 
 
 def said(typed: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import monai.networks.nets
+import nibabel
 import numpy as np
 import pytest
 import torch
 import yaml
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from safetensors.torch import load_file
+from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
+from situs import read_scan
 from situs.backbones import BackboneConfig, build
 from situs.cli import app
 from situs.errors import ConfigError, SitusError
@@ -22,7 +26,7 @@ from situs.export import available, export
 from situs.export.checks import insist_same, probe_image
 from situs.export.export import Origin
 from situs.export.hub import model_card
-from situs.store import Preprocessing
+from situs.store import Preprocessing, preprocess
 from situs.transfer.model import Model, Task
 from situs.transfer.networks import Classifier, Segmenter
 from situs.weights import Card, load_card, load_encoder, save_weights
@@ -228,6 +232,43 @@ def test_a_fine_tuned_model_runs_with_numpy_and_onnxruntime_alone(
         assert (found == values[expected.argmax(0)]).mean() > 0.9999
     else:
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_bundle_segments_as_situs_does(weights, tmp_path: Path):
+    """MONAI's own loader and transforms, on an oblique scan stored along L, S, P."""
+    import monai.bundle
+
+    model = fine_tuned(weights["cnn"], "segmentation")
+    rules = Preprocessing(spacing="native", crop=False, ct_window=(-800, 700), ct_range=(0, 1))
+    update = {"preprocessing": rules.model_dump(mode="json"), "intensity": ("hounsfield",)}
+    model.task = model.task.model_copy(update=update)
+    model.save(tmp_path / "model")
+    bundle = export(tmp_path / "model", "monai", tmp_path / "bundle").path
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", (12, -8, 25), degrees=True).as_matrix() * (
+        1,
+        1.5,
+        3,
+    )
+    affine[:3, 3] = (-30, 12, 5)
+    values = np.random.default_rng(0).normal(-100, 500, (20, 30, 14)).astype(np.float32)
+    stored = ornt_transform(io_orientation(affine), axcodes2ornt(("L", "S", "P")))
+    file = bundle / "images" / "scan.nii.gz"
+    file.parent.mkdir()
+    nibabel.save(nibabel.Nifti1Image(values, affine).as_reoriented(stored), file)
+    monai.bundle.run(
+        config_file=str(bundle / "configs" / "inference.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        bundle_root=str(bundle),
+        device="$torch.device('cpu')",
+    )
+    theirs = nibabel.load(bundle / "predictions" / "scan.nii.gz")
+    scan = read_scan(file, modality="CT")
+    ours = model.segment(preprocess(scan, rules))
+    np.testing.assert_allclose(theirs.affine, scan.affine, atol=1e-4)
+    assert theirs.shape == ours.shape == (20, 14, 30)
+    assert (np.asarray(theirs.dataobj) == ours).mean() > 0.999
+    assert set(np.unique(ours)) == {0, 1, 5}
 
 
 def fine_tuned(folder: Path, kind: Literal["segmentation", "classification"]) -> Model:

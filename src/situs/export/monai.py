@@ -24,7 +24,9 @@ from situs.config import validate
 from situs.errors import SitusError
 from situs.export.checks import insist_same, probe_image
 from situs.export.export import Origin, Written
+from situs.export.monai_bundle import why_not, write_bundle
 from situs.files import write_json
+from situs.transfer.model import TASK, Model
 from situs.weights import write_tensors
 
 # Output layers of the three classes, each one convolution.
@@ -37,6 +39,8 @@ _OUTPUT = {
 
 def write(origin: Origin, out: Path) -> Written:
     """Write ``model.safetensors``, ``network.json`` (class and arguments) and ``card.json``.
+
+    Of a model that segments CT also ``configs/``, with which the folder is a bundle.
 
     Raises:
         SitusError: For a backbone that MONAI has no class for.
@@ -51,6 +55,8 @@ def write(origin: Origin, out: Path) -> Written:
     write_json(out / "network.json", description, indent=1)
     write_json(out / "card.json", origin.card.model_dump(mode="json"), indent=1)
 
+    reason = _bundle(origin, out, description)
+
     again = getattr(monai.networks.nets, name)(**arguments).eval()
     again.load_state_dict(load_file(out / "model.safetensors"), strict=True)
     difference = insist_same(
@@ -62,7 +68,7 @@ def write(origin: Origin, out: Path) -> Written:
     task = "with its output layer" if origin.head else "up to its output layer"
     return Written(
         f"MONAI's {name} loaded every tensor (strict) and computes the same {task} "
-        f"(relative difference {difference:.0e})",
+        f"(relative difference {difference:.0e}){reason}",
         "import json, monai\n"
         "from safetensors.torch import load_file\n"
         "arguments = json.load(open('FOLDER/network.json'))\n"
@@ -73,6 +79,18 @@ def write(origin: Origin, out: Path) -> Written:
         "# for a task with another number of classes, set arguments['out_channels'] and\n"
         f"# leave out the keys that begin with '{_OUTPUT[name]}' (strict=False)",
     )
+
+
+def _bundle(origin: Origin, out: Path, description: dict[str, Any]) -> str:
+    """Write a bundle of a fine-tuned model; what to say where there is none."""
+    if not (origin.weights / TASK).is_file():
+        return ""
+    task = Model.load(origin.weights).task
+    reason = why_not(task)
+    if reason:
+        return f"; no bundle: {reason}"
+    write_bundle(out, description, task, origin.card)
+    return ""
 
 
 def output_layer(origin: Origin) -> nn.Conv2d | nn.Conv3d:
