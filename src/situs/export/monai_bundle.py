@@ -89,7 +89,12 @@ def _inference(description: dict[str, Any], task: Task) -> dict[str, Any]:
     values = [int(value) for value in task.classes]
     flips = [[a + 2 for a in axes] for axes in _subsets(task.flip_axes)]
     return {
-        "imports": ["$import glob", "$import os", "$import torch", "$from safetensors.torch import load_file"],
+        "imports": [
+            "$import glob",
+            "$import os",
+            "$import torch",
+            "$from safetensors.torch import load_file",
+        ],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/predictions'",
