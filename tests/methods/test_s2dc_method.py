@@ -213,6 +213,30 @@ def test_the_stage_follows_the_number_of_tokens() -> None:
         assert token_vox(config, TinyBackbone()) == (stride,) * 3  # type: ignore[arg-type]
 
 
+def test_the_authors_global_term_written_out() -> None:
+    """One query an image, vectors as they are, a queue of unmoved crops, a fixed dustbin."""
+    own = {"global_crops": 1, "global_unit": False, "global_temperature": 0.9}
+    own |= {"queue_of": "unmoved", "queue_size": 3, "dustbin": 1.0, "norm": "layer"}
+    method, batch, student, _ = prepared({**own, "weights": {"p2p": 0, "p2s": 0}})
+    heads, teacher = heads_of(student.heads), copy.deepcopy(student)
+    assert "dustbin" not in dict(heads.named_parameters())
+    assert float(heads.dustbin) == 1
+    heads.queue.push(torch.randn(2, SMALL["features"]))  # type: ignore[arg-type]
+    before = heads.queue.keys()
+    got = method.step(batch, student, teacher, torch.Generator()).losses["global"]  # type: ignore[attr-defined]
+
+    def embed(crops: torch.Tensor) -> torch.Tensor:
+        return heads.crops(student.backbone.encode(crops)[-1].flatten(2).mean(-1))
+
+    rows, chosen = torch.arange(2), batch["augmented_crop"][:, 0]
+    query, key = embed(batch["source"][rows, chosen]), embed(batch["augmented"][:, 0])
+    logits = query @ torch.cat([key, before]).T / 0.9
+    want = -(logits.diagonal() - logits.logsumexp(1)).mean()
+    torch.testing.assert_close(got, want)
+    unmoved = embed(batch["source"][rows, chosen])
+    torch.testing.assert_close(heads.queue.keys()[[2, 0]], unmoved)
+
+
 BACKBONES = {
     "cnn": {"channels": [4, 8, 16, 16]},
     "swin_unetr": {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 4, "norm": "group"},
@@ -230,7 +254,7 @@ def test_every_term_reaches_all_of_the_encoder_by_default(name: str, term: str) 
     options = {**SMALL, "stage": None, "crop_size": (size,) * 3, "grid": (2, 2, 1)}
     method = build("s2dc", {**options, "weights": weights})
     sources = smooth_sources(2, (2 * size, 2 * size, size))
-    batch = stack([method.sample([s], np.random.default_rng(i)) for i, s in enumerate(sources)])
+    batch = stack([method.sample(s, np.random.default_rng(i)) for i, s in enumerate(sources)])
     student = Network(backbone, method.build_heads(backbone))
     teacher = copy.deepcopy(student)
     method.step(batch, student, teacher, torch.Generator()).losses["total"].backward()

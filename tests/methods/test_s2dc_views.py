@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from situs.config import validate
 from situs.errors import ConfigError
@@ -152,6 +153,42 @@ def test_reading_less_changes_nothing(seed: int) -> None:
     got = moved_copy(ArraySource(array, air=(0.0,)), start.tolist(), (16, 12, 14), affine_mm)
     want = moved_copy(ArraySource(wide, air=(0.0,)), (start + 40).tolist(), (16, 12, 14), affine_mm)
     np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@few
+@given(SEEDS, SPACINGS, st.sampled_from(["sagittal", "coronal", "axial"]))
+def test_motion_within_a_plane_equals_plain_trilinear_resampling(seed, spacing, plane) -> None:
+    rng = np.random.default_rng(seed)
+    array = rng.normal(size=(2, 17, 14, 12)).astype(np.float32)
+    config = MotionConfig(plane=plane, rotation_deg=180, scale=(0.7, 1.5), translation=1)
+    affine_mm = draw_motion(config, np.full(3, 8.0), rng)
+    size, start = (13, 9, 11), rng.integers(-9, 12, 3)
+    source = ArraySource(array, np.diag([*spacing, 1.0]), air=(-1.0, 0.5))
+    got = moved_copy(source, start.tolist(), size, affine_mm)
+
+    # By hand: every voxel of the copy, taken back into a scan with much air around it.
+    middle = (np.array(size) - 1) / 2
+    voxels = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1) - middle
+    back = np.linalg.inv(affine_mm)
+    there = (voxels * spacing) @ back[:3, :3].T + back[:3, 3]
+    there = there / spacing + start + middle + 60
+    for channel, air, out in zip(array, source.background, got, strict=True):
+        wide = np.pad(channel, 60, constant_values=air)
+        want = ndimage.map_coordinates(wide, there.transpose(3, 0, 1, 2), order=1, mode="nearest")
+        np.testing.assert_allclose(out, want, atol=1e-4)
+
+
+def test_a_copy_of_the_region_alone_has_air_in_its_corners() -> None:
+    motion = {"plane": "axial", "rotation_deg": 30}
+    options = {"motion": motion, "intensity": PLAIN, "global_crops": 2, "copy_of": "region"}
+    array = np.random.default_rng(0).uniform(1, 2, (1, 200, 200, 40)).astype(np.float32)
+    source, share = ArraySource(array, air=(-3.0,)), {}
+    for copy_of in ("region", "scan"):
+        config = validate(S2dcConfig, {**options, "copy_of": copy_of})
+        batches = [sample_region(source, config, np.random.default_rng(s)) for s in range(8)]
+        share[copy_of] = np.mean([float((b["moved"] < -2.99).float().mean()) for b in batches])
+    assert share["region"] > 0.05
+    assert share["scan"] < 0.01
 
 
 @few

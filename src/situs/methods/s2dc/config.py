@@ -65,6 +65,8 @@ class S2dcConfig(MethodConfig):
         per_slice: Match tokens only within their slice of the grid, as the paper does; needs a
             motion within a plane.
         motion: How the copy of the region is moved.
+        copy_of: ``"scan"`` shows what of the scan comes into the moved region; ``"region"``
+            moves the region alone, as the authors' code does: its empty corners are air.
         crop_motion: How the augmented copies of single crops are moved, for ``global``.
         global_crops: Crops a region that have an augmented copy.
         intensity: Changes of intensity of the moved region and of the augmented crops.
@@ -79,6 +81,10 @@ class S2dcConfig(MethodConfig):
             does; ``"layer"`` each token by itself, for very small batches.
         queue_size: Keys of earlier crops kept as negatives of ``global``; 0 keeps none.
         global_temperature: Of ``global``.
+        global_unit: Whether the vectors of ``global`` are L2-normalised. The authors' are not.
+        queue_of: Whose keys the queue keeps: those of the ``"augmented"`` copies, or of the same
+            crops ``"unmoved"``, as the authors' code does.
+        dustbin: A fixed score of the dustbin; ``None`` learns it, from 1.
     """
 
     default_weights: ClassVar[dict[str, float]] = {"p2p": 0.5, "p2s": 0.5, "global": 0.5}
@@ -88,10 +94,11 @@ class S2dcConfig(MethodConfig):
     max_tokens: PositiveInt | None = None
     per_slice: bool = False
     motion: MotionConfig = Field(default_factory=MotionConfig)
+    copy_of: Literal["scan", "region"] = "scan"
     crop_motion: MotionConfig = Field(
         default_factory=lambda: MotionConfig(rotation_deg=20, scale=(0.95, 1.05), translation=0.25)
     )
-    global_crops: int = Field(4, ge=2)
+    global_crops: int = Field(4, ge=1)
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)
     temperature: PositiveFloat = 0.1
     iterations: PositiveInt = 100
@@ -101,6 +108,9 @@ class S2dcConfig(MethodConfig):
     norm: Literal["batch", "layer"] = "batch"
     queue_size: int = Field(1024, ge=0)
     global_temperature: PositiveFloat = 0.2
+    global_unit: bool = True
+    queue_of: Literal["augmented", "unmoved"] = "augmented"
+    dustbin: float | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -109,6 +119,8 @@ class S2dcConfig(MethodConfig):
                 f"global_crops must not exceed the {int(np.prod(self.grid))} crops of grid "
                 f"{self.grid}, got {self.global_crops}"
             )
+        if self.global_crops < 2 and self.weights["global"] and self.queue_size == 0:
+            raise ValueError("one global_crop a region needs a queue to be told from")
         if self.per_slice and self.motion.plane == "volume":
             raise ValueError("per_slice needs motion.plane to be axial, coronal or sagittal")
         return self

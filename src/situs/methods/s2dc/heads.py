@@ -12,7 +12,7 @@ from situs.methods.s2dc.config import S2dcConfig
 
 
 class Projection(nn.Module):
-    """Three-layer projection head; output L2-normalised, in float32.
+    """Three-layer projection head; output in float32.
 
     Args:
         in_features: Channels of the features.
@@ -21,12 +21,19 @@ class Projection(nn.Module):
         norm: ``"batch"`` or ``"layer"``, without weights of its own. Batch statistics are those
             of the batch at hand, over all processes, in evaluation too, so the average of two
             networks needs none.
+        unit: Whether the output is L2-normalised.
     """
 
     def __init__(
-        self, in_features: int, hidden: int, out_features: int, norm: Literal["batch", "layer"]
+        self,
+        in_features: int,
+        hidden: int,
+        out_features: int,
+        norm: Literal["batch", "layer"],
+        unit: bool = True,
     ) -> None:
         super().__init__()
+        self.unit = unit
 
         def normalise() -> nn.Module:
             if norm == "layer":
@@ -46,7 +53,9 @@ class Projection(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``(…, in_features)`` → ``(…, out_features)``."""
         projected = self.layers(features.flatten(0, -2)).float()
-        return nn.functional.normalize(projected, dim=-1).unflatten(0, features.shape[:-1])
+        if self.unit:
+            projected = nn.functional.normalize(projected, dim=-1)
+        return projected.unflatten(0, features.shape[:-1])
 
 
 class KeyQueue(nn.Module):
@@ -89,11 +98,18 @@ class KeyQueue(nn.Module):
 class S2dcHeads(nn.Module):
     """Projections of tokens and of crops, the dustbin's score, and the queue."""
 
+    dustbin: Tensor
+
     def __init__(self, token_channels: int, crop_channels: int, config: S2dcConfig) -> None:
         super().__init__()
         self.tokens = Projection(token_channels, config.hidden, config.features, config.norm)
-        self.crops = Projection(crop_channels, config.hidden, config.features, config.norm)
-        self.dustbin = nn.Parameter(torch.ones(()))
+        self.crops = Projection(
+            crop_channels, config.hidden, config.features, config.norm, config.global_unit
+        )
+        if config.dustbin is None:
+            self.dustbin = nn.Parameter(torch.ones(()))
+        else:
+            self.register_buffer("dustbin", torch.tensor(config.dustbin))
         self.queue = KeyQueue(config.queue_size, config.features)
 
 

@@ -84,14 +84,19 @@ def sharpness(similarity: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def info_nce(
-    queries: Tensor, keys: Tensor, negatives: Tensor | None = None, temperature: float = 0.2
+    queries: Tensor,
+    keys: Tensor,
+    negatives: Tensor | None = None,
+    temperature: float = 0.2,
+    unit: bool = True,
 ) -> Tensor:
     """Term ``global``: each query's own key against all other keys and a queue.
 
     −log softmax of q·k / τ at the query's own key (arXiv 1807.03748), all vectors
-    L2-normalised inside. Under ``torch.distributed`` the keys of all processes are gathered:
-    each process's value is the mean over its own queries, so that the mean over processes, and
-    after gradient averaging the gradient too, equal those of one process with the whole batch.
+    L2-normalised inside unless ``unit`` is False. Under ``torch.distributed`` the keys of all
+    processes are gathered: each process's value is the mean over its own queries, so that the
+    mean over processes, and after gradient averaging the gradient too, equal those of one process
+    with the whole batch.
 
     Args:
         queries: ``(n, D)``; receive gradient.
@@ -99,17 +104,20 @@ def info_nce(
             the same number.
         negatives: ``(K, D)``, further keys that match no query.
         temperature: τ.
+        unit: Whether vectors are L2-normalised first.
 
     Returns:
         Scalar.
     """
     target = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
     with torch.autocast(queries.device.type, enabled=False):
-        own = nn.functional.normalize(at_least_single(queries), dim=-1)
+        own = at_least_single(queries)
         others = gathered_still(keys).to(own.dtype)
         if negatives is not None:
             others = torch.cat([others, negatives.to(own.dtype)])
-        logits = own @ nn.functional.normalize(others, dim=-1).mT
+        if unit:
+            own, others = (nn.functional.normalize(v, dim=-1) for v in (own, others))
+        logits = own @ others.mT
         return nn.functional.cross_entropy(logits / temperature, target)
 
 

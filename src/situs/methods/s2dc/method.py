@@ -105,18 +105,33 @@ class S2dc(Method):
             problem = correspondence(self.config, batch, student.backbone)
             terms, scores = self._matching(near, far, problem, student)
         if self.wants("global"):
-            heads = heads_of(student.heads)
-            with torch.no_grad():
-                copies = encode_crops(batch["augmented"].flatten(0, 1), teacher.backbone)
-                keys = heads_of(teacher.heads).crops(pooled(copies))
-            chosen = batch["augmented_crop"][..., None].expand(-1, -1, near.crops.shape[-1])
-            queries = heads.crops(near.crops.gather(1, chosen).flatten(0, 1))
-            terms["global"] = info_nce(
-                queries, keys, heads.queue.keys(), self.config.global_temperature
-            )
-            if student.training:
-                heads.queue.push(keys)
+            terms["global"] = self._global(batch, near, student, teacher)
         return Losses(terms, scores)
+
+    def _global(self, batch: Batch, near: Encoded, student: Network, teacher: Network) -> Tensor:
+        """Each chosen crop against the teacher's copy of it, other copies and the queue."""
+        config, heads = self.config, heads_of(student.heads)
+        views, chosen = batch["augmented"], batch["augmented_crop"]
+        rows = torch.arange(len(chosen), device=chosen.device)[:, None]
+        if config.queue_of == "unmoved":
+            views = torch.cat([views, batch["source"][rows, chosen]], dim=1)
+        with torch.no_grad():
+            features = pooled(encode_crops(views.flatten(0, 1), teacher.backbone))
+            projected = heads_of(teacher.heads).crops(features).unflatten(0, views.shape[:2])
+        keys, kept = projected[:, : chosen.shape[1]], projected[:, -chosen.shape[1] :]
+        # All crops of the region go through the head, so that batch statistics are of more
+        # than the few that are asked for.
+        queries = heads.crops(near.crops)[rows, chosen]
+        term = info_nce(
+            queries.flatten(0, 1),
+            keys.flatten(0, 1),
+            heads.queue.keys(),
+            config.global_temperature,
+            config.global_unit,
+        )
+        if student.training:
+            heads.queue.push(kept.flatten(0, 1))
+        return term
 
     def _matching(
         self, near: Encoded, far: Encoded, problem: Problem, student: Network

@@ -13,7 +13,9 @@ _IN_PLANE: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's: 4×4 crops of 96³ in one slab, moved within the axial plane, tokens matched
-    # slice by slice, cosines without temperature. Its optimiser: AdamW, lr 3e-4, weight decay
+    # slice by slice, cosines without temperature against a dustbin fixed at 1; for the global
+    # term one query an image, vectors as they are at temperature 0.9, and a queue of 90 unmoved
+    # crops. Its optimiser: AdamW, lr 3e-4, weight decay
     # 0.1, 500 warm-up steps, cosine; teacher momentum 0.999; SwinUNETR with feature size 48.
     "reference": {
         "grid": (4, 4, 1),
@@ -21,11 +23,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stage": -1,
         "per_slice": True,
         "motion": _IN_PLANE,
+        "copy_of": "region",
         "temperature": 1.0,
+        "dustbin": 1.0,
         "hidden": 2048,
         "features": 512,
-        "global_crops": 16,
-        "queue_size": 1440,
+        "global_crops": 1,
+        "global_temperature": 0.9,
+        "global_unit": False,
+        "queue_size": 90,
+        "queue_of": "unmoved",
     },
     # In three dimensions, for a CPU; fits scans of 32 voxels.
     "small": {"grid": (2, 2, 2), "crop_size": (16, 16, 16)},

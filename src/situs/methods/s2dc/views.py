@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch import Tensor
@@ -20,7 +21,7 @@ from situs.geometry import token_affine, token_centres
 from situs.methods.base import Batch
 from situs.methods.s2dc.config import NORMAL_AXIS, MotionConfig, S2dcConfig
 from situs.views.intensity import jitter
-from situs.views.source import Source
+from situs.views.source import ArraySource, Source
 from situs.views.subvolume import random_start
 
 Affine = npt.NDArray[np.float64]
@@ -81,6 +82,9 @@ def moved_copy(
     low = np.clip(np.floor(seen.min(0)), -1, np.asarray(source.shape)).astype(int)
     high = np.clip(np.ceil(seen.max(0)) + 1, low + 1, np.asarray(source.shape) + 1).astype(int)
     block = source.read(low.tolist(), (high - low).tolist())
+    normal = _kept_axis(matrix)
+    if normal is not None:
+        return _moved_in_plane(block, matrix, offset - low, size, normal)
     moved = np.empty((block.shape[0], *size), dtype=np.float32)
     for channel, out in zip(block, moved, strict=True):
         ndimage.affine_transform(
@@ -93,6 +97,51 @@ def moved_copy(
             mode="nearest",
         )
     return moved
+
+
+def _kept_axis(matrix: Affine) -> int | None:
+    """The axis along which nothing moves, whose voxels stay whole voxels; None for no such."""
+    for axis in reversed(range(3)):
+        line = np.eye(3)[axis]
+        if np.allclose(matrix[axis], line, atol=1e-9) and np.allclose(matrix[:, axis], line):
+            return axis
+    return None
+
+
+def _moved_in_plane(
+    block: Array, matrix: Affine, offset: Affine, size: Sequence[int], normal: int
+) -> Array:
+    """Bilinear resampling of ``(C, X, Y, Z)`` within planes, all planes of a pixel at once.
+
+    Each pixel's column of voxels along ``normal`` is a weighted sum of four columns: a weighted
+    ``embedding_bag``, ten times as fast as one look-up a voxel.
+    """
+    inside = [axis for axis in range(3) if axis != normal]
+    first = round(float(offset[normal]))
+    along = np.arange(first, first + size[normal]).clip(0, block.shape[normal + 1] - 1)
+    columns = np.moveaxis(block, normal + 1, -1)  # (C, ·, ·, along)
+    if not np.array_equal(along, np.arange(columns.shape[-1])):
+        columns = columns[..., along]
+    rows, cols = (size[axis] for axis in inside)
+    pixels = np.stack(np.meshgrid(np.arange(rows), np.arange(cols), indexing="ij"), -1)
+    places = pixels @ matrix[np.ix_(inside, inside)].T + offset[inside]
+    top = np.array(columns.shape[1:3]) - 1
+    places = places.clip(0, top)
+    corner = np.minimum(np.floor(places), np.maximum(top - 1, 0)).astype(np.int64)
+    (down, across), after = np.moveaxis(places - corner, -1, 0), np.minimum(corner + 1, top)
+    indices, weights = [], []
+    for i, a in ((corner, 1 - down), (after, down)):
+        for j, b in ((corner, 1 - across), (after, across)):
+            indices.append(i[..., 0] * columns.shape[2] + j[..., 1])
+            weights.append(a * b)
+    which = torch.from_numpy(np.stack(indices, -1).reshape(-1, 4))
+    share = torch.from_numpy(np.stack(weights, -1).reshape(-1, 4).astype(np.float32))
+    out = np.empty((block.shape[0], *size), dtype=np.float32)
+    for channel, target in zip(columns, out, strict=True):
+        table = torch.from_numpy(np.ascontiguousarray(channel).reshape(-1, size[normal]))
+        moved = F.embedding_bag(which, table, mode="sum", per_sample_weights=share)
+        target[...] = np.moveaxis(moved.numpy().reshape(rows, cols, -1), -1, normal)
+    return out
 
 
 def to_crops(region: Tensor, grid: Sequence[int]) -> Tensor:
@@ -137,9 +186,11 @@ def sample_region(source: Source, config: S2dcConfig, rng: np.random.Generator) 
 
     affine_mm = draw_motion(config.motion, crop_mm, rng)
     region = source.read(start.tolist(), size.tolist())
-    moved = jitter(
-        moved_copy(source, start.tolist(), size.tolist(), affine_mm), config.intensity, rng
-    )
+    seen, at = source, start.tolist()
+    if config.copy_of == "region":
+        seen = ArraySource(region, np.diag([*spacing, 1.0]), air=source.background)
+        at = [0, 0, 0]
+    moved = jitter(moved_copy(seen, at, size.tolist(), affine_mm), config.intensity, rng)
     chosen = np.sort(rng.permutation(int(np.prod(config.grid)))[: config.global_crops])
     corners = start + np.stack(np.unravel_index(chosen, config.grid), axis=1) * crop
     augmented = []
