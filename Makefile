@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.situs-setup
 
-.PHONY: setup demo test fuzz lint bench docs clean
+.PHONY: setup demo test coverage fuzz lint bench docs clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,11 @@ lint: setup
 # so that what they share is made once.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# The floor for everything is in pyproject.toml; what is computed in mm and degrees is run whole.
+coverage: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/geometry --cov=situs.geometry --cov-fail-under=100
 
 # Property tests with examples that no run has tried before; `make test` tries the same each time.
 ROUNDS ?= 5

@@ -7,7 +7,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from highdicom.spatial import PixelToReferenceTransformer
+from pydicom.dataset import Dataset
 
+from situs.geometry import Plane
 from situs.geometry.frames import turn_affine_lps_ras, turn_lps_ras
 
 
@@ -25,3 +28,25 @@ def test_a_voxel_lies_where_itk_and_nibabel_say(tmp_path: Path) -> None:
     np.testing.assert_allclose(turn_lps_ras(lps), ras, atol=1e-4)
     np.testing.assert_allclose((turn_affine_lps_ras(affine) @ [*voxel, 1])[:3], lps, atol=1e-4)
     np.testing.assert_array_equal(turn_affine_lps_ras(turn_affine_lps_ras(affine)), affine)
+
+
+def test_a_pixel_of_a_plane_lies_where_highdicom_says() -> None:
+    rng = np.random.default_rng(1)
+    rotation, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+    dataset = Dataset()
+    dataset.ImagePositionPatient = [-12.5, 40.0, 7.25]
+    dataset.ImageOrientationPatient = [float(f"{v:.9f}") for v in rotation[:, :2].T.ravel()]
+    dataset.PixelSpacing = [0.7, 1.9]
+    dataset.Rows, dataset.Columns = 32, 48
+    plane = Plane.from_dicom(dataset)
+    theirs = PixelToReferenceTransformer(
+        dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.PixelSpacing
+    )
+    pixels = rng.integers(0, [48, 32], size=(20, 2))  # column, row
+    between_rows, between_columns = plane.spacing
+    ours = (
+        plane.origin_mm
+        + pixels[:, :1] * between_columns * plane.row_mm
+        + pixels[:, 1:] * between_rows * plane.column_mm
+    )
+    np.testing.assert_allclose(turn_lps_ras(theirs(pixels)), ours, atol=1e-5)

@@ -28,6 +28,7 @@ from situs.pretraining.teacher import TeacherConfig, momentum_at, update_teacher
 from situs.store import Preprocessing, Store, prepare
 from situs.training.run import MetricsFile, Run
 from situs.views import ArraySource
+from situs.weights import load_card
 
 
 @pytest.fixture(scope="module")
@@ -432,6 +433,17 @@ def test_init_starts_from_given_weights(whole: Run, store: Store, tmp_path: Path
     best = weights(whole, "best")
     for name, value in weights(started).items():
         torch.testing.assert_close(value, best[name])
+
+    # What it began with stays known: in the run, in every card, and over several trainings.
+    card = load_card(started.path)
+    assert card.began is not None
+    assert card.began.model_dump(mode="json") == started.info["init"]
+    assert card.began.sha256["encoder"] == load_card(whole.path).checksums["encoder.safetensors"]
+    assert card.began.shares == {"encoder": 1.0, "decoder": 1.0}
+    assert card.began.method == "spatial"
+    again = pretrain({**config, "out": tmp_path / "again"}, init=started.path, quiet=True)
+    assert load_card(again.path).began.began == card.began
+    assert load_card(whole.path).began is None
 
 
 def test_unknown_keys_suggest_the_nearest(store: Store, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from situs.pretraining.data import split_items
-from situs.splits.groups import scan_groups
+from situs.splits.groups import linked, scan_groups
 from situs.views import ArraySource
 
 LINKS = ("near_duplicate_of", "patient", "study", "series")
@@ -77,3 +77,16 @@ def test_whatever_is_linked_stands_on_one_side(data: st.DataObject) -> None:
 def test_groups_do_not_depend_on_the_order_of_records() -> None:
     records = [record(f"k{i}", patient=f"p{i % 3}") for i in range(9)]
     assert scan_groups(records) == scan_groups(records[::-1])
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
+def test_what_is_linked_over_others_is_one_group_named_by_its_first(
+    links: list[tuple[int, int]],
+) -> None:
+    groups = linked(range(10), links)
+    reach = {i: {i} for i in range(10)}  # grown until nothing is added any more
+    while any(reach[a] != reach[b] for a, b in links):
+        for a, b in links:
+            for member in (together := reach[a] | reach[b]):
+                reach[member] = together
+    assert groups == {i: min(reach[i]) for i in range(10)}

@@ -405,7 +405,7 @@ def test_the_whole_journey_through_the_command_line(tmp_path: Path, run: Path) -
         tested = nib.load(out / "predictions" / f"{name}.nii.gz")
         again = nib.load(predicted / f"{name}.nii.gz")
         assert np.array_equal(tested.get_fdata(), again.get_fdata())
-    with pytest.raises(RunError, match=r"of 4 of these scans.*'resume' to keep them"):
+    with pytest.raises(RunError, match=r"of 4 of these scans.*--resume to keep them"):
         call(app, ["predict", str(out), str(data), "--out", str(predicted)], catch_exceptions=False)
     for verb in ("finetune", "predict"):
         assert "Example" in call(app, [verb, "--help"]).output

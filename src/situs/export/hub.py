@@ -141,6 +141,8 @@ def _training(card: Card, run: Run | None) -> dict[str, Any]:
         "view size in voxels": list(card.view_size) or "unknown",
         "fingerprint of the data": card.data_fingerprint or "unknown",
     }
+    if card.began is not None:
+        rows["began with the weights of"] = card.began.said()
     if run is not None:
         info = run.info
         rows |= {key: info[key] for key in ("scans", "seed") if key in info}

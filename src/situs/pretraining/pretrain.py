@@ -59,7 +59,7 @@ from situs.training.stopping import (
 )
 from situs.version import __version__
 from situs.views.source import Source
-from situs.weights import Card, load_into
+from situs.weights import Beginning, Card, beginning, load_into
 
 
 def pretrain(
@@ -135,8 +135,7 @@ def _pretrain(
     composition = composition.resolve_for_backbone(backbone)
     # The resolved configuration says what was done, not what was left open.
     config = config.model_copy(update={"options": composition.options()})
-    if init is not None:
-        load_into(backbone, init)
+    began = None if init is None else beginning(init, load_into(backbone, init))
     records = _records(store, held_out)
 
     def begin() -> Path | None:
@@ -146,6 +145,8 @@ def _pretrain(
         if group.first:
             make_folder(run, keep=[store.path])
             _describe(run, config, composition, store, train, held_out)
+            if began is not None:
+                run.write_info({"init": began.model_dump(mode="json")})
             write_json(run.path / "data.json", {"records": records, "refused": store.refused})
         return None
 
@@ -154,6 +155,8 @@ def _pretrain(
         check_same_data(run, store.fingerprint, records)
         return
     state = group.in_turn(begin)
+    if mode == "resume" and "init" in run.info:
+        began = Beginning.model_validate(run.info["init"])
     names = {record["key"]: record["source"] for record in records}
     module = Pretraining(config, composition, backbone, train, held_out, names, groups)
     card = Card(
@@ -164,6 +167,7 @@ def _pretrain(
         data_fingerprint=store.fingerprint,
         decoder_trained=_decoder_trained(module),
         outside="background",
+        began=began,
     )
     _train(run, config, module, card, state, stops, quiet)
 

@@ -193,9 +193,18 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
         ("seed", info.get("seed")),
         ("started", str(info.get("started", "")).replace("T", " ") or None),
         ("status", info.get("status")),
+        ("began with the weights of", _began(info)),
         ("situs", info.get("situs_version")),
     )
     return [(k, text.printable(str(v))) for k, v in known if v not in (None, "")]
+
+
+def _began(info: dict[str, Any]) -> str | None:
+    if "init" not in info:
+        return None
+    from situs.weights import Beginning  # noqa: PLC0415 - imports torch
+
+    return Beginning.model_validate(info["init"]).said()
 
 
 def _backbone(backbone: dict[str, Any]) -> str:

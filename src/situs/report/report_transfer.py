@@ -36,9 +36,11 @@ def _result(result: Transfer, sections: list[TaskSection]) -> dict[str, Any]:
     start = "from scratch" if result.scratch else f"from {values.get('method', 'these')} weights"
     tests = len((values.get("split") or {}).get("test", ()))
     notes = []
-    ledger = values.get("ledger") or {}
-    if (share := ledger.get("matched_share")) is not None:
-        notes.append(f"{100 * float(share):.0f} % of the encoder's parameters were loaded.")
+    if ledger := values.get("ledger"):
+        from situs.weights.ledger import Ledger  # noqa: PLC0415 - imports torch
+
+        share = Ledger.model_validate(ledger).encoder_share
+        notes.append(f"{100 * share:.0f} % of the encoder's parameters were loaded.")
     if seconds := values.get("seconds"):
         notes.append(", ".join(f"{k} {text.duration(float(v))}" for k, v in seconds.items()) + ".")
     return {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+T = TypeVar("T", bound=Hashable)
 
 
 def scan_groups(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -21,21 +23,39 @@ def scan_groups(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         records: ``key``, ``near_duplicate_of``, ``patient``, ``study``, ``series`` and ``source``
             of each scan, as in a store's records; what is unknown is empty.
     """
-    marks = [_marks(record) for record in records]
-    numbers: dict[tuple[str, str], int] = {}
+    keys = [("scan", record["key"]) for record in records]
     links = [
-        (scan, len(records) + numbers.setdefault(mark, len(numbers)))
-        for scan, own in enumerate(marks)
-        for mark in own
+        (key, mark) for key, record in zip(keys, records, strict=True) for mark in _marks(record)
     ]
-    rows, columns = zip(*links, strict=True)
-    size = len(records) + len(numbers)
-    graph = coo_array((np.ones(len(links), bool), (rows, columns)), shape=(size, size))
+    groups = linked(keys, links)
+    first: dict[tuple[str, str], str] = {}
+    for _, key in sorted(keys):
+        first.setdefault(groups["scan", key], key)
+    return {key: first[groups["scan", key]] for _, key in keys}
+
+
+def linked(items: Iterable[T], links: Iterable[tuple[T, T]]) -> dict[T, T]:
+    """What hangs together: every item with the item that its group is named by.
+
+    Args:
+        items: Those that must be in the answer, linked or not.
+        links: Pairs of one group; of others than ``items`` too.
+
+    Returns:
+        Item → the first item of its group, in the order given.
+    """
+    pairs = list(links)
+    order = list(dict.fromkeys([*items, *(end for pair in pairs for end in pair)]))
+    place = {item: number for number, item in enumerate(order)}
+    rows = [place[a] for a, _ in pairs]
+    columns = [place[b] for _, b in pairs]
+    graph = coo_array((np.ones(len(pairs), bool), (rows, columns)), shape=(len(order),) * 2)
     _, component = connected_components(graph, directed=False)
-    first: dict[int, str] = {}
-    for key, number in sorted((r["key"], int(component[i])) for i, r in enumerate(records)):
-        first.setdefault(number, key)
-    return {record["key"]: first[int(component[i])] for i, record in enumerate(records)}
+    first: dict[int, T] = {}
+    return {
+        item: first.setdefault(int(number), item)
+        for item, number in zip(order, component, strict=True)
+    }
 
 
 def _marks(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from situs.errors import SitusError, setting
+from situs.splits.groups import linked
 from situs.study.cases import CaseFacts, near_duplicates
 
 
@@ -42,16 +43,8 @@ def without_leaks(
             "patients apart with 'dataset.patient', set near_duplicates: group, or raise "
             "duplicate_correlation if they only look alike"
         )
-    parent = {f.group: f.group for f in facts}
-
-    def root(group: str) -> str:
-        while parent[group] != group:
-            group = parent[group]
-        return group
-
-    for a, b, _ in pairs:
-        parent[root(b.group)] = root(a.group)
-    return [replace(f, group=root(f.group)) for f in facts]
+    groups = linked([f.group for f in facts], [(a.group, b.group) for a, b, _ in pairs])
+    return [replace(f, group=groups[f.group]) for f in facts]
 
 
 def split_cases(facts: Sequence[CaseFacts], test: int | str, validation: int, seed: int) -> Split:

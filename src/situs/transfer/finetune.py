@@ -40,6 +40,7 @@ from situs.transfer.patches import PatchSampler
 from situs.transfer.result import OBSERVATION, Result, defined
 from situs.transfer.splits import Split, choose
 from situs.transfer.training import Finetuning, ValidationCheckpoint, fit
+from situs.weights import beginning
 from situs.weights.ledger import Ledger
 
 
@@ -171,6 +172,7 @@ def _model(
             "step": config.steps,
             "decoder_trained": config.task == "segmentation",
             "outside": "background",
+            "began": None if ledger is None else beginning(config.init, ledger),
         }
     )
     return Model(network, task, card), ledger, pretrained

@@ -1,7 +1,9 @@
 """Weights outside a run: card, ledger, load and save."""
 
+from situs.weights.ledger import Beginning
 from situs.weights.weights import (
     Card,
+    beginning,
     load_card,
     load_encoder,
     load_into,
@@ -12,7 +14,9 @@ from situs.weights.weights import (
 )
 
 __all__ = [
+    "Beginning",
     "Card",
+    "beginning",
     "load_card",
     "load_encoder",
     "load_into",

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
+from pydantic import Field
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -90,6 +91,37 @@ class Ledger(Config):
             counts = [str(tally[s]) for s in ("loaded", "adapted", "skipped")]
             table.add_row(part, *counts, f"{100 * self.share(part):.1f} %")
         return Group(table, *(escape(line) for line in self.problems()))
+
+
+class Beginning(Config):
+    """Which weights a training began with, and what became of them; goes on with every card.
+
+    Attributes:
+        name: Last part of the path, or the name on the Hub.
+        sha256: Part → checksum of the file that it was loaded from.
+        method: Pretext task that trained them.
+        step: Steps that they had been trained.
+        data_fingerprint: Of what they had been trained on.
+        shares: Part → share of the network's numbers that came from the file, 0 to 1.
+        tensors: Part → status → number of tensors.
+        not_loaded: Every tensor that was adapted or skipped, with the reason.
+        began: What those weights had begun with.
+    """
+
+    name: str
+    sha256: dict[str, str]
+    method: str = ""
+    step: int = 0
+    data_fingerprint: str = ""
+    shares: dict[str, float] = Field(default_factory=dict)
+    tensors: dict[str, dict[Status, int]] = Field(default_factory=dict)
+    not_loaded: tuple[str, ...] = ()
+    began: Beginning | None = None
+
+    def said(self) -> str:
+        """One line for a table."""
+        shares = ", ".join(f"{100 * share:.1f} % of its {p}" for p, share in self.shares.items())
+        return f"{self.name} ({self.method or 'unknown method'}, {self.step} steps), {shares}"
 
 
 def fill(

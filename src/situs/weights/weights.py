@@ -6,6 +6,7 @@ Nothing is unpickled, here or anywhere else in situs.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 from situs.backbones import Backbone, BackboneConfig, backbone_class, build
 from situs.config import Config, validate
 from situs.errors import ConfigError, TransferError
-from situs.files import sha256, write_files, writing
+from situs.files import file_sha256, sha256, write_files, writing
 from situs.version import __version__
 from situs.weights.hub import fetch, is_hub_name
-from situs.weights.ledger import Ledger, fill, left_out, unlacking
+from situs.weights.ledger import Beginning, Ledger, fill, left_out, unlacking
 
 CARD = "card.json"
 MATCH_REQUIRED = 0.9
@@ -51,6 +52,7 @@ class Card(Config):
         source: Where imported weights come from, in words.
         lacks: Tensors that imported weights did not hold, ``"decoder.…"``: their values here are
             random, and they are not counted where it is asked how much of a network was loaded.
+        began: Which weights the training began with; None for random ones.
         checksums: File name → SHA-256 of each weights file beside the card.
     """
 
@@ -66,6 +68,7 @@ class Card(Config):
     outside: Literal["", "background"] = ""
     source: str = ""
     lacks: tuple[str, ...] = ()
+    began: Beginning | None = None
     checksums: dict[str, str] = Field(default_factory=dict)
 
 
@@ -231,6 +234,33 @@ def load_into(
     ledger = Ledger(source=str(path), entries=tuple(entries))
     _insist(ledger, parts, allow_partial, card)
     return ledger
+
+
+def beginning(path: str | Path, ledger: Ledger) -> Beginning:
+    """What is kept of the weights that a training begins with.
+
+    Args:
+        path: What was given to :func:`load_into`.
+        ledger: What it returned.
+    """
+    folder = weights_folder(path)
+    card = load_card(folder)
+    parts = list(dict.fromkeys(entry.part for entry in ledger.entries))
+    files = {part: folder / f"{part}.safetensors" for part in parts}
+    return Beginning(
+        name=str(path) if is_hub_name(path) else Path(path).resolve().name,
+        sha256={part: file_sha256(file) for part, file in files.items() if file.is_file()},
+        method=card.method,
+        step=card.step,
+        data_fingerprint=card.data_fingerprint,
+        shares={part: ledger.share(part) for part in parts},
+        tensors={
+            part: dict(Counter(e.status for e in ledger.entries if e.part == part))
+            for part in parts
+        },
+        not_loaded=tuple(ledger.problems(len(ledger.entries))),
+        began=card.began,
+    )
 
 
 def load_encoder(run_or_path: str | Path) -> Backbone:
