@@ -27,7 +27,10 @@ def safe_norm(vectors: Tensor) -> Tensor:
 
 
 def gap_axis(predicted: Tensor, true: Tensor) -> Tensor:
-    """MSE(ĝ, g) over different views and axes."""
+    """MSE(ĝ, g) over different views and axes.
+
+    The authors' code averages over the zero diagonal too: V / (V − 1) times less, 1.5 at V = 3.
+    """
     return F.mse_loss(off_diagonal(predicted), off_diagonal(true))
 
 
