@@ -11,6 +11,7 @@ from situs.version import __version__
 
 if TYPE_CHECKING:
     from situs.observation import Observation
+    from situs.pretraining.plain import Objective, views_dataset
     from situs.pretraining.pretrain import pretrain
     from situs.report.study import run_study
     from situs.scans.read import read_scan
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from situs.weights import load_encoder
 
 __all__ = [
+    "Objective",
     "Observation",
     "Run",
     "Scan",
@@ -37,11 +39,13 @@ __all__ = [
     "probe",
     "read_scan",
     "run_study",
+    "views_dataset",
 ]
 
 # Public name → where it lives; imported when first used, so that ``import situs`` is quick and
 # needs no torch.
 _LAZY = {
+    "Objective": "situs.pretraining.plain",
     "Observation": "situs.observation",
     "Run": "situs.training.run",
     "Scan": "situs.scans.scan",
@@ -53,6 +57,7 @@ _LAZY = {
     "probe": "situs.transfer.probe",
     "read_scan": "situs.scans.read",
     "run_study": "situs.report.study",
+    "views_dataset": "situs.pretraining.plain",
 }
 _PACKAGES = {
     *("backbones", "catalog", "datasets", "evaluation", "export", "geometry", "methods"),
