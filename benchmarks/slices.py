@@ -101,9 +101,14 @@ def main() -> None:
             method = methods.build(name, options).resolve_for_data(scans)
 
             def sample(i: int, method: methods.Method = method, scans: list = scans) -> object:
-                return method.sample([scans[i % SCANS]], np.random.default_rng(i))
+                scan, rng = scans[i % SCANS], np.random.default_rng(i)
+                return (
+                    method.sample_study([scan], rng)
+                    if method.item == "study"
+                    else method.sample(scan, rng)
+                )
 
-            views = planes_of(method.sample([scans[0]], np.random.default_rng(0)))
+            views = planes_of(sample(0))
             gap = np.abs(cut(scans[0], views) - plain_cuts(scans[0], views)).max()
             whole = best(sample)
             fast = best(lambda i, v=views, s=scans: cut(s[i % SCANS], v))

@@ -37,6 +37,7 @@ from situs.methods.preview import WholeScans
 from situs.observation import LinesPanel, Observation
 from situs.views import ArraySource
 from situs.views.planes import centred_plane, cut
+from situs.views.planes_virtual import VirtualConfig
 from situs.views.slices import Pose, ViewGrid, posed
 
 collate = torch.utils.data.default_collate
@@ -447,3 +448,52 @@ def test_stacks_between_two_axes_are_followed_in_one_direction() -> None:
         assert (first.location == 0) is bool(first.base.center_mm @ frames["sax"] < 0)
         rows.append(first.base.row_mm)
     assert np.min(np.array(rows) @ rows[0]) > np.cos(np.radians(20))
+
+
+def test_an_emptied_scan_looks_alike_in_every_virtual_slice() -> None:
+    """What a view shows without anatomy is a disc, whose size and place say nothing of the slice.
+
+    Its middle is where augmentation put it, whatever the slice's place in the scan.
+    """
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", [10, -25, 40], degrees=True).as_matrix() * [1, 1, 2]
+    empty = ArraySource(np.ones((1, 40, 44, 24), np.float32), affine, air=(-3.0,))
+    config = PlanesConfig(studies="virtual", slices=40, intensity=None, spacing_mm=1.0)
+    method = Planes(config).resolve_for_data([empty])
+    radius = method.config.virtual.radius_mm
+    assert radius == pytest.approx(12)  # 0.6 of the least extent, halved
+    assert method.config.size == (32, 32)
+    sample = method.sample_study([empty], np.random.default_rng(0))
+    assert sample["images"].unique().tolist() == [-3.0, 1.0]
+    rows, columns = np.indices((32, 32))
+    for image, pixel in zip(sample["images"][:, 0].numpy(), sample["pixel_mm"], strict=True):
+        seen = image == 1
+        area = np.pi * (radius / float(pixel)) ** 2
+        if not (seen[[0, -1]].any() or seen[:, [0, -1]].any()):  # the disc is wholly in view
+            assert seen.sum() == pytest.approx(area, rel=0.03)
+        away = np.hypot(rows - rows[seen].mean(), columns - columns[seen].mean())
+        assert away[seen].max() < radius / float(pixel) + 1
+    assert np.ptp(sample["location"].numpy()) > 0.5
+    whole = config.model_copy(update={"virtual": VirtualConfig(shown="all")})
+    border = Planes(whole).resolve_for_data([empty])
+    assert border.config.virtual.radius_mm is None
+    assert len(border.sample_study([empty], np.random.default_rng(0))["images"].unique()) > 2
+
+
+def test_slices_of_a_scan_too_thin_for_the_disc_are_still_drawn() -> None:
+    thin = ArraySource(np.ones((1, 40, 40, 4), np.float32))
+    config = PlanesConfig(studies="virtual", virtual=VirtualConfig(shown_mm=30))
+    sample = Planes(config).resolve_for_data([thin]).sample_study([thin], np.random.default_rng(0))
+    assert torch.isfinite(sample["images"]).all()
+
+
+def test_the_width_of_lines_is_a_length_and_runs_of_before_keep_theirs() -> None:
+    paper = PlanesConfig(size=(224, 224), spacing_mm=1.26)
+    assert paper.sigma * 1.26 == pytest.approx(7.56)
+    assert PlanesConfig(size=(128, 128), spacing_mm=2.0, sigma_mm=8.0).sigma == 4
+    fitted = Planes(PlanesConfig(studies="virtual")).resolve_for_data([volume(0)]).config
+    assert fitted.sigma * fitted.spacing_mm == pytest.approx(fitted.sigma_mm)
+    saved = PlanesConfig(sigma_px=6.0, slices=6, rules="heart", pose={})
+    assert (saved.sigma, saved.location_pool) == (6.0, "mean")
+    again = PlanesConfig.model_validate(fitted.model_dump())
+    assert again == fitted

@@ -6,6 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from situs.geometry import Plane
 from situs.views import ArraySource
+from situs.views.inside import Room
 from situs.views.planes import cut
 from situs.views.planes_virtual import (
     VirtualConfig,
@@ -40,7 +41,7 @@ def test_pixels_show_the_place_that_their_plane_says() -> None:
     place = anatomy(np.ones((1, 40, 40, 30), np.float32), affine)
     rng = np.random.default_rng(0)
     for _ in range(5):
-        (drawn,) = draw_slices(place, VirtualConfig(extent=0.4), 1, rng)
+        (drawn,) = draw_slices(place, VirtualConfig(extent=0.4), 1, rng, Room.of(source))
         plane = posed(drawn.base, drawn.base.center_mm, ViewGrid((12, 10), 0.8), Pose(0.3, 1.1))
         image = cut(source, [plane])[0]
         pixels = np.stack(np.meshgrid(np.arange(10), np.arange(12)), -1)
@@ -71,7 +72,7 @@ def test_stacks_run_through_the_anatomy_and_tilt_within_bounds() -> None:
     config = VirtualConfig(tilt_deg=12, extent=1.0)
     rng = np.random.default_rng(1)
     normals = [np.array(r.normal) for r in config.roles.values()]
-    for base, role, location in draw_slices(place, config, 60, rng):
+    for base, role, location in draw_slices(place, config, 60, rng, Room.of(source)):
         angle = np.degrees(
             np.arccos(base.normal_mm @ normals[role] / np.linalg.norm(normals[role]))
         )

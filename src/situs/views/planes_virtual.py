@@ -12,23 +12,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 from scipy.spatial.transform import Rotation
 
 from situs.config import Config
 from situs.geometry import Plane
 from situs.views.controls import original
 from situs.views.decoded import Kept, decoded, keepable
+from situs.views.inside import Room
 from situs.views.planes import centred_plane
 from situs.views.source import ArraySource, Source
 
 Array = npt.NDArray[np.float64]
 
 _LARGEST_SAMPLE = 32  # voxels along each axis that the foreground is judged on
+# Drawn for each slice until its disc lies inside the scan.
+_PLACES, _POINTS = 8, 96
+_SHOWN = 0.6  # of the scan's least extent
 _TRIM = 0.02  # of the foreground to either side, so that a stray voxel sets no extent
 
 
@@ -69,11 +73,24 @@ class VirtualConfig(Config):
         roles: The prescription.
         tilt_deg: Largest angle between a source stack and its role's plane.
         extent: Share of the anatomy that stacks run through.
+        shown: ``"inside"`` shows of every slice a disc of one size that lies wholly inside the
+            scan, so that its border does not tell how the slice lies in it; ``"all"`` shows
+            slices whole, border and all.
+        shown_mm: Diameter of the disc; None fits the data.
     """
 
     roles: dict[str, VirtualRole] = Field(default_factory=_double_oblique, min_length=2)
     tilt_deg: float = Field(20.0, ge=0, lt=90)
     extent: float = Field(0.8, gt=0, le=1)
+    shown: Literal["inside", "all"] = "inside"
+    shown_mm: PositiveFloat | None = None
+
+    @property
+    def radius_mm(self) -> float | None:
+        """Of the disc that is shown; None where slices are shown whole."""
+        if self.shown == "all" or self.shown_mm is None:
+            return None
+        return self.shown_mm / 2
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,18 @@ def _read_anatomy(source: Source) -> Anatomy:
 _anatomies: Kept[Anatomy] = Kept(2**26, lambda place: place.points_mm.nbytes)
 
 
+def fitted_disc(sources: Sequence[Source], config: VirtualConfig) -> VirtualConfig:
+    """The configuration with the size of the disc filled in: a share of the scans' least extent.
+
+    Larger discs show more and fit in fewer places.
+    """
+    if config.shown == "all" or config.shown_mm is not None:
+        return config
+    extents = [min(np.multiply(s.shape, s.spacing)) for s in sources]
+    size = round(_SHOWN * float(np.median(extents)), 3)
+    return config.model_copy(update={"shown_mm": size})
+
+
 def prescribed_planes(place: Anatomy, roles: Sequence[VirtualRole]) -> list[Plane]:
     """The plane of each role, as an image of one pixel: only its pose matters."""
     normals = np.stack([_unit(role.normal) for role in roles])
@@ -169,42 +198,99 @@ def prescribed_planes(place: Anatomy, roles: Sequence[VirtualRole]) -> list[Plan
 
 
 def draw_slices(
-    place: Anatomy, config: VirtualConfig, count: int, rng: np.random.Generator
+    place: Anatomy, config: VirtualConfig, count: int, rng: np.random.Generator, room: Room
 ) -> list[VirtualSlice]:
-    """Random slices of random roles' stacks, each stack tilted as a whole."""
+    """Random slices of random roles' stacks, each stack tilted as a whole.
+
+    Where slices show a disc, its centre is the slice's: places along the stack and within the
+    slice are drawn until the disc lies inside the room.
+
+    Args:
+        place: What the stacks run through.
+        config: How they are cut.
+        count: Slices.
+        rng: Source of randomness.
+        room: The inside of the scan.
+    """
     frames = np.stack([in_plane_axes(role.normal) for role in config.roles.values()])
     roles = rng.integers(len(frames), size=count)
     axis = rng.normal(size=(count, 3))
     turn = np.radians(rng.uniform(0, config.tilt_deg, count))[:, None] * axis
     tilt = Rotation.from_rotvec(turn / np.linalg.norm(axis, axis=1, keepdims=True)).as_matrix()
     axes = np.einsum("kij,kaj->kai", tilt, frames[roles])
-    location = rng.uniform(size=count)
-    bases = stack_slices(place, config, axes, location)
+    if config.radius_mm is None:
+        location = rng.uniform(size=count)
+        centers = stack_centers(place, config, axes, location[:, None])[:, 0]
+    else:
+        places = rng.uniform(size=(count, _PLACES))
+        within = rng.uniform(-0.5, 0.5, (count, _POINTS, 2)) * room.size_mm
+        middles = stack_centers(place, config, axes, places)
+        centers, chosen = _discs(middles, within, axes, config.radius_mm, room)
+        location = places[np.arange(count), chosen]
     return [
-        VirtualSlice(base, role, at)
-        for base, role, at in zip(bases, roles.tolist(), location.tolist(), strict=True)
+        VirtualSlice(_base(center, *rows), role, at)
+        for center, rows, role, at in zip(
+            centers, axes, roles.tolist(), location.tolist(), strict=True
+        )
     ]
 
 
 def stack_slices(
-    place: Anatomy, config: VirtualConfig, axes: Array, location: Array
+    place: Anatomy, config: VirtualConfig, axes: Array, location: Array, room: Room
 ) -> list[Plane]:
-    """Slices of stacks.
+    """Slices through one untilted or tilted stack, each about the most central disc that fits.
 
     Args:
-        place: What the stacks run through.
-        config: Says how far.
-        axes: ``(K, 2, 3)`` row and column direction of each slice's stack.
-        location: ``(K,)`` place of each in its stack.
+        place: What the stack runs through.
+        config: Says how far, and what is shown.
+        axes: ``(2, 3)`` row and column direction of the stack.
+        location: ``(K,)`` place of each slice in it.
+        room: The inside of the scan.
     """
+    each = np.repeat(axes[None], len(location), axis=0)
+    centers = stack_centers(place, config, each, location[:, None])
+    if config.radius_mm is not None:
+        steps = np.linspace(-0.5, 0.5, 41) * room.size_mm
+        grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+        grid = grid[np.argsort(np.linalg.norm(grid, axis=1), kind="stable")]
+        within = np.repeat(grid[None], len(location), axis=0)
+        centers = _discs(centers, within, each, config.radius_mm, room)[0][:, None]
+    return [_base(center, *axes) for center in centers[:, 0]]
+
+
+def stack_centers(place: Anatomy, config: VirtualConfig, axes: Array, location: Array) -> Array:
+    """Middles of slices ``(K, L, 3)`` at the places ``location (K, L)`` of K stacks."""
     normals = np.cross(axes[:, 0], axes[:, 1])
-    low, high = place.reach_mm(normals).T
+    low, high = np.moveaxis(place.reach_mm(normals), -1, 0)[..., None]
     along = config.extent * (low + location * (high - low))
-    centers = place.center_mm + along[:, None] * normals
-    return [
-        centred_plane(center, row, column, (1, 1), (1.0, 1.0))
-        for center, (row, column) in zip(centers, axes, strict=True)
-    ]
+    centers: Array = place.center_mm + along[..., None] * normals[:, None]
+    return centers
+
+
+def _discs(
+    middles: Array, within: Array, axes: Array, radius_mm: float, room: Room
+) -> tuple[Array, npt.NDArray[np.int64]]:
+    """The first disc of each slice that fits, or the one that comes closest to it.
+
+    Args:
+        middles: ``(K, L, 3)`` middles of the slice at L places.
+        within: ``(K, P, 2)`` places of discs in the slice along its rows and columns, in mm.
+        axes: ``(K, 2, 3)``.
+        radius_mm: Of the discs.
+        room: That they should lie in.
+
+    Returns:
+        Centres ``(K, 3)``, and which of the L places was taken ``(K,)``.
+    """
+    centers = middles[:, :, None] + (within @ axes)[:, None]
+    slack = np.minimum(room.slack_mm(centers, axes, radius_mm), 0)
+    chosen = slack.reshape(len(slack), -1).argmax(1)  # the first of equals
+    at, point = np.divmod(chosen, within.shape[1])
+    return centers[np.arange(len(at)), at, point], at
+
+
+def _base(center: Array, row: Array, column: Array) -> Plane:
+    return centred_plane(center, row, column, (1, 1), (1.0, 1.0))
 
 
 @lru_cache(maxsize=64)

@@ -26,6 +26,12 @@ class ViewGrid(NamedTuple):
     size: tuple[int, int]
     spacing_mm: float
 
+    def about(self, size_mm: float) -> ViewGrid:
+        """Square views of a part this large, a quarter wider so that it can be moved in them."""
+        pixels = -(-int(np.ceil(1.25 * size_mm / self.spacing_mm)) // _MULTIPLE) * _MULTIPLE
+        side = min(_LARGEST, pixels)
+        return ViewGrid((side, side), self.spacing_mm * max(1.0, pixels / side))
+
 
 class PoseConfig(Config):
     """Ranges of the in-plane pose of a view.

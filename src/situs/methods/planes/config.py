@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from situs.catalog.studies import load_rules
 from situs.errors import ConfigError
@@ -12,6 +12,9 @@ from situs.methods.base import MethodConfig
 from situs.views.intensity import IntensityConfig
 from situs.views.planes_virtual import VirtualConfig
 from situs.views.slices import PoseConfig, ViewGrid
+
+_SIGMA = 6 / 224  # of the view: arXiv 2403.16499
+_LEAST_SIGMA_PX = 2.0  # thinner lines cover too few pixels to be learned
 
 
 class PlanesConfig(MethodConfig):
@@ -29,7 +32,11 @@ class PlanesConfig(MethodConfig):
         size: (rows, columns) of a slice's view; None fits the data. The paper takes 224, 224.
         spacing_mm: Of the view's pixels; None fits the data. The paper takes 1.26.
         slices: Slices drawn from a study for each sample.
-        sigma_px: Standard deviation of a line's heat map, in pixels.
+        sigma_mm: Standard deviation of a line's heat map; None takes the share of the view that
+            the paper's 6 of 224 pixels are (7.6 mm at its spacing), and 2 pixels at least.
+        sigma_px: The same in pixels of the view, in place of ``sigma_mm``.
+        location_pool: How the features of a slice are pooled for its place: ``"max"`` is the
+            authors', ``"mean"`` what situs took before.
         min_angle_deg: Lines of planes that meet at a smaller angle are not asked for.
         pose: In-plane augmentation; image and lines move together.
         intensity: Changes of intensity; None for none.
@@ -44,10 +51,20 @@ class PlanesConfig(MethodConfig):
     size: tuple[PositiveInt, PositiveInt] | None = None
     spacing_mm: PositiveFloat | None = None
     slices: PositiveInt = 6
-    sigma_px: PositiveFloat = 6.0
+    sigma_mm: PositiveFloat | None = None
+    sigma_px: PositiveFloat | None = None
+    location_pool: Literal["max", "mean"] = "max"
     min_angle_deg: float = Field(15.0, ge=0, lt=90)
     pose: PoseConfig = Field(default_factory=PoseConfig)
     intensity: IntensityConfig | None = Field(default_factory=IntensityConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_runs(cls, values: Any) -> Any:
+        """Configurations that runs saved before ``location_pool`` was there pooled by the mean."""
+        if isinstance(values, dict) and {"sigma_px", "slices", "rules", "pose"} <= set(values):
+            return {"location_pool": "mean", **values}
+        return values
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -64,3 +81,12 @@ class PlanesConfig(MethodConfig):
                 "'size' and 'spacing_mm' are left to the data: call resolve_for_data(sources) first"
             )
         return ViewGrid(self.size, self.spacing_mm)
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of a line's heat map in pixels."""
+        if self.sigma_px is not None:
+            return self.sigma_px
+        if self.sigma_mm is not None:
+            return self.sigma_mm / self.grid.spacing_mm
+        return max(_LEAST_SIGMA_PX, _SIGMA * max(self.grid.size))

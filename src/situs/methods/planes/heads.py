@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -10,16 +10,28 @@ from situs.backbones.base import Backbone
 from situs.methods.base import Network
 from situs.methods.projection import pooled
 
+Pool = Literal["max", "mean"]
+
 
 class PlanesHeads(nn.Module):
     """Heat maps from the decoder, the slice's place from the pooled encoder features."""
 
-    def __init__(self, backbone: Backbone, roles: int, hidden: int = 64) -> None:
+    def __init__(self, backbone: Backbone, roles: int, pool: Pool, hidden: int = 64) -> None:
         super().__init__()
+        self.pool = pool
         self.lines = nn.Conv2d(backbone.decoder_channels, roles, kernel_size=1)
         self.location = nn.Sequential(
             nn.Linear(backbone.channels[-1], hidden), nn.ReLU(), nn.Linear(hidden, 1)
         )
+
+    def place(self, coarse: Tensor) -> Tensor:
+        """Places ``(N,)`` from coarse features ``(N, C, rows, columns)``.
+
+        The authors' code takes the maximum over the slice.
+        """
+        whole = coarse.amax((2, 3)) if self.pool == "max" else coarse.mean((2, 3))
+        place: Tensor = self.location(whole)[:, 0]
+        return place
 
 
 class Predicted(NamedTuple):
@@ -37,6 +49,6 @@ def predict(network: Network, images: Tensor) -> Predicted:
     whole = pooled(features)
     return Predicted(
         heatmaps=heads.lines(network.backbone.decode(features)),
-        location=heads.location(whole)[:, 0],
+        location=heads.place(features[-1]),
         features=whole,
     )

@@ -35,6 +35,7 @@ from situs.methods.planes.planning_section import measure_planning
 from situs.methods.planes.predictions import Predictions, predictions
 from situs.methods.planes.views import sample_study
 from situs.observation import Section
+from situs.views.planes_virtual import fitted_disc
 from situs.views.slices import fitted_grid
 from situs.views.source import Source
 
@@ -60,17 +61,26 @@ class Planes(Method):
 
     def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """Decide between real and virtual studies; fill the views' size, spacing and frames."""
-        grid, studies = fitted_grid(sources), studies_of(sources, self.config)
+        studies, virtual = studies_of(sources, self.config), self.config.virtual
+        if studies == "virtual":
+            virtual = fitted_disc(sources, virtual)
+        grid = fitted_grid(sources)
+        if virtual.radius_mm is not None:
+            grid = grid.about(2 * virtual.radius_mm)
         frames = self.config.frames
         if frames is None and studies == "series":
             frames = fitted_frames(sources, load_rules(self.config.rules))
-        filled = {
-            "studies": studies,
-            "frames": frames,
-            "size": self.config.size or grid.size,
-            "spacing_mm": self.config.spacing_mm or grid.spacing_mm,
-        }
-        return type(self)(self.config.model_copy(update=filled))
+        config = self.config.model_copy(
+            update={
+                "studies": studies,
+                "frames": frames,
+                "virtual": virtual,
+                "size": self.config.size or grid.size,
+                "spacing_mm": self.config.spacing_mm or grid.spacing_mm,
+            }
+        )
+        filled = {"sigma_mm": config.sigma * config.grid.spacing_mm}
+        return type(self)(config.model_copy(update=filled))
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -83,7 +93,7 @@ class Planes(Method):
 
     def heads(self, backbone: Backbone) -> nn.Module:
         """One heat map a role, and the place."""
-        return PlanesHeads(backbone, len(self.config.roles))
+        return PlanesHeads(backbone, len(self.config.roles), self.config.location_pool)
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """All slices of all studies in one pass."""
@@ -91,7 +101,7 @@ class Planes(Method):
         terms: dict[str, Tensor] = {}
         if self.wants("line"):
             lines, visible = batch["lines"].flatten(0, 1), batch["visible"].flatten(0, 1)
-            terms["line"] = losses.line(out.heatmaps, lines, visible, self.config.sigma_px)
+            terms["line"] = losses.line(out.heatmaps, lines, visible, self.config.sigma)
         if self.wants("location"):
             place, located = batch["location"].flatten(), batch["located"].flatten()
             terms["location"] = losses.location(out.location, place, located)

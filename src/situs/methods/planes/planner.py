@@ -21,8 +21,12 @@ from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
 from situs.methods.planes.plan import plan_plane
-from situs.methods.planes.views import StudySlice, slice_of_stack, virtual_slices
-from situs.views.planes import cut
+from situs.methods.planes.views import (
+    StudySlice,
+    slice_of_stack,
+    study_images,
+    virtual_slices,
+)
 from situs.views.slices import Pose, posed
 from situs.views.source import Source
 
@@ -133,9 +137,9 @@ def predict_lines(
     lines, confidence = [np.zeros((0, len(config.roles), 3))], [np.zeros((0, len(config.roles)))]
     for start in range(0, len(slices), _BATCH):
         some = range(start, min(start + _BATCH, len(slices)))
-        images = np.stack([cut(slices[i].source, [planes[i]])[0] for i in some])
+        images = study_images([slices[i] for i in some], [planes[i] for i in some], config)
         found = predict(network, torch.from_numpy(images).to(parameter))
-        fitted = fit_line(found.heatmaps.float().cpu().numpy(), (1.0, 1.0), config.sigma_px)
+        fitted = fit_line(found.heatmaps.float().cpu().numpy(), (1.0, 1.0), config.sigma)
         lines.append(fitted[0])
         confidence.append(fitted[1])
     return np.concatenate(lines), np.concatenate(confidence)

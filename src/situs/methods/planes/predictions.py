@@ -49,7 +49,7 @@ def predictions(config: PlanesConfig, out: Predicted, batch: Batch) -> Predictio
     """Lines fitted to heat maps, by sample."""
     leading = batch["images"].shape[:2]
     heatmaps = out.heatmaps.float().cpu().numpy()
-    lines, confidence = fit_line(heatmaps, (1.0, 1.0), config.sigma_px)
+    lines, confidence = fit_line(heatmaps, (1.0, 1.0), config.sigma)
     return Predictions(
         heatmaps=heatmaps.reshape(*leading, *heatmaps.shape[1:]),
         lines=lines.reshape(*leading, *lines.shape[1:]),

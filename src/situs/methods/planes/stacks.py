@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from situs.catalog.studies import load_rules, recognise
-from situs.geometry import Plane
 from situs.geometry.stacks import stack_axis
 from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
-from situs.methods.planes.views import slice_of_stack
+from situs.methods.planes.views import StudySlice, slice_of_stack, study_images
 from situs.observation import CurvePanel
-from situs.views.planes import cut
+from situs.views.inside import Room
 from situs.views.planes_virtual import anatomy_of, in_plane_axes, stack_slices
 from situs.views.slices import Pose, posed
 from situs.views.source import Source
@@ -31,9 +30,9 @@ def stack_curve(config: PlanesConfig, network: Network, source: Source, like: Te
         source: The scan.
         like: Any tensor of the network's input.
     """
-    bases, at, name = _stack(config, source)
-    planes = [posed(base, base.center_mm, config.grid, Pose()) for base in bases]
-    images = torch.from_numpy(cut(source, planes)).to(like)
+    slices, at, name = _stack(config, source)
+    planes = [posed(s.base, s.base.center_mm, config.grid, Pose()) for s in slices]
+    images = torch.from_numpy(study_images(slices, planes, config)).to(like)
     found = predict(network, images).location.float().cpu().numpy().astype(np.float64)
     return CurvePanel(
         title=f"Places through the {name} stack of {source.key}",
@@ -48,7 +47,7 @@ def stack_curve(config: PlanesConfig, network: Network, source: Source, like: Te
 
 def _stack(
     config: PlanesConfig, source: Source
-) -> tuple[list[Plane], np.ndarray[tuple[int], np.dtype[np.float64]], str]:
+) -> tuple[list[StudySlice], np.ndarray[tuple[int], np.dtype[np.float64]], str]:
     if config.studies == "series":
         axis = stack_axis(source.shape, source.spacing)
         axis = 2 if axis is None else axis
@@ -58,8 +57,9 @@ def _stack(
         index = config.roles.index(name) if name else -1
         slices = [slice_of_stack(source, axis, int(i), index, config) for i in indices]
         at = np.array([s.location for s in slices])
-        return [s.base for s in slices], at, name or source.description or "first"
+        return slices, at, name or source.description or "first"
     name, role = next(iter(config.virtual.roles.items()))
     at = np.linspace(0, 1, _SLICES)
-    axes = np.repeat([in_plane_axes(role.normal)], _SLICES, axis=0)
-    return stack_slices(anatomy_of(source), config.virtual, axes, at), at, name
+    axes = np.stack(in_plane_axes(role.normal))
+    bases = stack_slices(anatomy_of(source), config.virtual, axes, at, Room.of(source))
+    return [StudySlice(source, b, 0, float(u)) for b, u in zip(bases, at, strict=True)], at, name

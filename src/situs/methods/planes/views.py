@@ -15,6 +15,7 @@ from situs.geometry.stacks import stack_axis
 from situs.methods.base import Batch
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.frames import in_frame
+from situs.views.inside import Room, shown
 from situs.views.intensity import jitter
 from situs.views.planes import cut
 from situs.views.planes_virtual import anatomy_of, draw_slices, prescribed_planes
@@ -60,7 +61,7 @@ def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Ge
         slices, targets = virtual_slices(item[scans[0]], config, config.slices, rng)
     planes = [posed(s.base, s.base.center_mm, config.grid, draw_pose(config.pose, rng))
               for s in slices]  # fmt: skip
-    images = _images(slices, planes)
+    images = study_images(slices, planes, config)
     if config.intensity is not None:
         images = np.stack([jitter(image, config.intensity, rng) for image in images])
     lines, visible = study_lines(slices, planes, targets, config)
@@ -92,7 +93,7 @@ def virtual_slices(
 ) -> tuple[list[StudySlice], list[Plane | None]]:
     """Slices cut at random out of a volume, and the prescribed plane of each role."""
     place = anatomy_of(source)
-    drawn = draw_slices(place, config.virtual, count, rng)
+    drawn = draw_slices(place, config.virtual, count, rng, Room.of(source))
     slices = [StudySlice(source, d.base, d.role, d.location) for d in drawn]
     return slices, [*prescribed_planes(place, list(config.virtual.roles.values()))]
 
@@ -140,18 +141,21 @@ def slice_of_stack(
     return StudySlice(source, base, role, at)
 
 
-def _images(slices: Sequence[StudySlice], planes: Sequence[Plane]) -> npt.NDArray[np.float32]:
-    """Cuts ``(K, C, rows, columns)``, those of one scan at once."""
-    sources = {id(s.source): s.source for s in slices}
+def study_images(
+    slices: Sequence[StudySlice], planes: Sequence[Plane], config: PlanesConfig
+) -> npt.NDArray[np.float32]:
+    """What is seen in views of slices, ``(K, C, rows, columns)``; cuts of one scan at once."""
     owner = np.array([id(s.source) for s in slices])
-    images: npt.NDArray[np.float32] | None = None
-    for key, source in sources.items():
-        mine = np.flatnonzero(owner == key)
-        cuts = cut(source, [planes[k] for k in mine.tolist()])
-        if images is None:
-            images = np.empty((len(slices), *cuts.shape[1:]), dtype=np.float32)
-        images[mine] = cuts
-    assert images is not None
+    images = np.empty((len(slices), slices[0].source.channels, *planes[0].shape), np.float32)
+    radius = config.virtual.radius_mm if config.studies == "virtual" else None
+    for source in {id(s.source): s.source for s in slices}.values():
+        mine = np.flatnonzero(owner == id(source)).tolist()
+        images[mine] = cut(source, [planes[k] for k in mine])
+        if radius is not None:
+            centers = np.stack([slices[k].base.center_mm for k in mine])
+            seen = shown([planes[k] for k in mine], centers, radius)[:, None]
+            air = np.asarray(source.background, np.float32)[:, None, None]
+            images[mine] = np.where(seen, images[mine], air)
     return images
 
 

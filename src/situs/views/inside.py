@@ -1,0 +1,81 @@
+"""Discs of slices that lie wholly inside a scan, so that its border tells nothing.
+
+Where a slice shows the border of the scan, the border's outline alone tells how the slice lies
+in it, and a network can answer without looking at anatomy. A disc of one size for all slices,
+that lies inside the scan wherever it is, has an outline that is the same for every slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from situs.geometry import Plane
+from situs.views.source import Source
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Room:
+    """The inside of a scan, between its outermost voxel centres.
+
+    A point x lies inside where n · x ≤ d for each of the six faces.
+
+    Attributes:
+        normals: ``(6, 3)`` unit normals of the faces, outwards, in RAS mm.
+        limits_mm: ``(6,)``.
+    """
+
+    normals: Array
+    limits_mm: Array
+
+    @classmethod
+    def of(cls, source: Source) -> Room:
+        """The room of a scan."""
+        to_vox = np.linalg.inv(source.affine)
+        length = np.linalg.norm(to_vox[:3, :3], axis=1)
+        outwards, offset = to_vox[:3, :3] / length[:, None], to_vox[:3, 3] / length
+        last = (np.asarray(source.shape) - 1) / length
+        return cls(np.concatenate([outwards, -outwards]), np.concatenate([last - offset, offset]))
+
+    @property
+    def size_mm(self) -> float:
+        """Distance from corner to corner, at most."""
+        return float(np.linalg.norm(self.limits_mm[:3] + self.limits_mm[3:]))
+
+    def slack_mm(self, centers_mm: Array, axes: Array, radius_mm: float) -> Array:
+        """How far discs stay from the nearest face; negative where they reach beyond.
+
+        Args:
+            centers_mm: ``(K, …, 3)`` centres of discs.
+            axes: ``(K, 2, 3)`` row and column direction of their planes.
+            radius_mm: Of all discs.
+
+        Returns:
+            ``(K, …)``.
+        """
+        # Within its plane a disc reaches as far towards a face as the face's normal lies in it.
+        reach = radius_mm * np.linalg.norm(axes @ self.normals.T, axis=1)
+        slack = self.limits_mm - centers_mm @ self.normals.T
+        between = (1,) * (slack.ndim - 2)
+        least: Array = (slack - reach.reshape(len(reach), *between, 6)).min(-1)
+        return least
+
+
+def shown(planes: list[Plane], centers_mm: Array, radius_mm: float) -> npt.NDArray[np.bool_]:
+    """``(N, rows, columns)``: which pixels of views lie in the disc about each one's centre.
+
+    Args:
+        planes: N views of one shape.
+        centers_mm: ``(N, 3)``.
+        radius_mm: Of all discs.
+    """
+    rows, columns = planes[0].shape
+    middle = np.stack([p.to_px(c) for p, c in zip(planes, centers_mm, strict=True)])
+    radius = np.array([radius_mm / p.spacing[0] for p in planes])
+    across = np.square(np.arange(columns) - middle[:, :1])
+    down = np.square(np.arange(rows) - middle[:, 1:])
+    return across[:, None, :] + down[:, :, None] <= np.square(radius)[:, None, None]
