@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 
 from situs.geometry import Plane
 from situs.geometry.frames import turn_affine_lps_ras, turn_lps_ras
+from situs.geometry.planes import near_parallel
 
 
 def test_a_voxel_lies_where_itk_and_nibabel_say(tmp_path: Path) -> None:
@@ -50,3 +51,15 @@ def test_a_pixel_of_a_plane_lies_where_highdicom_says() -> None:
         + pixels[:, 1:] * between_rows * plane.column_mm
     )
     np.testing.assert_allclose(turn_lps_ras(theirs(pixels)), ours, atol=1e-5)
+
+
+def test_the_centre_of_a_plane_is_the_mean_of_its_corners() -> None:
+    plane = Plane.from_affine(np.diag([1.0, 2.0, 3.0, 1.0]), axis=2, index=4, shape=(9, 7, 5))
+    rows, columns = plane.shape
+    corners = plane.to_mm(
+        np.array([[0, 0], [columns - 1, 0], [0, rows - 1], [columns - 1, rows - 1]])
+    )
+    np.testing.assert_allclose(plane.center_mm, corners.mean(axis=0))
+    assert near_parallel(plane, plane, 1.0)
+    across = Plane.from_affine(np.eye(4), axis=0, index=0, shape=(9, 7, 5))
+    assert not near_parallel(plane, across, 89.0)

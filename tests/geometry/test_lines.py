@@ -70,6 +70,17 @@ def test_torch_and_numpy_agree_and_torch_is_differentiable() -> None:
     assert tensor.grad[2:].abs().max() > 0
 
 
+def test_the_map_that_carries_gradient_is_the_same_map() -> None:
+    lines = torch.tensor(random_lines(4), requires_grad=True)
+    maps = line_heatmap(lines, (20, 30), (1.0, 2.0), 6.0)
+    plain = line_heatmap(lines.detach(), (20, 30), (1.0, 2.0), 6.0)
+    torch.testing.assert_close(maps.detach(), plain)
+    (gradient,) = torch.autograd.grad(maps.sum(), lines)
+    step = 1e-6 * torch.ones_like(lines)
+    moved = line_heatmap(lines.detach() + step, (20, 30), (1.0, 2.0), 6.0)
+    assert (moved - plain).sum().item() == pytest.approx((gradient * step).sum().item(), rel=1e-2)
+
+
 def test_transformed_lines_hold_the_transformed_points() -> None:
     lines = random_lines(10)
     matrix = np.array([[0.9, -0.3, 4.0], [0.5, 1.1, -2.0], [0, 0, 1]])

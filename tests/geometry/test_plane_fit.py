@@ -72,3 +72,17 @@ def test_too_few_lines_fix_no_plane() -> None:
         fit_plane(segments[:1])
     with pytest.raises(SitusError, match="nearly one line"):
         fit_plane(np.stack([segments[0], segments[0] + 1e-6]))
+
+
+def test_two_lines_that_are_one_do_not_keep_others_from_fixing_the_plane() -> None:
+    segments, normal = segments_in_a_plane(np.random.default_rng(2), 3)
+    again = np.concatenate([segments[:1], segments])  # the first view twice
+    assert plane_angle_deg(fit_plane(again).normal_mm, normal) < 1e-6
+
+
+def test_lines_of_no_plane_at_all_end_in_some_plane() -> None:
+    # For these the reweighting has not settled when it is stopped.
+    segments = np.random.default_rng(4).normal(scale=40, size=(7, 2, 3))
+    fit = fit_plane(segments, robust_mm=2.0)
+    assert np.linalg.norm(fit.normal_mm) == pytest.approx(1)
+    assert np.isfinite(fit.residuals_mm).all()

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from situs.cli.console import err
+from situs.cli.console import err, log_to_terminal
 from situs.cli.exits import exit_of, table
 from situs.cores import sleep_when_idle
 from situs.errors import Terminated, out_of_memory, speaking
@@ -88,6 +88,7 @@ def situs(
 
         for module in modules:
             import_code(module)
+    log_to_terminal()
     ctx.with_resource(speaking(_options(ctx)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 
 from situs.files import check_writable
 
@@ -39,6 +41,15 @@ def out_any(path: Path | None) -> Path | None:
     if path is not None:
         check_writable(path)
     return path
+
+
+def log_to_terminal() -> None:
+    """Let what the library logs, from warnings on, appear on standard error."""
+    log = logging.getLogger("situs")
+    if not any(isinstance(handler, RichHandler) for handler in log.handlers):
+        log.addHandler(
+            RichHandler(logging.WARNING, err, show_time=False, show_path=False, markup=False)
+        )
 
 
 def print_json(value: Any) -> None:
