@@ -119,6 +119,7 @@ def _options(ctx: typer.Context) -> dict[str, str]:
 # Importing a module adds its verbs to ``app``; each imports its heavy parts inside the verb, so
 # that ``situs --help`` stays quick.
 from situs.cli import (  # noqa: E402
+    audit,  # noqa: F401
     data,  # noqa: F401
     doctor,  # noqa: F401
     export,  # noqa: F401

@@ -15,8 +15,17 @@ from situs.backbones.base import Backbone
 from situs.config import validate
 from situs.errors import ConfigError
 from situs.methods import method_class
-from situs.methods.base import Batch, Controls, Method, Nets, Network, StepResult, StepScore
-from situs.methods.observing import reach
+from situs.methods.base import (
+    Batch,
+    Controls,
+    Method,
+    Nets,
+    Network,
+    Samples,
+    StepResult,
+    StepScore,
+)
+from situs.methods.observing import control_values, reach
 from situs.observation import Observation, Reach
 from situs.views.source import Source
 
@@ -153,6 +162,21 @@ class Composition:
                 step,
                 controls.part(name) if controls else None,
                 patients,
+            )
+            for name, part in self.parts.items()
+        }
+
+    def control_values(
+        self,
+        batch: CompositionBatch,
+        nets: Nets,
+        items: Sequence[Sequence[Source]],
+        controls: CompositionControls,
+    ) -> dict[str, dict[str, dict[str, float]]]:
+        """Part → control → score → value; see :func:`~situs.methods.observing.control_values`."""
+        return {
+            name: control_values(
+                part, Samples(batch[name], items), part_of(nets, name), controls.part(name)
             )
             for name, part in self.parts.items()
         }

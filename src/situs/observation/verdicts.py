@@ -6,19 +6,31 @@ import math
 from typing import Literal
 
 import numpy as np
+from scipy.special import stdtrit
 
 from situs import text
 from situs.observation.score import Score
 
-Verdict = Literal["better", "guessing", "worse", "given", "monitor", "unknown"]
+Verdict = Literal["worse", "guessing", "better", "anatomy", "given", "monitor", "unknown"]
 
+# The first four are steps, each above the one before.
 VERDICTS: dict[Verdict, str] = {
-    "better": "better than guessing",
-    "guessing": "no better than guessing",
     "worse": "worse than guessing",
+    "guessing": "no better than guessing or a constant answer",
+    "better": "better than guessing and a constant answer",
+    "anatomy": "better than without anatomy",
     "given": "holds by construction",
     "monitor": "watches for collapse",
     "unknown": "nothing to compare with",
+}
+
+# A share of the gain from which on what the controls explain is told first.
+TELLING = 0.25
+
+_CONTROLS = {
+    "emptied": "read off the scan's border",
+    "shuffled": "reached on shuffled scans",
+    "untrained": "reached by an untrained network",
 }
 
 # Without one value a sample there is no standard error; a difference smaller than this share
@@ -48,11 +60,25 @@ def reference(score: Score) -> tuple[str, float] | None:
     return (min if score.better == "lower" else max)(known, key=lambda item: item[1])
 
 
-def verdict(score: Score) -> Verdict:
-    """Whether the network beats :func:`reference` by more than its standard error allows.
+def controls(score: Score) -> dict[str, float]:
+    """What was reached without anatomy or without training, by the name of the control."""
+    found = {name: getattr(score, name) for name in _CONTROLS}
+    return {n: v for n, v in found.items() if v is not None and math.isfinite(v)}
 
-    With one value a sample, a difference counts from two standard errors of their mean on;
-    without, from 5 % of the reference on.
+
+def hardest(score: Score) -> tuple[str, float] | None:
+    """The control that comes closest to the network, or beats it, and what it reaches."""
+    known = controls(score).items()
+    if not known:
+        return None
+    return (min if score.better == "lower" else max)(known, key=lambda item: item[1])
+
+
+def verdict(score: Score) -> Verdict:
+    """How far up the four steps of :data:`VERDICTS` the score is, by more than chance allows.
+
+    A difference counts from :func:`margin` on. What no control was asked of is at most
+    ``"better"``.
     """
     against = reference(score)
     if score.by_construction:
@@ -61,15 +87,98 @@ def verdict(score: Score) -> Verdict:
         return "monitor"
     if against is None or not math.isfinite(score.value):
         return "unknown"
-    margin = _NO_DIFFERENCE * abs(against[1])
-    samples = np.asarray(score.samples, dtype=float)
-    samples = samples[np.isfinite(samples)]
-    if samples.size > 2:
-        margin = 2 * float(samples.std(ddof=1)) / math.sqrt(samples.size)
-    gain = (score.value - against[1]) * (1 if score.better == "higher" else -1)
-    if gain > margin:
+    if _gain(score, against[1]) <= margin(score, against[1]):
+        guess = score.chance if score.chance is not None else against[1]
+        return "worse" if _gain(score, guess) < -margin(score, guess) else "guessing"
+    control = hardest(score)
+    if control is None or _gain(score, control[1]) <= margin(score, control[1]):
         return "better"
-    return "worse" if gain < -margin else "guessing"
+    return "anatomy"
+
+
+def judged(score: Score) -> str:
+    """The verdict in words, with the number of patients that it is over."""
+    found = verdict(score)
+    line = VERDICTS[found]
+    if found == "better" and hardest(score) is not None:
+        line += ", but not than without anatomy"
+    if found == "guessing" and None not in (score.chance, score.constant):
+        line = "between guessing and a constant answer"
+    if found in {"given", "monitor", "unknown"} or not score.groups:
+        return line
+    count = len(set(score.groups))
+    return f"{line} (over {count} patient{'s' if count != 1 else ''})"
+
+
+def mark(score: Score) -> str:
+    """The verdict as a class of a page: ``"shortcut"`` where a control explains the gain."""
+    found = verdict(score)
+    return "shortcut" if found == "better" and hardest(score) is not None else found
+
+
+def margin(score: Score, level: float) -> float:
+    """How far a score must be from ``level`` for the difference to count.
+
+    With one value a sample and their patients: the half width of the 95 % interval of the mean
+    (Student's t), whose standard error counts patients, not samples (the cluster-robust one),
+    since samples of one patient are not independent. Without patients two standard errors over
+    samples. Without either, or with one patient, 5 % of ``level``.
+    """
+    samples = np.asarray(score.samples, dtype=float)
+    finite = np.isfinite(samples)
+    if len(score.groups) == len(samples) > 0:
+        groups = np.asarray(score.groups)[finite]
+        count = len(np.unique(groups))
+        if count > 1:
+            deviation = samples[finite] - samples[finite].mean()
+            sums = np.bincount(groups, deviation)
+            error = math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(deviation)
+            return float(stdtrit(count - 1, 0.975)) * error
+    elif finite.sum() > 2:
+        return 2 * float(samples[finite].std(ddof=1)) / math.sqrt(finite.sum())
+    return _NO_DIFFERENCE * abs(level)
+
+
+def explained(score: Score, control: str) -> float | None:
+    """Share of the gain over :func:`reference` that a control reaches too, 0 or more.
+
+    None where there is no gain to explain, or the control is not known.
+    """
+    against, reached = reference(score), controls(score).get(control)
+    if against is None or reached is None or verdict(score) not in {"better", "anatomy"}:
+        return None
+    return max(0.0, _gain_of(score, reached, against[1]) / _gain(score, against[1]))
+
+
+def explanation(score: Score) -> str:
+    """What the controls explain of the gain, as a sentence; empty where they explain nothing.
+
+    For instance ``"of the 3.5° gained over a constant answer, 3.2° are read off the scan's
+    border"``.
+    """
+    against = reference(score)
+    shares = {name: explained(score, name) for name in _CONTROLS}
+    known = {name: share for name, share in shares.items() if share}
+    if against is None or not known:
+        return ""
+    name = max(known, key=lambda control: known[control])
+    gain = abs(score.value - against[1])
+    part = text.quantity(min(known[name], 1.0) * gain, score.unit)
+    whole = text.quantity(gain, score.unit)
+    return f"of the {whole} gained over {against[0]}, {part} are {_CONTROLS[name]}"
+
+
+def told_first(score: Score) -> bool:
+    """Whether controls explain so much of the gain that no one should read of it without them."""
+    return any((explained(score, name) or 0.0) > TELLING for name in _CONTROLS)
+
+
+def _gain(score: Score, level: float) -> float:
+    return _gain_of(score, score.value, level)
+
+
+def _gain_of(score: Score, value: float, level: float) -> float:
+    return (value - level) * (1 if score.better == "higher" else -1)
 
 
 def skill(score: Score) -> float | None:
@@ -93,4 +202,5 @@ def sentence(score: Score) -> str:
     against = reference(score)
     if against is None:
         return line
-    return f"{line}; {against[0]} gives {text.quantity(against[1], score.unit)}"
+    line += f"; {against[0]} gives {text.quantity(against[1], score.unit)}"
+    return f"{line}; {explanation(score)}" if told_first(score) else line

@@ -122,8 +122,8 @@ def _pretrain(
 ) -> None:
     """One process's part: the first one writes, the others find what it wrote."""
     _choose_threads(run, config, mode, quiet)
-    store = group.in_turn(lambda: _open_store(config, mode, group.first))
-    items = _items(store, composition)
+    store = group.in_turn(lambda: open_store(config, mode, group.first))
+    items = items_of(store, composition)
     groups = scan_groups(store.records)
     train, held_out = split_items(items, config.held_out, config.seed, groups)
     if group.first:
@@ -131,7 +131,7 @@ def _pretrain(
         if told := one_patient_warning((r["patient"], r["study"]) for r in store.records):
             warnings.warn(told, stacklevel=3)
     composition = composition.resolve_for_data([source for item in train for source in item])
-    backbone = _build_backbone(config, composition, store)
+    backbone = build_backbone(config, composition, store)
     composition = composition.resolve_for_backbone(backbone)
     # The resolved configuration says what was done, not what was left open.
     config = config.model_copy(update={"options": composition.options()})
@@ -328,7 +328,7 @@ def _paths(config: PretrainConfig) -> tuple[Path, ...]:
     return config.data if isinstance(config.data, tuple) else (config.data,)
 
 
-def _open_store(config: PretrainConfig, mode: Mode, first: bool) -> Store:
+def open_store(config: PretrainConfig, mode: Mode, first: bool = True) -> Store:
     """The store asked for, or one of the run's own, prepared from scans."""
     paths = _paths(config)
     own = config.out / "store"
@@ -347,7 +347,8 @@ def _open_store(config: PretrainConfig, mode: Mode, first: bool) -> Store:
     return prepare(list(paths), own, config.preprocessing, workers=os.cpu_count())
 
 
-def _items(store: Store, composition: Composition) -> list[Item]:
+def items_of(store: Store, composition: Composition) -> list[Item]:
+    """What samples are drawn from: the studies of a store, or its scans one by one."""
     if composition.item == "study":
         return [list(study) for study in store.studies()]
     scans: list[Source] = [store[i] for i in range(len(store))]
@@ -363,7 +364,8 @@ def backbone_config(
     )
 
 
-def _build_backbone(config: PretrainConfig, composition: Composition, store: Store) -> Backbone:
+def build_backbone(config: PretrainConfig, composition: Composition, store: Store) -> Backbone:
+    """The backbone with the weights that the run's seed gives it; seeds all generators."""
     pl.seed_everything(config.seed, verbose=False)
     return backbones.build(backbone_config(config, composition, store))
 

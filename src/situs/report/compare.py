@@ -80,13 +80,15 @@ def score_table(named: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
 
 def _cell(score: Score | None, best: float | None) -> dict[str, Any]:
     if score is None:
-        return {"text": "–", "best": False, "verdict": "unknown", "words": "not observed"}
-    judged = verdicts.verdict(score)
+        absent = {"verdict": "unknown", "words": "not observed", "explained": ""}
+        return {"text": "–", "best": False, **absent}
+    explained = verdicts.explanation(score)
     return {
         "text": text.quantity(score.value, score.unit),
         "best": score.value == best,
-        "verdict": judged,
-        "words": verdicts.VERDICTS[judged],
+        "verdict": verdicts.mark(score),
+        "words": "; ".join(filter(None, (verdicts.judged(score), explained))),
+        "explained": explained if verdicts.told_first(score) else "",
     }
 
 

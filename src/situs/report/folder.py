@@ -8,8 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import RunError
-from situs.observation import Observation
+from situs.observation import Observation, Score
 from situs.training.run import Run
 
 
@@ -119,8 +119,15 @@ class RunFolder:
 
     @cached_property
     def latest(self) -> tuple[Observation, ...]:
-        """The observations of the last observed step."""
-        return self.at(self.steps[-1]) if self.files else ()
+        """The observations of the last observed step, held against the audit if there was one."""
+        return audited(self.at(self.steps[-1]), self.audit) if self.files else ()
+
+    @cached_property
+    def audit(self) -> dict[str, Any]:
+        """What ``situs audit`` wrote; empty if it was never run."""
+        file = self.path / "audit.json"
+        found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        return found
 
 
 def read_run(path: str | Path, transfers: Sequence[str | Path] = ()) -> RunFolder:
@@ -147,6 +154,34 @@ def read_run(path: str | Path, transfers: Sequence[str | Path] = ()) -> RunFolde
         )
     except (ValueError, OSError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def audited(
+    observations: Sequence[Observation], audit: Mapping[str, Any]
+) -> tuple[Observation, ...]:
+    """Observations whose controls are the harder of the cheap ones and of the audit's."""
+    rows = audit.get("scores", {})
+
+    def held(method: str, score: Score) -> Score:
+        row = rows.get(f"{method}/{score.name}", rows.get(score.name, {}))
+        harder = min if score.better == "lower" else max
+        levels = {
+            control: harder(v for v in (row[control], getattr(score, control)) if v is not None)
+            for control in ("emptied", "shuffled")
+            if row.get(control) is not None
+        }
+        return replace(score, **levels)
+
+    return tuple(
+        replace(
+            observation,
+            sections=tuple(
+                replace(s, scores=tuple(held(observation.method, score) for score in s.scores))
+                for s in observation.sections
+            ),
+        )
+        for observation in observations
+    )
 
 
 def read_transfer(folder: Path) -> Transfer:

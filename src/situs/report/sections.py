@@ -119,9 +119,13 @@ def score_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "value": text.quantity(s.value, s.unit),
             "chance": text.quantity(s.chance, s.unit),
             "constant": text.quantity(s.constant, s.unit),
+            "emptied": text.quantity(s.emptied, s.unit),
+            "shuffled": text.quantity(s.shuffled, s.unit),
+            "untrained": text.quantity(s.untrained, s.unit),
             "samples": len(s.samples) or "–",
-            "verdict": verdicts.verdict(s),
-            "words": verdicts.VERDICTS[verdicts.verdict(s)],
+            "verdict": verdicts.mark(s),
+            "words": verdicts.judged(s),
+            "explained": verdicts.explanation(s),
         }
         for s in scores
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from situs import text
 from situs.observation import Observation, Score, verdicts
-from situs.observation.verdicts import VERDICTS, Verdict
+from situs.observation.verdicts import Verdict
 from situs.report.folder import RunFolder
 
 _FEW_WARNING = "held-out scans were also trained on, so the scores are optimistic"
@@ -40,7 +40,7 @@ class Gauge:
     label: str
     value: str
     reference: tuple[str, ...]
-    verdict: Verdict
+    verdict: str
     words: str
     skill: float | None
     first: float | None
@@ -59,8 +59,9 @@ def headline(run: RunFolder) -> str:
     if against is None:
         return line
     other = f"{against[0]} gives {text.quantity(against[1], score.unit)}"
-    if judged == "better":
-        return f"{line}, where {other}"
+    if judged in {"better", "anatomy"}:
+        told = f"; {verdicts.explanation(score)}" if verdicts.told_first(score) else ""
+        return f"{line}, where {other}{told}"
     level = text.quantity(against[1], score.unit)
     worse = "worse than" if judged == "worse" else "no better than"
     return f"{line}, {worse} {against[0]} ({level})"
@@ -78,12 +79,42 @@ def sentences(run: RunFolder) -> list[str]:
     known = sum(count for verdict, count in judged.items() if verdict != "unknown")
     if known:
         found.append(
-            f"On held-out scans it is better than guessing in {judged['better']} of {known} "
+            f"On held-out scans it is better than guessing in "
+            f"{judged['better'] + judged['anatomy']} of {known} "
             f"sub-task{'s' if known != 1 else ''}."
         )
+    found += [
+        f"{text.opening(verdicts.label(score))}: {verdicts.explanation(score)}."
+        for observation in run.latest
+        for score in observation.scores.values()
+        if verdicts.told_first(score)
+    ]
+    found += _audited(run)
+    found += [_reach(observation) for observation in run.latest if observation.reach]
     if run.info.get("held_out_is_training"):
         found.append(f"Mind that {_FEW_WARNING}.")
     return found
+
+
+def _reach(observation: Observation) -> str:
+    """Which share of the backbone each loss term trains, as a sentence."""
+    parts = [
+        f"{reach.term} {reach.encoder:.0f} % of the encoder, {reach.decoder:.0f} % of the decoder"
+        for reach in observation.reach
+    ]
+    return text.printable(f"Parameters trained by each loss term ({observation.method}): ") + (
+        "; ".join(map(text.printable, parts)) + "."
+    )
+
+
+def _audited(run: RunFolder) -> list[str]:
+    """What the audit did, where there was one."""
+    if not run.audit:
+        return []
+    return [
+        f"Audited: the same configuration was trained for {text.count(int(run.audit['steps']))} "
+        "steps on scans without anatomy, and what it reaches is shown where it is the harder level."
+    ]
 
 
 def gauges(run: RunFolder) -> list[GaugeGroup]:
@@ -161,6 +192,9 @@ def _gauge(score: Score, first: Score | None) -> Gauge:
         for name, value in (
             ("guessing", score.chance),
             ("constant", score.constant),
+            ("emptied scans", score.emptied),
+            ("shuffled scans", score.shuffled),
+            ("untrained", score.untrained),
             ("collapsed features", score.collapsed),
         )
         if value is not None
@@ -170,8 +204,8 @@ def _gauge(score: Score, first: Score | None) -> Gauge:
         label=verdicts.label(score),
         value=text.quantity(score.value, score.unit),
         reference=tuple(shown),
-        verdict=judged,
-        words=VERDICTS[judged],
+        verdict=verdicts.mark(score),
+        words=verdicts.judged(score),
         skill=None if judged == "given" else _clipped(verdicts.skill(score)),
         first=_clipped(verdicts.skill(first)) if first else None,
         better=verdicts.direction(score),

@@ -16,8 +16,10 @@ from situs.observation import Observation, Score, verdicts
 # A pipe has no width; wrapping would break one row over several lines of a log.
 _PIPE_WIDTH = 400
 
-_VERDICT_STYLE: dict[verdicts.Verdict, str] = {
+_VERDICT_STYLE: dict[str, str] = {
+    "anatomy": "green",
     "better": "green",
+    "shortcut": "yellow",
     "guessing": "yellow",
     "worse": "red",
     "given": "dim",
@@ -40,8 +42,13 @@ def score_rows(observations: Iterable[Observation]) -> list[dict[str, Any]]:
             "better": score.better,
             "chance": score.chance,
             "constant": score.constant,
+            "emptied": score.emptied,
+            "shuffled": score.shuffled,
+            "untrained": score.untrained,
             "samples": len(score.samples),
+            "patients": len(set(score.groups)) or None,
             "verdict": verdicts.verdict(score),
+            "explained": verdicts.explanation(score),
         }
         for observation in observations
         for section in observation.sections
@@ -62,6 +69,10 @@ def print_scores(observations: Sequence[Observation], console: Console | None = 
         console = Console(file=console.file, width=_PIPE_WIDTH, color_system=None)
     console.print(_score_table(observations))
     for observation in observations:
+        for score in observation.scores.values():
+            if verdicts.told_first(score):
+                line = f"{verdicts.label(score)}: {verdicts.explanation(score)}"
+                console.print(Text(text.printable(line), style="yellow"), soft_wrap=True)
         for warning in observation.warnings:
             line = text.printable(f"warning ({observation.method}): {warning}")
             console.print(Text(line, style="yellow"), soft_wrap=True)
@@ -71,7 +82,7 @@ def _score_table(observations: Sequence[Observation]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("sub-task")
     table.add_column("score")
-    for heading in ("now", "guessing", "constant"):
+    for heading in ("now", "guessing", "constant", "emptied", "shuffled", "untrained"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict")
     for observation in observations:
@@ -85,11 +96,13 @@ def _score_table(observations: Sequence[Observation]) -> Table:
 
 
 def _score_cells(score: Score) -> tuple[str | Text, ...]:
-    judged = verdicts.verdict(score)
     return (
         Text(f"{verdicts.label(score)} ({'↓' if score.better == 'lower' else '↑'})"),
         Text(text.quantity(score.value, score.unit), style="bold"),
         text.quantity(score.chance, score.unit),
-        text.quantity(score.constant, score.unit),
-        Text(verdicts.VERDICTS[judged], style=_VERDICT_STYLE[judged]),
+        *(
+            text.quantity(level, score.unit)
+            for level in (score.constant, score.emptied, score.shuffled, score.untrained)
+        ),
+        Text(verdicts.judged(score), style=_VERDICT_STYLE[verdicts.mark(score)]),
     )

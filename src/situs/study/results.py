@@ -90,7 +90,11 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
         if job.kind == "tune":
             row["score"] = mean_score(plan.scores(result, study.score.for_tuning))
         else:
-            row |= {"arm": " and ".join(plan.sharing(job)), "scores": result["scores"]}
+            row |= {
+                "arm": " and ".join(plan.sharing(job)),
+                "scores": result["scores"],
+                "explained": result.get("explained", []),
+            }
         others[job.kind].append(row)
     frame = pd.DataFrame(cases, columns=["arm", "labels", "seed", "case", "score", "folder"])
     run_frame = pd.DataFrame(runs)

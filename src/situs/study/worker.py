@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from situs.errors import NonFiniteLoss, RunError
 from situs.files import write_json
+from situs.observation import verdicts
 from situs.study.cost import Cost
 from situs.study.jobs import COST, JOB, LOG, RESULT, RUN
 from situs.version import __version__
@@ -83,7 +84,13 @@ class Worker:
             for observation in run.observations()
             for name, score in observation.scores.items()
         }
-        return {"scores": scores, "run": RUN}
+        explained = [
+            f"{verdicts.label(score)}: {verdicts.explanation(score)}"
+            for observation in run.observations()
+            for score in observation.scores.values()
+            if verdicts.told_first(score)
+        ]
+        return {"scores": scores, "explained": explained, "run": RUN}
 
     def _finetune(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
         from situs.backbones import backbone_class  # noqa: PLC0415

@@ -98,7 +98,7 @@ def view(result: StudyResult, cases: StudyCases) -> dict[str, Any]:
         "costs": [_cost_row(row) for row in result.pretrainings.to_dict("records")],
         "sharing": _sharing(study),
         "learned": [
-            {"arm": row["arm"], "scores": _scores(row["scores"])}
+            {"arm": row["arm"], "scores": _scores(row["scores"]), "explained": row["explained"]}
             for row in result.pretrainings.to_dict("records")
         ],
         "run_headings": _run_headings(metric),

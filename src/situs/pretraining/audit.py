@@ -1,0 +1,157 @@
+"""``situs audit``: what a run's configuration reaches when scans hold no anatomy.
+
+The cheap controls of an observation ask the trained network, which has never seen an emptied
+scan. Here the same configuration is trained on scans without anatomy, on the same split, so that
+whatever else solves the task is found if it can be.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from situs.config import load_config
+from situs.errors import ConfigError, RunError
+from situs.files import write_json
+from situs.methods.base import Nets
+from situs.methods.composition import Composition, CompositionControls, compose
+from situs.observation import Observation
+from situs.pretraining.config import PretrainConfig
+from situs.pretraining.controls import untrained, without_anatomy
+from situs.pretraining.data import Item, observed_batch, split_items
+from situs.pretraining.module import Pretraining
+from situs.pretraining.pretrain import build_backbone, items_of, open_store
+from situs.splits.groups import scan_groups
+from situs.training.engine import engine, quick_layout, quiet_engine
+from situs.training.progress import TrainingProgress
+from situs.training.run import Run
+from situs.views.controls import CONTROLS
+
+AUDIT = "audit.json"
+"""Name of the file that an audit leaves in the run's folder."""
+
+
+def audit(
+    run: str | Path, steps_share: float = 0.25, *, quiet: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Train a run's configuration on emptied and on shuffled scans, and write ``audit.json``.
+
+    Args:
+        run: A finished run, with its scans or store where they were.
+        steps_share: Share of the run's steps that each of the two trainings takes, above 0 and
+            at most 1.
+        quiet: No progress.
+
+    Returns:
+        Score → ``trained``, ``emptied``, ``shuffled``, ``untrained``, ``constant``, ``chance``,
+        ``unit`` and ``better``; names of a composition's scores are ``part/score``.
+
+    Raises:
+        ConfigError: If ``steps_share`` is out of range, or the data are not there.
+        RunError: If there is no run, or none of its observations.
+    """
+    if not 0 < steps_share <= 1:
+        raise ConfigError(f"--steps-share must be above 0 and at most 1, got {steps_share:g}")
+    begun = time.perf_counter()
+    folder = Run.open(run)
+    latest = folder.observations()
+    if not latest:
+        raise RunError(f"{run} was never observed: there are no scores to audit")
+    config = load_config(PretrainConfig, {**folder.config, "out": str(folder.path)}, ())
+    steps = max(1, round(steps_share * config.steps))
+    store = open_store(config, "resume")
+    groups = scan_groups(store.records)
+    composition = compose(config.method, config.options, config.weights, config.uncertainty)
+    train, held_out = split_items(
+        items_of(store, composition), config.held_out, config.seed, groups
+    )
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for control in CONTROLS:
+        backbone = build_backbone(config, composition, store)
+        module = Pretraining(_shorter(config, steps), composition, backbone, train, held_out)
+        module.train_items = without_anatomy(train, control)
+        _fit(module, steps, quiet)
+        reached = _values(config, composition, module, held_out, control)
+        for part, of_control in reached.items():
+            found.setdefault(part, {}).update(of_control)
+    scores = _table(latest, found)
+    document = {
+        "steps": steps,
+        "steps_share": steps_share,
+        "trained_steps": int(folder.info.get("step", config.steps)),
+        "seconds": round(time.perf_counter() - begun, 1),
+        "scores": scores,
+    }
+    write_json(folder.path / AUDIT, document)
+    return scores
+
+
+def _shorter(config: PretrainConfig, steps: int) -> PretrainConfig:
+    """The configuration with its schedule on fewer steps."""
+    warmup = round(config.optimiser.warmup_steps * steps / config.steps)
+    optimiser = config.optimiser.model_copy(update={"warmup_steps": warmup})
+    return config.model_copy(update={"steps": steps, "optimiser": optimiser, "devices": 1})
+
+
+def _fit(module: Pretraining, steps: int, quiet: bool) -> None:
+    quick_layout(module)
+    with quiet_engine():
+        trainer = pl.Trainer(
+            max_steps=steps,
+            **engine(1, 1, module.config.accelerator, module.config.precision),
+            accumulate_grad_batches=module.config.optimiser.accumulate,
+            use_distributed_sampler=False,
+            logger=False,
+            callbacks=[TrainingProgress(quiet=quiet)],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module)
+
+
+@torch.no_grad()
+def _values(
+    config: PretrainConfig,
+    composition: Composition,
+    module: Pretraining,
+    held_out: Sequence[Item],
+    control: str,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Part → control → score → value, on held-out scans without anatomy."""
+    count, seed = config.observe_samples, config.seed
+    real, items = observed_batch(held_out, composition, count, seed)
+    without, _ = observed_batch(without_anatomy(held_out, control), composition, count, seed)
+    fresh = untrained(config, composition, module.student.backbone)
+    module.cpu().eval()
+    return composition.control_values(
+        real,
+        Nets(module.student, module.teacher),
+        items,
+        CompositionControls({control: without}, fresh),
+    )
+
+
+def _table(
+    latest: Sequence[Observation], found: dict[str, dict[str, dict[str, float]]]
+) -> dict[str, dict[str, Any]]:
+    """A row a score that is compared with anything."""
+    several = len(latest) > 1
+    return {
+        f"{observation.method}/{name}" if several else name: {
+            "trained": score.value,
+            **{c: of[name] for c, of in found[observation.method].items() if name in of},
+            "constant": score.constant,
+            "chance": score.chance,
+            "unit": score.unit,
+            "better": score.better,
+        }
+        for observation in latest
+        for name, score in observation.scores.items()
+        if score.collapsed is None and not score.by_construction
+    }
