@@ -114,6 +114,22 @@ def test_contrast_equals_the_formula_written_out() -> None:
     assert loss == pytest.approx(contrast_by_loops(z, at, group, 0.2, 0.3), rel=1e-5)
 
 
+def test_near_slices_of_a_scan_are_positives_whatever_their_places() -> None:
+    z = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    at, group = torch.tensor([0.0, 0.5, 0.0, 1.0]), torch.zeros(4, dtype=torch.long)
+    together = torch.zeros(4, 4, dtype=torch.bool)
+    together[0, 1] = together[1, 0] = True
+    near = torch.tensor([0.0, 0.05, 0.0, 1.0])  # the same positives by place: 0, 1 and 2
+    pulled = position_contrast(z, at, group, 0.1, 0.3, together | (near[:, None] == near))
+    assert pulled == position_contrast(z, at, group, 0.1, 0.3, together)  # 0 and 2 are near anyway
+    by_hand = []
+    logits = F.normalize(z, dim=1) @ F.normalize(z, dim=1).T / 0.3
+    logits.fill_diagonal_(-torch.inf)
+    for a, positives in ((0, [1, 2]), (1, [0]), (2, [0])):
+        by_hand.append(-logits[a].log_softmax(0)[positives].mean())
+    torch.testing.assert_close(pulled, torch.stack(by_hand).mean())
+
+
 def test_contrast_without_positives_is_zero_with_a_gradient() -> None:
     z = torch.randn(3, 4, requires_grad=True)
     loss = position_contrast(z, torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, dtype=torch.long))

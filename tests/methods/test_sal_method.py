@@ -275,3 +275,40 @@ def test_terms_can_be_switched_off_and_typos_are_errors() -> None:
     assert result.losses["total"] == result.losses["local"]
     with pytest.raises(ConfigError, match="resolve_for_data"):
         _ = SalConfig().grid
+
+
+def test_positions_are_embedded_from_what_is_asked_and_reach_it() -> None:
+    slices = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for options, size, decodes in (
+        ({}, 4, False),
+        ({"stride": 2}, 8, False),
+        ({"features": "decoder"}, 4, True),
+    ):
+        method = Sal(SalConfig(size=(16, 16), spacing_mm=1.0, **options))
+        net = network(method)
+        out = embed(net, slices)
+        assert out.positions is not None
+        assert out.positions.shape[-2:] == (size, size)
+        spread(out.positions).backward()
+        touched = [p.grad is not None for p in net.backbone.decoder.parameters()]
+        assert any(touched) == decodes == method.trains_decoder
+
+
+def test_position_alone_decodes_nothing_and_is_judged_by_position() -> None:
+    weights = {"local": 0, "spread": 0}
+    sources = [scan((20, 20, 8), (1, 1, 6), s) for s in range(3)]
+    method = Sal(SalConfig(size=(16, 16), weights=weights)).resolve_for_data(sources)
+    assert method.config.position_threshold == 0.35  # eight slices are a short stack
+    assert method.monitor == "position_error"
+    net = network(method)
+    rng = np.random.default_rng(0)
+    samples = [method.sample(source, rng) for source in sources]
+    batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+    result = method.step(batch, net, None, torch.Generator())
+    result.losses["total"].backward()
+    assert all(p.grad is None for p in net.backbone.decoder.parameters())
+    assert all(p.grad is not None for p in net.backbone.encoder.parameters())
+    with torch.no_grad():
+        found = method.observe(batch, net.eval(), None, [[s] for s in sources], 0)
+    assert {"position_error", "feature_rank"} <= found.scores.keys()
+    assert "match_distance" not in found.scores

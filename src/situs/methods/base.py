@@ -174,7 +174,7 @@ class Method(ABC):
     uses_position: ClassVar[bool] = False
     item: Literal["scan", "study"] = "scan"
     formulas: ClassVar[dict[str, str]] = {}
-    monitor: ClassVar[str] = ""
+    monitor: str = ""
     watched: ClassVar[str] = "features"
     remedy: ClassVar[str] = "lower the learning rate, or train on more scans at once"
     Config: ClassVar[type[MethodConfig]]

@@ -49,7 +49,7 @@ class Dino(Method):
         "log softmax(z_s(x') / τ_s)",
         "koleo": "−mean log of the distance to the nearest other embedding",
     }
-    monitor: ClassVar[str] = "retrieval_accuracy"
+    monitor = "retrieval_accuracy"
     remedy: ClassVar[str] = (
         "lower teacher_temperature or the learning rate, or raise the teacher's momentum"
     )

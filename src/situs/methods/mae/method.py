@@ -44,7 +44,7 @@ class Mae(Method):
     formulas: ClassVar[dict[str, str]] = {
         "reconstruction": "mean over hidden voxels of (predicted − (x − block mean) / block std)²",
     }
-    monitor: ClassVar[str] = "reconstruction_r2"
+    monitor = "reconstruction_r2"
     remedy: ClassVar[str] = "hide more (mask_ratio), use larger blocks, or lower the learning rate"
     trains_decoder = True
     Config: ClassVar[type[MethodConfig]] = MaeConfig

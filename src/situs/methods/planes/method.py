@@ -50,7 +50,7 @@ class Planes(Method):
     trains_decoder = True
     item = "study"
     uses_position: ClassVar[bool] = True
-    monitor: ClassVar[str] = "line_distance"
+    monitor = "line_distance"
     formulas: ClassVar[dict[str, str]] = {
         "line": "MSE(heat map, exp(−d²/2σ²)), d the distance of a pixel to the line in which "
         "another plane cuts the slice; missing and near-parallel planes masked",

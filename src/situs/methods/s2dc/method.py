@@ -58,7 +58,7 @@ class S2dc(Method):
     )
     uses_teacher = True
     uses_position: ClassVar[bool] = True
-    monitor: ClassVar[str] = "match_accuracy"
+    monitor = "match_accuracy"
     watched: ClassVar[str] = "token features"
     remedy: ClassVar[str] = (
         "lower temperature, raise weights.p2p against weights.p2s, or train on more crops at once"

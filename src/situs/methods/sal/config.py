@@ -23,7 +23,11 @@ class SalConfig(MethodConfig):
         max_distance_mm: Largest distance between the two slices of a pair; where slices lie
             farther apart, neighbours are taken.
         pairs: Pairs drawn from a scan for each sample.
-        stride: Pixels between the positions that are matched, along rows and columns.
+        features: Which of the network's features are matched position by position: the encoder's
+            coarsest scale, as in the paper, or the decoder's, which are fine (ours).
+        stride: Pixels between the positions that are matched, along rows and columns; None takes
+            that of the encoder's coarsest scale, or 4 for the decoder's features. A smaller one
+            takes the coarsest scale of the encoder that is fine enough.
         embedding: Channels of a position's embedding.
         window: Positions are matched inside windows of this many positions a side; None
             matches over the whole slice.
@@ -31,7 +35,10 @@ class SalConfig(MethodConfig):
             part of both images, which fits slices that are posed alike.
         position: How slices' places along the scan are learned.
         position_threshold: Slices at positions closer than this share of the scan are positives
-            of ``contrast``; 0.1 suits CT, 0.35 short-axis stacks.
+            of ``contrast``. None fits the data: 0.35 for stacks of at most 20 slices, 0.1 for
+            longer ones, which is what the paper took for short-axis MR and for CT. Slices of one
+            scan within ``max_distance_mm`` are positives whatever their positions, since
+            ``local`` pulls them together.
         temperature: Of ``contrast``.
         width: Channels of a slice's embedding.
         hidden: Hidden channels of its projection head.
@@ -46,17 +53,27 @@ class SalConfig(MethodConfig):
     axes: tuple[Literal[0, 1, 2], ...] | None = None
     max_distance_mm: PositiveFloat = 6.0
     pairs: PositiveInt = 2
-    stride: PositiveInt = 4
+    features: Literal["encoder", "decoder"] = "encoder"
+    stride: PositiveInt | None = None
     embedding: PositiveInt = 64
     window: PositiveInt | None = None
     frame: Literal["patient", "image"] = "patient"
     position: Literal["contrast", "regress"] = "contrast"
-    position_threshold: float = Field(0.1, gt=0, lt=1)
+    position_threshold: float | None = Field(None, gt=0, lt=1)
     temperature: PositiveFloat = 0.1
     width: PositiveInt = 64
     hidden: PositiveInt = 128
     pose: PoseConfig = Field(default_factory=PoseConfig)
     intensity: IntensityConfig | None = Field(default_factory=IntensityConfig)
+
+    @property
+    def threshold(self) -> float:
+        """``position_threshold`` once it is known."""
+        if self.position_threshold is None:
+            raise ConfigError(
+                "'position_threshold' is left to the data: call resolve_for_data(sources) first"
+            )
+        return self.position_threshold
 
     @property
     def grid(self) -> ViewGrid:

@@ -8,9 +8,54 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
+from situs.errors import ConfigError
 from situs.methods.base import Network
 from situs.methods.projection import Projector, pooled
 from situs.methods.sal.config import SalConfig
+
+_DECODER_STRIDE = 4
+
+
+class PositionSource(NamedTuple):
+    """Which features positions are embedded from.
+
+    Attributes:
+        scale: Of the encoder, fine to coarse; None for the decoder.
+        channels: Of these features.
+        pool: Features along each axis that make one position.
+    """
+
+    scale: int | None
+    channels: int
+    pool: tuple[int, int]
+
+
+def position_source(backbone: Backbone, config: SalConfig) -> PositionSource:
+    """The features that ``features`` and ``stride`` ask for.
+
+    Raises:
+        ConfigError: If no feature of the encoder fits the stride.
+    """
+    if config.features == "decoder":
+        stride = config.stride or _DECODER_STRIDE
+        return PositionSource(None, backbone.decoder_channels, (stride, stride))
+    rows, columns = backbone.strides[-1]
+    asked = (config.stride or rows, config.stride or columns)
+    fitting = [
+        scale
+        for scale, stride in enumerate(backbone.strides)
+        if all(a % s == 0 for a, s in zip(asked, stride, strict=True))
+    ]
+    if not fitting:
+        raise ConfigError(
+            f"stride {config.stride} is no multiple of a stride of this encoder "
+            f"({', '.join(str(s[0]) for s in backbone.strides)}); take one of these, or set "
+            "features: decoder"
+        )
+    scale = fitting[-1]
+    rows, columns = backbone.strides[scale]
+    pool = (asked[0] // rows, asked[1] // columns)
+    return PositionSource(scale, backbone.channels[scale], pool)
 
 
 class SalHeads(nn.Module):
@@ -18,30 +63,43 @@ class SalHeads(nn.Module):
 
     def __init__(self, backbone: Backbone, config: SalConfig) -> None:
         super().__init__()
-        self.stride = config.stride
-        self.local = nn.Conv2d(backbone.decoder_channels, config.embedding, kernel_size=1)
+        self.source = position_source(backbone, config)
+        self.local = nn.Conv2d(self.source.channels, config.embedding, kernel_size=1)
         # One place along the scan for each of the three directions a stack can have.
         out = config.width if config.position == "contrast" else 3
         self.slice = Projector(backbone.channels[-1], config.hidden, out)
 
-    def embed_positions(self, dense: Tensor) -> Tensor:
-        """``(N, C, rows, columns)`` decoder features → ``(N, D, rows/stride, columns/stride)``."""
-        embedded: Tensor = self.local(F.avg_pool2d(dense, self.stride))
+    def embed_positions(self, features: Tensor) -> Tensor:
+        """``(N, C, h, w)`` of the source → ``(N, D, rows/stride, columns/stride)``."""
+        embedded: Tensor = self.local(F.avg_pool2d(features, self.source.pool))
         return embedded
 
 
 class Embedded(NamedTuple):
-    """What the heads say of N slices: ``positions (N, D, h, w)`` and ``slices (N, W)``."""
+    """What the heads say of N slices.
 
-    positions: Tensor
+    Attributes:
+        positions: ``(N, D, h, w)``; None where positions are not matched.
+        slices: ``(N, W)``.
+    """
+
+    positions: Tensor | None
     slices: Tensor
 
 
-def embed(network: Network, slices: Tensor) -> Embedded:
-    """Embeddings of slices ``(N, C, rows, columns)``."""
+def embed(network: Network, slices: Tensor, positions: bool = True) -> Embedded:
+    """Embeddings of slices ``(N, C, rows, columns)``.
+
+    Args:
+        network: Of this method.
+        slices: Images.
+        positions: Whether those of positions are asked for, too: only then is anything decoded.
+    """
     heads = cast(SalHeads, network.heads)
     features = network.backbone.encode(slices)
-    return Embedded(
-        positions=heads.embed_positions(network.backbone.decode(features)),
-        slices=heads.slice(pooled(features)),
-    )
+    matched: Tensor | None = None
+    if positions:
+        scale = heads.source.scale
+        dense = network.backbone.decode(features) if scale is None else features[scale]
+        matched = heads.embed_positions(dense)
+    return Embedded(matched, heads.slice(pooled(features)))

@@ -150,6 +150,7 @@ def position_contrast(
     groups: Tensor,
     threshold: float = 0.1,
     temperature: float = 0.1,
+    together: Tensor | None = None,
 ) -> Tensor:
     """Slices at similar places along their scans are positives of each other.
 
@@ -165,6 +166,8 @@ def position_contrast(
             scale and are never positives.
         threshold: On the difference of positions.
         temperature: τ.
+        together: ``(N, N)`` boolean, pairs of these slices that are positives whatever their
+            positions: near slices of one scan, which another term pulls together (ours).
 
     Returns:
         Scalar; 0 where no slice has a positive.
@@ -175,6 +178,9 @@ def position_contrast(
     index = torch.arange(len(own), device=own.device)
     itself[index, index + rank() * len(own)] = True
     near = (positions[:, None] - at).abs() < threshold
+    if together is not None:
+        first = rank() * len(own)
+        near[:, first : first + len(own)] |= together
     positive = near & (groups[:, None] == of) & ~itself
     logits = (product(own, every.T) / temperature).masked_fill(itself, -torch.inf)
     log_share = logits.log_softmax(1).masked_fill(~positive, 0.0)

@@ -28,8 +28,10 @@ from situs.methods.sal.position_section import measure_places, place_section
 from situs.methods.sal.registration import alignment_in_patient
 from situs.methods.sal.views import sample_pairs
 from situs.observation import Section
-from situs.views.slices import fitted_grid
+from situs.views.slices import fitted_grid, stack_axes
 from situs.views.source import Source
+
+_SHORT_STACK = 20  # slices: short-axis stacks have about ten
 
 
 class Sal(Method):
@@ -39,10 +41,8 @@ class Sal(Method):
     title: ClassVar[str] = "Local alignment and global position of slices"
     paper: ClassVar[str] = "arXiv 2406.15699"
     spatial_dims = 2
-    trains_decoder = True
     uses_position: ClassVar[bool] = True
-    monitor: ClassVar[str] = "match_distance"
-    watched: ClassVar[str] = "the position embeddings"
+    watched: ClassVar[str] = "the embeddings"
     remedy: ClassVar[str] = (
         "raise weights.spread, weights.global or the batch size; 'local' alone is solved by a "
         "constant"
@@ -57,12 +57,22 @@ class Sal(Method):
     Config: ClassVar[type[MethodConfig]] = SalConfig
     config: SalConfig
 
+    def __init__(self, config: SalConfig) -> None:
+        super().__init__(config)
+        self.matches = self.wants("local", "spread")
+        self.monitor = "match_distance" if self.matches else "position_error"
+        self.trains_decoder = self.matches and config.features == "decoder"
+
     def resolve_for_data(self, sources: Sequence[Source]) -> Self:
-        """Fill the size and spacing of the views from the scans."""
+        """Fill the size and spacing of the views, and the threshold, from the scans."""
         grid = fitted_grid(sources)
+        axes = [self.config.axes or stack_axes(source) for source in sources]
+        slices = [s.shape[axis] for s, of in zip(sources, axes, strict=True) for axis in of]
+        short = float(np.median(slices)) <= _SHORT_STACK
         filled = {
             "size": self.config.size or grid.size,
             "spacing_mm": self.config.spacing_mm or grid.spacing_mm,
+            "position_threshold": self.config.position_threshold or (0.35 if short else 0.1),
         }
         return type(self)(self.config.model_copy(update=filled))
 
@@ -83,11 +93,11 @@ class Sal(Method):
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """All slices in one pass; pairs aligned, slices of the whole batch placed."""
-        out = embed(nets.student, batch["slices"].flatten(0, 2))
+        out = embed(nets.student, batch["slices"].flatten(0, 2), self.matches)
         terms: dict[str, Tensor] = {}
-        if self.wants("local"):
+        if self.wants("local") and out.positions is not None:
             terms["local"] = self._aligned(out.positions.unflatten(0, (-1, 2)), batch)
-        if self.wants("spread"):
+        if self.wants("spread") and out.positions is not None:
             terms["spread"] = losses.spread(out.positions)
         if self.wants("global"):
             terms["global"] = self._placed(out.slices, batch)
@@ -106,29 +116,48 @@ class Sal(Method):
         if self.config.position == "regress":
             return losses.position_regression(slices, positions, axes)
         return losses.position_contrast(
-            slices, positions, axes, self.config.position_threshold, self.config.temperature
+            slices,
+            positions,
+            axes,
+            self.config.threshold,
+            self.config.temperature,
+            self._together(batch),
         )
+
+    def _together(self, batch: Batch) -> Tensor:
+        """``(N, N)``, which slices lie within ``max_distance_mm`` of each other in one scan."""
+        depth = batch["slice_mm"].flatten(1)
+        scan = torch.arange(len(depth), device=depth.device)[:, None].expand_as(depth).flatten()
+        apart = (depth.flatten()[:, None] - depth.flatten()).abs()
+        # Neighbours that lie farther apart are a pair of `local` all the same.
+        pair = torch.arange(len(scan), device=depth.device) // 2
+        near = (apart <= self.config.max_distance_mm) | (pair[:, None] == pair)
+        return near & (scan[:, None] == scan)
 
     def predict(self, batch: Batch, nets: Nets) -> Embedded:
         """Embeddings of all positions and slices."""
-        return embed(nets.student, batch["slices"].flatten(0, 2))
+        return embed(nets.student, batch["slices"].flatten(0, 2), self.matches)
 
     def measure(self, samples: Samples, predicted: Embedded) -> list[Measured]:
         """Matched positions and places along the scan."""
-        return [
-            *measure_matching(matched(predicted, samples.batch), predicted),
-            *measure_places(self.config, predicted, samples),
-        ]
+        places = measure_places(self.config, predicted, samples)
+        if predicted.positions is None:
+            return places
+        found = matched(predicted.positions, samples.batch)
+        cells = predicted.positions[0, 0].numel()
+        return [*measure_matching(found, cells), *places]
 
     def features(self, predicted: Embedded) -> Tensor:
-        """Embeddings of all positions."""
+        """Embeddings of all positions, or of slices where positions are not matched."""
+        if predicted.positions is None:
+            return predicted.slices
         return predicted.positions.movedim(1, -1).flatten(0, -2)
 
     def sections(
         self, samples: Samples, predicted: Embedded, nets: Nets, scores: Scores
     ) -> list[Section]:
         """Matches between near slices, and places along scans."""
-        return [
-            matching_section(predicted, samples, scores),
-            place_section(self.config, predicted, samples, nets.student, scores),
-        ]
+        places = place_section(self.config, predicted, samples, nets.student, scores)
+        if predicted.positions is None:
+            return [places]
+        return [matching_section(predicted.positions, samples, scores), places]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from situs.geometry import Plane
 from situs.methods.base import Batch, Samples, Scores
 from situs.methods.measured import Measured, finite_mean
-from situs.methods.sal.heads import Embedded
 from situs.methods.sal.matching import Matches, matches, planes_of
 from situs.observation import (
     MatchesPanel,
@@ -24,10 +24,10 @@ Array = npt.NDArray[np.float64]
 _SHOWN_PAIRS, _SHOWN_MATCHES = 3, 40
 
 
-def matched(out: Embedded, batch: Batch) -> list[list[Matches]]:
-    """The matches of every pair of every sample."""
+def matched(positions: Tensor, batch: Batch) -> list[list[Matches]]:
+    """The matches of every pair of every sample, from embeddings ``(N, D, h, w)``."""
     samples, pairs = batch["slices"].shape[:2]
-    maps = out.positions.unflatten(0, (samples, pairs, 2))
+    maps = positions.unflatten(0, (samples, pairs, 2))
     return [
         [
             matches(
@@ -39,10 +39,9 @@ def matched(out: Embedded, batch: Batch) -> list[list[Matches]]:
     ]
 
 
-def measure_matching(found: Sequence[Sequence[Matches]], out: Embedded) -> list[Measured]:
-    """How far matches end from the true place, and how many come back."""
+def measure_matching(found: Sequence[Sequence[Matches]], cells: int) -> list[Measured]:
+    """How far matches end from the true place, and how many of ``cells`` positions come back."""
     every = [m for of_sample in found for m in of_sample]
-    h, w = out.positions.shape[-2:]
     return [
         Measured(
             "match_distance",
@@ -59,14 +58,14 @@ def measure_matching(found: Sequence[Sequence[Matches]], out: Embedded) -> list[
             "%",
             "higher",
             "positions that come back after matching there and back",
-            chance=100 * min(1.0, 9 / (h * w)),
+            chance=100 * min(1.0, 9 / cells),
         ),
     ]
 
 
-def matching_section(out: Embedded, samples: Samples, scores: Scores) -> Section:
+def matching_section(positions: Tensor, samples: Samples, scores: Scores) -> Section:
     """Scores, and the matches of a few samples' first pairs."""
-    found = matched(out, samples.batch)
+    found = matched(positions, samples.batch)
     return Section(
         title="Matching positions between near slices",
         explanation=(

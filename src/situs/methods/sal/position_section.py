@@ -111,7 +111,7 @@ def _curve(
     indices = np.linspace(0, source.shape[axis] - 1, count).round().astype(int)
     planes = [slice_plane(source, axis, int(i), config, Pose()) for i in indices]
     images = torch.from_numpy(cut(source, planes)).to(out.slices)
-    slices = embed(network, images).slices
+    slices = embed(network, images, positions=False).slices
     if config.position == "regress":
         predicted = slices[:, axis].cpu().numpy()
     else:

@@ -59,11 +59,12 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
 
     Returns:
         ``slices (P, 2, C, rows, columns)``, ``position (P, 2)`` along the scan,
-        ``axis (P, 2)`` the stack direction, and the geometry of each view in RAS mm:
-        ``origin_mm``, ``row_mm``, ``column_mm`` ``(P, 2, 3)`` and ``pixel_mm (P, 2)``.
+        ``slice_mm (P, 2)`` along the stack, ``axis (P, 2)`` its direction, and the geometry of
+        each view in RAS mm: ``origin_mm``, ``row_mm``, ``column_mm`` ``(P, 2, 3)`` and
+        ``pixel_mm (P, 2)``.
     """
     planes: list[Plane] = []
-    positions, axes = [], []
+    positions, axes, depths = [], [], []
     for _ in range(config.pairs):
         pair = draw_pair(source, config, rng)
         part = _random_part(source, pair.axis, config, rng)
@@ -75,6 +76,7 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
             planes.append(slice_plane(source, pair.axis, index, config, pose))
             positions.append(position(source, pair.axis, index))
             axes.append(pair.axis)
+            depths.append(index * source.spacing[pair.axis])
     images = cut(source, planes)
     if config.intensity is not None:
         images = np.stack([jitter(image, config.intensity, rng) for image in images])
@@ -86,6 +88,7 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
     return {
         "slices": stacked(images),
         "position": stacked(positions),
+        "slice_mm": stacked(depths),
         "axis": stacked(axes, np.int64),
         "origin_mm": stacked([p.origin_mm for p in planes], np.float64),
         "row_mm": stacked([p.row_mm for p in planes], np.float64),

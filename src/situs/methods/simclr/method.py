@@ -42,7 +42,7 @@ class SimClr(Method):
     formulas: ClassVar[dict[str, str]] = {
         "nt_xent": "mean over views of −log exp(s_ij / τ) / Σ_{k≠i} exp(s_ik / τ), s = cosine",
     }
-    monitor: ClassVar[str] = "retrieval_accuracy"
+    monitor = "retrieval_accuracy"
     remedy: ClassVar[str] = (
         "enlarge the batch, strengthen the intensity changes, or raise the temperature"
     )

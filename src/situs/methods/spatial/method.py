@@ -61,7 +61,7 @@ class Spatial(Method):
     trains_decoder = True
     uses_teacher = True
     uses_position: ClassVar[bool] = True
-    monitor: ClassVar[str] = "gap_error"
+    monitor = "gap_error"
     watched: ClassVar[str] = "view vectors"
     remedy: ClassVar[str] = (
         "raise weights.gap_axis against the chunk terms, or lower the learning rate"

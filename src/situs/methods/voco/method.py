@@ -49,7 +49,7 @@ class Voco(Method):
         "regularization": "mean over pairs of bases of |cos(base i, base j)|",
     }
     uses_position: ClassVar[bool] = True
-    monitor: ClassVar[str] = "overlap_mae"
+    monitor = "overlap_mae"
     remedy: ClassVar[str] = (
         "raise weights.regularization, or use larger crops so that bases differ more"
     )
