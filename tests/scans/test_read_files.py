@@ -267,7 +267,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
     def test_spacing(self, tmp_path: Path, value: float) -> None:
-        fields = {"pixdim": [1, 1, value, 1, 1, 1, 1, 1]}
+        fields = {"pixdim": [1, 1, value, 1, 1, 1, 1, 1], "sform_code": 0}
         refused(save_nifti(tmp_path / "a.nii", voxels(), **fields), "bad-spacing")
         sitk.WriteImage(sitk.GetImageFromArray(voxels().T), str(tmp_path / "a.mha"), False)
         raw = (tmp_path / "a.mha").read_bytes()

@@ -151,8 +151,8 @@ def _is_companion(name: str, beside: Sequence[str]) -> bool:
     if suffix is None:
         return False
     # "a.json" beside "a.nii.gz" describes it; alone it is a file that is no scan.
-    start = name[: -len(suffix)] + "."
-    return any(n.startswith(start) and format_by_name(Path(n)) for n in beside if n != name)
+    start = name[: -len(suffix)].lower() + "."
+    return any(n.lower().startswith(start) and format_by_name(Path(n)) for n in beside if n != name)
 
 
 def _look(file: Path) -> _Header:

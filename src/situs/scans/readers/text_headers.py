@@ -243,7 +243,7 @@ def unit_mm(fields: dict[str, str], path: Path) -> float | None:
     factors = {_UNITS_MM.get(name) for name in known}
     if None in factors:
         raise refuse("bad-spacing", path, "the header gives lengths in a unit that is not known")
-    if len(factors) > 1 or (known and any(name in _NO_UNIT for name in names[:3])):
+    if len(factors) > 1 or 0 < sum(n in known for n in names) < min(3, len(names)):
         raise refuse("bad-spacing", path, "the header gives lengths in several units")
     return next(iter(factors), None)
 

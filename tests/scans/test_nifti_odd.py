@@ -1,0 +1,124 @@
+"""NIfTI headers as real files have them, beside nibabel and SimpleITK."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from scipy.spatial.transform import Rotation
+from test_read_files import itk_affine, refused, save_nifti, voxels
+
+from situs.scans.read import read_scan
+
+SIZES = np.array([1.5625, 1.5625, 10.0])
+TILTED = np.eye(4)
+TILTED[:3, :3] = Rotation.from_euler("xyz", (40, -20, 65), degrees=True).as_matrix() * SIZES
+TILTED[:3, 3] = (-30, 12, 80)
+UNIT = {"sform_code": 1, "srow_x": [1, 0, 0, 0], "srow_y": [0, 1, 0, 0], "srow_z": [0, 0, 1, 0]}
+
+
+def with_qform(path: Path, qform: np.ndarray, **fields) -> Path:
+    image = nib.Nifti1Image(voxels(), None)
+    image.set_qform(qform, code=1)
+    image.set_sform(np.eye(4), code=0)
+    nib.save(image, path)
+    raw = bytearray(path.read_bytes())
+    header = np.frombuffer(raw, nib.nifti1.header_dtype, count=1)
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize("qfac", [0, 0.5, -3])
+def test_qfac_counts_by_its_sign(tmp_path: Path, qfac: float) -> None:
+    mirrored = TILTED @ np.diag([1, 1, -1.0 if qfac < 0 else 1.0, 1])
+    path = with_qform(tmp_path / "a.nii", mirrored, pixdim=[qfac, *SIZES, 0, 0, 0, 0])
+    scan = read_scan(path)
+    np.testing.assert_allclose(scan.affine, mirrored, atol=1e-5)
+    assert "qfac" in scan.provenance.notes[0]
+    np.testing.assert_allclose(scan.affine, itk_affine(sitk.ReadImage(str(path))), atol=1e-4)
+
+
+def test_quaternion_rounded_past_one(tmp_path: Path) -> None:
+    half = {"quatern_b": 0.707107, "quatern_c": 0.707107, "quatern_d": 0}
+    path = with_qform(tmp_path / "a.nii", np.diag([*SIZES, 1]), **half)
+    scan = read_scan(path)
+    np.testing.assert_allclose(scan.affine, itk_affine(sitk.ReadImage(str(path))), atol=1e-4)
+    assert "quaternion" in scan.provenance.notes[0]
+    path = with_qform(tmp_path / "b.nii", np.diag([*SIZES, 1]), quatern_b=0.9, quatern_c=0.9)
+    refused(path, "bad-orientation")
+
+
+@pytest.mark.parametrize("odd", [0.0, -1.0, np.nan])
+def test_sform_needs_no_voxel_sizes(tmp_path: Path, odd: float) -> None:
+    fields = {"pixdim": [1, odd, odd, 1, 1, 1, 1, 1], "qform_code": 1}
+    scan = read_scan(save_nifti(tmp_path / "a.nii", voxels(), TILTED, **fields))
+    np.testing.assert_allclose(scan.affine, TILTED, atol=1e-5)
+    assert scan.provenance.notes == ("sform used; pixdim gives no voxel size",)
+
+
+def test_a_unit_matrix_beside_voxel_sizes_is_a_placeholder(tmp_path: Path) -> None:
+    """As in public copies of ACDC: where the qform agrees with pixdim, and where there is none."""
+    path = with_qform(tmp_path / "a.nii", TILTED, **UNIT)
+    scan = read_scan(path)
+    np.testing.assert_allclose(scan.affine, TILTED, atol=1e-5)
+    assert "unit matrix" in scan.provenance.notes[0]
+    path = with_qform(tmp_path / "b.nii", TILTED, **UNIT, qform_code=0)
+    scan = read_scan(path)
+    np.testing.assert_allclose(scan.affine, np.diag([*SIZES, 1]), atol=1e-5)
+    # ITK takes the size from pixdim as well; nibabel would say 1 mm.
+    np.testing.assert_allclose(sitk.ReadImage(str(path)).GetSpacing(), SIZES, rtol=1e-6)
+    assert "not known" in scan.provenance.notes[1]
+    same = save_nifti(tmp_path / "c.nii", voxels(), np.eye(4))
+    assert read_scan(same).provenance.notes == ()
+
+
+def test_a_sform_of_nothing_leaves_the_qform(tmp_path: Path) -> None:
+    nothing = {"sform_code": 1, "srow_x": [0] * 4, "srow_y": [0] * 4, "srow_z": [0] * 4}
+    path = with_qform(tmp_path / "a.nii", TILTED, **nothing)
+    scan = read_scan(path)
+    np.testing.assert_allclose(scan.affine, TILTED, atol=1e-5)
+    assert "qform used" in scan.provenance.notes[0]
+    np.testing.assert_allclose(scan.affine, itk_affine(sitk.ReadImage(str(path))), atol=1e-4)
+
+
+@pytest.mark.parametrize("names", [("A.HDR", "A.IMG"), ("A.hdr", "a.IMG"), ("a.HDR", "a.img")])
+def test_pairs_in_capitals(tmp_path: Path, names: tuple[str, str]) -> None:
+    nib.save(nib.Nifti1Pair(voxels(), TILTED), tmp_path / "x.img")
+    (tmp_path / "x.hdr").rename(tmp_path / names[0])
+    (tmp_path / "x.img").rename(tmp_path / names[1])
+    scan = read_scan(tmp_path / names[0])
+    np.testing.assert_array_equal(scan.array[0], voxels())
+    np.testing.assert_allclose(scan.affine, TILTED, atol=1e-5)
+
+
+@pytest.mark.parametrize("behind", [b"x", b"junk" * 1000, b"\x1f\x8bjunk", b"\0" * 700 + b"x"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_bytes_behind_are_noted(tmp_path: Path, behind: bytes, packed: bool) -> None:
+    raw = save_nifti(tmp_path / "a.nii", voxels()).read_bytes()
+    path = tmp_path / ("b.nii.gz" if packed else "b.nii")
+    if packed and behind.startswith(b"\x1f\x8b"):
+        path.write_bytes(gzip.compress(raw) + behind)
+        refused(path, "truncated-file")  # a second gzip member that is damaged
+        return
+    path.write_bytes((gzip.compress(raw) if packed else raw) + behind)
+    scan = read_scan(path)
+    np.testing.assert_array_equal(scan.array[0], voxels())
+    assert scan.provenance.notes == ("bytes behind the voxels were left out",)
+
+
+def test_gzip_in_members_and_padding(tmp_path: Path) -> None:
+    raw = save_nifti(tmp_path / "a.nii", voxels((30, 20, 10))).read_bytes()
+    path = tmp_path / "b.nii.gz"
+    members = [gzip.compress(raw[i : i + 777]) for i in range(0, len(raw), 777)]
+    path.write_bytes(b"".join(members) + b"\0" * 3000)
+    scan = read_scan(path)
+    np.testing.assert_array_equal(scan.array[0], voxels((30, 20, 10)))
+    assert scan.provenance.notes == ()
+    four = save_nifti(tmp_path / "t.nii.gz", voxels((7, 6, 5, 4)))
+    np.testing.assert_array_equal(read_scan(four, 2).array[0], voxels((7, 6, 5, 4))[..., 2])
