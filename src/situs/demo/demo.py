@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from situs.errors import SitusError
+from situs.evaluation.gains import Account, account
 from situs.files import write_json
 from situs.text import duration
 from situs.training.run import Run
@@ -74,40 +74,29 @@ class DemoResult:
     seconds: dict[str, float]
     planes: Sequence[RoleSummary] = ()
 
-    def gain(self) -> tuple[float, float, float]:
-        """Mean paired difference in Dice, pretrained − scratch, with its 95 % interval.
+    def account(self) -> Account:
+        """Pretrained beside scratch in every metric, over the test subjects.
 
-        The interval is the bootstrap's over test subjects.
+        Raises:
+            SitusError: If no test subject has a score.
         """
-        dice = [_dice_by_case(self.results[name]) for name in ("pretrained", "scratch")]
-        difference = np.array([dice[0][case] - dice[1][case] for case in sorted(dice[0])])
-        rng = np.random.default_rng(0)
-        means = rng.choice(difference, (10_000, len(difference))).mean(axis=1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        return float(difference.mean()), float(low), float(high)
-
-    def verdict(self) -> str:
-        """What was gained or lost, in one honest sentence."""
-        mean, low, high = (100 * value for value in self.gain())
-        scratch = 100 * (self.results["scratch"].scores["dice"] or 0.0)
-        amount = (
-            f"{abs(mean):.1f} Dice points (95 % interval {low:+.1f} to {high:+.1f}) against "
-            f"{scratch:.1f} from scratch, with {LABELLED} labelled subjects"
-        )
-        if low > 0:
-            return f"Pretraining gained {amount}."
-        if high < 0:
-            return f"Pretraining lost {amount}."
-        return f"Pretraining made no difference that this cohort can show: {mean:+.1f}, {amount}."
+        pretrained, scratch = (self.results[name].cases() for name in ("pretrained", "scratch"))
+        found = account(pretrained, scratch, "segmentation", LABELLED)
+        if found is None:
+            raise SitusError("no test subject has a score; look at cases.csv of both results")
+        return found
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """For ``--json``; of a gain: pretrained − scratch and its 95 % interval."""
+        account = self.account()
+        gains = {g.metric.column: (g.difference, *(g.interval or ())) for g in account.gains}
         return {
             "run": self.run.path,
             "report": self.report,
             "dice": {name: result.scores["dice"] for name, result in self.results.items()},
-            "gain": self.gain(),
-            "verdict": self.verdict(),
+            "gain": gains["dice"],
+            "gains": gains,
+            "verdict": account.sentence,
             "seconds": self.seconds,
             "planes": [row._asdict() for row in self.planes],
         }
@@ -128,7 +117,11 @@ class DemoResult:
 
             planes = ["planes of held-out studies, planned:", summary_table(self.planes)]
         return Group(
-            *planes, table, self.verdict(), f"time: {spent}", escape(f"report: {self.report}")
+            *planes,
+            table,
+            self.account().sentence,
+            f"time: {spent}",
+            escape(f"report: {self.report}"),
         )
 
 
@@ -273,12 +266,3 @@ def _finetune(
         **(scratch if init == "none" else {}),
     )
     return finetune(config, quiet=quiet)
-
-
-def _dice_by_case(result: Result) -> dict[str, float]:
-    """Mean Dice over classes of each test case."""
-    by_case: dict[str, list[float]] = {}
-    for row in result.cases():
-        if row.get("dice"):
-            by_case.setdefault(row["case"], []).append(float(row["dice"]))
-    return {case: float(np.mean(values)) for case, values in by_case.items()}

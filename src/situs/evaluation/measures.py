@@ -40,6 +40,11 @@ class Metric:
     tuned_by: str = ""
 
     @property
+    def title(self) -> str:
+        """The name without a unit, for sentences that give values with theirs."""
+        return self.name.removesuffix(f" ({self.unit})")
+
+    @property
     def sign(self) -> int:
         """1 where more is better, else −1: a gain is ``sign * (mine − theirs)``."""
         return 1 if self.higher else -1

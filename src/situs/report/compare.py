@@ -16,7 +16,7 @@ from situs.report import figures, page, summary
 from situs.report.figures import training
 from situs.report.folder import RunFolder, read_run
 from situs.report.report import score_columns
-from situs.report.transfers import compare, name_of
+from situs.report.transfers import compare
 
 # Settings that always differ and say nothing.
 _OWN = {"out"}
@@ -147,9 +147,8 @@ def _transfers(named: Mapping[str, RunFolder]) -> list[dict[str, str]]:
     return [
         {
             "run": name,
-            "score": name_of(comparison.score),
             "sentence": comparison.sentence,
-            "verdict": {True: "better", False: "worse", None: "guessing"}[comparison.helped],
+            "verdict": comparison.verdict,
         }
         for name, run in named.items()
         for comparison in compare(run.transfers)

@@ -53,16 +53,6 @@ class Transfer:
         """``"segmentation"`` or ``"classification"``."""
         return str(self.result.get("task", "segmentation"))
 
-    def by_case(self, score: str = "dice") -> dict[str, float]:
-        """Mean over classes of each test case, classes that are absent left out."""
-        values: dict[str, list[float]] = {}
-        for row in self.cases:
-            text = row.get(score, "")
-            value = float(text) if text else math.nan
-            if not math.isnan(value):
-                values.setdefault(row.get("case", ""), []).append(value)
-        return {case: float(np.mean(of_case)) for case, of_case in values.items()}
-
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -6,7 +6,7 @@ from typing import Any
 
 from situs import text
 from situs.report import scene
-from situs.report.figures.transfer import pair_tile
+from situs.report.figures.transfer import pair_tiles
 from situs.report.folder import RunFolder, Transfer
 from situs.report.sections import TaskSection, transfer_sections
 from situs.report.transfers import COUNTS, compare, name_of
@@ -17,7 +17,7 @@ def transfer_section(run: RunFolder, assets: scene.Assets) -> dict[str, Any]:
     comparisons = compare(run.transfers)
     return {
         "comparisons": comparisons,
-        "pairs": [t for c in comparisons if (t := pair_tile(c)) is not None],
+        "pairs": [tile for c in comparisons for tile in pair_tiles(c)],
         "results": [
             _result(transfer, transfer_sections(transfer, f"{n}-{transfer.name}", assets))
             for n, transfer in enumerate(run.transfers)

@@ -5,25 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from situs import text
+from situs.evaluation.gains import Gain, paired_scores
 from situs.report import style
 from situs.report.svg import Tile, tile
-from situs.report.transfers import Comparison, name_of
+from situs.report.transfers import Comparison
 
 
-def pair_tile(comparison: Comparison) -> Tile | None:
-    """Each test case as a line from scratch to pretrained; None without case-wise scores."""
-    one = comparison.pretrained.by_case(comparison.score)
-    two = comparison.scratch.by_case(comparison.score)
-    shared = sorted(one.keys() & two.keys())
-    if not shared:
-        return None
-    scratch = np.asarray([two[case] for case in shared])
-    pretrained = np.asarray([one[case] for case in shared])
+def pair_tiles(comparison: Comparison) -> list[Tile]:
+    """A chart a metric: each test case as a line from scratch to pretrained."""
+    return [_pair_tile(comparison, gain) for gain in comparison.account.gains]
+
+
+def _pair_tile(comparison: Comparison, gain: Gain) -> Tile:
+    pairs = paired_scores(comparison.pretrained.cases, comparison.scratch.cases, gain.metric)
+    pretrained, scratch = np.asarray(list(pairs.values())).T
+    sign = gain.metric.sign
+    better = int((sign * pretrained > sign * scratch).sum())
     with style.figure(300, 300) as figure:
         axes = style.axes(figure)
         axes.grid(axis="y", alpha=0.7)
         for a, b in zip(scratch, pretrained, strict=True):
-            role = "right" if b >= a else "wrong"
+            role = "right" if sign * b >= sign * a else "wrong"
             axes.plot([0, 1], [a, b], color=style.chart(role), alpha=0.55, **style.LINES[role])
         for x, values, role in ((0, scratch, "guess"), (1, pretrained, "predicted")):
             axes.plot(
@@ -53,13 +55,9 @@ def pair_tile(comparison: Comparison) -> Tile | None:
             )
         axes.set_xlim(-0.55, 1.55)
         axes.set_xticks([0, 1], ["from scratch", "from these weights"])
-        axes.set_ylabel(name_of(comparison.score))
-        better = int((pretrained > scratch).sum())
-        alt = (
-            f"{name_of(comparison.score)} of {len(shared)} test cases, from scratch and from "
-            f"these weights; better in {better} of them. {comparison.sentence}"
+        axes.set_ylabel(gain.metric.name)
+        arrow = "↑" if gain.metric.higher else "↓"
+        heading = f"{gain.metric.title} {arrow}: better in {better} of {len(pairs)} test cases"
+        return tile(
+            figure, f"{heading}, from scratch and from these weights. {gain.words}", heading
         )
-        heading = (
-            f"{comparison.pretrained.labelled} labelled cases: better in {better} of {len(shared)}"
-        )
-        return tile(figure, alt, heading)
