@@ -196,12 +196,13 @@ def probe(
 
 
 def _table(rows: list[dict[str, str | float]]) -> Table:
+    shown = [key for key in rows[0] if key not in ("scan", "series", "status", "content")]
     table = Table(box=None)
-    for key in rows[0]:
+    for key in shown:
         table.add_column(
             escape(key), justify="right" if isinstance(rows[0][key], float) else "left"
         )
     for row in rows:
-        cells = (f"{v:.3f}" if isinstance(v, float) else escape(v) for v in row.values())
-        table.add_row(*cells)
+        cells = (row[key] for key in shown)
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else escape(v) for v in cells))
     return table

@@ -21,8 +21,9 @@ from situs.files import writing
 from situs.geometry.stacks import stack_axis
 from situs.scans.discovery import common_root, discover
 from situs.store import Preprocessing, Store, preprocess
+from situs.transfer.attribution import grouped_inputs, named_inputs
 from situs.transfer.features import scan_feature, voxel_features
-from situs.transfer.predict import grouped_inputs, named_inputs, read_input
+from situs.transfer.predict import read_input
 from situs.version import __version__
 from situs.weights import load_card, load_encoder
 
@@ -164,16 +165,16 @@ def _images(
     root = common_root(paths)
     found = discover(paths, root)
     refused += found.refused
-    inputs = list(named_inputs(grouped_inputs(found.candidates, backbone.in_channels), root))
-    for number, (name, channels) in enumerate(inputs):
+    inputs = named_inputs(grouped_inputs(found.candidates, backbone.in_channels), root)
+    for number, item in enumerate(inputs):
         progress(number, len(inputs))
         try:
-            prepared = preprocess(read_input(channels, root, backbone.in_channels), rules)
+            prepared = preprocess(read_input(item.channels, root, backbone.in_channels), rules)
         except ScanRefused as error:
             refused.append(error)
             continue
         background = tuple(prepared.background)
-        yield _Image(name, prepared.modality, prepared.array, prepared.affine, background)
+        yield _Image(item.name, prepared.modality, prepared.array, prepared.affine, background)
     progress(len(inputs), len(inputs))
 
 

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import csv
-import itertools
-import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from situs.errors import RunError, ScanRefused, setting
-from situs.files import write_csv
+from situs.files import file_inside, write_csv
 from situs.scans.channels import read_channels, with_modalities
 from situs.scans.discovery import Candidate, common_root, discover
-from situs.scans.formats import stem
-from situs.scans.names import channel_of, escaped
 from situs.scans.read import read_scan, read_series
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
 from situs.store import preprocess
+from situs.transfer.attribution import (
+    Input,
+    free_name,
+    grouped_inputs,
+    named_inputs,
+    unread_input,
+)
 from situs.transfer.evaluate import write_labels
 from situs.transfer.model import Model, Task
 
 TABLE = "predictions.csv"
+DONE = "predicted"
+"""Status of a scan that was predicted; of another it is the code of its refusal."""
 Progress = Callable[[int, int], None]
 Row = dict[str, str | float]
 
@@ -36,8 +40,10 @@ class Predictions:
     """What became of each scan.
 
     Attributes:
-        rows: One a scan: ``scan``, ``file`` and the volume of each class in ml, or ``scan`` and
-            the probability of each class.
+        rows: One a scan, as in ``predictions.csv``: ``scan`` (its name), ``file`` (of a
+            segmentation), ``source`` (where it lies relative to what was given), ``series``,
+            ``status``, ``content`` (checksum of its files), and the volume of each class in ml
+            or its probability.
         refused: Scans that could not be predicted, and why.
         skipped: Names of scans that an earlier call had predicted.
     """
@@ -58,9 +64,10 @@ def predict(
 ) -> Predictions:
     """Segment or classify every scan at ``paths``.
 
-    Segmentations are written as ``NAME.nii.gz`` with each scan's geometry; ``predictions.csv``
-    lists all scans, those of earlier calls included, and grows with every scan. A scan that
-    cannot be used is skipped and named, the rest goes on.
+    Segmentations are written with each scan's geometry, named by where the scan lies below what
+    was given (``patient_B/ct.nii.gz`` becomes ``patient_B_ct-CHECKSUM.nii.gz``);
+    ``predictions.csv`` says whose each is, those of earlier calls included, and grows with every
+    scan. A scan that cannot be used is skipped and named there, the rest goes on.
 
     Args:
         model: A result folder of a fine-tuning, or what :meth:`Model.load` made of one.
@@ -70,7 +77,8 @@ def predict(
             or ``resume``.
         overwrite: Replace them.
         progress: Told (done, total).
-        resume: Keep them, and predict the other scans.
+        resume: Keep them, and predict the other scans. A scan is known by its source and the
+            content of its files; another of the same name is predicted under a name of its own.
 
     Raises:
         RunError: If nothing is found, or ``out`` has predictions of these scans or of a model
@@ -88,23 +96,19 @@ def predict(
     found = discover(given, root, skip=[out])
     if not found.candidates and not found.refused:
         raise RunError(f"no scan below {', '.join(map(str, given))}")
-    inputs = dict(
-        named_inputs(grouped_inputs(found.candidates, model.card.backbone.in_channels), root)
-    )
+    inputs = named_inputs(grouped_inputs(found.candidates, model.card.backbone.in_channels), root)
     table = _Table(out, model.task)
     result = Predictions(refused=list(found.refused))
-    if resume:
-        result.skipped = [name for name in inputs if table.finished(name)]
-    elif not overwrite:
-        table.check_free(inputs)
-    wanted = [name for name in inputs if name not in result.skipped]
-    table.forget(wanted)
-    for number, name in enumerate(wanted):
+    wanted = table.wanted(inputs, overwrite=overwrite, resume=resume, skipped=result.skipped)
+    for error in found.refused:
+        table.add(table.row(unread_input(error.path, root), status=error.reason))
+    for number, item in enumerate(wanted):
         progress(number, len(wanted))
         try:
-            row = _one(model, name, _scan(inputs[name], root, model), table.target(name))
+            row = _one(model, item, table.target(item.name))
         except ScanRefused as error:
             result.refused.append(error)
+            table.add(table.row(item, status=error.reason))
             continue
         table.add(row)
         result.rows.append(row)
@@ -122,19 +126,83 @@ class _Table:
         self.rows: dict[str, Mapping[str, str | float]] = {}
         if self.file.is_file():
             with self.file.open(encoding="utf-8", newline="") as stream:
-                self.rows = {row.get("scan", ""): row for row in csv.DictReader(stream)}
+                rows = [_of_today(row) for row in csv.DictReader(stream)]
+            self.rows = {str(row.get("scan", "")): row for row in rows}
 
     def target(self, name: str) -> Path:
         """Where a segmentation is written."""
-        return self.file.with_name(f"{name}.nii.gz")
+        return file_inside(self.file.parent, name, ".nii.gz")
 
-    def finished(self, name: str) -> bool:
+    def wanted(
+        self, inputs: Sequence[Input], *, overwrite: bool, resume: bool, skipped: list[str]
+    ) -> list[Input]:
+        """What is to be predicted, under names that no other scan's prediction has.
+
+        Args:
+            inputs: All that was found.
+            overwrite: Forget rows of the same sources.
+            resume: Leave out what is predicted, by source and content.
+            skipped: Takes the names of those left out.
+
+        Raises:
+            RunError: If predictions of these scans are there and nothing was said of them, or if
+                the table is of a model with other classes.
+        """
+        if not (overwrite or resume):
+            self._check_free(inputs)
+        wanted: list[Input] = []
+        used: set[str] = set()
+        for item in inputs:
+            same = next((n for n in self.rows if n not in used and self._is_of(n, item)), None)
+            if same is not None:
+                used.add(same)
+            if resume and same is not None and self._finished(same):
+                skipped.append(same)
+            else:
+                wanted.append(item if same is None else replace(item, name=same))
+        if overwrite:
+            sources = {(item.source, item.series) for item in wanted}
+            self._forget(n for n, r in self.rows.items() if (r["source"], r["series"]) in sources)
+        self._forget(item.name for item in wanted if item.name in used)
+        if any(list(row) != self.columns for row in self.rows.values()):
+            raise RunError(f"{self.file} is of a model with other classes; choose another folder")
+        return self._with_free_names(wanted, overwrite)
+
+    def _with_free_names(self, wanted: Sequence[Input], overwrite: bool) -> list[Input]:
+        taken = set() if overwrite else {n for n in self.rows if self._finished(n)}
+        named = []
+        for item in wanted:
+            free = free_name(item, taken)
+            taken.add(free.name)
+            named.append(free)
+        return named
+
+    def _is_of(self, name: str, item: Input) -> bool:
+        """Whether a row is of this very scan: by source and content, and nothing else."""
+        row = self.rows[name]
+        if not row["content"]:  # written before tables told it: by name
+            return name == item.name
+        if row["series"] != item.series:
+            return False
+        here, there = str(row["source"]), item.source
+        # The same file, given once by its folder and once by a folder above.
+        akin = here == there or "." in (here, there) or _ends(here, there) or _ends(there, here)
+        return akin and row["content"] == item.content
+
+    def _finished(self, name: str) -> bool:
         """Whether a scan was predicted to the end: its row comes last."""
-        return name in self.rows and (not self.segments or self.target(name).exists())
+        done = self.rows[name]["status"] == DONE
+        return done and (not self.segments or self.target(name).exists())
 
-    def check_free(self, names: Iterable[str]) -> None:
+    def _check_free(self, inputs: Sequence[Input]) -> None:
         """Raise if anything is there of any of these scans."""
-        there = [n for n in names if n in self.rows or (self.segments and self.target(n).exists())]
+        names = [item.name for item in inputs]
+        there = [
+            n
+            for n in names
+            if (n in self.rows and self.rows[n]["status"] == DONE)
+            or (self.segments and self.target(n).exists())
+        ]
         if there:
             shown = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
             raise RunError(
@@ -143,12 +211,15 @@ class _Table:
                 "choose another folder"
             )
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Leave out the rows of scans that are predicted anew; raise if the rest fits not."""
-        for name in names:
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in list(names):
             self.rows.pop(name, None)
-        if any(list(row) != self.columns for row in self.rows.values()):
-            raise RunError(f"{self.file} is of a model with other classes; choose another folder")
+
+    def row(self, item: Input, status: str = DONE) -> Row:
+        """The row of an input without its values."""
+        row: Row = dict.fromkeys(self.columns, "")
+        known = {"scan": item.name, "source": item.source, "series": item.series}
+        return row | known | {"status": status, "content": item.content}
 
     def add(self, row: Row) -> None:
         """Add a row and write the table, whole or not at all."""
@@ -156,22 +227,39 @@ class _Table:
         write_csv(self.file, list(self.rows.values()), self.columns)
 
 
+def _ends(whole: str, end: str) -> bool:
+    return whole.endswith("/" + end)
+
+
+def _of_today(row: Mapping[str, str]) -> dict[str, str | float]:
+    """A row as it is written now, from one that names no source."""
+    if "status" in row:
+        return dict(row)
+    kept = {key: value for key, value in row.items() if key not in ("scan", "file")}
+    origin = {"file": row.get("file", ""), "source": "", "series": "", "status": DONE}
+    return {"scan": row.get("scan", ""), **origin, "content": "", **kept}
+
+
 def _columns(task: Task) -> list[str]:
+    first = ["scan", "file", "source", "series", "status", "content"]
     if task.kind == "classification":
-        return ["scan", *(f"p({name})" for name in task.classes.values())]
-    return ["scan", "file", *(f"{name} (ml)" for value, name in task.classes.items() if value)]
+        return [*first, *(f"p({name})" for name in task.classes.values())]
+    return [*first, *(f"{name} (ml)" for value, name in task.classes.items() if value)]
 
 
-def _one(model: Model, name: str, scan: Scan, target: Path) -> Row:
+def _one(model: Model, item: Input, target: Path) -> Row:
+    scan = _scan(item.channels, item.root, model)
     prepared = preprocess(scan, model.task.rules, kinds=model.task.intensity)
+    known = [item.name, "", item.source, item.series, DONE, item.content]
     if model.task.kind == "classification":
         values = [float(p) for p in model.probabilities(prepared)]
-        return dict(zip(_columns(model.task), [name, *values], strict=True))
+        return dict(zip(_columns(model.task), [*known, *values], strict=True))
     labels = model.segment(prepared)
     write_labels(target, labels, scan.affine)
+    known[1] = target.name
     voxel_ml = float(np.prod(scan.spacing)) / 1000
     volumes = [float((labels == value).sum() * voxel_ml) for value in model.task.classes if value]
-    return dict(zip(_columns(model.task), [name, target.name, *volumes], strict=True))
+    return dict(zip(_columns(model.task), [*known, *volumes], strict=True))
 
 
 def _scan(channels: Sequence[Candidate], root: Path, model: Model) -> Scan:
@@ -211,34 +299,3 @@ def _read_one(candidate: Candidate, root: Path, channels: int) -> Scan:
     if candidate.files:
         return read_series(candidate.places(root), path, volume, series=candidate.series)
     return read_scan(path, volume, series=candidate.series or None)
-
-
-def grouped_inputs(candidates: Sequence[Candidate], channels: int) -> list[list[Candidate]]:
-    """The candidates of each scan: one, or a file a channel named as nnU-Net does."""
-    groups: dict[tuple[Path, str], dict[int, Candidate]] = defaultdict(dict)
-    for candidate in candidates:
-        path = Path(candidate.path)
-        found = channel_of(stem(path))
-        if found is not None and not (candidate.files or candidate.series):
-            groups[path.parent, found[0]][found[1]] = candidate
-    whole = [g for g in groups.values() if channels > 1 and set(g) == set(range(channels))]
-    joined = [[group[c] for c in sorted(group)] for group in whole]
-    used = {candidate for group in joined for candidate in group}
-    return [*joined, *([c] for c in candidates if c not in used)]
-
-
-def named_inputs(
-    inputs: Sequence[list[Candidate]], root: Path
-) -> Iterator[tuple[str, list[Candidate]]]:
-    """A file name for each scan: its own without suffix, numbered where two are alike."""
-    taken: set[str] = set()
-    for channels in inputs:
-        path = Path(os.path.abspath(channels[0].place(root)))  # a link keeps its own name
-        name = escaped(path.name if path.is_dir() else stem(path))
-        found = channel_of(name)
-        if found is not None and len(channels) > 1:
-            name = found[0]
-        alike = (f"{name}-{number}" for number in itertools.count(2))
-        unique = next(n for n in itertools.chain([name], alike) if n not in taken)
-        taken.add(unique)
-        yield unique, channels
