@@ -22,7 +22,8 @@ _DOCUMENTS = re.compile(
     r"(\.(md|txt|rst|html|pdf|json|csv|tsv|cff))?$",
     re.I,
 )
-_SIDECARS = (".json", ".bval", ".bvec", ".tsv", ".raw", ".zraw", ".img", ".img.gz", ".raw.gz")
+_SIDECARS: tuple[str, ...] = (".json", ".bval", ".bvec", ".tsv", ".mat")
+_SIDECARS += (".raw", ".raw.gz", ".zraw", ".img", ".img.gz", ".rec", ".brik", ".brik.gz")
 
 
 @dataclass(frozen=True)

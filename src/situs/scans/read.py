@@ -25,6 +25,10 @@ READERS = Registry(
         "nifti": "situs.scans.readers.nifti",
         "nrrd": "situs.scans.readers.itk",
         "mha": "situs.scans.readers.itk",
+        "mgh": "situs.scans.readers.nibabel_images",
+        "minc": "situs.scans.readers.nibabel_images",
+        "parrec": "situs.scans.readers.nibabel_images",
+        "afni": "situs.scans.readers.nibabel_images",
         "dicom": "situs.scans.readers.dicom",
     },
     ("read",),
@@ -43,8 +47,8 @@ def read_scan(
     """Read one scan with its geometry, or say why not.
 
     Args:
-        path: A NIfTI, NRRD or MHA file, a DICOM folder (searched through), or a DICOM file that
-            holds a whole volume.
+        path: A file in NIfTI, NRRD, MetaImage, MGH/MGZ, MINC, PAR/REC, AFNI or Analyze format, a
+            DICOM folder (searched through), or a DICOM file that holds a whole volume.
         volume: Which volume of a scan that holds several (time, echo, diffusion weighting), or
             ``"all"`` for all of them as channels. None refuses such a scan.
         series: Hash of the DICOM series to read where the folder holds several, as in a catalog.

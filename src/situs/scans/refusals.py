@@ -42,8 +42,8 @@ REASONS = MappingProxyType(
             "export the image with its pixels, or leave the file out",
         ),
         "not-an-image": Reason(
-            "the file is no NIfTI, NRRD, MHA or DICOM image",
-            "leave it out, or convert it to one of these",
+            "the file is in no format that situs reads",
+            "leave it out, or convert it to NIfTI",
         ),
         "crashed": Reason(
             "reading the file ended the process that read it", "look at this file on its own"

@@ -16,6 +16,7 @@ from nibabel.spatialimages import HeaderDataError
 from situs.scans import quality
 from situs.scans.formats import without_suffix
 from situs.scans.privacy import digest, role_words
+from situs.scans.readers.nibabel_images import read_analyze
 from situs.scans.readers.nifti_affine import nifti_affine
 from situs.scans.readers.options import ReadOptions, chosen_volumes
 from situs.scans.readers.streams import DAMAGE, Inflated, open_plain_or_gzip
@@ -29,7 +30,10 @@ _UNORDERED = ("c", "V")  # numpy kinds: complex, structured (RGB)
 
 def read(path: Path, options: ReadOptions) -> Scan:
     """Read one NIfTI file; see :func:`situs.scans.read.read_scan`."""
-    header, single = _read_header(path)
+    start = _start(path)
+    if _is_analyze(start, path):
+        return read_analyze(path, _image_beside(path), options)
+    header, single = _header(start, path)
     shape, volumes = _volumes(header, path, options)
     affine, notes = nifti_affine(header, path)
     quality.check_affine(affine, path)
@@ -51,13 +55,23 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").rsplit(".", 1)[0]
 
 
-def _read_header(path: Path) -> tuple[Any, bool]:
-    """The header without nibabel's silent repairs, and whether voxels follow in the same file."""
+def _start(path: Path) -> bytes:
     try:
         with open_plain_or_gzip(path) as file:
-            start = file.read(540)
+            return file.read(540)
     except DAMAGE:
         raise refuse("truncated-file", path, "the header cannot be decompressed") from None
+
+
+def _is_analyze(start: bytes, path: Path) -> bool:
+    """Whether this is a header of NIfTI's ancestor, which has no magic."""
+    sizes = {int(np.frombuffer(start, f"{o}i4", count=1)[0]) for o in "<>" if len(start) >= 348}
+    detached = path.name.lower().endswith(".hdr")
+    return detached and 348 in sizes and start[344:348] not in _MAGIC
+
+
+def _header(start: bytes, path: Path) -> tuple[Any, bool]:
+    """The header without nibabel's silent repairs, and whether voxels follow in the same file."""
     if len(start) < 348:
         raise refuse("truncated-file", path, f"{len(start)} bytes; a header has 348 or more")
     for order in ("<", ">"):
