@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 _OPTIONS: ContextVar[Mapping[str, str] | None] = ContextVar("options", default=None)
@@ -119,6 +120,19 @@ class Terminated(SystemExit):
 
     def __str__(self) -> str:
         return self.message
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a check found wrong; not raised, so that a check goes on.
+
+    Attributes:
+        file: The file's path, or that of the folder that it is missing from.
+        what: What is wrong and what to do.
+    """
+
+    file: str
+    what: str
 
 
 def out_of_memory(error: BaseException) -> bool:

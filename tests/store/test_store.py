@@ -17,6 +17,7 @@ from situs.scans import read_scan
 from situs.store import Preprocessing, Store, estimate_bytes, prepare, preprocess, restore
 from situs.store import prepare as prepare_function
 from situs.store.paths import array_file, record_file
+from situs.store.store import read_head
 
 prepare_module = __import__("sys").modules[prepare_function.__module__]
 RULES = Preprocessing(dtype="float32")
@@ -109,6 +110,8 @@ def test_a_crop_reads_only_its_chunks(tmp_path: Path):
     fresh = Store.open(tmp_path / "store")
     assert fresh.damaged() == [scan.key]
     assert np.array_equal(fresh[0].read((100, 0, 0), (20, 20, 20)), good)
+    with pytest.raises(StoreError, match=r"checksum does not fit.*prepare --verify"):
+        fresh[0].read((0, 0, 0), (20, 20, 20))
 
 
 def test_a_second_run_does_only_what_is_missing(scans: Path, store: Store, prepared_keys):
@@ -304,12 +307,10 @@ def test_stores_and_scans_pickle_small(store: Store):
 
 def test_studies_group_and_single_scans_stand_alone(store: Store):
     assert [len(study) for study in store.studies()] == [1] * 5
-    records = [json.loads(line) for line in (store.path / "records.jsonl").open()]
-    for record in records[:3]:
-        record["study"] = "abcd"
-    text = "\n".join(json.dumps(r) for r in records)
-    (store.path / "records.jsonl").write_text(text)
-    assert [len(study) for study in Store.open(store.path).studies()] == [3, 1, 1]
+    records = [scan.record for scan in store]
+    one = [record.model_copy(update={"study": "abcd"}) for record in records[:3]]
+    grouped = Store(store.path, read_head(store.path), [*one, *records[3:]])
+    assert [len(study) for study in grouped.studies()] == [3, 1, 1]
 
 
 def test_a_hostile_key_cannot_leave_the_store(store: Store):

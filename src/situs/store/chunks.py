@@ -1,7 +1,16 @@
-"""Voxels on disk: blosc2 arrays whose crops are read without reading the rest."""
+"""Voxels on disk: blosc2 arrays whose crops are read without reading the rest.
+
+Beside each lies a table of checksums, one a chunk. A chunk is held against its own when a process
+reads it for the first time: a bit that a disk or a copy changed is told, not trained on.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
+import zlib
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,20 +20,27 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import StoreError
-from situs.files import sha256, write_file
+from situs.files import file_sha256, sha256, write_file
+from situs.store.paths import sums_file
 
 CHUNK = 64
 """Voxels along each axis of what is found and decompressed at a time; a block, half of that,
 is what a crop can skip inside it."""
 
 _OPEN_FILES = 64
+_HEADER_LENGTH = slice(11, 15)  # of a blosc2 frame, big endian
+_ROW = np.dtype([("bytes", "<u4"), ("crc32", "<u4")])
+_ALL_VOXELS = blosc2.SpecialValue.NOT_SPECIAL
+
+# Which pieces of which file were found whole, by this process or the one it was forked from.
+_WHOLE: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
 
 
-def write_array(path: Path, array: npt.NDArray[np.floating[Any]]) -> tuple[int, str]:
-    """Compress ``(C, X, Y, Z)`` and write it at once.
+def write_array(path: Path, array: npt.NDArray[np.floating[Any]]) -> tuple[int, str, str]:
+    """Compress ``(C, X, Y, Z)`` and write it at once, with its checksums beside it.
 
     Returns:
-        Size in bytes and SHA-256 of the file.
+        Size in bytes and SHA-256 of the file, and SHA-256 of the table of checksums.
     """
     chunks = (1, *(min(CHUNK, n) for n in array.shape[1:]))
     blocks = (1, *(min(CHUNK // 2, n) for n in array.shape[1:]))
@@ -38,41 +54,137 @@ def write_array(path: Path, array: npt.NDArray[np.floating[Any]]) -> tuple[int, 
         np.ascontiguousarray(array), chunks=chunks, blocks=blocks, cparams=compression
     )
     frame: bytes = packed.to_cframe()
+    table = _checksums(frame, packed.schunk)
     write_file(path, frame)
-    return len(frame), sha256(frame)
+    write_file(sums_file(path), table)
+    return len(frame), sha256(frame), sha256(table)
 
 
-def open_array(path: Path, size: int, checksum: str) -> Any:
+def _checksums(frame: bytes, stored: Any) -> bytes:
+    """Length and CRC-32 of the frame's pieces: header, each chunk, what follows the chunks.
+
+    Chunks of one value take no place. Where chunks lie otherwise than one after another, the
+    frame is one piece.
+    """
+    ends = [int.from_bytes(frame[_HEADER_LENGTH], "big")]
+    for chunk in stored.iterchunks_info():
+        content = stored.get_chunk(chunk.nchunk) if chunk.special == _ALL_VOXELS else b""
+        if not frame.startswith(content, ends[-1]):
+            ends = []
+            break
+        ends.append(ends[-1] + len(content))
+    pieces = [frame[a:b] for a, b in itertools.pairwise([0, *ends, len(frame)])]
+    return np.array([(len(piece), zlib.crc32(piece)) for piece in pieces], _ROW).tobytes()
+
+
+class StoredArray:
+    """The voxels ``(C, X, Y, Z)`` behind a file; what is read is checked once in each process.
+
+    Args:
+        file: That :func:`write_array` wrote.
+        size: Its size in bytes.
+        checksum: Its SHA-256; tells a file written anew from the old one.
+        sums: SHA-256 of its table of checksums; empty in stores made before there were any, which
+            are read as they are.
+
+    Raises:
+        StoreError: If the file is absent, of another size, or not as it was written.
+    """
+
+    def __init__(self, file: Path, size: int, checksum: str, sums: str) -> None:
+        self.file, self.size = file, size
+        self._check_size()
+        self._ends, self._crc32 = _table(file, sums) if sums else (None, None)
+        pieces = 0 if self._crc32 is None else len(self._crc32)
+        self._whole = _WHOLE.setdefault((str(file), checksum), np.zeros(pieces, dtype=bool))
+        if pieces:
+            self._check({0, pieces - 1})  # before anything relies on what the header says
+        try:
+            # One thread: parallelism comes from the loader's workers.
+            self._voxels = blosc2.open(
+                str(file), mode="r", mmap_mode="r", dparams={"nthreads": 1}
+            )
+        except (RuntimeError, ValueError) as error:
+            raise damaged(file, str(error)) from None
+        self.shape: tuple[int, ...] = self._voxels.shape
+        self._grid = [-(-n // c) for n, c in zip(self.shape, self._voxels.chunks, strict=True)]
+
+    def __getitem__(self, box: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Voxels of a box, a slice along each axis."""
+        self._check_size()  # a mapped file that has become shorter ends the process
+        if len(self._whole) == math.prod(self._grid) + 2 and not self._whole.all():
+            self._check(self._touched(box))
+        voxels: npt.NDArray[Any] = self._voxels[box]
+        return voxels
+
+    def _touched(self, box: tuple[slice, ...]) -> Iterable[int]:
+        """The pieces that a box reads; chunks are in C order."""
+        axes = [
+            range(low // chunk, -(-high // chunk))
+            for (low, high, _), chunk in zip(
+                (part.indices(n) for part, n in zip(box, self.shape, strict=True)),
+                self._voxels.chunks,
+                strict=True,
+            )
+        ]
+        steps = [math.prod(self._grid[axis + 1 :]) for axis in range(len(self._grid))]
+        for index in itertools.product(*axes):
+            yield 1 + sum(i * step for i, step in zip(index, steps, strict=True))
+
+    def _check(self, pieces: Iterable[int]) -> None:
+        unread = [piece for piece in pieces if not self._whole[piece]]
+        if not unread:
+            return
+        assert self._ends is not None
+        assert self._crc32 is not None
+        with self.file.open("rb") as content:
+            for piece in unread:
+                start = int(self._ends[piece - 1]) if piece else 0
+                content.seek(start)
+                found = zlib.crc32(content.read(int(self._ends[piece]) - start))
+                if found != self._crc32[piece]:
+                    raise damaged(self.file, "its checksum does not fit")
+                self._whole[piece] = True
+
+    def _check_size(self) -> None:
+        try:
+            found = os.stat(self.file).st_size
+        except OSError:
+            raise damaged(self.file, "missing") from None
+        if found != self.size:
+            raise damaged(self.file, f"{found} bytes long instead of {self.size}")
+
+
+def open_array(path: Path, size: int, checksum: str, sums: str = "") -> StoredArray:
     """The array behind ``path``; it and some recent ones stay open in this process.
 
     Args:
         path: File that :func:`write_array` wrote.
         size: Its size in bytes.
-        checksum: What :func:`write_array` returned; tells a file written anew from the old one.
+        checksum: SHA-256 that :func:`write_array` returned.
+        sums: That of the table of checksums, likewise; empty where there is none.
 
     Raises:
-        StoreError: If the file is absent or of another size.
+        StoreError: If the file is absent, of another size, or not as it was written.
     """
-    return _opened(str(path), size, checksum)
+    return _opened(path, size, checksum, sums)
 
 
-@lru_cache(maxsize=_OPEN_FILES)
-def _opened(path: str, size: int, _checksum: str) -> Any:
-    file = Path(path)
-    found = file.stat().st_size if file.is_file() else None
-    if found != size:
-        state = "missing" if found is None else f"{found} bytes long instead of {size}"
-        raise damaged(file, state)
-    try:
-        # One thread: parallelism comes from the loader's workers.
-        return blosc2.open(path, mode="r", mmap_mode="r", dparams={"nthreads": 1})
-    except (RuntimeError, ValueError) as error:
-        raise damaged(file, str(error)) from None
+_opened = lru_cache(maxsize=_OPEN_FILES)(StoredArray)
+
+
+def _table(file: Path, sums: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+    """Where each piece of a voxel file ends, and its CRC-32."""
+    table = sums_file(file)
+    if file_sha256(table) != sums:
+        raise damaged(table, "its checksum does not fit" if table.is_file() else "missing")
+    rows = np.fromfile(table, _ROW)
+    return np.cumsum(rows["bytes"], dtype=np.int64), rows["crc32"]
 
 
 def damaged(file: Path, state: str) -> StoreError:
     """The error for a file that is not as it was written."""
     return StoreError(
         f"{file.name} in the store {file.parents[2]} is damaged ({state}); "
-        "'situs prepare' with the same catalog and settings writes it again"
+        "'situs prepare --verify' with the same catalog and settings writes it again"
     )

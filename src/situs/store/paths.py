@@ -4,6 +4,7 @@ store.json          format, rules, spacing, fingerprint, whether it is complete
 records.jsonl       one line a scan: the index
 refused.jsonl       one line a refused scan
 scans/ab/ab12….b2nd voxels, blosc2, chunked
+scans/ab/ab12….sums checksums of the voxel file's chunks, binary: length, CRC-32
 scans/ab/ab12….json the scan's record; written last, so that its presence means "whole"
 """
 
@@ -19,6 +20,11 @@ REFUSED = "refused.jsonl"
 def array_file(store: Path, key: str) -> Path:
     """Voxels of a scan. Folders by the key's first letters hold few files each."""
     return store / "scans" / key[:2] / f"{key}.b2nd"
+
+
+def sums_file(array: Path) -> Path:
+    """Checksums of the pieces of a voxel file, beside it."""
+    return array.with_suffix(".sums")
 
 
 def record_file(store: Path, key: str) -> Path:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from situs.catalog.measure import Entry, read_entry
 from situs.config import Config
 from situs.errors import ScanRefused, SitusError, StoreError
-from situs.files import file_sha256, remove_leftovers, sha256, write_file
+from situs.files import remove_leftovers, sha256, write_file
 from situs.scans.parallel import LIMIT_S, isolated_map
 from situs.scans.quality import check_prepared
 from situs.scans.refusals import refuse
@@ -26,9 +26,9 @@ from situs.store.chunks import write_array
 from situs.store.grid import orientation, resampled_shape
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file
 from situs.store.preprocess import LARGEST_VOXELS, preprocess, target_spacing
-from situs.store.record import Head, Record, fingerprint
+from situs.store.record import Head, Record, fingerprint, is_sealed, sealed
 from situs.store.rules import Preprocessing, Spacing
-from situs.store.store import Refusal, Store, check_rules, read_head
+from situs.store.store import Refusal, Store, check_rules, is_whole, read_head
 
 if TYPE_CHECKING:
     from situs.catalog.catalog import Catalog, Progress
@@ -79,7 +79,7 @@ def prepare(
         rules: Preprocessing; the defaults where None.
         workers: Processes; None for all cores, 0 for this process alone.
         progress: Told what is under way, how many are done, and of how many.
-        verify: Also compare the checksum of every scan that is there already.
+        verify: Also compare the checksums of every scan that is there already.
 
     Raises:
         StoreError: If ``out`` holds something else or a store with other settings, the disk
@@ -204,13 +204,14 @@ def _kept(out: Path, entries: Sequence[Entry], verify: bool) -> dict[str, Record
     kept = {}
     for entry in entries:
         try:
-            record = Record.model_validate_json(record_file(out, entry.key).read_bytes())
+            text = record_file(out, entry.key).read_bytes()
+            record = Record.model_validate_json(text)
             size = array_file(out, entry.key).stat().st_size
         except (OSError, ValidationError):
             continue
         if record.key != entry.key or record.origin != _origin(entry) or record.bytes != size:
             continue
-        if verify and file_sha256(array_file(out, entry.key)) != record.checksum:
+        if not is_sealed(text) or (verify and not is_whole(out, record)):
             continue
         # What the catalog says besides the voxels may have changed since.
         kept[entry.key] = record.model_copy(update=_described(entry))
@@ -279,7 +280,7 @@ def _stored(job: _Job) -> Record:
     prepared = preprocess(scan, job.rules, spacing_mm=job.spacing_mm)
     check_prepared(prepared.array, entry.path)
     file = array_file(job.store, entry.key)
-    size, digest = write_array(file, prepared.array.astype(job.rules.dtype))
+    size, digest, sums = write_array(file, prepared.array.astype(job.rules.dtype))
     _, x, y, z = prepared.array.shape
     values = Record(
         key=entry.key,
@@ -295,9 +296,10 @@ def _stored(job: _Job) -> Record:
         background=tuple(np.array(prepared.background, job.rules.dtype).tolist()),
         bytes=size,
         checksum=digest,
+        sums=sums,
         **_described(entry),
     )
-    write_file(record_file(job.store, entry.key), values.model_dump_json())
+    write_file(record_file(job.store, entry.key), sealed(values))
     return values
 
 
@@ -317,16 +319,19 @@ def _finish(out: Path, head: Head, records: Sequence[Record], refused: Sequence[
     if not records:
         reasons = ", ".join(sorted({r.reason for r in refused})) or "none was found"
         raise StoreError(f"no scan can be used ({reasons}); 'situs scan' says more")
+    listed, left_out = _json_lines(records), _json_lines(refused)
     head = head.model_copy(
         update={
             "complete": True,
             "fingerprint": fingerprint(head.rules.resolved(head.spacing_mm), records),
             "scans": len(records),
             "refused": len(refused),
+            "records_checksum": sha256(listed),
+            "refused_checksum": sha256(left_out),
         }
     )
-    write_file(out / RECORDS, _json_lines(records))
-    write_file(out / REFUSED, _json_lines(refused))
+    write_file(out / RECORDS, listed)
+    write_file(out / REFUSED, left_out)
     _write_head(out, head)
     return Store.open(out)
 
@@ -336,4 +341,4 @@ def _json_lines(rows: Sequence[Config]) -> str:
 
 
 def _write_head(out: Path, head: Head) -> None:
-    write_file(out / HEAD, head.model_dump_json(indent=1))
+    write_file(out / HEAD, sealed(head, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from situs.store.grid import GridChange
 from situs.store.rules import Preprocessing, Spacing
 
 FORMAT = 1
+_DIGITS = 32
+_SEAL = re.compile(r'("seal": ?")([^"]*)(")')
 
 
 class Record(Config):
@@ -41,6 +44,9 @@ class Record(Config):
             scan's least value.
         bytes: Size of the voxel file.
         checksum: SHA-256 of the voxel file.
+        sums: SHA-256 of the table of its chunks' checksums; empty in stores made before there
+            were any, whose voxels are read unchecked.
+        seal: Of the record's own file; see :func:`sealed`.
     """
 
     # Keys become file names: nothing but hexadecimal digits may.
@@ -62,6 +68,8 @@ class Record(Config):
     background: Background = ()
     bytes: int
     checksum: str
+    sums: str = ""
+    seal: str = ""
 
 
 class Head(Config):
@@ -75,6 +83,9 @@ class Head(Config):
         fingerprint: Of data and settings; see :func:`fingerprint`.
         scans: Number of records.
         refused: Number of refused scans.
+        records_checksum: SHA-256 of the list of records; empty in stores made before it was kept.
+        refused_checksum: Of the list of refused scans.
+        seal: Of this description's own file; see :func:`sealed`.
     """
 
     format: int = FORMAT
@@ -84,6 +95,24 @@ class Head(Config):
     fingerprint: str = ""
     scans: int = 0
     refused: int = 0
+    records_checksum: str = ""
+    refused_checksum: str = ""
+    seal: str = ""
+
+
+def sealed(document: Config, indent: int | None = None) -> str:
+    """JSON of a document that holds the checksum of its own text in ``seal``."""
+    text = document.model_copy(update={"seal": ""}).model_dump_json(indent=indent)
+    return _SEAL.sub(lambda found: f"{found[1]}{sha256(text, digits=_DIGITS)}{found[3]}", text)
+
+
+def is_sealed(text: bytes) -> bool:
+    """Whether a document's text is what :func:`sealed` made; True for older ones without seal."""
+    written = text.decode("utf-8", "replace")
+    found = _SEAL.search(written)
+    if found is None:
+        return '"seal"' not in written
+    return sha256(_SEAL.sub(r"\1\3", written), digits=_DIGITS) == found[2]
 
 
 def fingerprint(rules: Preprocessing, records: Iterable[Record]) -> str:

@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from situs.config import Config
 from situs.errors import StoreError
-from situs.files import file_sha256
+from situs.files import file_sha256, sha256
 from situs.store.chunks import damaged, open_array
 from situs.store.crop import Background, crop_padded, least
 from situs.store.grid import GridChange
-from situs.store.paths import HEAD, RECORDS, REFUSED, array_file
-from situs.store.record import FORMAT, Head, Record
+from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, sums_file
+from situs.store.record import FORMAT, Head, Record, is_sealed
 from situs.store.rules import Preprocessing
 
 
@@ -118,7 +118,8 @@ class StoredScan:
         self, start: Sequence[int], size: Sequence[int], outside: Background
     ) -> npt.NDArray[np.float32]:
         file = array_file(self.store, self.key)
-        array = open_array(file, self.record.bytes, self.record.checksum)
+        record = self.record
+        array = open_array(file, record.bytes, record.checksum, record.sums)
         if array.shape != (self.channels, *self.shape):
             raise damaged(file, f"its shape is {array.shape}")
         try:
@@ -178,7 +179,7 @@ class Store(Sequence[StoredScan]):
             )
         if rules is not None:
             check_rules(path, head, rules)
-        return cls(path, head, _lines(path / RECORDS, Record, head.scans))
+        return cls(path, head, _lines(path / RECORDS, Record, head.scans, head.records_checksum))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopened, (self.path, self.fingerprint))
@@ -216,7 +217,8 @@ class Store(Sequence[StoredScan]):
     @cached_property
     def refused(self) -> list[dict[str, Any]]:
         """``source``, ``reason`` and ``detail`` of what is not in the store."""
-        rows = _lines(self.path / REFUSED, Refusal, self._head.refused)
+        head = self._head
+        rows = _lines(self.path / REFUSED, Refusal, head.refused, head.refused_checksum)
         return [row.model_dump(mode="json") for row in rows]
 
     def studies(self) -> list[list[StoredScan]]:
@@ -228,11 +230,14 @@ class Store(Sequence[StoredScan]):
 
     def damaged(self) -> list[str]:
         """Keys of scans whose voxels are not what was written; reads every file."""
-        return [
-            record.key
-            for record in self._records
-            if file_sha256(array_file(self.path, record.key)) != record.checksum
-        ]
+        return [record.key for record in self._records if not is_whole(self.path, record)]
+
+
+def is_whole(out: Path, record: Record) -> bool:
+    """Whether a scan's voxels, and their checksums, are what was written; reads all of them."""
+    file = array_file(out, record.key)
+    sums = not record.sums or file_sha256(sums_file(file)) == record.sums
+    return sums and file_sha256(file) == record.checksum
 
 
 def read_head(path: Path) -> Head:
@@ -242,13 +247,19 @@ def read_head(path: Path) -> Head:
         StoreError: If there is none that this version reads.
     """
     try:
-        head = Head.model_validate_json((path / HEAD).read_bytes())
+        text = (path / HEAD).read_bytes()
+        head = Head.model_validate_json(text)
     except FileNotFoundError:
         raise StoreError(f"no store at {path}; make one with 'situs prepare'") from None
     except ValidationError:
         raise StoreError(
             f"{path / HEAD} cannot be read; delete the folder and run 'situs prepare' again"
         ) from None
+    if not is_sealed(text):
+        raise StoreError(
+            f"{path / HEAD} is damaged (its checksum does not fit); copy the store again, or "
+            "delete the folder and run 'situs prepare' again"
+        )
     if head.format != FORMAT:
         raise StoreError(f"the store {path} has format {head.format}, situs reads {FORMAT}")
     return head
@@ -275,12 +286,12 @@ def _reopened(path: Path, fingerprint: str) -> Store:
     return store
 
 
-def _lines(path: Path, model: type[Any], count: int) -> list[Any]:
+def _lines(path: Path, model: type[Any], count: int, checksum: str) -> list[Any]:
     try:
-        with path.open("rb") as file:
-            rows = [model.model_validate_json(line) for line in file]
+        text = path.read_bytes()
+        rows = [model.model_validate_json(line) for line in text.splitlines()]
     except (OSError, ValidationError):
-        rows = []
-    if len(rows) != count:
+        text, rows = b"", []
+    if len(rows) != count or (checksum and sha256(text) != checksum):
         raise StoreError(f"{path} is damaged; 'situs prepare' with the same settings repairs it")
     return rows
