@@ -109,6 +109,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"configuration file not found: {path}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid YAML: it is nested too deep") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {_in_a_line(error)}") from None
     if not isinstance(values, dict):

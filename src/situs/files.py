@@ -72,6 +72,54 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
     write_file(path, json.dumps(value, indent=indent, allow_nan=True, default=str) + "\n")
 
 
+def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
+    """A JSON object that situs wrote.
+
+    Args:
+        path: Of the file.
+        remedy: What to do where it is damaged.
+
+    Raises:
+        FileNotFoundError: Where there is none.
+        SitusError: Where it cannot be read or is something else.
+    """
+    path = Path(path)
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):  # the latter where brackets stand too deep
+        found = None
+    if not isinstance(found, dict):
+        raise SitusError(f"{path} is damaged (no JSON object); {remedy}")
+    return found
+
+
+def read_csv(path: str | Path, remedy: str, column: str) -> list[dict[str, str]]:
+    """The rows of a table that situs wrote, each with all of its columns.
+
+    Args:
+        path: Of the file.
+        remedy: What to do where it is damaged.
+        column: One that it must have.
+
+    Raises:
+        FileNotFoundError: Where there is none.
+        SitusError: Where it cannot be read, or a row has other columns than the header.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            table = csv.DictReader(stream, strict=True)
+            rows = list(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SitusError(f"{path} is damaged ({type(error).__name__}); {remedy}") from None
+    if column not in (table.fieldnames or ()):
+        raise SitusError(f"{path} is damaged (no column '{column}'); {remedy}")
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise SitusError(f"{path} is damaged (row {number} has other columns); {remedy}")
+    return rows
+
+
 def write_files(folder: str | Path, contents: Mapping[str, str | bytes]) -> None:
     """Write files that belong together.
 

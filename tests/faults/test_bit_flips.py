@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -60,7 +61,9 @@ def same(one: list[tuple[str, np.ndarray]], two: list[tuple[str, np.ndarray]]) -
     )
 
 
-def test_no_flipped_bit_goes_unnoticed(scans: Path, tmp_path: Path) -> None:
+def test_no_flipped_bit_goes_unnoticed(
+    scans: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """Wherever a bit flips, reading raises or gives the same, and the check names a file."""
     store = prepare(scans, tmp_path / "store", RULES, workers=0)
     true = content(store.path)
@@ -85,7 +88,9 @@ def test_no_flipped_bit_goes_unnoticed(scans: Path, tmp_path: Path) -> None:
         if not check_store(store.path):
             unnamed.append((file.name, where))
         file.write_bytes(good)
-    print(f"{FLIPS} flips in {len(files)} files: {raised} raised, {len(silent)} silent")
+    counts = {"flips": FLIPS, "raised": raised, "silent": len(silent), "unnamed": len(unnamed)}
+    for name, count in counts.items():
+        record_property(name, count)
     assert silent == []
     assert unnamed == []
     assert raised > FLIPS / 2

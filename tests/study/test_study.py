@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from situs.cli import app
 from situs.config import validate
 from situs.errors import ConfigError, RunError, SitusError
+from situs.locks import holding
 from situs.report.study.wording import findings, uncompared, unstable
 from situs.study import StudyConfig, describe, run_study
 from situs.study.checks import check_settings
 from situs.study.jobs import JobFolders
 from situs.study.plan import Plan
 from situs.study.results import lost_classes
-from situs.study.run import _alone
 from situs.study.scheduler import Scheduler
 
 TWINS = (("fast", 1.0), ("slow", 0.5))
@@ -250,7 +250,7 @@ def test_a_kill_in_the_middle_loses_only_the_running_job(organs, tmp_path):
 
 
 def test_two_studies_do_not_share_a_folder_at_a_time(organs, tmp_path):
-    with _alone(tmp_path), pytest.raises(RunError, match="another process"):
+    with holding(tmp_path, "situs study"), pytest.raises(RunError, match="in use by process"):
         run_study(config(organs, tmp_path), worker=FAKE)
 
 

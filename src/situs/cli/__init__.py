@@ -120,6 +120,7 @@ def _options(ctx: typer.Context) -> dict[str, str]:
 # that ``situs --help`` stays quick.
 from situs.cli import (  # noqa: E402
     audit,  # noqa: F401
+    check,  # noqa: F401
     data,  # noqa: F401
     doctor,  # noqa: F401
     export,  # noqa: F401

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from situs.errors import SitusError
 from situs.files import writing
 from situs.observation.panels import PANELS, Array, Panel, Volume
 from situs.observation.score import Reach, Score
@@ -73,15 +75,51 @@ class Observation:
 
     @classmethod
     def load(cls, path: str | Path) -> Observation:
-        """Read what :meth:`save` wrote; nothing is unpickled."""
-        with zipfile.ZipFile(path) as archive:
-            document = json.loads(archive.read("observation.json"))
+        """Read what :meth:`save` wrote; nothing is unpickled.
 
-            def array(name: str) -> Array:
-                with archive.open(f"{name}.npy") as stream:
-                    return np.load(io.BytesIO(stream.read()), allow_pickle=False)
+        Raises:
+            SitusError: If the file is damaged or no observation.
+        """
+        try:
+            with zipfile.ZipFile(path) as archive:
+                document = json.loads(archive.read("observation.json"))
 
-            return _decode(document, array)
+                def array(name: str) -> Array:
+                    return _array(archive, name)
+
+                found = _decode(document, array)
+        except _DAMAGED as error:
+            raise SitusError(
+                f"{path} is no whole observation ({type(error).__name__}); restore it from a copy, "
+                "or move it away and go on without it"
+            ) from None
+        if not isinstance(found, cls):
+            raise SitusError(f"{path} holds no observation; move it away")
+        return found
+
+
+# What the zip, JSON and array readers raise where a file is cut or changed.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    NotImplementedError,
+    RecursionError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+)
+_LARGEST_ARRAY = 2**31  # bytes; panels hold pictures and crops
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> Array:
+    if archive.getinfo(f"{name}.npy").file_size > _LARGEST_ARRAY:
+        raise ValueError(name)
+    return np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
 
 
 _TYPES: dict[str, type] = {

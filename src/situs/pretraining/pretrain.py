@@ -8,6 +8,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from situs.catalog.patients import one_patient_warning
 from situs.config import dump_yaml, load_config
 from situs.cores import look
 from situs.errors import ConfigError, setting
-from situs.files import write_file, write_json
+from situs.files import check_writable, write_file, write_json
+from situs.locks import holding
 from situs.methods.composition import Composition, compose
 from situs.methods.distributed import synchronise
 from situs.pretraining.callbacks import Checkpoints, DataClock, MetricsLogger, ObservationCallback
@@ -86,8 +88,9 @@ def pretrain(
 
     Raises:
         ConfigError: If the configuration cannot be used.
-        RunError: If ``out`` does not fit the mode, or cannot be resumed: with other settings or
-            data than the run was begun with, or without a whole state.
+        RunError: If ``out`` is in use by another process, does not fit the mode, or cannot be
+            resumed: with other settings or data than the run was begun with, or without a whole
+            state.
         NonFiniteLoss: If a loss term or the gradient stops being finite; the last good state
             is saved.
         ProcessFailed: If another process of this run failed.
@@ -98,13 +101,14 @@ def pretrain(
     composition = compose(config.method, config.options, config.weights, config.uncertainty)
     _check_batch(config, composition)
     run = Run(config.out)
-    if is_first():
-        mode = _mode(run, mode)
-        check_mode(run, mode, _paths(config), init)
-    with (
-        stop_signals() as stops,
-        together(config.devices, config.num_nodes, config.accelerator) as group,
-    ):
+    with ExitStack() as stack:
+        if is_first():
+            check_writable(run.path, folder=True)
+            stack.enter_context(holding(run.path, "situs pretrain"))
+            mode = _mode(run, mode)
+            check_mode(run, mode, _paths(config), init)
+        stops = stack.enter_context(stop_signals())
+        group = stack.enter_context(together(config.devices, config.num_nodes, config.accelerator))
         mode = group.agreed(mode)
         _pretrain(run, config, composition, mode, init, group, stops, quiet or not group.first)
     return run

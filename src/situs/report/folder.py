@@ -5,8 +5,6 @@ Everything that may be absent (a run that is still going on, or stopped early) i
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import RunError
+from situs.files import read_csv, read_json
 from situs.observation import Observation, Score
-from situs.training.run import Run
+from situs.training.run import Run, whole_observations
+
+_REMEDY = "restore it from a copy, or leave this folder out"
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,21 @@ class RunFolder:
     def at(self, step: int) -> tuple[Observation, ...]:
         """The observations of a step, one a part."""
         if step not in self._cache:
-            self._cache[step] = tuple(Observation.load(file) for file in self.files[step])
+            self._cache[step] = tuple(whole_observations(self.files[step]))
         return self._cache[step]
 
     @cached_property
     def latest(self) -> tuple[Observation, ...]:
         """The observations of the last observed step, held against the audit if there was one."""
-        return audited(self.at(self.steps[-1]), self.audit) if self.files else ()
+        found = next(filter(None, map(self.at, reversed(self.steps))), ())
+        return audited(found, self.audit)
 
     @cached_property
     def audit(self) -> dict[str, Any]:
         """What ``situs audit`` wrote; empty if it was never run."""
         file = self.path / "audit.json"
-        found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        return found
+        again = "'situs audit' with --out writes it again"
+        return read_json(file, again) if file.is_file() else {}
 
 
 def read_run(path: str | Path, transfers: Sequence[str | Path] = ()) -> RunFolder:
@@ -185,14 +187,13 @@ def read_transfer(folder: Path) -> Transfer:
         raise RunError(f"{folder} holds no finished fine-tuning: it has no {file.name}")
     cases: list[dict[str, str]] = []
     if (folder / "cases.csv").is_file():
-        with (folder / "cases.csv").open(newline="", encoding="utf-8") as stream:
-            cases = list(csv.DictReader(stream))
-    seen = tuple(Observation.load(f) for f in sorted(folder.glob("**/*.obs")))
-    return Transfer(folder.name, json.loads(file.read_text(encoding="utf-8")), cases, seen)
+        cases = read_csv(folder / "cases.csv", _REMEDY, "case")
+    seen = tuple(whole_observations(sorted(folder.glob("**/*.obs"))))
+    return Transfer(folder.name, read_json(file, _REMEDY), cases, seen)
 
 
 def _read_data(file: Path) -> dict[str, list[dict[str, Any]]]:
-    document = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    document = read_json(file, _REMEDY) if file.is_file() else {}
     return {key: list(document.get(key) or ()) for key in ("records", "refused")}
 
 

@@ -94,16 +94,14 @@ class StoredArray:
     def __init__(self, file: Path, size: int, checksum: str, sums: str) -> None:
         self.file, self.size = file, size
         self._check_size()
-        self._ends, self._crc32 = _table(file, sums) if sums else (None, None)
-        pieces = 0 if self._crc32 is None else len(self._crc32)
+        self._ends, self._crc32 = _table(file, sums)
+        pieces = len(self._crc32)
         self._whole = _WHOLE.setdefault((str(file), checksum), np.zeros(pieces, dtype=bool))
         if pieces:
             self._check({0, pieces - 1})  # before anything relies on what the header says
         try:
             # One thread: parallelism comes from the loader's workers.
-            self._voxels = blosc2.open(
-                str(file), mode="r", mmap_mode="r", dparams={"nthreads": 1}
-            )
+            self._voxels = blosc2.open(str(file), mode="r", mmap_mode="r", dparams={"nthreads": 1})
         except (RuntimeError, ValueError) as error:
             raise damaged(file, str(error)) from None
         self.shape: tuple[int, ...] = self._voxels.shape
@@ -135,8 +133,6 @@ class StoredArray:
         unread = [piece for piece in pieces if not self._whole[piece]]
         if not unread:
             return
-        assert self._ends is not None
-        assert self._crc32 is not None
         with self.file.open("rb") as content:
             for piece in unread:
                 start = int(self._ends[piece - 1]) if piece else 0
@@ -174,8 +170,10 @@ _opened = lru_cache(maxsize=_OPEN_FILES)(StoredArray)
 
 
 def _table(file: Path, sums: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-    """Where each piece of a voxel file ends, and its CRC-32."""
+    """Where each piece of a voxel file ends, and its CRC-32; nothing without a table."""
     table = sums_file(file)
+    if not sums:
+        return np.zeros(0, np.int64), np.zeros(0, np.uint32)
     if file_sha256(table) != sums:
         raise damaged(table, "its checksum does not fit" if table.is_file() else "missing")
     rows = np.fromfile(table, _ROW)

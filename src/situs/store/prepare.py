@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from situs.catalog.measure import Entry, read_entry
 from situs.config import Config
 from situs.errors import ScanRefused, SitusError, StoreError
-from situs.files import remove_leftovers, sha256, write_file
+from situs.files import check_writable, remove_leftovers, sha256, write_file
+from situs.locks import holding, is_empty
 from situs.scans.parallel import LIMIT_S, isolated_map
 from situs.scans.quality import check_prepared
 from situs.scans.refusals import refuse
@@ -84,9 +85,23 @@ def prepare(
     Raises:
         StoreError: If ``out`` holds something else or a store with other settings, the disk
             is or would be full, or no scan can be used.
+        RunError: If another process prepares a store in ``out``.
     """
     out = Path(os.path.abspath(out))
     rules = rules or Preprocessing()
+    check_writable(out, folder=True)
+    with holding(out, "situs prepare"):
+        return _prepare(data, out, rules, workers, progress, verify)
+
+
+def _prepare(
+    data: Catalog | str | Path | Iterable[str | Path],
+    out: Path,
+    rules: Preprocessing,
+    workers: int | None,
+    progress: Progress | None,
+    verify: bool,
+) -> Store:
     head = _begun(out, rules)
     catalog = _catalog(data, out, workers, progress)
     if catalog.root is None:
@@ -167,7 +182,7 @@ def _begun(out: Path, rules: Preprocessing) -> Head | None:
         head = read_head(out)
         check_rules(out, head, rules)
         return head
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_empty(out):
         raise StoreError(f"{out} exists and is no store; choose another folder")
     return None
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,9 @@ import torch
 
 from situs.config import dump_yaml, load_config
 from situs.datasets.dataset import Dataset, open_dataset
-from situs.errors import ConfigError, RunError
+from situs.errors import ConfigError
 from situs.files import check_writable, write_file, write_json
+from situs.locks import holding
 from situs.study.archives import image_files
 from situs.study.cases import CaseFacts, contents, inspect
 from situs.study.checks import check_settings
@@ -61,7 +60,7 @@ def carry_out(
     plan, folders = open_plan(study)
     failed: dict[str, Job] = {}
     if not only_report:
-        with _alone(study.out):
+        with holding(study.out, "situs study"):
             write_file(study.out / "study.yaml", dump_yaml(study))
             scheduler = Scheduler(folders, processes(study), study.threads, worker, _gpus())
             total = plan.expected()
@@ -158,19 +157,6 @@ def _study_cases(study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts
         multi_label=dataset.multilabel,
         modality=stated.pop() if len(stated) == 1 else "",
     )
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                f"another process is carrying out the study in {out}; wait for it, or use "
-                "--only-report to see how far it is"
-            ) from None
-        yield
 
 
 def _write_tables(result: StudyResult, plan: Plan) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from situs import locks
 from situs.config import Config
 from situs.errors import RunError, setting
-from situs.files import check_writable
 from situs.training.run import Run
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -42,7 +42,6 @@ def check_mode(run: Run, mode: Mode, data: Iterable[Path], init: str | Path | No
         RunError: If there is a run and ``mode`` is ``"new"``, none and it is ``"resume"``, or
             ``data`` or ``init`` lie in a folder to overwrite.
     """
-    check_writable(run.path, folder=True)
     if mode == "resume":
         Run.open(run.path)
     elif mode == "overwrite":
@@ -142,16 +141,21 @@ def make_folder(run: Run, keep: Sequence[Path]) -> None:
         keep: What of the folder's contents has been made for this run.
     """
     if is_run(run.path):
-        kept = {path.resolve() for path in keep}
-        for item in run.path.iterdir():
-            if item.resolve() in kept:
-                continue
-            if item.is_dir() and not item.is_symlink():
-                shutil.rmtree(item)
-            else:
-                item.unlink()
+        clear(run.path, keep)
     for folder in ("checkpoints", "observations"):
         (run.path / folder).mkdir(parents=True, exist_ok=True)
+
+
+def clear(folder: Path, keep: Sequence[Path] = ()) -> None:
+    """Delete what stands in a folder that this process holds, but for ``keep``."""
+    kept = {path.resolve() for path in keep} | {(folder / locks.NAME).resolve()}
+    for item in folder.iterdir():
+        if item.resolve() in kept:
+            continue
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
 
 
 def _bound(settings: Mapping[str, Any]) -> dict[str, Any]:

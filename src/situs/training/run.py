@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from situs.errors import RunError, setting
-from situs.files import file_sha256, keep_file, write_csv, write_json
+from situs.config import read_yaml
+from situs.errors import RunError, SitusError, setting
+from situs.files import file_sha256, keep_file, read_csv, read_json, write_csv, write_json
 from situs.observation import Observation
 
 if TYPE_CHECKING:
     from situs.backbones.base import Backbone
 
+STATES = 2
+"""Resumable states that are kept, the latest ones."""
+
 _DIGITS = 32  # of the SHA-256 of a state, in its name
+_REMEDY = "restore it from a copy; the weights in checkpoints/last can be used without it"
 _STATE = re.compile(rf"state-(\d+)-([0-9a-f]{{{_DIGITS}}})\.ckpt")
 
 
@@ -54,48 +56,69 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration."""
-        text = (self.path / "config.yaml").read_text(encoding="utf-8")
-        return dict(yaml.safe_load(text))
+        """The resolved configuration.
+
+        Raises:
+            SitusError: If it is absent or damaged.
+        """
+        file = self.path / "config.yaml"
+        found = read_yaml(file)
+        if not found:
+            raise RunError(f"{file} is empty; {_REMEDY}")
+        return found
 
     @property
     def info(self) -> dict[str, Any]:
         """``run.json``: version, method, data fingerprint, seed, hardware, wall time, status.
 
         Version and hardware are those of the beginning; ``resumed`` has those of later parts.
+
+        Raises:
+            SitusError: If it is damaged.
         """
-        return dict(json.loads((self.path / "run.json").read_text(encoding="utf-8")))
+        return read_json(self.path / "run.json", _REMEDY)
 
     @property
     def data(self) -> dict[str, Any]:
         """``data.json``: the store's ``records``, each with ``held_out``, and what was refused."""
-        return dict(json.loads((self.path / "data.json").read_text(encoding="utf-8")))
+        return read_json(self.path / "data.json", _REMEDY)
 
     @property
     def status(self) -> str:
         """``"running"``, ``"finished"``, or ``"stopped"`` (interrupted or failed)."""
-        return str(self.info["status"])
+        return str(self.info.get("status", "unknown"))
 
     def metrics(self) -> list[dict[str, float]]:
         """Rows of ``metrics.csv``; absent values are absent keys."""
         file = self.path / "metrics.csv"
         if not file.is_file():
             return []
-        with file.open(newline="", encoding="utf-8") as stream:
-            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(stream)]
+        remedy = "restore it from a copy, or move it away and go on without its curves"
+        rows = read_csv(file, remedy, "step")
+        try:
+            return [{k: float(v) for k, v in row.items() if v} for row in rows]
+        except ValueError:
+            raise RunError(f"{file} is damaged (a value is no number); {remedy}") from None
 
     def observations(self, step: int | None = None) -> list[Observation]:
-        """One observation a part, of ``step`` or of the latest observed step."""
+        """One observation a part, of ``step`` or of the latest observed step.
+
+        A damaged file is left out, with a warning; without a step given, the latest step of which
+        there is a whole one is taken.
+        """
         files = self.observation_files()
-        if not files:
-            return []
-        return [Observation.load(f) for f in files[max(files) if step is None else step]]
+        for observed in sorted(files, reverse=True) if step is None else [step]:
+            if found := whole_observations(files[observed]):
+                return found
+        return []
 
     def observation_files(self) -> dict[int, list[Path]]:
         """Observation files by step."""
         by_step: dict[int, list[Path]] = {}
-        for file in sorted((self.path / "observations").glob("*.obs")):
-            by_step.setdefault(int(file.name.split("-", 1)[0]), []).append(file)
+        for file in sorted((self.path / "observations").glob("[0-9]*-*.obs")):
+            step = file.name.split("-", 1)[0]
+            if step.isdigit():
+                by_step.setdefault(int(step), []).append(file)
         return by_step
 
     def encoder(self) -> Backbone:
@@ -105,47 +128,81 @@ class Run:
         return load_encoder(self.path)
 
     def verified_state(self) -> Path:
-        """The resumable state, after its digest was verified.
+        """The latest resumable state whose digest fits; a warning where a later one's does not.
 
         Raises:
-            RunError: If there is none, or it is damaged.
+            RunError: If there is none.
         """
-        found = [
+        damaged = ""
+        for state, whole in self.states():
+            if whole:
+                if damaged:
+                    warnings.warn(
+                        f"{damaged} is damaged (its checksum does not fit); going on from the "
+                        f"state before it, {state.name}",
+                        stacklevel=2,
+                    )
+                return state
+            damaged = damaged or str(state)
+        if damaged:
+            raise RunError(
+                f"{damaged} is damaged (its checksum does not fit), and no other state is whole. "
+                f"The weights in checkpoints/best can still be used as {setting('init')} of a new "
+                "run."
+            )
+        raise RunError(
+            f"{self.path} holds no resumable state (checkpoints/last/state-*.ckpt). To start "
+            f"anew in this folder, say so with {setting('overwrite')}."
+        )
+
+    def states(self) -> Iterator[tuple[Path, bool]]:
+        """The resumable states, the latest first, and whether each is what was written."""
+        for _, digest, state in sorted(self._states(), reverse=True):
+            yield state, file_sha256(state, _DIGITS) == digest
+
+    def _states(self) -> list[tuple[int, str, Path]]:
+        """Step, digest and file of each state."""
+        return [
             (int(named[1]), named[2], file)
             for file in (self.path / "checkpoints" / "last").glob("state-*")
             if (named := _STATE.fullmatch(file.name))
         ]
-        if not found:
-            raise RunError(
-                f"{self.path} holds no resumable state (checkpoints/last/state-*.ckpt). To start "
-                f"anew in this folder, say so with {setting('overwrite')}."
-            )
-        _, digest, state = max(found)  # a newer one may not have removed the older yet
-        if file_sha256(state, _DIGITS) != digest:
-            raise RunError(
-                f"{state} is damaged (its checksum does not fit). Its weights in "
-                f"checkpoints/best can still be used as {setting('init')} of a new run."
-            )
-        return state
 
     def keep_state(self, partial: Path, step: int) -> None:
-        """Let a state that is written take the place of an earlier one.
+        """Let a state that is written stand beside the one before it.
 
         One renaming does it: whenever the process is killed, there is a whole state with its
-        digest.
+        digest. Older ones are deleted; later ones, which a run that went on from an earlier state
+        found damaged, are set aside.
         """
         digest = file_sha256(partial, _DIGITS)
         state = partial.with_name(f"state-{step:07d}-{digest}.ckpt")
         keep_file(partial, state)
-        for other in state.parent.glob("state-*.ckpt"):
-            if other != state:
-                other.unlink()
+        earlier = []
+        for other_step, _, other in sorted(self._states(), reverse=True):
+            if other_step > step or (other_step == step and other != state):
+                other.rename(other.with_suffix(".damaged"))
+            elif other != state:
+                earlier.append(other)
+        for other in earlier[STATES - 1 :]:
+            other.unlink()
 
     def write_info(self, changes: Mapping[str, Any]) -> None:
         """Update ``run.json`` atomically; None takes an entry out."""
         present = self.info if (self.path / "run.json").is_file() else {}
         entries = {k: v for k, v in {**present, **changes}.items() if v is not None}
         write_json(self.path / "run.json", entries)
+
+
+def whole_observations(files: Sequence[Path]) -> list[Observation]:
+    """The observations of those files that can be read; a warning for each other one."""
+    found = []
+    for file in files:
+        try:
+            found.append(Observation.load(file))
+        except SitusError as error:
+            warnings.warn(str(error), stacklevel=3)
+    return found
 
 
 class MetricsFile:
@@ -158,9 +215,7 @@ class MetricsFile:
         self.path = path
         self._rows: list[dict[str, Any]] = []
         if path.is_file() and from_step > 0:
-            with path.open(newline="", encoding="utf-8") as stream:
-                rows: Iterable[dict[str, str]] = csv.DictReader(stream)
-                self._rows = [dict(r) for r in rows if int(float(r["step"])) <= from_step]
+            self._rows = [dict(row) for row in _rows_until(path, from_step)]
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Add values to the row of ``step``."""
@@ -173,3 +228,18 @@ class MetricsFile:
         """Write all rows atomically."""
         columns = list(dict.fromkeys(key for row in self._rows for key in row))
         write_csv(self.path, self._rows, columns)
+
+
+def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+    """Rows up to a step. A table that cannot be read is moved aside: curves stop no training."""
+    try:
+        rows = read_csv(path, "", "step")
+        return [row for row in rows if int(float(row["step"])) <= step]
+    except (SitusError, ValueError, KeyError):
+        aside = path.with_name(f"{path.stem}-damaged{path.suffix}")
+        path.replace(aside)
+        warnings.warn(
+            f"{path} cannot be read; it is kept as {aside.name}, and metrics begin at step {step}",
+            stacklevel=4,
+        )
+        return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from situs.backbones import BackboneConfig, backbone_class, build
 from situs.config import Config, validate
 from situs.errors import TransferError
-from situs.files import write_json
+from situs.files import read_json, write_json
 from situs.store import Prepared, Preprocessing, restore_largest
 from situs.store.intensity import Kind as IntensityKind
 from situs.transfer import windows
@@ -145,7 +144,9 @@ class Model:
                 f"{path} holds an encoder, but no task to predict (no {TASK}); fine-tune it "
                 "first with 'situs finetune'"
             )
-        task = validate(Task, json.loads((folder / TASK).read_text(encoding="utf-8")))
+        task = validate(
+            Task, read_json(folder / TASK, "restore it from a copy, or fine-tune again")
+        )
         card = load_card(folder)
         backbone_class(card.backbone.name, trusted=False)
         network = assemble(card.backbone, task.kind, len(task.classes))

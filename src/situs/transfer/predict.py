@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from situs.errors import RunError, ScanRefused, setting
-from situs.files import file_inside, write_csv
+from situs.files import check_writable, file_inside, read_csv, write_csv
+from situs.locks import holding
 from situs.scans.channels import read_channels, with_modalities
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.read import read_scan, read_series
@@ -92,7 +92,21 @@ def predict(
     for path in given:
         if not path.exists():
             raise RunError(f"{path} does not exist")
-    root, out = common_root(given), Path(out)
+    out = Path(out)
+    check_writable(out, folder=True)
+    with holding(out, "situs predict"):
+        return _predict(model, given, out, overwrite, resume, progress)
+
+
+def _predict(
+    model: Model,
+    given: Sequence[Path],
+    out: Path,
+    overwrite: bool,
+    resume: bool,
+    progress: Progress,
+) -> Predictions:
+    root = common_root(given)
     found = discover(given, root, skip=[out])
     if not found.candidates and not found.refused:
         raise RunError(f"no scan below {', '.join(map(str, given))}")
@@ -125,8 +139,8 @@ class _Table:
         self.columns = _columns(task)
         self.rows: dict[str, Mapping[str, str | float]] = {}
         if self.file.is_file():
-            with self.file.open(encoding="utf-8", newline="") as stream:
-                rows = [_of_today(row) for row in csv.DictReader(stream)]
+            remedy = "restore it from a copy, or choose another folder"
+            rows = [_of_today(row) for row in read_csv(self.file, remedy, "scan")]
             self.rows = {str(row.get("scan", "")): row for row in rows}
 
     def target(self, name: str) -> Path:

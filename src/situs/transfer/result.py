@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +13,14 @@ from rich.table import Table
 
 from situs.config import Config, validate
 from situs.errors import RunError
-from situs.files import write_csv, write_json
+from situs.files import read_csv, read_json, write_csv, write_json
 from situs.text import duration
 from situs.version import __version__
 from situs.weights.ledger import Ledger
 
 RESULT = "result.json"
 OBSERVATION = "observation.obs"
+_REMEDY = "restore it from a copy, or fine-tune again"
 
 _HEADINGS = {
     "dice": "Dice",
@@ -84,7 +83,7 @@ class Result(Config):
         file = Path(folder) / RESULT
         if not file.is_file():
             raise RunError(f"{folder} holds no finished fine-tuning: it has no {RESULT}")
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file, _REMEDY)
         return validate(cls, {**values, "folder": Path(folder)})
 
     def save(self) -> None:
@@ -102,8 +101,7 @@ class Result(Config):
 
     def cases(self) -> list[dict[str, str]]:
         """Rows of ``cases.csv``."""
-        with (self.folder / "cases.csv").open(newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
+        return read_csv(self.folder / "cases.csv", _REMEDY, "case")
 
     def __rich__(self) -> RenderableType:
         """A table with a row a class, and the time it took."""

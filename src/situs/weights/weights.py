@@ -6,6 +6,7 @@ Nothing is unpickled, here or anywhere else in situs.
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,6 +119,11 @@ def weights_folder(path: str | Path) -> Path:
             kind.
     """
     path = fetch(Path(path).as_posix()) if is_hub_name(path) else Path(path)
+    best, last = path / "checkpoints" / "best", path / "checkpoints" / "last"
+    if not (path / CARD).is_file() and (last / CARD).is_file() and not _whole(best):
+        if (best / CARD).is_file():
+            warnings.warn(f"{best} is not whole; {last} is taken", stacklevel=2)
+        return last
     for place in _PLACES:
         if (path / place / CARD).is_file():
             return path / place
@@ -131,6 +137,17 @@ def weights_folder(path: str | Path) -> Path:
     raise TransferError(
         f"{path} {wrong}: looked for {CARD} in it and in "
         f"{', '.join(p for p in _PLACES if p)}. Give a run folder or a weights folder."
+    )
+
+
+def _whole(folder: Path) -> bool:
+    """Whether there is a card, and the files beside it are those that it describes."""
+    try:
+        card = load_card(folder) if (folder / CARD).is_file() else None
+    except TransferError:
+        card = None
+    return card is not None and all(
+        file_sha256(folder / name) == checksum for name, checksum in card.checksums.items()
     )
 
 

@@ -1,0 +1,71 @@
+"""``situs check``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress, TaskID
+
+from situs.cli import app
+from situs.cli.console import Json, Quiet, err, out, print_json
+from situs.errors import Fault, SitusError
+
+
+@app.command()
+def check(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Stores, run folders, result folders, weights.", metavar="FOLDER…"),
+    ],
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Hold everything that is stored against its checksum; a line for each file that is damaged.
+
+    Example: `situs check store runs/first results/first`
+
+    Exit code 0 where all is whole, 1 where a fault was found.
+    """
+    faults: list[Fault] = []
+    with Progress(console=err, transient=True, disable=quiet or json) as progress:
+        for path in paths:
+            bar = progress.add_task(f"checking {path.name}", total=None)
+            faults += _check(path, partial(_tell, progress, bar))
+    if json:
+        print_json({"faults": [{"file": fault.file, "what": fault.what} for fault in faults]})
+    else:
+        for fault in faults:
+            words = fault.what if fault.file in fault.what else f"{fault.file} {fault.what}"
+            out.print(words, markup=False, highlight=False, soft_wrap=True)
+        if not quiet:
+            found = f"{len(faults)} faults" if faults else "everything is whole"
+            out.print(f"{len(paths)} checked: {found}", highlight=False)
+    raise typer.Exit(int(bool(faults)))
+
+
+def _tell(progress: Progress, bar: TaskID, done: int, total: int) -> None:
+    progress.update(bar, completed=done, total=total)
+
+
+def _check(path: Path, progress: Callable[[int, int], None]) -> list[Fault]:
+    from situs.store import Store  # noqa: PLC0415
+    from situs.store.check import check_store  # noqa: PLC0415
+    from situs.training.check import check_run, check_weights  # noqa: PLC0415 - imports torch
+    from situs.transfer.check import check_result  # noqa: PLC0415
+    from situs.weights.weights import CARD  # noqa: PLC0415
+
+    if Store.is_store(path):
+        return check_store(path, progress)
+    if (path / "run.json").is_file():
+        return check_run(path, progress)
+    if (path / "result.json").is_file():
+        return check_result(path)
+    if (path / CARD).is_file():
+        return check_weights(path)
+    raise SitusError(
+        f"{path} is nothing that can be checked: no store.json, run.json, result.json or {CARD}"
+    )

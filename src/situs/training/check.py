@@ -1,0 +1,76 @@
+"""Hold everything in a run folder, or a folder of weights, against what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from situs.errors import Fault, SitusError
+from situs.observation import Observation
+from situs.store import Store
+from situs.store.check import check_store
+from situs.training.run import Run
+from situs.weights.weights import CARD, load_card, load_part
+
+PARTS = ("encoder", "decoder", "heads", "head")
+
+
+def check_run(path: Path, progress: Callable[[int, int], None] | None = None) -> list[Fault]:
+    """What is damaged or missing in a run folder: settings, states, weights, observations, store.
+
+    Args:
+        path: The run folder.
+        progress: Told how many of how many scans of its own store are done.
+    """
+    run = Run(path)
+    files = [
+        (path / "run.json", lambda: run.info),
+        (path / "config.yaml", lambda: run.config),
+        (path / "data.json", lambda: run.data),
+        (path / "metrics.csv", run.metrics),
+    ]
+    faults = [fault for file, read in files for fault in tried(file, read)]
+    for state, whole in run.states():
+        if not whole:
+            faults.append(Fault(str(state), "is damaged; the one before it is resumed from"))
+    for name in ("last", "best"):
+        if (path / "checkpoints" / name).is_dir():
+            faults += check_weights(path / "checkpoints" / name)
+    faults += check_observations((path / "observations").glob("*.obs"))
+    if Store.is_store(path / "store"):
+        faults += check_store(path / "store", progress)
+    return faults
+
+
+def check_weights(folder: Path) -> list[Fault]:
+    """What is damaged or missing in a folder of weights."""
+
+    def read() -> None:
+        card = load_card(folder)
+        for name in card.checksums:
+            if not (folder / name).is_file():
+                raise SitusError(f"{folder / name} is missing; copy the folder again")
+        for part in PARTS:
+            load_part(folder, part, card)
+
+    return list(tried(folder / CARD, read))
+
+
+def check_observations(files: Iterable[Path]) -> list[Fault]:
+    """Which observations cannot be read."""
+    return [
+        fault
+        for file in sorted(files)
+        for fault in tried(file, lambda file=file: Observation.load(file))  # type: ignore[misc]
+    ]
+
+
+def tried(file: Path, read: Callable[[], Any]) -> Iterator[Fault]:
+    """The fault that reading a file meets, if any."""
+    try:
+        read()
+    except SitusError as error:
+        yield Fault(str(file), str(error))
+    except (OSError, ValueError) as error:
+        yield Fault(str(file), f"cannot be read ({type(error).__name__}); restore it from a copy")

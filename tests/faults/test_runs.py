@@ -1,0 +1,193 @@
+"""Runs that are damaged, in use by others, or killed: nothing is lost, nothing mixed up."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from situs.cli import app
+from situs.errors import RunError, SitusError
+from situs.pretraining.pretrain import pretrain
+from situs.report.report import write_report
+from situs.store import Preprocessing, Store, prepare
+from situs.training.check import check_run
+from situs.training.run import Run
+from situs.weights import load_encoder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("scans")
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (26, 30, 24)], indexing="ij"))
+    for subject in range(6):
+        bumps = np.exp(-4 * ((grid - rng.uniform(-0.5, 0.5, (3, 1, 1, 1))) ** 2).sum(0))
+        array = (100 + 400 * bumps + rng.normal(0, 5, bumps.shape)).astype(np.float32)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), folder / f"subject_{subject}.nii.gz")
+    rules = Preprocessing()
+    return prepare([folder], tmp_path_factory.mktemp("stores") / "store", rules, workers=0)
+
+
+def settings(store: Store, out: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "data": str(store.path),
+        "out": str(out),
+        "steps": 6,
+        "batch_size": 2,
+        "workers": 0,
+        "observe_every": 3,
+        "observe_samples": 2,
+        "observe_controls": "never",
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "threads": 1,
+        "options": {"view_size": [16, 16, 16], "chunk_size": [6, 6, 6], "width": 16},
+        "backbone": {"name": "cnn", "options": {"channels": [4, 8]}},
+        **changes,
+    }
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def last_weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.path / "checkpoints" / "last" / "encoder.safetensors")
+
+
+def test_a_damaged_state_is_set_aside_and_the_one_before_it_resumed(
+    store: Store, tmp_path: Path
+) -> None:
+    """To the same numbers; what was damaged is not deleted, a person may want it."""
+    config = settings(store, tmp_path / "run")
+    run = pretrain(config, quiet=True)
+    true, rows = last_weights(run), [(row["step"], row["loss/total"]) for row in run.metrics()]
+    (latest, _), (before, _) = run.states()
+    run.write_info({"status": "stopped"})
+    flip(latest)
+    bad = latest.read_bytes()
+    assert [fault.file for fault in check_run(run.path)] == [str(latest)]
+    with pytest.warns(UserWarning, match=f"going on from the state before it, {before.name}"):
+        again = pretrain(config, mode="resume", quiet=True)
+    assert again.status == "finished"
+    assert all(torch.equal(true[k], v) for k, v in last_weights(again).items())
+    assert rows == [(row["step"], row["loss/total"]) for row in again.metrics()]
+    assert check_run(run.path) == []
+    assert bad in [file.read_bytes() for file in latest.parent.glob("*.damaged")]
+
+
+def test_a_run_that_goes_on_elsewhere_is_neither_resumed_nor_replaced(
+    store: Store, tmp_path: Path
+) -> None:
+    config = settings(store, tmp_path / "run", steps=100_000, observe_every=0)
+    code = "import json, sys, situs; situs.pretrain(json.loads(sys.argv[1]), quiet=True)"
+    process = subprocess.Popen([sys.executable, "-c", code, json.dumps(config)])
+    try:
+        states = tmp_path / "run" / "checkpoints" / "last"
+        began = time.monotonic()
+        while not list(states.glob("state-*")):
+            assert process.poll() is None
+            assert time.monotonic() - began < 120
+            time.sleep(0.1)
+        for mode in ("new", "resume", "overwrite"):
+            with pytest.raises(RunError, match=f"in use by process {process.pid} on .*pretrain"):
+                pretrain(config, mode=mode, quiet=True)  # type: ignore[arg-type]
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run = Run(tmp_path / "run")
+    (_, whole), *_ = run.states()
+    assert whole
+    step = int(run.verified_state().name.split("-")[1])
+    run.write_info({})
+    config["steps"] = 100_000
+    with pytest.raises(RunError, match="cannot be resumed with another configuration"):
+        pretrain({**config, "steps": step + 2}, mode="resume", quiet=True)
+
+
+DAMAGES = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "deep": lambda content: b"[" * 100_000,
+    "binary": lambda content: bytes(range(256)) * 8,
+    "list": lambda content: b"[1, 2]\n",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return pretrain(settings(store, tmp_path_factory.mktemp("runs") / "run"), quiet=True)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "metrics.csv", "data.json"])
+def test_a_damaged_file_is_named_with_what_to_do(finished: Run, name: str, damage: str) -> None:
+    file = finished.path / name
+    good = file.read_bytes()
+    try:
+        file.write_bytes(DAMAGES[damage](good))
+        found = [fault for fault in check_run(finished.path) if fault.file == str(file)]
+        told = CliRunner().invoke(app, ["observe", str(finished.path)])
+    finally:
+        file.write_bytes(good)
+    # Half of a table, or half of a configuration, can be a whole one.
+    if damage != "cut" or name.endswith("json"):
+        assert found
+        assert all(str(file) in fault.what or "restore" in fault.what for fault in found)
+    assert told.exception is None or isinstance(told.exception, SitusError | SystemExit)
+
+
+def test_one_bad_observation_blocks_no_report(finished: Run, tmp_path: Path) -> None:
+    files = finished.observation_files()
+    file = files[max(files)][0]
+    good = file.read_bytes()
+    try:
+        file.write_bytes(good[: len(good) // 2])
+        with pytest.warns(UserWarning, match="is no whole observation"):
+            page = write_report(finished.path, tmp_path / "page.html")
+        with pytest.warns(UserWarning, match="is no whole observation"):
+            assert [seen.step for seen in finished.observations()] == [min(files)]
+    finally:
+        file.write_bytes(good)
+    assert page.stat().st_size > 10_000
+
+
+def test_best_weights_of_a_broken_copy_give_way_to_the_last(finished: Run) -> None:
+    """A kill between two renames leaves files that are not those of the card."""
+    file = finished.path / "checkpoints" / "best" / "encoder.safetensors"
+    good = file.read_bytes()
+    try:
+        flip(file)
+        with pytest.warns(UserWarning, match="checkpoints/best .*checkpoints/last"):
+            found = load_encoder(finished.path).encoder_state()
+    finally:
+        file.write_bytes(good)
+    assert all(torch.equal(found[k], v) for k, v in last_weights(finished).items())
+
+
+def test_check_tells_by_its_exit_code(finished: Run, store: Store) -> None:
+    good = CliRunner().invoke(app, ["check", str(finished.path), str(store.path), "--json"])
+    assert (good.exit_code, json.loads(good.stdout)) == (0, {"faults": []})
+    file = next((finished.path / "checkpoints" / "last").glob("state-*"))
+    content = file.read_bytes()
+    try:
+        flip(file)
+        bad = CliRunner().invoke(app, ["check", str(finished.path)])
+    finally:
+        file.write_bytes(content)
+    assert bad.exit_code == 1
+    assert file.name in bad.stdout
