@@ -7,11 +7,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from situs.catalog.catalog import build_catalog
+from situs.catalog.stacks import Stack
 from situs.catalog.studies import (
     available_rules,
     by_role,
     load_rules,
-    middle_plane,
     recognise,
     study_table,
 )
@@ -68,7 +68,7 @@ def test_roles_group_a_study_and_frames_share_one() -> None:
 
 
 def test_the_middle_plane_lies_halfway() -> None:
-    plane = middle_plane(stack(2, 10, thickness=4.0))
+    plane = Stack.of(stack(2, 10, thickness=4.0)).middle_plane
     assert plane.origin_mm.tolist() == [0, 0, 18]
     assert plane.normal_mm[2] ** 2 == pytest.approx(1)
 

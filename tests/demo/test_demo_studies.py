@@ -8,7 +8,8 @@ import pytest
 import SimpleITK
 
 from situs.catalog.catalog import build_catalog
-from situs.catalog.studies import load_rules, middle_plane, study_table
+from situs.catalog.stacks import Stack
+from situs.catalog.studies import load_rules, study_table
 from situs.demo.studies import heart, write_demo_studies
 from situs.geometry import Plane, intersect
 from situs.methods.planes.scoring import constant_lines, line_errors
@@ -88,7 +89,7 @@ def test_stored_studies_keep_their_planes(
     assert len(study) == 8  # four views of two frames
     truth = heart(source, np.random.default_rng([0, 0]))
     four = next(s for s in study if "4ch" in s.description)
-    plane, expected = middle_plane(four), truth[1].planes[0]
+    plane, expected = Stack.of(four).middle_plane, truth[1].planes[0]
     assert abs(plane.normal_mm @ expected.normal_mm) == pytest.approx(1, abs=1e-6)
     assert abs(expected.distance_mm(plane.origin_mm)) < 1e-3
 

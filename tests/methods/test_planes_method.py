@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from situs import backbones
 from situs.backbones.base import BackboneConfig
+from situs.catalog.stacks import Stack
 from situs.catalog.studies import load_rules
 from situs.errors import ConfigError, SitusError
 from situs.geometry import Plane, intersect, line_heatmap, transform_lines
@@ -415,7 +416,7 @@ def test_the_order_that_voxels_are_stored_in_says_nothing(
             axis = stack_axis(source.shape, source.spacing)
             role = method.config.roles.index(source.description)
             for index in range(source.shape[axis]):
-                one = slice_of_stack(source, axis, index, role, method.config)
+                one = slice_of_stack(Stack.of(source), index, role, method.config)
                 view = posed(one.base, one.base.center_mm, method.config.grid, Pose(0.2))
                 image = cut(source, [view])[0]
                 every[n][source.key, round(one.location * 8) if role == 0 else 0] = image, view
@@ -444,7 +445,7 @@ def test_stacks_between_two_axes_are_followed_in_one_direction() -> None:
     assert np.degrees(np.arccos(np.dot(frames["sax"], [0.5**0.5, 0, 0.5**0.5]))) < 1
     rows = []
     for source in sources:
-        first = slice_of_stack(source, 2, 0, 0, config)
+        first = slice_of_stack(Stack.of(source), 0, 0, config)
         assert (first.location == 0) is bool(first.base.center_mm @ frames["sax"] < 0)
         rows.append(first.base.row_mm)
     assert np.min(np.array(rows) @ rows[0]) > np.cos(np.radians(20))

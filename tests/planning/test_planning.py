@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
-from situs.catalog.studies import by_role, load_rules, middle_plane
+from situs.catalog.studies import by_role, load_rules
 from situs.cli import app
 from situs.demo.studies import write_demo_studies
 from situs.errors import ConfigError, RunError
@@ -75,7 +75,7 @@ def test_planning_with_true_lines_finds_the_acquired_planes(
 ) -> None:
     """All but the network: reading, slices, fitting and comparison."""
     study = Store.open(run.path / "store").studies()[0]
-    targets = [middle_plane(s[0]) for s in by_role(study, load_rules("knee")).values()]
+    targets = [s[0].middle_plane for s in by_role(study, load_rules("knee")).values()]
 
     def perfect(network, config, slices, planes):
         lines, visible = intersect(planes, targets)

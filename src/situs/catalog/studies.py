@@ -1,26 +1,29 @@
 """Roles of the series of a study: which is the short axis, which the sagittal stack.
 
 Rules look at what leaves the door of a scan (recognised words of the series' description,
-orientation, number of slices), never at free text. Ready rule files lie in ``rules/``.
+orientation, number of slices), never at free text. What words leave open, the geometry of the
+study decides. Ready rule files lie in ``roles/``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, NamedTuple, Protocol, TypeVar
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field, PositiveInt
 
 from situs.catalog.measure import Entry
+from situs.catalog.stacks import AnySeries, Series, Stack, assembled, stacks_of
 from situs.config import Config, load_config, unknown_name
-from situs.geometry import Plane
 from situs.geometry.stacks import Orientation, orientation, stack_axis
+
+_ANOTHER_PLANE_DEG = 30.0  # between views of one role; the long-axis views are about 60° apart
 
 
 def _compiles(pattern: str) -> str:
@@ -44,6 +47,13 @@ class RoleRule(Config):
         max_tilt_deg: Largest angle to that orientation.
         min_slices: Slices at least.
         max_slices: Slices at most.
+        normal: How the planes of the role usually lie, their normal in R, A, S, any length, signs
+            aside. It decides only where several series of a study have the role by their words
+            and show planes that are far apart.
+        across: Roles whose planes this one's slices lie across. A stack without a role that is
+            perpendicular to the line that two of these planes or more have in common has this
+            one, whatever its words.
+        max_across_deg: Largest angle between that line and the stack's normal.
     """
 
     pattern: Pattern | None = None
@@ -51,6 +61,9 @@ class RoleRule(Config):
     max_tilt_deg: float = Field(45.0, gt=0, le=90)
     min_slices: PositiveInt = 1
     max_slices: PositiveInt | None = None
+    normal: tuple[float, float, float] | None = None
+    across: tuple[str, ...] = ()
+    max_across_deg: float = Field(20.0, gt=0, le=90)
 
 
 class RoleRules(Config):
@@ -65,29 +78,6 @@ class RoleRules(Config):
     title: str = ""
     roles: dict[str, RoleRule] = Field(min_length=1)
     exclude: Pattern | None = None
-
-
-class Series(Protocol):
-    """What rules look at; a :class:`~situs.methods.base.Source` is one."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along each axis."""
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Millimetres along each axis."""
-
-    @property
-    def affine(self) -> npt.NDArray[np.float64]:
-        """``(4, 4)``, voxel centres to RAS mm."""
-
-    @property
-    def description(self) -> str:
-        """Recognised words."""
-
-
-AnySeries = TypeVar("AnySeries", bound=Series)
 
 
 class Recognised(NamedTuple):
@@ -142,17 +132,20 @@ def load_rules(name: str) -> RoleRules:
 
 
 def recognise(series: Series, rules: RoleRules) -> Recognised:
-    """The role of a series under ``rules``."""
-    axis = stack_axis(series.shape, series.spacing)
-    if axis is None:
+    """The role of a series by itself under ``rules``; its study may tell more."""
+    if stack_axis(series.shape, series.spacing) is None:
         return Recognised("", "an isotropic volume, not a stack of slices", None, None, 0.0)
-    first, second = (series.affine[:3, a] for a in range(3) if a != axis)
-    name, tilt = orientation(np.cross(first, second))
-    if rules.exclude and _names(rules.exclude, series.description):
+    return _by_words(Stack.of(series), rules)
+
+
+def _by_words(stack: Stack[AnySeries], rules: RoleRules) -> Recognised:
+    name, tilt = orientation(stack.normal_mm)
+    axis = stack.slices[0].axis
+    if rules.exclude and _names(rules.exclude, stack.description):
         return Recognised("", f"excluded by '{rules.exclude}'", axis, name, tilt)
     misses = []
     for role, rule in rules.roles.items():
-        miss = _miss(series, axis, name, tilt, rule)
+        miss = _miss(stack, name, tilt, rule)
         if not miss:
             return Recognised(role, "", axis, name, tilt)
         misses.append(f"{role}: {miss}")
@@ -164,11 +157,11 @@ def _names(pattern: str, words: str) -> bool:
     return re.search(rf"(?<!\S)(?:{pattern})(?!\S)", words) is not None
 
 
-def _miss(series: Series, axis: int, name: Orientation, tilt: float, rule: RoleRule) -> str:
+def _miss(stack: Stack[AnySeries], name: Orientation, tilt: float, rule: RoleRule) -> str:
     """Why a rule does not hold; empty where it does."""
-    slices = series.shape[axis]
-    if rule.pattern and not _names(rule.pattern, series.description):
-        return f"no '{rule.pattern}' in '{series.description}'"
+    slices, words = len(stack.slices), stack.description
+    if rule.pattern and not _names(rule.pattern, words):
+        return f"no '{rule.pattern}' in '{words}'"
     if rule.orientation and name != rule.orientation:
         return f"slices are {name}"
     if rule.orientation and tilt > rule.max_tilt_deg:
@@ -180,30 +173,135 @@ def _miss(series: Series, axis: int, name: Orientation, tilt: float, rule: RoleR
     return ""
 
 
-def by_role(study: Sequence[AnySeries], rules: RoleRules) -> dict[str, list[AnySeries]]:
-    """The series of a study under their roles, in the rules' order; those without are left out.
+def recognise_study(
+    study: Sequence[AnySeries], rules: RoleRules
+) -> list[tuple[Stack[AnySeries], Recognised]]:
+    """The stacks of a study with their roles; what words leave open, geometry decides.
 
-    Time frames of a cine series are series of their own with one geometry, so a role can have
-    many.
+    Series that words give a role to keep it, unless others with that role show another plane
+    that is closer to where such views usually lie. Single slices without a role are put together
+    to stacks, and a stack without a role that lies across the planes of others has the role that
+    says so (:attr:`RoleRule.across`).
+
+    Args:
+        study: All series of one frame of reference, time frames in order.
+        rules: Whose roles.
+
+    Returns:
+        Every series that is a stack, and the stacks that several were put together to, whose
+        slices then stand in no other.
     """
-    found: dict[str, list[AnySeries]] = {role: [] for role in rules.roles}
-    for series in study:
-        role = recognise(series, rules).role
-        if role:
-            found[role].append(series)
+    single = stacks_of(study)
+    found = [_by_words(stack, rules) for stack in single]
+    found = _unless_contradicted(single, found, rules)
+    open_ = [
+        stack
+        for stack, seen in zip(single, found, strict=True)
+        if not seen.role and not _left_out(stack, rules)
+    ]
+    made = assembled(open_, len(single))
+    used = {id(part) for stack in made for part in stack.series}
+    rest = [
+        (stack, seen)
+        for stack, seen in zip(single, found, strict=True)
+        if id(stack.series[0]) not in used
+    ]
+    every = rest + [(stack, _put_together(stack, rules)) for stack in made]
+    return _across(every, rules)
+
+
+def _left_out(stack: Stack[AnySeries], rules: RoleRules) -> bool:
+    """Whether a stack is excluded, or carries words that name a role, though not its slices."""
+    if rules.exclude and _names(rules.exclude, stack.description):
+        return True
+    named = (r.pattern for r in rules.roles.values() if r.pattern and r.max_slices is not None)
+    return any(_names(pattern, stack.description) for pattern in named)
+
+
+def _put_together(stack: Stack[AnySeries], rules: RoleRules) -> Recognised:
+    seen = _by_words(stack, rules)
+    how = f"put together from {len(stack.slices)} series by geometry"
+    return seen._replace(reason=how if seen.role else f"{how}; {seen.reason}")
+
+
+def _unless_contradicted(
+    stacks: Sequence[Stack[AnySeries]], found: Sequence[Recognised], rules: RoleRules
+) -> list[Recognised]:
+    """Roles by words, less those of series whose plane is another than the role's."""
+    kept = list(found)
+    for role, rule in rules.roles.items():
+        mine = [i for i, seen in enumerate(found) if seen.role == role]
+        if rule.normal is None or not mine:
+            continue
+        away = [_between_deg(stacks[i].normal_mm, rule.normal) for i in mine]
+        best = stacks[mine[int(np.argmin(away))]].normal_mm
+        for i in mine:
+            turned = _between_deg(stacks[i].normal_mm, best)
+            if turned > _ANOTHER_PLANE_DEG:
+                why = f"described as {role}, but {turned:.0f}° from the one that lies as {role} do"
+                kept[i] = found[i]._replace(role="", reason=why)
+    return kept
+
+
+def _across(
+    every: list[tuple[Stack[AnySeries], Recognised]], rules: RoleRules
+) -> list[tuple[Stack[AnySeries], Recognised]]:
+    """Roles of stacks without one that lie across the planes of others."""
+    for role, rule in rules.roles.items():
+        there = [name for name in rule.across if any(seen.role == name for _, seen in every)]
+        axis = _common_line(every, there)
+        if axis is None or any(seen.role == role for _, seen in every):
+            continue
+        for at, (stack, seen) in enumerate(every):
+            away = _between_deg(stack.normal_mm, axis)
+            if seen.role or _left_out(stack, rules) or away > rule.max_across_deg:
+                continue
+            if rule.min_slices <= len(stack.slices) <= (rule.max_slices or len(stack.slices)):
+                why = f"across {' and '.join(there)}, {away:.0f}° from their common line"
+                made = f"{len(stack.slices)} slices " if len(stack.series) > 1 else ""
+                every[at] = stack, seen._replace(role=role, reason=made + why)
+    return every
+
+
+def _common_line(
+    every: Sequence[tuple[Stack[AnySeries], Recognised]], roles: Sequence[str]
+) -> npt.NDArray[np.float64] | None:
+    """The direction that the planes of roles share; None where fewer than two are there.
+
+    That is what is most nearly perpendicular to all their normals.
+    """
+    normals = [
+        np.mean([np.sign(n @ of[0]) * n for n in of], axis=0)
+        for name in roles
+        if (of := [stack.normal_mm for stack, seen in every if seen.role == name])
+    ]
+    if len(normals) < 2:
+        return None
+    stacked = np.stack(normals)
+    values, vectors = np.linalg.eigh(stacked.T @ stacked)
+    if values[1] < 0.1:  # planes that are nearly one share no line
+        return None
+    line: npt.NDArray[np.float64] = vectors[:, 0]
+    return line
+
+
+def _between_deg(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
+    """Between two axes of any length, signs aside."""
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    cosine = abs(float(a @ b)) / float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(np.degrees(np.arccos(min(1.0, cosine))))
+
+
+def by_role(study: Sequence[AnySeries], rules: RoleRules) -> dict[str, list[Stack[AnySeries]]]:
+    """The stacks of a study under their roles, in the rules' order; those without are left out.
+
+    Time frames of a cine are stacks of their own with one geometry, so a role can have many.
+    """
+    found: dict[str, list[Stack[AnySeries]]] = {role: [] for role in rules.roles}
+    for stack, seen in recognise_study(study, rules):
+        if seen.role:
+            found[seen.role].append(stack)
     return {role: members for role, members in found.items() if members}
-
-
-def middle_plane(series: Series) -> Plane:
-    """The plane that a stack stands for: halfway between its first and last slice.
-
-    Raises:
-        ValueError: For an isotropic volume.
-    """
-    axis = stack_axis(series.shape, series.spacing)
-    if axis is None:
-        raise ValueError("an isotropic volume has no middle plane")
-    return Plane.from_affine(series.affine, axis, (series.shape[axis] - 1) / 2, series.shape)
 
 
 def study_table(entries: Sequence[Entry], rules: RoleRules) -> list[StudyRow]:
@@ -214,22 +312,47 @@ def study_table(entries: Sequence[Entry], rules: RoleRules) -> list[StudyRow]:
             series make one row.
         rules: Whose roles.
     """
-    frames: dict[tuple[str, str], list[Entry]] = {}
+    studies: dict[str, list[Entry]] = {}
     for entry in entries:
-        frames.setdefault((entry.study, entry.series or entry.key), []).append(entry)
+        studies.setdefault(entry.study or entry.key, []).append(entry)
     rows = []
-    for (study, series), members in sorted(frames.items()):
-        seen = recognise(_EntrySeries(members[0]), rules)
-        slices = members[0].shape[seen.axis] if seen.axis is not None else 0
-        words, spacing = members[0].description, members[0].spacing
-        rows.append(StudyRow(study, series, words, slices, len(members), spacing, seen))
+    for _, members in sorted(studies.items()):
+        series = [_EntrySeries(entry) for entry in members]
+        seen = {
+            id(part): found
+            for stack, found in recognise_study(series, rules)
+            for part in stack.series
+        }
+        frames: dict[str, list[_EntrySeries]] = {}
+        for one in series:
+            frames.setdefault(one.entry.series or one.entry.key, []).append(one)
+        rows += [_row(frames[name], seen, rules) for name in sorted(frames)]
     return rows
+
+
+def _row(
+    frames: Sequence[_EntrySeries], seen: Mapping[int, Recognised], rules: RoleRules
+) -> StudyRow:
+    first = frames[0]
+    own = recognise(first, rules)
+    slices = first.shape[own.axis] if own.axis is not None else 0
+    entry, name = first.entry, first.entry.series or first.entry.key
+    return StudyRow(
+        entry.study,
+        name,
+        first.description,
+        slices,
+        len(frames),
+        entry.spacing,
+        seen.get(id(first), own),
+    )
 
 
 class _EntrySeries:
     """A catalog's entry as a :class:`Series`."""
 
     def __init__(self, entry: Entry) -> None:
+        self.entry = entry
         x, y, z = entry.shape
         self.shape = (x, y, z)
         a, b, c = entry.spacing

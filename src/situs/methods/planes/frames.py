@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from situs.catalog.studies import RoleRules, middle_plane, recognise
+from situs.catalog.studies import RoleRules, by_role
 from situs.geometry import Plane
 from situs.views.planes import centred_plane
 from situs.views.planes_virtual import in_plane_axes
@@ -24,11 +24,13 @@ Direction = tuple[float, float, float]
 
 def fitted_frames(sources: Sequence[Source], rules: RoleRules) -> dict[str, Direction]:
     """The mean normal of each role's stacks: the axis closest to all of them, signs aside."""
+    studies: dict[str, list[Source]] = {}
+    for number, source in enumerate(sources):
+        studies.setdefault(source.study or f"scan {number}", []).append(source)
     normals: dict[str, list[Array]] = {}
-    for source in sources:
-        role = recognise(source, rules).role
-        if role:
-            normals.setdefault(role, []).append(middle_plane(source).normal_mm)
+    for study in studies.values():
+        for role, stacks in by_role(study, rules).items():
+            normals.setdefault(role, []).extend(stack.normal_mm for stack in stacks)
     frames = {}
     for role, each in normals.items():
         stacked = np.stack(each)

@@ -105,7 +105,7 @@ def sections(
             scores=scores.of("location_error"),
             panels=(
                 _places_panel(config, found, samples.batch),
-                stack_curve(config, network, samples.scans[0], samples.batch["images"]),
+                stack_curve(config, network, samples.items[0], samples.batch["images"]),
             ),
         ),
         planned_section(config, found, samples, whole, scores),

@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from situs.catalog.studies import by_role, load_rules, middle_plane
+from situs.catalog.studies import by_role, load_rules
 from situs.config import unknown_name
 from situs.errors import SitusError
 from situs.geometry import Plane
 from situs.geometry.frames import turn_lps_ras
 from situs.geometry.line_fit import fit_line
-from situs.geometry.stacks import stack_axis
 from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
@@ -179,13 +178,9 @@ def _series(
     """Slices spread evenly through the first stack of each role."""
     stacks = {role: s[0] for role, s in by_role(item, load_rules(config.rules)).items()}
     slices = []
-    for role, source in stacks.items():
-        axis = stack_axis(source.shape, source.spacing)
-        assert axis is not None  # has a role
-        count = source.shape[axis]
+    for role, stack in stacks.items():
+        count = len(stack.slices)
         share = max(1, views // max(1, len(stacks) - 1))
         for index in np.unique(np.linspace(0, count - 1, share + 2).round()[1:-1]):
-            slices.append(
-                slice_of_stack(source, axis, int(index), config.roles.index(role), config)
-            )
-    return slices, {role: middle_plane(source) for role, source in stacks.items()}
+            slices.append(slice_of_stack(stack, int(index), config.roles.index(role), config))
+    return slices, {role: stack.middle_plane for role, stack in stacks.items()}

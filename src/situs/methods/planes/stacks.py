@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from situs.catalog.studies import load_rules, recognise
-from situs.geometry.stacks import stack_axis
+from situs.catalog.studies import by_role, load_rules
 from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
-from situs.methods.planes.views import StudySlice, slice_of_stack, study_images
+from situs.methods.planes.views import StudySlice, slice_of_stack, stack_in, study_images
 from situs.observation import CurvePanel
 from situs.views.inside import Room
 from situs.views.planes_virtual import anatomy_of, in_plane_axes, stack_slices
@@ -21,21 +22,23 @@ from situs.views.source import Source
 _SLICES = 24
 
 
-def stack_curve(config: PlanesConfig, network: Network, source: Source, like: Tensor) -> CurvePanel:
-    """Places through the first role's stack of a virtual study, or through a real stack.
+def stack_curve(
+    config: PlanesConfig, network: Network, item: Sequence[Source], like: Tensor
+) -> CurvePanel:
+    """Places through the first role's stack of a virtual study, or the longest of a real one.
 
     Args:
         config: Of the method.
         network: Asked, on the device and in the precision of ``like``.
-        source: The scan.
+        item: The scans of the study.
         like: Any tensor of the network's input.
     """
-    slices, at, name = _stack(config, source)
+    slices, at, name = _stack(config, item)
     planes = [posed(s.base, s.base.center_mm, config.grid, Pose()) for s in slices]
     images = torch.from_numpy(study_images(slices, planes, config)).to(like)
     found = predict(network, images).location.float().cpu().numpy().astype(np.float64)
     return CurvePanel(
-        title=f"Places through the {name} stack of {source.key}",
+        title=f"Places through the {name} stack of {slices[0].source.key}",
         caption="A straight rising line is right.",
         x=np.arange(len(at), dtype=np.float64),
         series=100 * np.stack([found, at]),
@@ -46,18 +49,19 @@ def stack_curve(config: PlanesConfig, network: Network, source: Source, like: Te
 
 
 def _stack(
-    config: PlanesConfig, source: Source
+    config: PlanesConfig, item: Sequence[Source]
 ) -> tuple[list[StudySlice], np.ndarray[tuple[int], np.dtype[np.float64]], str]:
     if config.studies == "series":
-        axis = stack_axis(source.shape, source.spacing)
-        axis = 2 if axis is None else axis
-        count = source.shape[axis]
+        roles = by_role(item, load_rules(config.rules))
+        every = [(len(s[0].slices), role, s[0]) for role, s in roles.items()]
+        _, name, stack = max(every, key=lambda e: e[0]) if every else (0, "", stack_in(item[0]))
+        count = len(stack.slices)
         indices = np.linspace(0, count - 1, min(_SLICES, count)).round()
-        name = recognise(source, load_rules(config.rules)).role
         index = config.roles.index(name) if name else -1
-        slices = [slice_of_stack(source, axis, int(i), index, config) for i in indices]
+        slices = [slice_of_stack(stack, int(i), index, config) for i in indices]
         at = np.array([s.location for s in slices])
-        return slices, at, name or source.description or "first"
+        return slices, at, name or stack.description or "first"
+    source = item[0]
     name, role = next(iter(config.virtual.roles.items()))
     at = np.linspace(0, 1, _SLICES)
     axes = np.stack(in_plane_axes(role.normal))

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from situs.catalog.studies import by_role, load_rules, middle_plane
+from situs.catalog.stacks import Stack, StackSlice
+from situs.catalog.studies import by_role, load_rules
 from situs.geometry import Plane, intersect
 from situs.geometry.stacks import stack_axis
 from situs.methods.base import Batch
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.frames import in_frame
+from situs.views.decoded import Kept
 from situs.views.inside import Room, shown
 from situs.views.intensity import jitter
 from situs.views.planes import cut
@@ -101,43 +103,67 @@ def virtual_slices(
 def _real_slices(
     item: Sequence[Source], config: PlanesConfig, rng: np.random.Generator
 ) -> tuple[list[StudySlice], list[Plane | None]]:
-    stacks = by_role(item, load_rules(config.rules))
-    # Of several stacks of one role (frames of a cine, several contrasts) any will do.
-    chosen = {role: members[rng.integers(len(members))] for role, members in stacks.items()}
-    targets = [middle_plane(chosen[r]) if r in chosen else None for r in config.roles]
+    phase = float(rng.uniform())
+    chosen = {role: at_phase(s, phase, rng) for role, s in known_stacks(item, config.rules).items()}
+    targets = [chosen[r].middle_plane if r in chosen else None for r in config.roles]
     slices = []
     for _ in range(config.slices):
         if chosen:
             role = list(chosen)[rng.integers(len(chosen))]
-            source, index = chosen[role], config.roles.index(role)
+            stack, index = chosen[role], config.roles.index(role)
         else:  # nothing recognised: what is left to learn is the place in the stack
-            source, index = item[int(rng.integers(len(item)))], -1
-        slices.append(_stack_slice(source, index, config, rng))
+            source = item[int(rng.integers(len(item)))]
+            axes = stack_axes(source)
+            stack, index = stack_in(source, int(axes[rng.integers(len(axes))])), -1
+        slices.append(slice_of_stack(stack, int(rng.integers(len(stack.slices))), index, config))
     return slices, targets
 
 
-def _stack_slice(
-    source: Source, role: int, config: PlanesConfig, rng: np.random.Generator
-) -> StudySlice:
-    axis = stack_axis(source.shape, source.spacing)
-    axes = stack_axes(source)
-    axis = int(axes[rng.integers(len(axes))]) if axis is None else axis
-    count = source.shape[axis]
-    index = int(rng.integers(count))
-    return slice_of_stack(source, axis, index, role, config)
+_known: Kept[tuple[tuple[int, ...], str, dict[str, list[Stack[Source]]]]] = Kept(1024, lambda _: 1)
 
 
-def slice_of_stack(
-    source: Source, axis: int, index: int, role: int, config: PlanesConfig
-) -> StudySlice:
+def known_stacks(item: Sequence[Source], rules: str) -> dict[str, list[Stack[Source]]]:
+    """The stacks of a study by role; kept, since they are the same at every sample."""
+    asked = (*map(id, item),)
+
+    def found(_: Source) -> tuple[tuple[int, ...], str, dict[str, list[Stack[Source]]]]:
+        return asked, rules, by_role(item, load_rules(rules))
+
+    known = _known.of(item[0], found)
+    return (known if known[:2] == (asked, rules) else found(item[0]))[2]
+
+
+def at_phase(
+    stacks: Sequence[Stack[Source]], phase: float, rng: np.random.Generator
+) -> Stack[Source]:
+    """One of several stacks of a role: any acquisition, of a cine its frame at this phase.
+
+    Args:
+        stacks: Of one role.
+        phase: Share of the cycle that is over, the same for all roles of a sample.
+        rng: Chooses among acquisitions (several contrasts, repeats).
+    """
+    acquisitions = sorted({stack.acquisition for stack in stacks})
+    chosen = acquisitions[rng.integers(len(acquisitions))]
+    frames = [stack for stack in stacks if stack.acquisition == chosen]
+    return max((f for f in frames if f.phase <= phase), key=lambda f: f.phase)
+
+
+def stack_in(source: Source, axis: int | None = None) -> Stack[Source]:
+    """The slices of a scan along its stack, or along ``axis`` where it is no stack."""
+    own = stack_axis(source.shape, source.spacing)
+    along = own if own is not None else 2 if axis is None else axis
+    return Stack(tuple(StackSlice(source, along, i) for i in range(source.shape[along])))
+
+
+def slice_of_stack(stack: Stack[Source], index: int, role: int, config: PlanesConfig) -> StudySlice:
     """One slice of a real stack, in the frame of its role."""
-    base = Plane.from_affine(source.affine, axis, index, source.shape)
-    count = source.shape[axis]
-    at = index / (count - 1) if count > 1 else float("nan")
+    one = stack.slices[index]
+    source, base, at = one.series, one.plane, float(stack.places[index])
     name, frames = config.roles[role] if role >= 0 else "", config.frames or {}
     if name in frames:
         base = in_frame(base, frames[name])
-        at = 1 - at if source.affine[:3, axis] @ base.normal_mm < 0 else at
+        at = 1 - at if stack.normal_mm @ base.normal_mm < 0 else at
     return StudySlice(source, base, role, at)
 
 
