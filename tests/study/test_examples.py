@@ -11,7 +11,8 @@ from situs.study import StudyConfig
 from situs.study.config import SCRATCH
 from situs.study.run import check_settings
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("hippocampus*.yaml"))
+FOLDER = Path(__file__).parents[2] / "examples"
+EXAMPLES = sorted([*FOLDER.glob("hippocampus*.yaml"), *FOLDER.glob("acdc*.yaml")])
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
