@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.situs-setup
 
-.PHONY: setup demo test coverage fuzz lint bench docs clean
+.PHONY: setup demo test coverage fuzz campaign lint bench docs clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,13 @@ ROUNDS ?= 5
 fuzz: setup
 	for round in $$(seq $(ROUNDS)); do \
 	  OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m hypothesis --hypothesis-profile=fuzz || exit 1; done
+
+# Damaged NIfTI, NRRD, MetaImage and DICOM: read as other readers read them, or refused. SEED makes
+# other files; those that are neither are kept.
+FILES ?= 10000
+SEED  ?= 0
+campaign: setup
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/support/campaign.py $(FILES) $(SEED)
 
 docs: setup
 	$(BIN)/pip install -q -c constraints.txt 'mkdocs>=1.6,<2'

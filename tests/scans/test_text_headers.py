@@ -257,3 +257,12 @@ def test_what_is_not_said_is_noted(tmp_path: Path) -> None:
     assert read_scan(path).provenance.notes == ("the header gives no voxel size: taken as 1 mm",)
     path = meta(tmp_path / "b.mha", bytes_of(volume()) + b"more")
     assert read_scan(path).provenance.notes == ("bytes behind the voxels were left out",)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr", "a.nii"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_of_megabytes(tmp_path: Path, name: str, packed: bool) -> None:
+    """Larger than what is read of them as a header, and of noise that does not compress."""
+    array = np.random.default_rng(0).integers(0, 60000, (90, 100, 110)).astype(np.uint16)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / name), packed)
+    np.testing.assert_array_equal(read_scan(tmp_path / name).array[0], array.T)

@@ -17,6 +17,9 @@ MAX_BYTES = 4 * 2**30
 # with four digits stay below it, a tilted gantry or an affine registration does not.
 _MAX_COSINE = 1.75e-3
 
+# Two kilometres: no origin of a scanner's frame is that far away, damaged ones are.
+_FARTHEST_MM = 2e6
+
 # Deflate cannot compress by more than about 1032:1, so a header that promises more is false.
 _MAX_COMPRESSION = 1100
 
@@ -41,6 +44,8 @@ def check_affine(affine: npt.NDArray[np.float64], path: Path) -> None:
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not (np.isfinite(lengths).all() and lengths.all()):
         raise refuse("singular-affine", path, "an axis of the affine has no length, or no end")
+    if np.abs(affine[:3, 3]).max() > _FARTHEST_MM:
+        raise refuse("singular-affine", path, "the affine puts voxels kilometres away")
     axes = affine[:3, :3] / lengths
     if abs(np.linalg.det(axes)) < 1e-3:
         raise refuse("singular-affine", path, "two axes of the affine point the same way")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 _PIECE = 2**20
+_MOST_BEHIND = 2**28
 _GZIP = b"\x1f\x8b"
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, OSError, ValueError)
 """What reading a damaged or shortened file raises."""
@@ -84,10 +85,15 @@ class Inflated(io.RawIOBase):
 
         Returns:
             How many bytes were left.
+
+        Raises:
+            ValueError: Where they do not seem to end: a few megabytes hold gigabytes of zeros.
         """
         left = 0
         while data := self.read(_PIECE):
             left += len(data)
+            if left > _MOST_BEHIND:
+                raise ValueError("the stream goes on far behind what it should hold")
         return left
 
     def close(self) -> None:

@@ -173,7 +173,11 @@ def header_fields(path: Path, fmt: str) -> tuple[dict[str, str], int]:
                 raise refuse("unreadable-file", path, "a field stands in the header twice")
             fields[key] = value
         if fmt == "mha" and key == "elementdatafile":
+            complete = True
             break
+    # Both libraries copy values into buffers of fixed length, and end the process on longer ones.
+    if any(len(value) > _MAX_VALUE for key, value in fields.items() if key != "content"):
+        raise refuse("unreadable-file", path, "a header line is too long")
     if not complete or (fmt == "mha" and "elementdatafile" not in fields):
         raise refuse("unreadable-file", path, f"this is no whole {fmt.upper()} header")
     return fields, place
@@ -205,8 +209,6 @@ def check_meta_fields(fields: dict[str, str], path: Path) -> None:
     channels = fields.get("elementnumberofchannels", "1")
     if not channels.isdecimal() or not 1 <= int(channels) <= _MAX_CHANNELS:
         raise refuse("unreadable-file", path, "ElementNumberOfChannels must be a small number")
-    if any(len(value) > _MAX_VALUE for value in fields.values()):
-        raise refuse("unreadable-file", path, "a header line is too long")
 
 
 def check_spacing_text(fields: dict[str, str], path: Path) -> None:

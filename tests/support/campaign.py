@@ -1,0 +1,520 @@
+"""Damaged scans on purpose: each is read as an independent reader reads it, or refused.
+
+``python tests/support/campaign.py 10000`` runs as many and prints what became of them; the same
+seed makes the same files. Every file is read in a child process with limits of time and memory.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import logging
+import re
+import resource
+import shutil
+import struct
+import sys
+import tempfile
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import SimpleITK as sitk  # noqa: N813
+from dicom_files import noise, write_series
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+
+from situs.errors import ScanRefused
+from situs.scans.parallel import isolated_map
+from situs.scans.read import read_scan
+from situs.scans.refusals import REASONS
+
+LIMIT_S = 20.0
+MEMORY = 6 * 2**30
+SHAPE = (9, 8, 7)
+AFFINE = np.array([[-0.8, 0, 0, 10], [0, 0.7, 0, -20], [0, 0, 2.5, 5], [0, 0, 0, 1.0]])
+LPS = np.diag([-1.0, -1, 1, 1])
+_PAIR = (("header", "*.hdr"), ("image", "*.img*"))
+_READ = "situs-read-it"
+ODD_NUMBERS = [0, -1, 1, 2, 3, 255, 32767, -32768, 1e-30, 1e30, np.nan, np.inf, -np.inf, 0.5, 1e9]
+ODD_TEXT = ["", "0", "-1", "1", "nan", "1e30", "-0.7", "99999999999", "x" * 2000, "%s%n", "True"]
+ODD_TEXT += ["9 8 7 1", "9 8", "7 8 9", "LOCAL", "../x", "int", "big", "\xff\xfe", "none none none"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to be made, damaged and read."""
+
+    kind: str
+    seed: int
+    folder: str
+
+
+@cache
+def volume(kind: str = "i2") -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 120, SHAPE).astype(kind)
+
+
+def numbers(rng: np.random.Generator, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Odd values of a header field, or its bits at random."""
+    if rng.random() < 0.3:
+        raw = rng.integers(0, 256, dtype.itemsize * int(np.prod(shape, dtype=int)), dtype=np.uint8)
+        return raw.view(dtype).reshape(shape)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.array(rng.choice(ODD_NUMBERS, shape)).astype(dtype)
+
+
+def damaged(rng: np.random.Generator, data: bytes) -> bytes:
+    """Bytes cut off, changed, doubled or added."""
+    how, place = rng.integers(5), int(rng.integers(len(data) + 1))
+    raw = bytearray(data)
+    if how == 0 or not raw:
+        return data[:place]
+    if how == 1:
+        for spot in rng.integers(0, len(raw), 3):
+            raw[spot] ^= int(rng.integers(1, 256))
+        return bytes(raw)
+    if how == 2:
+        return data + bytes(rng.integers(0, 256, 50, dtype=np.uint8))
+    if how == 3:
+        return data[:place] + data[place // 2 :]
+    return data[:place] + b"\0" * 40 + data[place:]
+
+
+# --- NIfTI ---------------------------------------------------------------------------------
+
+
+def nifti(rng: np.random.Generator, folder: Path) -> Path:
+    """NIfTI-1 or -2, of one or two files, gzipped or not, with fields and bytes changed."""
+    kinds = [np.int16, np.uint8, np.float32, np.int32, np.float64, np.uint16]
+    array = volume().astype(kinds[rng.integers(len(kinds))])
+    if rng.random() < 0.2:
+        array = np.stack([array, array + 1], -1)
+    two, pair = rng.random() < 0.3, rng.random() < 0.2
+    if pair:
+        image = (nib.Nifti2Pair if two else nib.Nifti1Pair)(array, AFFINE)
+    else:
+        image = (nib.Nifti2Image if two else nib.Nifti1Image)(array, AFFINE)
+    image.set_qform(AFFINE, 1)
+    image.set_sform(AFFINE, int(rng.integers(2)))
+    files = {key: io.BytesIO() for key in ("header", "image")}
+    holders = {key: nib.FileHolder(fileobj=files[key if pair else "image"]) for key in files}
+    image.to_file_map(holders)
+    parts = {key: file.getvalue() for key, file in files.items()}
+    dtype = nib.nifti2.header_dtype if two else nib.nifti1.header_dtype
+    key = "header" if pair else "image"
+    raw = bytearray(parts[key])
+    for _ in range(rng.integers(4)):
+        header = np.frombuffer(raw, dtype, count=1)
+        name = str(rng.choice(dtype.names))
+        field = header[name]
+        if field.dtype.kind in "iuf":
+            value = numbers(rng, field.dtype, field.shape)
+            field.reshape(-1)[rng.integers(field.size)] = value.reshape(-1)[0]
+        if rng.random() < 0.1:
+            raw[: header.nbytes] = header.byteswap().tobytes()
+    parts[key] = bytes(raw)
+    if rng.random() < 0.3:
+        parts["image"] = damaged(rng, parts["image"])
+    packed = rng.random() < 0.5
+    if packed:
+        parts["image"] = gzip.compress(parts["image"], 1)
+        if rng.random() < 0.3:
+            parts["image"] = damaged(rng, parts["image"])
+        elif rng.random() < 0.05:
+            parts["image"] += gzip.compress(b"\0" * 2**26)
+    if pair:
+        (folder / "a.hdr").write_bytes(parts["header"])
+        (folder / ("a.img.gz" if packed else "a.img")).write_bytes(parts["image"])
+        return folder / "a.hdr"
+    path = folder / ("a.nii.gz" if packed else "a.nii")
+    path.write_bytes(parts["image"])
+    return path
+
+
+# --- NRRD and MetaImage --------------------------------------------------------------------
+
+
+def text_fields(rng: np.random.Generator, fields: dict[str, str], others: dict[str, str]) -> None:
+    """Change, leave out, or add fields of a text header."""
+    for _ in range(rng.integers(3)):
+        key = str(rng.choice(list(fields)))
+        how = rng.integers(4)
+        if how == 0:
+            del fields[key]
+        elif how == 1:
+            fields[key] = str(rng.choice(ODD_TEXT))
+        elif how == 2:
+            words = fields[key].split(" ")
+            words[rng.integers(len(words))] = str(rng.choice(ODD_TEXT[:9]))
+            fields[key] = " ".join(words)
+        else:
+            more = str(rng.choice(list(others)))
+            fields[more] = others[more]
+        if not fields:
+            return
+
+
+def nrrd(rng: np.random.Generator, folder: Path) -> Path:
+    """NRRD in each encoding."""
+    raw = volume().tobytes(order="F")
+    text = " ".join(map(str, volume().reshape(-1, order="F"))).encode() + b"\n"
+    forms = {
+        "raw": raw,
+        "gzip": gzip.compress(raw),
+        "bzip2": bz2.compress(raw),
+        "hex": raw.hex().encode(),
+        "ascii": text,
+    }
+    encoding = str(rng.choice(list(forms)))
+    fields = {
+        "type": "short",
+        "dimension": "3",
+        "space": "left-posterior-superior",
+        "sizes": "9 8 7",
+        "space directions": "(0.8,0,0) (0,-0.7,0) (0,0,2.5)",
+        "kinds": "domain domain domain",
+        "endian": "little",
+        "encoding": encoding,
+        "space origin": "(-10,20,5)",
+    }
+    others = {"byte skip": "3", "line skip": "1", "space units": '"um" "um" "um"', "sizes ": "1"}
+    others |= {"byteskip": "-1", "units": '"cm" "cm" "cm"', "data file": "a.raw", "type": "float"}
+    others |= {"encoding": str(rng.choice(list(forms))), "endian": "big", "type ": "block"}
+    text_fields(rng, fields, others)
+    data = damaged(rng, forms[encoding]) if rng.random() < 0.3 else forms[encoding]
+    head = "".join(f"{key}: {value}\n" for key, value in fields.items())
+    detached = rng.random() < 0.15
+    (folder / "a.raw").write_bytes(data)
+    if detached:
+        head += "data file: a.raw\n"
+    whole = f"NRRD0005\n{head}\n".encode("latin-1", "replace") + (b"" if detached else data)
+    path = folder / ("a.nhdr" if detached else "a.nrrd")
+    path.write_bytes(damaged(rng, whole) if rng.random() < 0.15 else whole)
+    return path
+
+
+def meta(rng: np.random.Generator, folder: Path) -> Path:
+    """MetaImage, compressed or not, in one or two files."""
+    raw = volume().tobytes(order="F")
+    packed, detached = rng.random() < 0.5, rng.random() < 0.3
+    data = zlib.compress(raw) if packed else raw
+    if rng.random() < 0.3:
+        data = damaged(rng, data)
+    fields = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": str(packed),
+        "TransformMatrix": "1 0 0 0 -1 0 0 0 1",
+        "Offset": "-10 20 5",
+        "ElementSpacing": "0.8 0.7 2.5",
+        "DimSize": "9 8 7",
+        "ElementType": "MET_SHORT",
+    }
+    if packed and rng.random() < 0.7:
+        fields["CompressedDataSize"] = str(len(data))
+    others = {"HeaderSize": "-1", "DistanceUnits": "um", "ElementType": "MET_FLOAT"}
+    others |= {"CompressedDataSize": str(rng.choice(ODD_TEXT[:8])), "BinaryData": "False"}
+    others |= {"ElementNumberOfChannels": "2", "CompressedData": str(not packed)}
+    others |= {"ElementToIntensityFunctionSlope": "2", "ElementSize": "1 1 1", "Comment": "x" * 900}
+    text_fields(rng, fields, others)
+    (folder / "a.raw").write_bytes(data)
+    head = "".join(f"{key} = {value}\n" for key, value in fields.items())
+    head += f"ElementDataFile = {'a.raw' if detached else 'LOCAL'}\n"
+    whole = head.encode("latin-1", "replace") + (b"" if detached else data)
+    path = folder / ("a.mhd" if detached else "a.mha")
+    path.write_bytes(damaged(rng, whole) if rng.random() < 0.15 else whole)
+    return path
+
+
+# --- DICOM ---------------------------------------------------------------------------------
+
+
+def dicom(rng: np.random.Generator, folder: Path) -> Path:
+    """A series of slices with elements, lengths, syntaxes and sequences changed."""
+    voxels = noise((6, 5, 4), int(rng.integers(4)))
+    files = write_series(folder / "s", voxels)
+    syntax = rng.integers(5)
+    for number, file in enumerate(files):
+        ds = pydicom.dcmread(file)
+        if syntax == 1:
+            ds.compress(RLELossless, generate_instance_uid=False)
+        elif syntax == 2:
+            ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        elif syntax == 3:
+            ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+            ds.PixelData = np.frombuffer(ds.PixelData, "<i2").astype(">i2").tobytes()
+        if number == 0 or rng.random() < 0.2:
+            for _ in range(rng.integers(3)):
+                change_element(rng, ds)
+        endian = syntax != 3
+        written = io.BytesIO()
+        with suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pydicom.dcmwrite(
+                written, ds, implicit_vr=syntax == 2, little_endian=endian, force_encoding=True
+            )
+            file.write_bytes(written.getvalue())
+        if number == 0 and rng.random() < 0.4:
+            raw = file.read_bytes()
+            raw = damaged(rng, raw) if rng.random() < 0.5 else lengths_changed(rng, raw)
+            file.write_bytes(gzip.compress(raw) if rng.random() < 0.1 else raw)
+    return folder / "s"
+
+
+def change_element(rng: np.random.Generator, ds: Dataset) -> None:
+    """Leave out, empty or change one element, or hang a deep sequence in."""
+    elements = [e for e in ds if e.keyword not in ("", "PixelData")]
+    element = elements[rng.integers(len(elements))]
+    how = rng.integers(5)
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if how == 0:
+            del ds[element.tag]
+        elif how == 1:
+            element.value = None
+        elif how == 2 and element.VR in ("US", "SS", "DS", "IS", "FD", "UL"):
+            old = element.value
+            odd = float(rng.choice([0, 1, 2, 7, 16, 65535, -1, 1e6, 0.001]))
+            odd = int(odd) if element.VR not in ("DS", "FD") else odd
+            element.value = [odd, *list(old)[1:]] if isinstance(old, list) else odd
+        elif how == 3:
+            nested = Dataset()
+            nested.PatientID = "deep"
+            for _ in range(int(rng.choice([1, 5, 60]))):
+                outer = Dataset()
+                outer.ReferencedImageSequence = [nested]
+                nested = outer
+            ds.ReferencedImageSequence = [nested]
+        else:
+            extra = {"NumberOfFrames": 3, "RescaleSlope": 2, "RescaleIntercept": -7}
+            extra |= {"PixelPaddingValue": 0, "PhotometricInterpretation": "MONOCHROME1"}
+            extra |= {"SmallestImagePixelValue": 1, "BitsStored": 12, "HighBit": 11}
+            name = str(rng.choice(list(extra)))
+            setattr(ds, name, extra[name])
+
+
+def lengths_changed(rng: np.random.Generator, raw: bytes) -> bytes:
+    """The declared length of one explicit element made another."""
+    spots = [m.start(1) for m in re.finditer(rb"(?:US|DS|IS|UI|CS|LO|SH|DA|TM)(..)", raw, re.S)]
+    if not spots:
+        return raw
+    place = int(rng.choice(spots))
+    length = int(rng.choice([0, 1, 3, 2**15, 2**16 - 1, 8, 200]))
+    return raw[:place] + struct.pack("<H", length) + raw[place + 2 :]
+
+
+MAKERS = {"nifti": nifti, "nrrd": nrrd, "meta": meta, "dicom": dicom}
+
+
+# --- What became of it ---------------------------------------------------------------------
+
+
+def examine(job: Job) -> str:
+    """``read``, ``refused CODE``, or ``WRONG …`` where no independent reader agrees."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    logging.disable(logging.CRITICAL)
+    sitk.ProcessObject.GlobalWarningDisplayOff()
+    folder = _folder(job)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    path = MAKERS[job.kind](np.random.default_rng([job.seed, len(job.kind)]), folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            scan = read_scan(path, "all")
+        except ScanRefused as error:
+            said = f"refused {error.reason}" if error.reason in REASONS else "WRONG code"
+        except Exception as error:
+            said = f"WRONG {type(error).__name__}"
+        else:
+            (folder / _READ).touch()
+            agreed = any(_agrees(scan, other) for other in READERS[job.kind](path, scan))
+            said = "read" if agreed else f"WRONG unconfirmed {scan} {scan.provenance.notes}"
+    if not said.startswith("WRONG"):
+        shutil.rmtree(folder)
+    return said
+
+
+def _agrees(scan, other: tuple[np.ndarray, np.ndarray]) -> bool:
+    values, affine = other
+    if values.shape != scan.array.shape:
+        return False
+    with np.errstate(all="ignore"):
+        close = np.isclose(scan.array, values.astype(np.float64), rtol=1e-4, atol=1e-3).all()
+    scale = max(1.0, float(np.abs(affine).max()))
+    return bool(close and np.allclose(scan.affine, affine, rtol=1e-3, atol=1e-3 * min(scale, 100)))
+
+
+def _channels_first(values: np.ndarray) -> np.ndarray:
+    values = values.reshape(values.shape + (1,) * (3 - values.ndim))
+    return np.moveaxis(values.reshape(*values.shape[:3], -1), -1, 0)
+
+
+def _by_itk(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    with suppress(Exception):
+        image = sitk.ReadImage(str(path))
+        n = image.GetDimension()
+        affine = np.eye(4)
+        direction = np.array(image.GetDirection()).reshape(n, n) * image.GetSpacing()
+        m = min(n, 3)
+        affine[:m, :m], affine[:m, 3] = direction[:m, :m], image.GetOrigin()[:m]
+        values = sitk.GetArrayFromImage(image)
+        if image.GetNumberOfComponentsPerPixel() > 1:
+            values = np.moveaxis(values, -1, 0)
+        yield (
+            _channels_first(values.T if values.ndim < 4 else values.transpose(3, 2, 1, 0)),
+            (LPS @ affine),
+        )
+
+
+def _unit(header) -> float:
+    return {1: 1000.0, 3: 1e-3}.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def _by_nibabel(path: Path):
+    """An image of nibabel, which looks for no ``.img.gz`` beside a ``.hdr``."""
+    if path.suffix != ".hdr":
+        return nib.load(path, mmap=False)
+    files = {key: nib.FileHolder(str(next(path.parent.glob(pattern)))) for key, pattern in _PAIR}
+    kind = nib.Nifti2Pair if path.stat().st_size >= 540 else nib.Nifti1Pair
+    return kind.from_file_map(files, mmap=False)
+
+
+def nifti_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """ITK's values and nibabel's with either's geometry: each mends some headers in its way."""
+    places, stored = [], []
+    for values, affine in _by_itk(path):
+        stored.append(values)
+        places.append(affine)
+    with suppress(Exception):
+        image = _by_nibabel(path)
+        scale = np.diag([*[_unit(image.header)] * 3, 1.0])
+        places += [scale @ image.affine, scale @ image.header.get_best_affine()]
+        for form in (image.header.get_sform, image.header.get_qform):
+            with suppress(Exception):
+                places.append(scale @ form())
+        zooms = np.diag([*(list(image.header.get_zooms())[:3] + [1.0] * 3)[:3], 1.0])
+        places += [scale @ zooms, scale @ image.affine @ zooms]
+        stored.append(_channels_first(np.asanyarray(image.dataobj)))
+    for values in stored:
+        for place in places:
+            yield values, place
+
+
+def text_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """ITK, with the unit that the header names; or what was written, where ITK does not read."""
+    noted = " ".join(scan.provenance.notes)
+    units = [1e-3, 10.0, 1000.0] if "multiplied" in noted else [1.0]
+    slopes = [2.0] if "slope" in noted else [1.0]
+    found = [*_by_itk(path), (volume()[None], AFFINE)]
+    # ITK knows no bzip2, and believes lengths: then the values are those that were written.
+    stored = [*(values for values, _ in found), volume().byteswap()[None]]
+    for unit in units:
+        for values in stored:
+            for _, affine in found:
+                yield values * slopes[0], np.diag([unit, unit, unit, 1.0]) @ affine
+
+
+def dicom_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """GDCM through ITK, and pydicom slice by slice in the order of ImagePositionPatient."""
+    with suppress(Exception):
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(path)))
+        image = reader.Execute()
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+        affine[:3, 3] = image.GetOrigin()
+        yield sitk.GetArrayFromImage(image).T[None], LPS @ affine
+    with suppress(Exception):
+        yield _by_pydicom(path)
+
+
+def _by_pydicom(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    slices, known = [], None
+    for file in sorted(path.iterdir()):
+        with suppress(Exception):
+            raw = file.read_bytes()
+            raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+            ds = pydicom.dcmread(io.BytesIO(raw), force=True)
+            place = np.array(ds.ImagePositionPatient, float)
+            turn = np.array(ds.ImageOrientationPatient, float).reshape(2, 3)
+            values = ds.pixel_array.astype(float)
+            values = values * float(ds.get("RescaleSlope") or 1) + float(
+                ds.get("RescaleIntercept") or 0
+            )
+            normal = np.cross(*turn)
+            slices.append((float(place @ normal), place, values.T, turn, ds.PixelSpacing))
+    slices.sort(key=lambda s: s[0])
+    _, place, _, turn, spacing = slices[0]
+    step = (slices[-1][1] - place) / (len(slices) - 1)
+    affine = np.eye(4)
+    affine[:3, :4] = np.column_stack([turn[0] * spacing[1], turn[1] * spacing[0], step, place])
+    assert known is None
+    return np.stack([s[2] for s in slices], -1)[None], LPS @ affine
+
+
+READERS = {"nifti": nifti_readers, "nrrd": text_readers, "meta": text_readers}
+READERS["dicom"] = dicom_readers
+
+
+def _folder(job: Job) -> Path:
+    return Path(job.folder) / f"{job.kind}-{job.seed}"
+
+
+def _crashed(job: Job) -> str:
+    # situs itself had read the file, and the reader to compare with ended the process.
+    return "other reader crashed" if (_folder(job) / _READ).exists() else "WRONG crashed"
+
+
+def _timed_out(job: Job) -> str:
+    return "other reader hung" if (_folder(job) / _READ).exists() else "WRONG timed out"
+
+
+def run(
+    count: int, folder: Path, workers: int = 2, first: int = 0, limit_s: float = LIMIT_S
+) -> dict[str, Counter[str]]:
+    """Make, damage and read ``count`` files, as many of each format: what became of them."""
+    kinds = list(MAKERS)
+    jobs = [Job(kinds[n % len(kinds)], first + n // len(kinds), str(folder)) for n in range(count)]
+    outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
+    for job, said in isolated_map(
+        examine,
+        jobs,
+        crashed=_crashed,
+        timed_out=_timed_out,
+        limit_s=limit_s,
+        workers=workers,
+        chunk=8,
+    ):
+        outcomes[job.kind][f"{said} [{job.seed}]" if said.startswith("WRONG") else said] += 1
+    return outcomes
+
+
+def main() -> None:
+    """Print the counts, and keep the files that were neither read rightly nor refused."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    folder = Path(tempfile.mkdtemp(prefix="campaign-"))
+    outcomes = run(count, folder, first=first)
+    sys.stdout.write(json.dumps({k: dict(c.most_common()) for k, c in outcomes.items()}, indent=1))
+    sys.stdout.write(f"\nfiles that need a look: {folder}\n")
+
+
+if __name__ == "__main__":
+    import campaign  # child processes find it by this name
+
+    campaign.main()
