@@ -18,7 +18,7 @@ from situs.geometry import Plane, intersect, line_heatmap, transform_lines
 from situs.geometry.line_fit import fit_line
 from situs.geometry.lines import line_angle_deg, line_offset_mm
 from situs.geometry.stacks import stack_axis
-from situs.methods.base import Network, Samples, Scores
+from situs.methods.base import Nets, Network, Samples, Scores
 from situs.methods.planes import Planes, PlanesConfig, line, location, plan_plane
 from situs.methods.planes.frames import fitted_frames
 from situs.methods.planes.heads import predict
@@ -37,6 +37,7 @@ from situs.methods.planes.views import sample_study, slice_of_stack
 from situs.methods.preview import WholeScans
 from situs.observation import LinesPanel, Observation
 from situs.views import ArraySource
+from situs.views.controls import Emptied
 from situs.views.planes import centred_plane, cut
 from situs.views.planes_virtual import VirtualConfig
 from situs.views.slices import Pose, ViewGrid, posed
@@ -462,11 +463,11 @@ def test_an_emptied_scan_looks_alike_in_every_virtual_slice() -> None:
     config = PlanesConfig(studies="virtual", slices=40, intensity=None, spacing_mm=1.0)
     method = Planes(config).resolve_for_data([empty])
     radius = method.config.virtual.radius_mm
-    assert radius == pytest.approx(12)  # 0.6 of the least extent, halved
-    assert method.config.size == (32, 32)
+    assert radius == pytest.approx(16)  # 0.8 of the least extent, halved
+    assert method.config.size == (48, 48)
     sample = method.sample_study([empty], np.random.default_rng(0))
     assert sample["images"].unique().tolist() == [-3.0, 1.0]
-    rows, columns = np.indices((32, 32))
+    rows, columns = np.indices((48, 48))
     for image, pixel in zip(sample["images"][:, 0].numpy(), sample["pixel_mm"], strict=True):
         seen = image == 1
         area = np.pi * (radius / float(pixel)) ** 2
@@ -479,6 +480,54 @@ def test_an_emptied_scan_looks_alike_in_every_virtual_slice() -> None:
     border = Planes(whole).resolve_for_data([empty])
     assert border.config.virtual.radius_mm is None
     assert len(border.sample_study([empty], np.random.default_rng(0))["images"].unique()) > 2
+
+
+@pytest.mark.slow
+def test_lines_are_learned_from_anatomy_and_not_without_it() -> None:
+    """Bodies that share most of their anatomy, with the defaults: 14 s a training."""
+    bodies = same_anatomy(28)
+    reached = {}
+    for kind, scans in (("real", bodies), ("emptied", [Emptied(s) for s in bodies])):
+        method = Planes(PlanesConfig(studies="virtual", intensity=None)).resolve_for_data(scans)
+        torch.manual_seed(0)
+        options = {"channels": [8, 16, 32]}
+        backbone = backbones.build(BackboneConfig(name="cnn", spatial_dims=2, options=options))
+        net = Network(backbone, method.build_heads(backbone))
+        optimiser = torch.optim.AdamW(net.parameters(), 5e-3)
+        for step in range(160):
+            some = [scans[(4 * step + k) % 16] for k in range(4)]
+            batch = drawn(method, some, step)
+            optimiser.zero_grad()
+            method.step(batch, net, None, torch.Generator()).losses["total"].backward()
+            optimiser.step()
+        held, batch = scans[16:], drawn(method, scans[16:], 999)
+        with torch.no_grad():
+            found = method.predict(batch, Nets(net.eval()))
+            measured = method.measure(Samples(batch, [[s] for s in held]), found)
+        reached[kind] = {m.name: np.nanmean(m.samples) / m.constant for m in measured}
+    for name in ("line_distance", "location_error", "plan_angle"):
+        assert reached["real"][name] < 0.85, (name, reached)
+        assert reached["emptied"][name] > 0.95, (name, reached)
+    assert reached["real"]["line_angle"] < 0.7 * reached["emptied"]["line_angle"]
+
+
+def same_anatomy(count: int) -> list[ArraySource]:
+    shape = (32, 32, 32)
+    mm = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
+    common = gaussian_filter(np.random.default_rng(7).normal(size=shape), 4)
+    common = 1.5 * common / common.std() + mm[0] + 1.5 * mm[1] + 2 * mm[2]
+    bodies = []
+    for seed in range(count):
+        own = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2)
+        array = (common + 0.2 * own / own.std())[None].astype(np.float32)
+        bodies.append(ArraySource(array, np.eye(4), key=f"body {seed}", air=(-6.0,)))
+    return bodies
+
+
+def drawn(method: Planes, scans: list[ArraySource], seed: int) -> dict[str, torch.Tensor]:
+    return collate(
+        [method.sample(s, np.random.default_rng([seed, i])) for i, s in enumerate(scans)]
+    )
 
 
 def test_slices_of_a_scan_too_thin_for_the_disc_are_still_drawn() -> None:

@@ -17,6 +17,9 @@ from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
 
+_MOVES = 12  # away from the face that a disc reaches farthest beyond
+_LEAST_SLOPE = 0.05  # sine of a plane's angle to a face that a move within it can leave
+
 
 @dataclass(frozen=True)
 class Room:
@@ -63,6 +66,31 @@ class Room:
         between = (1,) * (slack.ndim - 2)
         least: Array = (slack - reach.reshape(len(reach), *between, 6)).min(-1)
         return least
+
+    def moved_in(self, centers_mm: Array, axes: Array, radius_mm: float) -> Array:
+        """Discs moved within their planes until they lie inside, where they fit.
+
+        Args:
+            centers_mm: ``(K, 3)``.
+            axes: ``(K, 2, 3)``.
+            radius_mm: Of all discs.
+
+        Returns:
+            ``(K, 3)``; those that lay inside are where they were.
+        """
+        within = axes @ self.normals.T  # (K, 2, 6)
+        length = np.linalg.norm(within, axis=1)
+        limits = self.limits_mm - radius_mm * length
+        centers, each = centers_mm.copy(), np.arange(len(centers_mm))
+        for _ in range(_MOVES):
+            slack = limits - centers @ self.normals.T
+            # A face that lies along the plane cannot be moved away from.
+            slack = np.where(length > _LEAST_SLOPE, slack, 0)
+            face = slack.argmin(1)
+            short = np.minimum(slack[each, face], 0) / np.maximum(length[each, face], 1e-9) ** 2
+            centers += short[:, None] * np.einsum("ka,kai->ki", within[each, :, face], axes)
+        moved: Array = centers
+        return moved
 
 
 def shown(planes: list[Plane], centers_mm: Array, radius_mm: float) -> npt.NDArray[np.bool_]:

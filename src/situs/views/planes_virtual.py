@@ -32,7 +32,7 @@ Array = npt.NDArray[np.float64]
 _LARGEST_SAMPLE = 32  # voxels along each axis that the foreground is judged on
 # Drawn for each slice until its disc lies inside the scan.
 _PLACES, _POINTS = 8, 96
-_SHOWN = 0.6  # of the scan's least extent
+_SHOWN = 0.8  # of the scan's least extent
 _TRIM = 0.02  # of the foreground to either side, so that a stray voxel sets no extent
 
 
@@ -270,7 +270,7 @@ def stack_centers(place: Anatomy, config: VirtualConfig, axes: Array, location: 
 def _discs(
     middles: Array, within: Array, axes: Array, radius_mm: float, room: Room
 ) -> tuple[Array, npt.NDArray[np.int64]]:
-    """The first disc of each slice that fits, or the one that comes closest to it.
+    """The first disc of each slice that fits, or the one that comes closest to it, moved in.
 
     Args:
         middles: ``(K, L, 3)`` middles of the slice at L places.
@@ -286,7 +286,8 @@ def _discs(
     slack = np.minimum(room.slack_mm(centers, axes, radius_mm), 0)
     chosen = slack.reshape(len(slack), -1).argmax(1)  # the first of equals
     at, point = np.divmod(chosen, within.shape[1])
-    return centers[np.arange(len(at)), at, point], at
+    found = centers[np.arange(len(at)), at, point]
+    return room.moved_in(found, axes, radius_mm), at
 
 
 def _base(center: Array, row: Array, column: Array) -> Plane:

@@ -14,7 +14,7 @@ from situs.views.planes_virtual import VirtualConfig
 from situs.views.slices import PoseConfig, ViewGrid
 
 _SIGMA = 6 / 224  # of the view: arXiv 2403.16499
-_LEAST_SIGMA_PX = 2.0  # thinner lines cover too few pixels to be learned
+_LEAST_SIGMA_PX = 5.0  # thinner lines cover too few pixels of a small view to be learned
 
 
 class PlanesConfig(MethodConfig):
@@ -33,7 +33,7 @@ class PlanesConfig(MethodConfig):
         spacing_mm: Of the view's pixels; None fits the data. The paper takes 1.26.
         slices: Slices drawn from a study for each sample.
         sigma_mm: Standard deviation of a line's heat map; None takes the share of the view that
-            the paper's 6 of 224 pixels are (7.6 mm at its spacing), and 2 pixels at least.
+            the paper's 6 of 224 pixels are (7.6 mm at its spacing), and 5 pixels at least.
         sigma_px: The same in pixels of the view, in place of ``sigma_mm``.
         location_pool: How the features of a slice are pooled for its place: ``"max"`` is the
             authors', ``"mean"`` what situs took before.
