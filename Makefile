@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.situs-setup
 
-.PHONY: setup demo test coverage fuzz campaign lint bench docs clean
+.PHONY: setup demo test coverage fuzz campaign faults lint bench docs clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,11 @@ FILES ?= 10000
 SEED  ?= 0
 campaign: setup
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/support/campaign.py $(FILES) $(SEED)
+
+# Kills, flipped bits, damaged files and races; ten times as many as in `make test`.
+FAULTS ?= 10
+faults: setup
+	OMP_NUM_THREADS=1 SITUS_FAULTS=$(FAULTS) $(BIN)/pytest tests/faults tests/test_locks.py
 
 docs: setup
 	$(BIN)/pip install -q -c constraints.txt 'mkdocs>=1.6,<2'

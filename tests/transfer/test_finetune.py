@@ -427,7 +427,9 @@ def test_many_images_few_labels_and_two_scans_a_patient(tmp_path: Path, run: Pat
         assert isinstance(refused.exception, DatasetError)
         assert "set dataset.allow_unlabelled=true" in str(refused.exception)
         call += ["--set", "dataset.allow_unlabelled=true", "--set", "dataset.patient='^(p|case-)'"]
-        with pytest.raises(ConfigError, match="'train' asks for 2 cases, but 0 are left"):
+        with pytest.raises(
+            ConfigError, match=r"(--labels|'train') asks for 2 cases, but 0 are left"
+        ):
             CliRunner().invoke(app, call, catch_exceptions=False)
         call[-1] = r"dataset.patient='^(p\d|case-6)'"
         done = CliRunner().invoke(app, [*call, "--json"], catch_exceptions=False)
@@ -441,9 +443,9 @@ def test_many_images_few_labels_and_two_scans_a_patient(tmp_path: Path, run: Pat
 
 
 def test_command_and_configuration_agree() -> None:
-    renamed = {"out_folder": "out", "labels": "train"}
+    renamed = {"folder": "out", "labels": "train", "test_data": "dataset"}
     options = set(signature(import_module("situs.cli.transfer").finetune).parameters)
-    options -= {"config", "settings", "json", "quiet"}
+    options -= {"config", "settings", "json", "quiet", "resume"}
     assert {renamed.get(o, o) for o in options} <= set(FinetuneConfig.model_fields)
 
 

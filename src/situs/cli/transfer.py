@@ -57,6 +57,9 @@ def finetune(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
     settings: Settings = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the fine-tuning in this result folder.")
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -73,7 +76,11 @@ def finetune(
     from situs.transfer import FinetuneConfig  # noqa: PLC0415
     from situs.transfer import finetune as run_finetuning  # noqa: PLC0415
 
+    if resume is not None and (overwrite or config):
+        raise ConfigError("--resume goes with neither --overwrite nor --config")
     values: dict[str, Any] = read_yaml(config) if config else {}
+    if resume is not None:
+        values = {**read_yaml(resume / "config.yaml"), "out": str(resume), "overwrite": False}
     given = {
         "data": data,
         "init": init,
@@ -97,7 +104,9 @@ def finetune(
         if key not in values:
             raise ConfigError(f"{option} is missing; it can also stand in the --config file")
     result = run_finetuning(
-        load_config(FinetuneConfig, values, settings or ()), quiet=quiet or json
+        load_config(FinetuneConfig, values, settings or ()),
+        resume=resume is not None,
+        quiet=quiet or json,
     )
     if json:
         print_json(result.model_dump(mode="json"))

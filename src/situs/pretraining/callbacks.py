@@ -20,8 +20,9 @@ from situs.methods.observing import reach_warnings
 from situs.observation import Observation
 from situs.pretraining.config import ControlTimes
 from situs.pretraining.module import Pretraining
-from situs.pretraining.steps import StepRollback
 from situs.training.run import MetricsFile, Run
+from situs.training.states import States
+from situs.training.steps import StepRollback
 from situs.weights import Card, save_weights
 
 
@@ -220,20 +221,13 @@ class Checkpoints(pl.Callback):
             self.save_last(trainer, pl_module)
 
     def save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Weights, then the state.
-
-        All processes hold the same network, so the first one writes it without the others: when
-        one of them has died there is nobody to wait for.
-        """
+        """Weights, then the state; by the first process alone."""
         if not trainer.is_global_zero:
             return
-        partial = self._folder("last") / ".state.partial"
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        # What Trainer.save_checkpoint does, but for its barrier.
-        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        trainer.strategy.checkpoint_io.save_checkpoint(state, partial)
+        states = States(self._folder("last"))
+        partial = states.partial(trainer)
         self._save_weights("last", trainer, pl_module)
-        self.run.keep_state(partial, trainer.global_step)
+        states.keep(partial, trainer.global_step)
 
     def _judge(self, trainer: pl.Trainer, pl_module: Pretraining) -> None:
         if not trainer.is_global_zero or not self.observing.latest:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -26,11 +25,13 @@ from situs.pretraining.controls import controls_of
 from situs.pretraining.data import EndlessSampler, Item, ViewDataset, loader, observed_batch
 from situs.pretraining.teacher import make_teacher, momentum_at, update_teacher
 from situs.training.schedule import warmup_cosine
+from situs.training.states import count_whole_steps
+from situs.training.steps import SteppedModule
 
 _REACH = 2  # samples: enough to see where gradients arrive
 
 
-class Pretraining(pl.LightningModule):
+class Pretraining(SteppedModule):
     """Trains the student and averages the teacher.
 
     Attributes:
@@ -39,7 +40,6 @@ class Pretraining(pl.LightningModule):
         latest: Loss terms and scores of the latest step, detached.
         step_scores: The latest step's scores with unit and direction.
         patients: Patient by the key of a scan.
-        updating: Whether an optimiser step is under way: parameters are of no step.
         names: Key of a scan → the file a person would look for, for errors.
     """
 
@@ -64,7 +64,6 @@ class Pretraining(pl.LightningModule):
         self.data_wait_share = 0.0
         self.latest: dict[str, Tensor] = {}
         self.step_scores: dict[str, StepScore] = {}
-        self.updating = False
         self._observed: tuple[CompositionBatch, list[Item]] | None = None
         self._controls: CompositionControls | None = None
 
@@ -135,15 +134,8 @@ class Pretraining(pl.LightningModule):
             update_teacher(self.teacher, self.student, momentum)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the loop count whole steps only.
-
-        A state saved between accumulated batches would otherwise continue out of phase; the
-        samples of the broken step are drawn again.
-        """
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        batches = self.global_step * self.config.optimiser.accumulate
-        for count in ("total", "current"):
-            progress[count] = dict.fromkeys(progress[count], batches)
+        """Let the loop count whole steps only."""
+        count_whole_steps(checkpoint, self.global_step * self.config.optimiser.accumulate)
 
     @torch.no_grad()
     def observe(self, controls: bool = False) -> dict[str, Observation]:

@@ -31,7 +31,6 @@ from situs.pretraining.callbacks import Checkpoints, DataClock, MetricsLogger, O
 from situs.pretraining.config import PretrainConfig
 from situs.pretraining.data import Item, split_items
 from situs.pretraining.module import Pretraining
-from situs.pretraining.steps import StepRollback
 from situs.ranks import is_first
 from situs.splits.groups import scan_groups
 from situs.store import Store, prepare
@@ -48,6 +47,7 @@ from situs.training.folder import (
 from situs.training.processes import Group, together
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
+from situs.training.steps import StepRollback
 from situs.training.stopping import (
     StopBetweenSteps,
     StopSignals,

@@ -75,7 +75,9 @@ class Worker:
     def _pretrain(self, config: dict[str, Any], out: Path, resumed: bool) -> dict[str, Any]:
         from situs.pretraining.pretrain import pretrain  # noqa: PLC0415
 
-        mode: Literal["resume", "overwrite"] = "resume" if resumed else "overwrite"
+        mode: Literal["resume", "new"] = "resume" if resumed else "new"
+        if not resumed and out.exists():
+            _set_aside(out)
         run = pretrain({**config, "out": str(out)}, mode=mode, quiet=True)
         if run.status != "finished":
             raise RunError(f"{out} was stopped before its last step")
@@ -101,11 +103,14 @@ class Worker:
         if start.is_dir() and start.is_relative_to(out.resolve().parents[1]):
             # Pretrained by this very study, whose configuration named the backbone.
             backbone_class(load_card(start).backbone.name)
-        result = finetune(
-            {**config, "out": str(out), "overwrite": True},
-            cohort=self._cohort_for(config),
-            quiet=True,
-        )
+        values = {**config, "out": str(out), "overwrite": True}
+        cohort = self._cohort_for(config)
+        try:
+            result = finetune(values, cohort=cohort, resume=_was_begun(out), quiet=True)
+        except RunError as error:
+            print(f"starting anew: {error}", flush=True)  # noqa: T201 - the job's log
+            _set_aside(out)
+            result = finetune(values, cohort=cohort, quiet=True)
         return {"scores": result.scores, "cases": result.cases(), "run": RUN}
 
     def _tune(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -143,6 +148,24 @@ def _resumable(run: Path) -> bool:
     except RunError as error:
         print(f"starting anew: {error}", flush=True)  # noqa: T201 - the job's log
         return False
+
+
+def _was_begun(out: Path) -> bool:
+    """Whether a fine-tuning left something to go on from."""
+    from situs.transfer.folder import BEGUN  # noqa: PLC0415
+
+    return (out / BEGUN).is_file()
+
+
+def _set_aside(out: Path) -> None:
+    """Keep what cannot be gone on with: a person may want it."""
+    if not out.exists():
+        return
+    number = 1
+    while (aside := out.with_name(f"{out.name}-aside-{number}")).exists():
+        number += 1
+    out.rename(aside)
+    print(f"{out} is kept as {aside.name}", flush=True)  # noqa: T201 - the job's log
 
 
 def _refusal(row: dict[str, Any]) -> str:

@@ -32,6 +32,10 @@ _FREE_ON_RESUME = {
     "strategy",
     "accelerator",
     "compile",
+    # Of fine-tunings.
+    "overwrite",
+    "save_predictions",
+    "save_model",
 }
 
 
@@ -77,11 +81,16 @@ def check_same_settings(run: Run, config: Config) -> None:
     Raises:
         RunError: Naming what differs.
     """
+    check_unchanged(run.path, run.config, config)
+
+
+def check_unchanged(folder: Path, was: Mapping[str, Any], config: Config) -> None:
+    """Likewise, for a folder that was begun with the settings ``was``."""
     asked = _bound(config.model_dump(mode="json"))
-    differing = _differences(_bound(run.config), asked)
+    differing = _differences(_bound(was), asked)
     if differing:
         raise RunError(
-            f"{run.path} cannot be resumed with another configuration ({'; '.join(differing)}). "
+            f"{folder} cannot be resumed with another configuration ({'; '.join(differing)}). "
             "Resume without changes, or start a new run with --init."
         )
 

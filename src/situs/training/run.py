@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from situs.config import read_yaml
 from situs.errors import RunError, SitusError, setting
-from situs.files import file_sha256, keep_file, read_csv, read_json, write_csv, write_json
+from situs.files import read_csv, read_json, write_csv, write_json
 from situs.observation import Observation
+from situs.training.states import States
 
 if TYPE_CHECKING:
     from situs.backbones.base import Backbone
 
-STATES = 2
-"""Resumable states that are kept, the latest ones."""
-
-_DIGITS = 32  # of the SHA-256 of a state, in its name
 _REMEDY = "restore it from a copy; the weights in checkpoints/last can be used without it"
-_STATE = re.compile(rf"state-(\d+)-([0-9a-f]{{{_DIGITS}}})\.ckpt")
 
 
 class Run:
@@ -133,59 +128,22 @@ class Run:
         Raises:
             RunError: If there is none.
         """
-        damaged = ""
-        for state, whole in self.states():
-            if whole:
-                if damaged:
-                    warnings.warn(
-                        f"{damaged} is damaged (its checksum does not fit); going on from the "
-                        f"state before it, {state.name}",
-                        stacklevel=2,
-                    )
-                return state
-            damaged = damaged or str(state)
-        if damaged:
-            raise RunError(
-                f"{damaged} is damaged (its checksum does not fit), and no other state is whole. "
-                f"The weights in checkpoints/best can still be used as {setting('init')} of a new "
-                "run."
-            )
-        raise RunError(
-            f"{self.path} holds no resumable state (checkpoints/last/state-*.ckpt). To start "
-            f"anew in this folder, say so with {setting('overwrite')}."
+        return self._states.verified(
+            f"To start anew in this folder, say so with {setting('overwrite')}.",
+            f"The weights in checkpoints/best can still be used as {setting('init')} of a new run.",
         )
 
     def states(self) -> Iterator[tuple[Path, bool]]:
         """The resumable states, the latest first, and whether each is what was written."""
-        for _, digest, state in sorted(self._states(), reverse=True):
-            yield state, file_sha256(state, _DIGITS) == digest
+        return self._states.all()
 
-    def _states(self) -> list[tuple[int, str, Path]]:
-        """Step, digest and file of each state."""
-        return [
-            (int(named[1]), named[2], file)
-            for file in (self.path / "checkpoints" / "last").glob("state-*")
-            if (named := _STATE.fullmatch(file.name))
-        ]
+    @property
+    def _states(self) -> States:
+        return States(self.path / "checkpoints" / "last")
 
     def keep_state(self, partial: Path, step: int) -> None:
-        """Let a state that is written stand beside the one before it.
-
-        One renaming does it: whenever the process is killed, there is a whole state with its
-        digest. Older ones are deleted; later ones, which a run that went on from an earlier state
-        found damaged, are set aside.
-        """
-        digest = file_sha256(partial, _DIGITS)
-        state = partial.with_name(f"state-{step:07d}-{digest}.ckpt")
-        keep_file(partial, state)
-        earlier = []
-        for other_step, _, other in sorted(self._states(), reverse=True):
-            if other_step > step or (other_step == step and other != state):
-                other.rename(other.with_suffix(".damaged"))
-            elif other != state:
-                earlier.append(other)
-        for other in earlier[STATES - 1 :]:
-            other.unlink()
+        """Let a state that is written stand beside the one before it."""
+        self._states.keep(partial, step)
 
     def write_info(self, changes: Mapping[str, Any]) -> None:
         """Update ``run.json`` atomically; None takes an entry out."""
@@ -214,8 +172,12 @@ class MetricsFile:
     def __init__(self, path: Path, from_step: int = 0) -> None:
         self.path = path
         self._rows: list[dict[str, Any]] = []
-        if path.is_file() and from_step > 0:
-            self._rows = [dict(row) for row in _rows_until(path, from_step)]
+        self.continue_from(from_step)
+
+    def continue_from(self, step: int) -> None:
+        """Take up the rows up to a step."""
+        if self.path.is_file() and step > 0:
+            self._rows = [dict(row) for row in _rows_until(self.path, step)]
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Add values to the row of ``step``."""

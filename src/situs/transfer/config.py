@@ -108,6 +108,7 @@ class FinetuneConfig(Config):
         surface_tolerance_mm: Of normalised surface Dice.
         validate_every: Steps between validations.
         patience: Validations without progress before training stops; 0 never stops early.
+        checkpoint_every: Steps between states that a stopped fine-tuning can go on from.
         save_predictions: Write one NIfTI a test case.
         save_model: Write the weights.
         precision: ``"auto"`` takes bf16 or fp16 mixed precision on a GPU that has it.
@@ -152,6 +153,7 @@ class FinetuneConfig(Config):
     validate_every: int = Field(50, ge=1)
     patience: int = Field(0, ge=0)
 
+    checkpoint_every: int = Field(100, ge=1)
     save_predictions: bool = True
     save_model: bool = True
     precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "auto"

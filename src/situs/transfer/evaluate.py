@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,14 +16,16 @@ import numpy.typing as npt
 
 from situs.errors import ConfigError
 from situs.evaluation.metrics import (
+    ClassScore,
     Summary,
     score_classification,
     score_segmentation,
     summarise_segmentation,
 )
 from situs.files import file_inside, writing
-from situs.transfer.cases import PreparedCase
+from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
+from situs.transfer.folder import JOURNAL
 from situs.transfer.model import Model
 from situs.transfer.result import write_cases
 
@@ -48,20 +54,63 @@ def _dices(
     return [2 * float(both[k]) / float(sizes[k]) for k in range(1, classes) if sizes[k]]
 
 
-def evaluate(config: FinetuneConfig, model: Model, cases: Iterable[PreparedCase]) -> Summary:
+def evaluate(config: FinetuneConfig, model: Model, cohort: Cohort, names: Sequence[str]) -> Summary:
     """Score test cases; write ``cases.csv`` and, for segmentation, the predictions.
+
+    Each case is written down when it is done; a resumed evaluation goes on with the others.
+
+    Args:
+        config: Of the fine-tuning.
+        model: To score.
+        cohort: Holds the cases.
+        names: Of the test cases, in the order of the tables.
 
     Returns:
         Class name → scores, and the entry ``"mean"``.
     """
+    journal = Journal(config.out / JOURNAL)
+    score = _classified if config.task == "classification" else _segmented
+    for case in cohort.stream([name for name in names if name not in journal.done]):
+        journal.add(case.name, score(config, model, case))
+    found = [row for name in names for row in journal.done[name]]
     if config.task == "classification":
-        return _classification(config, model, cases)
-    scores = []
-    for case in cases:
-        if case.truth is None:
-            raise ConfigError(f"case '{case.name}' has no label volume to be tested against")
-        predicted = model.segment(case.prepared)
-        scores += score_segmentation(
+        return _classification(config, model, found)
+    scores = [ClassScore(**row) for row in found]
+    write_cases(config.out, [asdict(score) for score in scores])
+    return summarise_segmentation(scores)
+
+
+class Journal:
+    """What was found for each case so far, a line a case."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done: dict[str, list[dict[str, Any]]] = {}
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        for line in lines:
+            with suppress(ValueError):  # the last one, of a process that was killed
+                name, rows = json.loads(line)
+                self.done[name] = rows
+
+    def add(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write down a case."""
+        self.done[name] = rows
+        with self.path.open("ab") as file:
+            file.write(b"\n" + json.dumps([name, rows]).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _segmented(config: FinetuneConfig, model: Model, case: PreparedCase) -> list[dict[str, Any]]:
+    if case.truth is None:
+        raise ConfigError(f"case '{case.name}' has no label volume to be tested against")
+    predicted = model.segment(case.prepared)
+    if config.save_predictions:
+        file = file_inside(config.out / "predictions", case.name, ".nii.gz")
+        write_labels(file, predicted, case.affine)
+    return [
+        asdict(score)
+        for score in score_segmentation(
             case.name,
             predicted,
             case.truth,
@@ -69,28 +118,31 @@ def evaluate(config: FinetuneConfig, model: Model, cases: Iterable[PreparedCase]
             np.linalg.norm(case.affine[:3, :3], axis=0).tolist(),
             config.surface_tolerance_mm,
         )
-        if config.save_predictions:
-            file = file_inside(config.out / "predictions", case.name, ".nii.gz")
-            write_labels(file, predicted, case.affine)
-    write_cases(config.out, [asdict(score) for score in scores])
-    return summarise_segmentation(scores)
+    ]
 
 
-def _classification(config: FinetuneConfig, model: Model, cases: Iterable[PreparedCase]) -> Summary:
+def _classified(config: FinetuneConfig, model: Model, case: PreparedCase) -> list[dict[str, Any]]:
+    if case.target is None:
+        raise ConfigError(f"case '{case.name}' has no class to be tested against")
+    p = model.probabilities(case.prepared)
+    return [{"case": case.name, "p": p.tolist(), "true": case.target.tolist()}]
+
+
+def _classification(
+    config: FinetuneConfig, model: Model, found: Sequence[dict[str, Any]]
+) -> Summary:
     names = list(model.task.classes.values())
+    multi = model.task.multi_label
     probabilities, true, rows = [], [], []
-    for case in cases:
-        if case.target is None:
-            raise ConfigError(f"case '{case.name}' has no class to be tested against")
-        p = model.probabilities(case.prepared)
+    for case in found:
+        p, target = np.array(case["p"]), np.array(case["true"])
         probabilities.append(p)
-        true.append(case.target)
-        multi = model.task.multi_label
-        on = np.flatnonzero(case.target) if multi else [int(case.target)]
+        true.append(target)
+        on = np.flatnonzero(target) if multi else [int(target)]
         decided = np.flatnonzero(p >= 0.5) if multi else [int(p.argmax())]
         rows.append(
             {
-                "case": case.name,
+                "case": case["case"],
                 "true": "; ".join(names[k] for k in on),
                 "predicted": "; ".join(names[k] for k in decided),
                 **{f"p({name})": float(v) for name, v in zip(names, p, strict=True)},

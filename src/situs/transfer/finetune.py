@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,26 +17,27 @@ from rich.console import Console
 from torch import nn
 
 from situs.backbones import Backbone
-from situs.config import dump_yaml, load_config, validate
+from situs.config import load_config, validate
 from situs.cores import look
-from situs.errors import ConfigError, RunError, setting
+from situs.errors import ConfigError, setting
 from situs.evaluation.metrics import Summary
-from situs.files import check_writable, write_file
+from situs.files import check_writable
+from situs.locks import holding
 from situs.store import Preprocessing
-from situs.training.folder import check_outside
-from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile
-from situs.training.stopping import StopBetweenSteps, StopSignals, stop_signals, stopped
+from situs.training.states import States
+from situs.training.stopping import StopSignals, resume_command, stop_signals, stopped
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.evaluate import evaluate, validation_score
 from situs.transfer.features import slice_axis_of
+from situs.transfer.folder import STATE, check_folder, enter_folder, leave_folder
 from situs.transfer.laterality import with_flips
 from situs.transfer.losses import classification_loss, segmentation_loss
 from situs.transfer.model import Model, Task, assemble, initialise, starting_point
 from situs.transfer.observation import observe_segmentation
 from situs.transfer.patches import PatchSampler
-from situs.transfer.result import OBSERVATION, Result, defined
+from situs.transfer.result import OBSERVATION, RESULT, Result, defined
 from situs.transfer.splits import Split, choose
 from situs.transfer.training import Finetuning, ValidationCheckpoint, fit
 from situs.weights import beginning
@@ -49,6 +49,7 @@ def finetune(
     *,
     overrides: Sequence[str] = (),
     cohort: Cohort | None = None,
+    resume: bool = False,
     quiet: bool = False,
 ) -> Result:
     """Fine-tune on few labelled cases and score on held-out ones.
@@ -59,6 +60,8 @@ def finetune(
         cohort: The data set of ``config.data``, already opened with ``config.dataset``; many
             fine-tunings that share one pay for preparation once. Its rules must be those of this
             fine-tuning.
+        resume: Go on with the fine-tuning in ``out``, training and test, to the same numbers as
+            an uninterrupted one; a finished one is left as it is.
         quiet: No progress.
 
     Returns:
@@ -66,14 +69,26 @@ def finetune(
 
     Raises:
         ConfigError: If the configuration cannot be used, or does not fit the data.
-        RunError: If ``out`` is not empty and ``overwrite`` was not said, or holds ``data`` or
-            ``init``.
+        RunError: If ``out`` is in use by another process, is not empty and neither ``overwrite``
+            nor ``resume`` was said, holds ``data`` or ``init``, or cannot be resumed: with other
+            settings or data than it was begun with, or without a whole state.
         TransferError: If the weights do not fit.
         ScanRefused: If a case of any part cannot be read, or its label does not belong to it;
             before the training.
+        NonFiniteLoss: If a loss term stops being finite; names the cases of the batch.
+        Interrupted: After Ctrl-C, when the step under way is whole and saved.
+        Terminated: After SIGTERM likewise.
     """
     config = load_config(FinetuneConfig, config, overrides)
-    _check_folder(config)
+    check_writable(config.out, folder=True)
+    with holding(config.out, "situs finetune"):
+        if resume and (config.out / RESULT).is_file():
+            return Result.open(config.out)
+        check_folder(config, resume)
+        return _finetune(config, cohort, resume, quiet)
+
+
+def _finetune(config: FinetuneConfig, cohort: Cohort | None, resume: bool, quiet: bool) -> Result:
     clock = _Clock()
     with isolate_rng(), _threads(config.threads), stop_signals() as stops:
         _, card = starting_point(config.init, config.backbone, channels=1)
@@ -84,7 +99,7 @@ def finetune(
             Console(stderr=True).print(split.said(cohort), markup=False, highlight=False)
         model, ledger, pretrained = _model(config, cohort, split)
         # Only now: weights that do not fit must not cost an earlier result.
-        _make_folder(_resolved(config, model.task, cohort))
+        enter_folder(_resolved(config, model.task, cohort), split, cohort, resume)
         if ledger is not None and not quiet:
             Console(stderr=True).print(ledger)
         clock.lap("prepare")
@@ -93,12 +108,13 @@ def finetune(
         if config.save_model:
             # Before the test: whatever goes wrong there must not cost the training.
             model.save(config.out / "model")
-        summary = evaluate(config, model.to_device(), cohort.stream(split.test))
+        summary = evaluate(config, model.to_device(), cohort, split.test)
         clock.lap("test")
         result = _result(config, model, split, ledger, watch, summary, clock.laps)
         if config.task == "segmentation":
             observe_segmentation(model, cohort, result).save(config.out / OBSERVATION)
     result.save()
+    leave_folder(result.folder)
     return result
 
 
@@ -234,11 +250,13 @@ def _train(
         return validation_score(model, cohort.stream(split.validation))
 
     watch = ValidationCheckpoint(metrics, score if split.validation else None, config)
-    progress = TrainingProgress(quiet=quiet, what="fine-tuning")
-    fit(module, sampler, watch, config.out, [StopBetweenSteps(stops), progress])
-    step = module.trainer.global_step
-    if stops.received is not None and step < config.steps:
-        raise stopped(stops, step, "the same command and --overwrite", saved=False)
+    states = States(config.out / STATE)
+    step = fit(module, sampler, watch, config.out, states, stops, quiet)
+    if stops.received is not None and not watch.ended:
+        saved = states.any()
+        again = resume_command("finetune", config.out) if saved else "the same command"
+        raise stopped(stops, step, again, saved)
+    watch.take_best(module.model)
     return watch
 
 
@@ -271,32 +289,12 @@ def _result(
     )
 
 
-def _check_folder(config: FinetuneConfig) -> None:
-    out = config.out
-    check_writable(out, folder=True)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not config.overwrite:
-        raise RunError(
-            f"{out} is not empty; choose another {setting('out')}, or say {setting('overwrite')}"
-        )
-    if not (out / "config.yaml").is_file():
-        raise RunError(f"{out} holds something that is no result of situs; it is not replaced")
-    check_outside(out, [config.data, *([] if config.init == "none" else [config.init])])
-
-
 def _resolved(config: FinetuneConfig, task: Task, cohort: Cohort) -> FinetuneConfig:
     """What was done, not what was left open."""
     found = {"preprocessing": cohort.rules, "patch_size": task.patch_size}
     if task.slice_axis is not None:
         found["slice_axis"] = task.slice_axis
     return config.model_copy(update=found)
-
-
-def _make_folder(config: FinetuneConfig) -> None:
-    shutil.rmtree(config.out, ignore_errors=True)
-    config.out.mkdir(parents=True)
-    write_file(config.out / "config.yaml", dump_yaml(config))
 
 
 @contextmanager

@@ -84,15 +84,22 @@ class PatchSampler(IterableDataset[Batch]):
         self.augmentation = augmentation
         self.foreground_share = foreground_share
         self.seed = seed
+        self.first = 0  # batch to begin with, for a training that goes on
 
     def __iter__(self) -> Iterator[Batch]:
         # Workers take turns in the same order as the loader asks them, so that any number of
         # them gives the same stream.
         worker = get_worker_info()
         number, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        number += self.first
         while True:
             yield self.batch(number)
             number += step
+
+    def names(self, number: int) -> list[str]:
+        """The cases of batch ``number``."""
+        first = number * self.batch_size
+        return [self.cases[self._case(first + i)].name for i in range(self.batch_size)]
 
     def batch(self, number: int) -> Batch:
         """Batch ``number``: ``image (B, C, *patch)`` and ``label`` or ``target``."""

@@ -7,17 +7,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from situs.errors import NonFiniteLoss
+from situs.errors import NonFiniteLoss, setting
 from situs.training.engine import precision, quick_layout, quiet_engine
+from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile
 from situs.training.schedule import warmup_cosine
-from situs.training.stopping import leave_signals_to_the_trainer
+from situs.training.states import StateKeeper, States, count_whole_steps, step_of
+from situs.training.steps import SteppedModule, StepRollback
+from situs.training.stopping import (
+    StopBetweenSteps,
+    StopSignals,
+    leave_signals_to_the_trainer,
+)
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.losses import Loss
 from situs.transfer.networks import Classifier, Segmenter
@@ -27,7 +35,7 @@ from situs.transfer.patches import Batch, PatchSampler
 Model = Segmenter | Classifier
 
 
-class Finetuning(pl.LightningModule):
+class Finetuning(SteppedModule):
     """One optimisation step, and who takes part in it.
 
     Args:
@@ -54,9 +62,16 @@ class Finetuning(pl.LightningModule):
         self.pretrained = pretrained
         self.latest: dict[str, Tensor] = {}
         self.progress: dict[str, tuple[float, str]] = {}
+        self.names: Callable[[int], list[str]] = lambda number: [f"batch {number}"]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Freeze what rests at this step; validation puts all modules back into training."""
+        """Freeze what rests at this step; validation puts all modules back into training.
+
+        What is drawn while the step lasts (dropout) depends on the seed and the step alone, so
+        that a resumed training goes on to the same numbers.
+        """
+        drawn = np.random.SeedSequence([self.config.seed, self.global_step]).generate_state(1)
+        torch.manual_seed(int(drawn[0]))
         warm = self.global_step >= self.config.head_warmup_steps
         for module in self.pretrained:
             freeze(module, frozen=not warm)
@@ -68,9 +83,23 @@ class Finetuning(pl.LightningModule):
         terms = self.loss(self.model(batch["image"]), batch[self.answer])
         for name, value in terms.items():
             if not bool(torch.isfinite(value)):
-                raise NonFiniteLoss(name, ["(training cases)"], self.global_step)
+                raise NonFiniteLoss(name, self.names(self.global_step), self.global_step)
         self.latest = {name: value.detach() for name, value in terms.items()}
         return terms["total"]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm; from here to the step's end the parameters are of no step."""
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.updating = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the loop count whole steps only."""
+        count_whole_steps(checkpoint, self.global_step)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with layer-wise learning rates, linear warm-up and cosine decay."""
@@ -96,8 +125,9 @@ class ValidationCheckpoint(pl.Callback):
         config: Schedule and patience.
 
     Attributes:
-        best_step: Whose weights the model has after training.
+        best_step: Whose weights :meth:`take_best` takes.
         best_score: Their validation score; None without validation.
+        ended: Whether the last step was done, or progress has ceased.
     """
 
     def __init__(
@@ -109,12 +139,13 @@ class ValidationCheckpoint(pl.Callback):
         self.best_step = config.steps
         self.best_score: float | None = None
         self._best: dict[str, Tensor] = {}
+        self.ended = False
         self._without_progress = 0
-        self._began = 0.0
+        self._began = self._before = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() - self._before
 
     def on_train_batch_end(
         self,
@@ -136,13 +167,35 @@ class ValidationCheckpoint(pl.Callback):
         last = step == self.config.steps
         if self.score is not None and (step % self.config.validate_every == 0 or last):
             self._validate(trainer, pl_module, self.score)
+        self.ended = self.ended or last
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go back to the best weights."""
-        assert isinstance(pl_module, Finetuning)
-        if self._best:
-            pl_module.model.load_state_dict(self._best)
+        """Write what was measured."""
         self.metrics.flush()
+
+    def take_best(self, model: Model) -> None:
+        """Put the best weights into the model."""
+        if self._best:
+            model.load_state_dict(self._best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the training goes on and ends; metrics are on the disk with it."""
+        self.metrics.flush()
+        return {
+            "best": self._best,
+            "best_step": self.best_step,
+            "best_score": self.best_score,
+            "without_progress": self._without_progress,
+            "ended": self.ended,
+            "seconds": time.perf_counter() - self._began,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on."""
+        self._best = state_dict["best"]
+        self.best_step, self.best_score = state_dict["best_step"], state_dict["best_score"]
+        self._without_progress = state_dict["without_progress"]
+        self.ended, self._before = state_dict["ended"], state_dict["seconds"]
 
     def _validate(
         self, trainer: pl.Trainer, module: Finetuning, score: Callable[[], float]
@@ -159,7 +212,7 @@ class ValidationCheckpoint(pl.Callback):
             return
         self._without_progress += 1
         if self.config.patience and self._without_progress >= self.config.patience:
-            trainer.should_stop = True
+            trainer.should_stop = self.ended = True
 
 
 def fit(
@@ -167,13 +220,55 @@ def fit(
     batches: PatchSampler,
     watch: ValidationCheckpoint,
     out: Path,
-    callbacks: Sequence[pl.Callback] = (),
-) -> None:
-    """Run Lightning's loop for the configured number of steps."""
+    states: States,
+    stops: StopSignals,
+    quiet: bool,
+) -> int:
+    """Run Lightning's loop for the configured number of steps, from a state where there is one.
+
+    Returns:
+        The step that the training stands at.
+    """
     config = module.config
     quick_layout(module)
+    module.names = batches.names
+    state = _latest(states)
+    if state is not None:
+        batches.first = step_of(state)
+        watch.metrics.continue_from(batches.first)
+        if _restored(module, watch, state):
+            return batches.first
+    steps = StepRollback()
+    callbacks: list[pl.Callback] = [
+        steps,
+        watch,
+        StopBetweenSteps(stops, lambda: steps.whole),
+        StateKeeper(states, config.checkpoint_every, steps),
+        TrainingProgress(quiet=quiet, what="fine-tuning"),
+    ]
     with quiet_engine():
-        _trainer(config, [watch, *callbacks], out).fit(module, _loader(batches, config.workers))
+        trainer = _trainer(config, callbacks, out)
+        loader = _loader(batches, config.workers)
+        trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+    return trainer.global_step
+
+
+def _latest(states: States) -> Path | None:
+    if not states.any():
+        return None
+    anew = f"To begin anew, say so with {setting('overwrite')}."
+    return states.verified(anew, anew)
+
+
+def _restored(module: Finetuning, watch: ValidationCheckpoint, state: Path) -> bool:
+    """Whether a state is that of a training that has ended, whose network is then restored."""
+    saved = torch.load(state, map_location="cpu", weights_only=True)
+    watched = saved["callbacks"][watch.state_key]
+    if not watched["ended"]:
+        return False
+    module.load_state_dict(saved["state_dict"])
+    watch.load_state_dict(watched)
+    return True
 
 
 def _loader(batches: PatchSampler, workers: int) -> DataLoader[Batch]:

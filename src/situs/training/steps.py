@@ -7,7 +7,16 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
-from situs.pretraining.module import Pretraining
+
+class SteppedModule(pl.LightningModule):
+    """A module that says whether its optimiser's step is under way.
+
+    Attributes:
+        updating: True from the clipping of gradients to the end of the step: parameters are of no
+            step.
+    """
+
+    updating: bool = False
 
 
 class StepRollback(pl.Callback):
@@ -19,7 +28,8 @@ class StepRollback(pl.Callback):
     step, and the run continues from it as if nothing had happened. Parameters change only in the
     optimiser's step; who breaks in there leaves a network that is of no step.
 
-    Stands first among the callbacks: the others ask it. Buffers must be changed in place, as all
+    Stands first among the callbacks: the others ask it. The module is a
+    :class:`SteppedModule`. Buffers must be changed in place, as all
     of torch's are.
 
     Attributes:
@@ -54,7 +64,7 @@ class StepRollback(pl.Callback):
         batch_idx: int,
     ) -> None:
         """The step is whole, unless more batches belong to it."""
-        assert isinstance(pl_module, Pretraining)
+        assert isinstance(pl_module, SteppedModule)
         self.whole = trainer.global_step > self._step
         pl_module.updating = False
 
@@ -62,7 +72,7 @@ class StepRollback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Give up the step that was broken off."""
-        assert isinstance(pl_module, Pretraining)
+        assert isinstance(pl_module, SteppedModule)
         if not self.whole and not pl_module.updating:
             for buffer, kept in self._buffers:
                 buffer.copy_(kept)

@@ -1,0 +1,183 @@
+"""A fine-tuning that was ended goes on to the same numbers, and tests no case twice."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from situs.cli import app
+from situs.errors import RunError
+from situs.transfer import Result, finetune
+from situs.transfer.check import check_result
+from situs.transfer.training import Finetuning
+
+SHAPE = (18, 16, 12)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    for case in range(6):
+        label = np.zeros(SHAPE, np.uint8)
+        x, y, z = rng.integers(2, 8, 3)
+        label[x : x + 6, y : y + 6, z : z + 4] = 1
+        image = (rng.normal(0, 0.3, SHAPE) + 3 * label).astype(np.float32)
+        nib.save(nib.Nifti1Image(100 * image + 500, np.eye(4)), folder / f"images/c{case}.nii.gz")
+        nib.save(nib.Nifti1Image(label, np.eye(4)), folder / f"labels/c{case}.nii.gz")
+    return folder
+
+
+def settings(data: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "data": str(data),
+        "out": str(out),
+        "train": 2,
+        "validation": 1,
+        "test": 3,
+        "steps": 8,
+        "validate_every": 2,
+        "checkpoint_every": 3,
+        "patch_size": [16, 16, 8],
+        "warmup_steps": 1,
+        "threads": 1,
+        "backbone": {"name": "cnn", "options": {"channels": [4, 8]}},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return finetune(settings(data, tmp_path_factory.mktemp("whole") / "out"), quiet=True)
+
+
+def assert_same(one: Result, two: Result) -> None:
+    """In every weight, score and voxel."""
+    for part in ("encoder", "decoder", "head"):
+        a, b = (load_file(r.folder / "model" / f"{part}.safetensors") for r in (one, two))
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    kept = {"folder", "seconds"}
+    assert one.model_dump(exclude=kept) == two.model_dump(exclude=kept)
+    assert one.cases() == two.cases()
+    for name in one.split["test"]:
+        a, b = (nib.load(r.folder / f"predictions/{name}.nii.gz") for r in (one, two))
+        assert np.array_equal(a.dataobj, b.dataobj)
+    rows = [(r.folder / "metrics.csv").read_text().splitlines() for r in (one, two)]
+    # Seconds are the sixth column.
+    rows = [[line.split(",")[:4] + line.split(",")[6:] for line in table] for table in rows]
+    assert rows[0] == rows[1]
+    # What only an unfinished one needs is gone.
+    names = [sorted(p.name for p in r.folder.iterdir()) for r in (one, two)]
+    assert names[0] == names[1]
+    assert "state" not in names[0]
+
+
+class Stop(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("call", [1, 2, 4, 5, 8])
+def test_a_stopped_fine_tuning_goes_on_to_the_same_numbers(
+    data: Path, whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    out, calls = tmp_path / "out", 0
+    real = Finetuning.training_step
+
+    def stops(self: Finetuning, *arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Stop
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Finetuning, "training_step", stops)
+        with pytest.raises(Stop):
+            finetune(settings(data, out), quiet=True)
+    with pytest.raises(RunError, match="is not empty"):
+        finetune(settings(data, out), quiet=True)
+    with pytest.raises(RunError, match=r"another configuration.*lr: was 0\.001, now 0\.1"):
+        finetune(settings(data, out, lr=0.1), resume=True, quiet=True)
+    done = CliRunner().invoke(app, ["finetune", "--resume", str(out), "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert_same(whole, Result.open(out))
+    assert check_result(out) == []
+
+
+def test_a_stopped_test_goes_on_with_the_other_cases(
+    data: Path, whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("situs.transfer.evaluate")
+    real, scored = module.score_segmentation, []
+
+    def stops(case: str, *arguments: Any) -> Any:
+        if len(scored) == 2:
+            raise Stop
+        scored.append(case)
+        return real(case, *arguments)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "score_segmentation", stops)
+        with pytest.raises(Stop):
+            finetune(settings(data, out), quiet=True)
+
+    def never(*_: Any) -> torch.Tensor:
+        raise AssertionError("trained again")
+
+    def counted(case: str, *arguments: Any) -> Any:
+        scored.append(case)
+        return real(case, *arguments)
+
+    # The end of a line that a kill cut off.
+    with (out / "evaluated.jsonl").open("ab") as file:
+        file.write(b'\n["c0", [{"ca')
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "score_segmentation", counted)
+        patched.setattr(Finetuning, "training_step", never)
+        again = finetune(settings(data, out), resume=True, quiet=True)
+    assert sorted(scored) == sorted(whole.split["test"])
+    assert_same(whole, again)
+
+
+def test_other_cases_are_not_gone_on_with(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("situs.transfer.finetune")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "evaluate", lambda *_: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            finetune(settings(data, tmp_path / "out", steps=2), quiet=True)
+    file = tmp_path / "out" / "begun.json"
+    begun = json.loads(file.read_text())
+    file.write_text(json.dumps({**begun, "fingerprint": "of other voxels"}))
+    with pytest.raises(RunError, match="cannot be resumed: the cases"):
+        finetune(settings(data, tmp_path / "out", steps=2), resume=True, quiet=True)
+
+
+@pytest.mark.parametrize("kind", ["run", "project", "notes"])
+def test_overwriting_deletes_results_of_fine_tunings_and_nothing_else(
+    data: Path, whole: Result, tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    config = (whole.folder / "config.yaml").read_text()
+    (out / "config.yaml").write_text("learning_rate: 1\n" if kind == "project" else config)
+    if kind != "project":
+        dear = out / ("run.json" if kind == "run" else "notes.txt")
+        dear.write_text("{}")
+    before = sorted(p.name for p in out.iterdir())
+    with pytest.raises(RunError, match="something that is no result of situs"):
+        finetune(settings(data, out, overwrite=True), quiet=True)
+    assert sorted(p.name for p in out.iterdir()) == before
