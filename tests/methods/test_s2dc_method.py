@@ -15,6 +15,7 @@ from situs.errors import ConfigError
 from situs.methods import build, method_class
 from situs.methods.base import Batch, Network
 from situs.methods.s2dc.heads import KeyQueue, heads_of
+from situs.methods.s2dc.observation import fullest_slices
 from situs.methods.s2dc.presets import PRESETS
 from situs.methods.s2dc.tokens import encode_region, slice_pairs, slice_tokens, token_vox
 from situs.observation import Observation, iter_panels
@@ -278,3 +279,17 @@ def test_refuses_a_stage_or_a_size_that_the_backbone_does_not_have() -> None:
         build("s2dc", {**SMALL, "stage": 2}).build_heads(TinyBackbone())
     with pytest.raises(ConfigError, match="multiple of"):
         build("s2dc", {**SMALL, "crop_size": (9, 8, 8)}).build_heads(TinyBackbone())
+
+
+def test_the_transport_plan_shows_slices_that_share_matches() -> None:
+    """Everything moved two slices up: the middle slice's tokens have no match in the middle."""
+    grid, up = (2, 3, 5), 2
+    matches = torch.zeros(30, 30, dtype=torch.bool)
+    tokens = torch.arange(30).reshape(grid)
+    for near, far in zip(tokens[..., :-up].flatten(), tokens[..., up:].flatten(), strict=True):
+        matches[near, far] = True
+    matches[tokens[0, 0, 0], tokens[0, 0, up]] = False
+    assert not matches[tokens[..., 2].flatten()[:, None], tokens[..., 2].flatten()].any()
+    near, far = fullest_slices(matches, grid)
+    assert far == near + up
+    assert matches[tokens[..., near].flatten()[:, None], tokens[..., far].flatten()].sum() == 6

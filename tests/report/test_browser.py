@@ -226,6 +226,59 @@ def test_a_phone_does_not_scroll_sideways(opened: webdriver.Chrome) -> None:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def box(driver: webdriver.Chrome, selector: str) -> dict[str, float]:
+    """Left, top, right and bottom of an element in the window."""
+    found = driver.execute_script(
+        "return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector
+    )
+    return {str(k): float(v) for k, v in found.items()}
+
+
+def test_the_slider_never_covers_the_viewer(opened: webdriver.Chrome) -> None:
+    """Scrolled until the slider sticks inside the viewer, the viewer is in front."""
+    home = "#spatial-chunks .v-open"
+    if opened.find_elements(By.CSS_SELECTOR, home):
+        press(opened, home)
+        viewer_ready(opened)
+    opened.execute_script(
+        "document.documentElement.style.scrollBehavior = 'auto';"
+        "const v = document.querySelector('#spatial-chunks .viewer');"
+        "window.scrollTo(0, v.getBoundingClientRect().top + scrollY - 40);"
+    )
+    time, viewer = box(opened, "#spatial-chunks .time"), box(opened, "#spatial-chunks .viewer")
+    assert viewer["top"] < time["bottom"], "they do not meet, so this shows nothing"
+    front = opened.execute_script(
+        "return document.elementFromPoint(arguments[0], arguments[1])"
+        ".closest('.time, .viewer, .top').className",
+        time["left"] + 30,
+        time["bottom"] - 4,
+    )
+    assert front == "viewer"
+
+
+@pytest.mark.parametrize("width", [390, 900, 1280])
+def test_the_track_says_what_its_mark_is(opened: webdriver.Chrome, width: int) -> None:
+    device = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
+    try:
+        scale = box(opened, ".g-scale span:first-child")
+        track, mark = box(opened, ".g-track"), box(opened, ".g-mark")
+        at = track["left"] + 0.2 * track["width"]
+        assert scale["height"] > 0, "the track has no header"
+        for words in (scale, mark):
+            assert abs((words["left"] + words["right"]) / 2 - at) < 3
+        assert opened.find_element(By.CSS_SELECTOR, ".g-mark").text == "constant"
+        # Nothing is cut off: every figure's labels keep 10 pixels.
+        smallest = opened.execute_script(
+            "return Math.min(...[...document.querySelectorAll('main svg text')].filter("
+            "(t) => t.getClientRects().length).map((t) => parseFloat(getComputedStyle(t).fontSize)"
+            " * Math.hypot(t.getScreenCTM().a, t.getScreenCTM().b)))"
+        )
+        assert smallest >= 9.9
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_no_console_error_and_no_request_to_any_host(opened: webdriver.Chrome) -> None:
     """Last of the tests on this page: it judges everything that happened before."""
     console = [e for e in opened.get_log("browser") if e["level"] in {"SEVERE", "WARNING"}]

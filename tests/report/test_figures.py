@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,9 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from situs.observation import PANELS, LinesPanel, Panel, ScatterPanel
-from situs.report import figures, style
+from situs import text
+from situs.methods.planes import scoring
+from situs.observation import PANELS, BoxesPanel, LinesPanel, OverlayPanel, Panel, ScatterPanel
+from situs.report import figures, scene, style
+from situs.report.figures.boxes import roles_of
 from situs.report.figures.lines import clip, line_errors, upright
+from situs.report.figures.training import loss_tiles
 
 ALL = samples.panels(np.random.default_rng(0))
 
@@ -125,6 +130,70 @@ def test_lines_are_clipped_and_their_errors_are_physical() -> None:
     slanted = np.asarray([0.25, -1.0, 0.0]) / np.hypot(0.25, 1)
     angle, _ = line_errors(slanted, np.asarray([0, 1.0, 0]), (8, 10), (4.0, 1.0))
     assert angle == pytest.approx(45.0)
+
+
+def test_a_line_s_figure_says_what_its_score_counts() -> None:
+    """Lines that cross in the middle are not 0 mm apart; the figure and the score agree."""
+    true = np.asarray([[0.0, 1.0, -15.5]])
+    crossing = np.asarray([[1.0, 0.0, -15.5]])
+    pixel = np.asarray([6.0])
+    scored = scoring.line_errors(crossing[None], true[None], np.ones((1, 1), bool), (32, 32), pixel)
+    drawn = line_errors(crossing[0], true[0], (32, 32), (6.0, 6.0))
+    assert drawn == pytest.approx((scored.angle_deg.item(), scored.distance_mm.item()))
+    assert drawn[1] == pytest.approx(32 * 6 / 4)
+
+
+def test_views_are_told_apart_in_figures_and_scenes() -> None:
+    panel = ALL["boxes"]
+    assert isinstance(panel, BoxesPanel)
+    roles = roles_of(panel)
+    colours = [style.on_scan(role) for role in roles]
+    assert len({*colours[:2]}) == 2, "view 1 and view 2 have one colour"
+    assert roles[2:] == list(panel.roles[2:])
+    built = scene.build(panel, scene.Assets())
+    assert built is not None
+    views = {layer.name: layer.colour for layer in built.layers if layer.name.startswith("view")}
+    assert len(set(views.values())) == len(views) == 2
+
+
+def test_matches_show_few_by_number_and_the_miss_of_all() -> None:
+    panel = ALL["matches"]
+    _, left, found, miss = figures.draw(panel)
+    # Nine points lie in the slice; numbered are three that are found best and three worst.
+    assert "9 positions matched between two axial slices" in left.alt
+    assert left.alt.endswith("; 6 are numbered")
+    assert "where the network puts them" in found.alt
+    assert "mm on average" in miss.heading
+
+
+def test_errors_of_labels_are_a_map_with_their_volumes() -> None:
+    panel = ALL["labels"]
+    assert isinstance(panel, OverlayPanel)
+    assert panel.true is not None
+    tiles = figures.draw(panel)
+    assert [t.heading for t in tiles if t.heading.startswith("errors")] == [
+        f"errors, {plane}, worst slice" for plane in ("axial", "coronal", "sagittal")
+    ]
+    missed = ((panel.overlay == 0) & (panel.true > 0)).sum() * 0.027
+    assert any(f"missed: {text.number(float(missed))} ml" in t.alt for t in tiles)
+    perfect = figures.draw(replace(panel, overlay=panel.true))
+    assert not any("errors" in t.heading for t in perfect)
+
+
+def test_curves_name_their_axes() -> None:
+    (tile,) = loss_tiles({"run": {"step": np.arange(5.0), "loss/total": np.ones(5)}})
+    assert ">step</text>" in tile.svg
+    assert ">loss</text>" in tile.svg
+
+
+@pytest.mark.parametrize("kind", sorted(ALL))
+def test_no_label_is_smaller_than_ten_pixels(kind: str) -> None:
+    for tile in figures.draw(ALL[kind]):
+        sizes = [
+            float(size) for size in re.findall(r"font(?:-size)?: (?:bold )?([\d.]+)px", tile.svg)
+        ]
+        assert min(sizes, default=10.0) >= 10
+        assert tile.wide or tile.width <= 330, "would be shrunk on a phone"
 
 
 @settings(max_examples=40, deadline=None)

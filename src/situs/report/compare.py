@@ -71,7 +71,6 @@ def score_table(named: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
             {
                 "label": verdicts.label(one),
                 "direction": verdicts.direction(one),
-                "chance": text.quantity(one.chance, one.unit),
                 "cells": [_cell(found.get(name), best) for name in named],
             }
         )
@@ -80,12 +79,13 @@ def score_table(named: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
 
 def _cell(score: Score | None, best: float | None) -> dict[str, Any]:
     if score is None:
-        absent = {"verdict": "unknown", "words": "not observed", "explained": ""}
+        absent = {"levels": (), "verdict": "unknown", "words": "not observed", "explained": ""}
         return {"text": "–", "best": False, **absent}
     explained = verdicts.explanation(score)
     return {
         "text": text.quantity(score.value, score.unit),
         "best": score.value == best,
+        "levels": summary.levels(score),
         "verdict": verdicts.mark(score),
         "words": "; ".join(filter(None, (verdicts.judged(score), explained))),
         "explained": explained if verdicts.told_first(score) else "",
@@ -101,8 +101,21 @@ def differing_settings(configs: Mapping[str, Mapping[str, Any]]) -> list[tuple[s
         values = [flat[name].get(key, "–") for name in configs]
         if key not in _OWN and len(set(map(str, values))) > 1:
             shown = text.without_folders(values, key.rpartition(".")[2])
-            rows.append((text.printable(key), [text.printable(str(v)) for v in shown]))
+            rows.append((text.printable(key), [text.printable(_said(v)) for v in shown]))
     return rows
+
+
+def _said(value: Any) -> str:
+    """A setting as a person would write it, not as Python prints it."""
+    if value is None or value in ("", [], ()):
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_said(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_said, value))
+    return str(value)
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

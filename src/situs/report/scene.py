@@ -30,8 +30,9 @@ from situs.observation import (
 from situs.observation.panels import Array
 from situs.report import mesh, style
 from situs.report.figures import anatomy
+from situs.report.figures.boxes import roles_of
 from situs.report.figures.lines import clip
-from situs.report.figures.overlay import on_grid
+from situs.report.figures.overlay import ERRORS, error_kinds, on_grid
 
 _LABEL_INTENT = 1002
 _RGBA = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
@@ -152,14 +153,15 @@ def _boxes(panel: BoxesPanel, assets: Assets) -> Scene | None:
     layers = [_scan_layer(panel.volume, assets)]
     radius = _radius(panel.volume)
     affine = np.asarray(panel.volume.affine, float)
-    for name, role in dict.fromkeys(zip(panel.names, panel.roles, strict=True)):
+    roles = roles_of(panel)
+    for name, role in dict.fromkeys(zip(panel.names, roles, strict=True)):
         chosen = [
             mesh.box(affine, start - 0.5, start - 0.5 + size, radius, role in _DASHED)
             for start, size, n, r in zip(
                 np.asarray(panel.start_vox, float),
                 np.asarray(panel.size_vox, float),
                 panel.names,
-                panel.roles,
+                roles,
                 strict=True,
             )
             if (n, r) == (name, role)
@@ -276,7 +278,6 @@ _SCENES: dict[str, Callable[[Any, Assets], Scene | None]] = {
     "images": _images,
 }
 _DASHED = {"predicted", "wrong", "chunk"}
-_ERRORS = ("none", "missed", "found where there is none", "another class")
 
 
 def _map_layer(name: str, values: Array, on: bool, panel: OverlayPanel, assets: Assets) -> Layer:
@@ -304,9 +305,9 @@ def _errors_layer(panel: OverlayPanel, assets: Assets) -> Layer:
     """Where predicted and true labels differ, and how."""
     predicted, affine = _placed(np.rint(panel.overlay), panel)
     true, _ = _placed(np.rint(np.asarray(panel.true)), panel)
-    kinds = np.select([predicted == true, predicted == 0, true == 0], [0, 1, 2], default=3)
+    kinds = error_kinds(predicted, true)
     asset = _label_asset(kinds, affine, assets) if kinds.any() else ""
-    return Layer("errors", "labels", asset, False, 0.8, labels=_ERRORS, palette=style.ERRORS)
+    return Layer("errors", "labels", asset, False, 0.8, labels=ERRORS, palette=style.ERRORS)
 
 
 def _placed(values: Array, panel: OverlayPanel) -> tuple[Array, Array]:

@@ -36,6 +36,10 @@ class Detail:
         return [steps[n] for n in sorted(at)]
 
 
+# Figures up to this width in pixels stand two in a row.
+_SHARED_ROW = 450
+
+
 @dataclass(frozen=True)
 class PanelView:
     """A panel's figures: step → tiles."""
@@ -43,6 +47,12 @@ class PanelView:
     title: str
     caption: str
     tiles: dict[int, list[Tile]]
+
+    @property
+    def broad(self) -> bool:
+        """Whether its figures need a whole row; others share one."""
+        widths = [sum(t.width for t in step if not t.wide) for step in self.tiles.values()]
+        return max(widths, default=0) > _SHARED_ROW
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,12 @@ class TaskSection:
     panels: list[PanelView]
     more: list[PanelView]
     scenes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def lone(self) -> PanelView | None:
+        """The narrow figure that no other one is left to stand beside."""
+        narrow = [panel for panel in self.panels if not panel.broad]
+        return narrow[-1] if len(narrow) % 2 else None
 
     @property
     def viewer(self) -> list[str]:

@@ -45,6 +45,9 @@ TONES = {
         Tone("right", "#010107", "#00795f", "#3fd1ac", "#3fe0b8"),
         Tone("wrong", "#010108", "#b3246b", "#ff7fb8", "#ff7ab6"),
         Tone("view", "#010109", "#5b4bb7", "#b3a6ff", "#cbbdff"),
+        # Views that stand beside one another: every one its own.
+        Tone("view-2", "#01010c", "#4c7a00", "#b9e35c", "#c3f05a"),
+        Tone("view-3", "#01010d", "#8c4a3c", "#e8b4a6", "#f6d5cb"),
         Tone("chunk", "#01010a", "#8a6d00", "#e8c547", "#f5d76a"),
         Tone("guess", "#01010b", "#7d8894", "#8793a0", "#aab4be"),
     )
@@ -57,9 +60,13 @@ LINES: dict[str, dict[str, Any]] = {
     "right": {"linestyle": "-", "linewidth": 1.4},
     "wrong": {"linestyle": (0, (1.2, 1.6)), "linewidth": 1.4},
     "view": {"linestyle": "-", "linewidth": 1.1},
+    "view-2": {"linestyle": (0, (7, 1.2)), "linewidth": 1.4},
+    "view-3": {"linestyle": (0, (6, 1.2, 1.2, 1.2)), "linewidth": 1.4},
     "chunk": {"linestyle": (0, (5, 1.5)), "linewidth": 1.2},
     "guess": {"linestyle": (0, (1, 1.5)), "linewidth": 1.2},
 }
+VIEWS = ("view", "view-2", "view-3")
+"""Roles of the first, second, third view; they repeat after the last."""
 MARKERS = {"true": "o", "predicted": "D", "right": "o", "wrong": "X"}
 
 # Series that mean nothing in particular (loss terms, axes): the Okabe-Ito order without the
@@ -83,9 +90,9 @@ _RC: dict[str, Any] = {
     "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10.0,
-    "axes.titlesize": 10.5,
-    "axes.labelsize": 10.0,
+    "font.size": 11.0,
+    "axes.titlesize": 11.5,
+    "axes.labelsize": 11.0,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -100,8 +107,8 @@ _RC: dict[str, Any] = {
     "ytick.color": TONES["rule"].placeholder,
     "xtick.labelcolor": TONES["muted"].placeholder,
     "ytick.labelcolor": TONES["muted"].placeholder,
-    "xtick.labelsize": 9.0,
-    "ytick.labelsize": 9.0,
+    "xtick.labelsize": 11.0,
+    "ytick.labelsize": 11.0,
     "xtick.major.size": 3.0,
     "ytick.major.size": 3.0,
     "grid.color": TONES["rule"].placeholder,
@@ -135,7 +142,7 @@ def figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def axes(
-    figure: Figure, left: float = 46, bottom: float = 34, right: float = 8, top: float = 6
+    figure: Figure, left: float = 50, bottom: float = 38, right: float = 8, top: float = 6
 ) -> Axes:
     """Axes that fill a figure but for margins in CSS pixels.
 
@@ -159,7 +166,7 @@ def colour_bar(figure: Figure, of: Axes, image: ScalarMappable) -> None:
     own = figure.add_axes((place.x1 + 8 / width, place.y0, 7 / width, place.height))
     bar = figure.colorbar(image, cax=own)
     bar.outline.set_visible(False)
-    own.tick_params(length=0, labelsize=8.5, pad=2)
+    own.tick_params(length=0, labelsize=10.5, pad=2)
     own.yaxis.set_major_locator(MaxNLocator(5))
 
 

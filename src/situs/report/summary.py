@@ -35,6 +35,8 @@ class Gauge:
         skill: 0 at the reference, 1 at perfect, clipped for drawing; None where unknown.
         first: The same at the first observed step.
         better: Direction.
+        mark: What the mark on the track is: ``"guessing"`` or ``"constant"``; empty where there
+            is no track.
     """
 
     label: str
@@ -45,6 +47,7 @@ class Gauge:
     skill: float | None
     first: float | None
     better: str
+    mark: str = ""
 
 
 def headline(run: RunFolder) -> str:
@@ -186,8 +189,9 @@ def _modalities(run: RunFolder) -> str:
     return f"{' and '.join(known)} " if 0 < len(known) <= 3 else ""
 
 
-def _gauge(score: Score, first: Score | None) -> Gauge:
-    shown = [
+def levels(score: Score) -> tuple[str, ...]:
+    """Everything that the score is compared with, in words: ``("guessing 44 mm", …)``."""
+    return tuple(
         f"{name} {text.quantity(value, score.unit)}"
         for name, value in (
             ("guessing", score.chance),
@@ -198,18 +202,29 @@ def _gauge(score: Score, first: Score | None) -> Gauge:
             ("collapsed features", score.collapsed),
         )
         if value is not None
-    ]
+    )
+
+
+def _gauge(score: Score, first: Score | None) -> Gauge:
     judged = verdicts.verdict(score)
     return Gauge(
         label=verdicts.label(score),
         value=text.quantity(score.value, score.unit),
-        reference=tuple(shown),
+        reference=levels(score),
+        mark=_mark(score),
         verdict=verdicts.mark(score),
         words=verdicts.judged(score),
         skill=None if judged == "given" else _clipped(verdicts.skill(score)),
         first=_clipped(verdicts.skill(first)) if first else None,
         better=verdicts.direction(score),
     )
+
+
+def _mark(score: Score) -> str:
+    against = verdicts.reference(score)
+    if against is None or verdicts.skill(score) is None or score.by_construction:
+        return ""
+    return "guessing" if against[0] == "guessing" else "constant"
 
 
 def _clipped(skill: float | None) -> float | None:

@@ -26,8 +26,8 @@ from situs.observation import (
 from situs.views.source import Source
 from situs.views.subvolume import crop_affine
 
-_ARROWS = 24  # matches drawn in one figure
-_PLAN_TOKENS = 256  # above it, the transport plan is shown for the middle slice only
+_MATCHES = 128  # kept for one figure, whole slices of tokens first
+_PLAN_TOKENS = 256  # above it, the transport plan is shown for one pair of slices only
 
 
 def measure(seen: Look, batch: Batch) -> list[Measured]:
@@ -161,11 +161,15 @@ def _crops(similarity: Tensor, scores: Scores) -> Section:
 
 def _arrows(seen: Look, b: int, pair: tuple[Volume, Volume]) -> MatchesPanel:
     matched = seen.matched[b].nonzero()[:, 0]
-    spread = np.linspace(0, max(0, len(matched) - 1), min(_ARROWS, len(matched))).round()
-    picked = matched[torch.as_tensor(spread, dtype=torch.long, device=matched.device)]
+    place = matched % seen.grid[2]
+    fullest = torch.bincount(place, minlength=seen.grid[2])[place].argsort(
+        descending=True, stable=True
+    )
+    picked = matched[fullest[:_MATCHES].sort().values]
     return MatchesPanel(
         title=f"Matches of region {b + 1}",
-        caption="From each place in the region to where the network finds it in the moved copy.",
+        caption="Numbers: the places that are found best and worst, in the region and in the moved "
+        "copy. The map shows how far off every place of the slice is.",
         left=pair[0],
         right=pair[1],
         left_vox=seen.to_vox(seen.centres[picked]),
@@ -176,22 +180,36 @@ def _arrows(seen: Look, b: int, pair: tuple[Volume, Volume]) -> MatchesPanel:
 
 
 def _plan_panel(seen: Look) -> MatrixPanel:
-    plan = seen.plan
-    tokens = torch.arange(int(np.prod(seen.grid)), device=plan.device)
+    """The transport plan of the sample, and of the slices, that hold most true matches."""
+    matches = seen.problem.matches[: len(seen.plan)]
+    b = int(matches.flatten(1).sum(1).argmax())
+    rows = columns = torch.arange(int(np.prod(seen.grid)), device=matches.device)
     where = ""
-    if len(tokens) > _PLAN_TOKENS:
-        tokens = tokens.reshape(seen.grid)[:, :, seen.grid[2] // 2].flatten()
-        where = " of the middle slice"
+    if len(rows) > _PLAN_TOKENS:
+        near, far = fullest_slices(matches[b], seen.grid)
+        rows, columns = (rows.reshape(seen.grid)[:, :, at].flatten() for at in (near, far))
+        where = f", of the slices that share most matches ({near + 1} and {far + 1})"
     return MatrixPanel(
-        title="Transport plan of region 1",
+        title=f"Transport plan of region {b + 1}",
         caption=(
             f"Rows are tokens of the region, columns tokens of the moved copy{where}. Where every "
             "match is right and certain, the plan equals the true one."
         ),
-        predicted=to_numpy(plan[0][tokens[:, None], tokens]),
-        true=to_numpy(seen.problem.matches[0][tokens[:, None], tokens]),
+        predicted=to_numpy(seen.plan[b][rows[:, None], columns]),
+        true=to_numpy(matches[b][rows[:, None], columns]),
         unit="",
     )
+
+
+def fullest_slices(matches: Tensor, grid: tuple[int, int, int]) -> tuple[int, int]:
+    """Slices of the region and of the moved copy that share most of ``matches (N, N)``.
+
+    The middle slice of one may have moved out of the other's, and then shares none.
+    """
+    x, y, z = grid
+    shared = matches.reshape(x * y, z, x * y, z).sum((0, 2))
+    near, far = divmod(int(shared.argmax()), z)
+    return near, far
 
 
 def _volumes(config: S2dcConfig, batch: Batch, b: int, source: Source) -> tuple[Volume, Volume]:

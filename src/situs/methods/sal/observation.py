@@ -90,8 +90,8 @@ def _matches_panel(found: Matches, batch: Batch, sample: int, source: Source) ->
     return MatchesPanel(
         title=f"Matches in {source.key}, slices {gap:.1f} mm apart",
         caption=(
-            "Lines join a position to its best match. Right ones end within two positions of the "
-            "true place."
+            "Numbers: the best and the worst matches, in the slice and in its neighbour. Right "
+            "ones end within two positions of the true place; the map shows how far off all are."
         ),
         left=_volume(images[0], planes[0], "slice"),
         right=_volume(images[1], planes[1], "near slice"),

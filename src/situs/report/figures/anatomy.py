@@ -179,7 +179,7 @@ def views_at(volume: Canonical, point_vox: Array | None = None) -> list[SliceVie
 
 
 # Around an image: tick labels on the left, ticks and "mm" below.
-_LEFT, _BOTTOM, _EDGE = 30.0, 27.0, 2.0
+_LEFT, _BOTTOM, _EDGE = 36.0, 31.0, 2.0
 
 
 def figure_size(
@@ -263,7 +263,7 @@ def directions(axes: Axes, to_left: Array, up: Array) -> None:
             letters(direction),
             transform=axes.transAxes,
             color="#ffffff",
-            fontsize=10,
+            fontsize=11,
             fontweight="bold",
             ha=ha,
             va=va,
@@ -290,7 +290,7 @@ def _scale_bar(axes: Axes, view: SliceView) -> None:
         xytext=(0, 2.5),
         textcoords="offset points",
         color="#ffffff",
-        fontsize=9,
+        fontsize=11,
         ha="center",
         va="bottom",
         path_effects=HALO,

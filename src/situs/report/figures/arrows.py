@@ -28,8 +28,8 @@ def tiles(panel: ArrowsPanel) -> list[Tile]:
         with style.figure(*anatomy.figure_size(view)) as figure:
             axes = anatomy.image_axes(figure)
             anatomy.draw_slice(axes, view)
-            for a, b in zip(low, high, strict=True):
-                boxes.draw_box(axes, view, a, b, "view")
+            for n, (a, b) in enumerate(zip(low, high, strict=True)):
+                boxes.draw_box(axes, view, a, b, style.VIEWS[n % len(style.VIEWS)])
             for role, ends in (("true", true), ("predicted", predicted)):
                 _arrows(axes, view, start, ends, role)
             for n, point in enumerate(view.plot(start)):
@@ -37,7 +37,7 @@ def tiles(panel: ArrowsPanel) -> list[Tile]:
                     str(n + 1),
                     point,
                     color="#ffffff",
-                    fontsize=10,
+                    fontsize=11,
                     fontweight="bold",
                     ha="center",
                     va="center",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,18 +24,29 @@ def tiles(panel: BoxesPanel) -> list[Tile]:
     volume = anatomy.of(panel.volume)
     low, high = canonical_boxes(volume, panel.start_vox, panel.size_vox)
     centre = 0.5 * (low + high).mean(axis=0) if len(low) else None
-    roles = list(dict.fromkeys(panel.roles))
+    roles = roles_of(panel)
     out = []
     for view in anatomy.views_at(volume, centre):
         with style.figure(*anatomy.figure_size(view)) as figure:
             axes = anatomy.image_axes(figure)
             anatomy.draw_slice(axes, view)
-            for a, b, name, role in zip(low, high, panel.names, panel.roles, strict=True):
-                draw_box(axes, view, a, b, role, name if role == "view" else "")
+            for a, b, name, role in zip(low, high, panel.names, roles, strict=True):
+                draw_box(axes, view, a, b, role, name if role in style.VIEWS else "")
             listed = ", ".join(dict.fromkeys(text.printable(n) for n in panel.names))
             alt = f"{panel.title}: {anatomy.describe(view)} with the boxes {listed}"
             out.append(tile(figure, alt, view.plane))
-    return [legend(roles), *out]
+    named = dict(zip(roles, map(text.printable, panel.names), strict=True))
+    return [legend(list(dict.fromkeys(roles)), named), *out]
+
+
+def roles_of(panel: BoxesPanel) -> list[str]:
+    """Role of each box; views, told apart by name, have one each (:data:`style.VIEWS`)."""
+    pairs = list(zip(panel.names, panel.roles, strict=True))
+    views = list(dict.fromkeys(name for name, role in pairs if role == "view"))
+    return [
+        style.VIEWS[views.index(name) % len(style.VIEWS)] if role == "view" else role
+        for name, role in pairs
+    ]
 
 
 def canonical_boxes(
@@ -72,7 +83,7 @@ def draw_box(
             xytext=(3, -3),
             textcoords="offset points",
             color=style.on_scan(known),
-            fontsize=9,
+            fontsize=11,
             ha="left",
             va="top",
             path_effects=anatomy.HALO,
@@ -90,10 +101,17 @@ _MEANING = {
 }
 
 
-def legend(roles: list[str], markers: bool = False) -> Tile:
-    """What the line styles of these roles mean, as a tile of its own above the slices."""
-    known = [role for role in roles if role in _MEANING]
-    names = [_MEANING[role] for role in known]
+def legend(roles: list[str], views: Mapping[str, str] | None = None, markers: bool = False) -> Tile:
+    """What the line styles of these roles mean, as a tile of its own above the slices.
+
+    Args:
+        roles: In order.
+        views: Role → name, for views that are told apart.
+        markers: Whether points carry the roles' markers.
+    """
+    views = {role: name for role, name in (views or {}).items() if role in style.VIEWS}
+    known = [role for role in roles if role in _MEANING or role in views]
+    names = [views.get(role) or _MEANING[role] for role in known]
     handles = [
         Line2D(
             [],
@@ -112,7 +130,7 @@ def legend(roles: list[str], markers: bool = False) -> Tile:
 def legend_tile(handles: Sequence[Artist], alt: str) -> Tile:
     """Handles in one row, as a tile that stands above the images."""
     longest = max((len(str(h.get_label())) for h in handles), default=0)
-    with style.figure((60 + 7.0 * longest) * max(len(handles), 1), 20) as figure:
+    with style.figure((64 + 7.4 * longest) * max(len(handles), 1), 20) as figure:
         figure.legend(
             handles=handles,
             loc="center left",

@@ -15,7 +15,7 @@ def tiles(panel: CurvePanel) -> list[Tile]:
     x = np.asarray(panel.x, dtype=float)
     series = np.atleast_2d(np.asarray(panel.series, dtype=float))
     names = [text.printable(name) for name in panel.names]
-    with style.figure(420, 260) as figure:
+    with style.figure(320, 240) as figure:
         axes = style.axes(figure)
         axes.grid(alpha=0.6)
         for n, (values, name) in enumerate(zip(series, names, strict=True)):

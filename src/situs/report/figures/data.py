@@ -43,7 +43,7 @@ def axis_histogram(values: Array, quantity: str, unit: str) -> Tile:
         _finish(axes, f"{quantity} ({unit})", "scans")
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_ylim(0, 1.42 * axes.get_ylim()[1])
-        axes.legend(loc="upper center", handlelength=1.8, ncols=3, columnspacing=0.9, fontsize=9)
+        axes.legend(loc="upper center", handlelength=1.8, ncols=3, columnspacing=0.9, fontsize=10.5)
         median = " × ".join(text.number(float(m)) for m in np.nanmedian(values, axis=0))
         alt = f"Histogram of {quantity} along each axis of {len(values)} scans; median {median}"
         return tile(figure, f"{alt} {unit}", quantity)

@@ -102,7 +102,7 @@ def _one(panel: LinesPanel, image: Array, n: int, name: str, heat: Array | None)
         inner, height = _TALLEST * columns * dx / (rows * dy), _TALLEST
     extent = (-0.5 * dx, (columns - 0.5) * dx, (rows - 0.5) * dy, -0.5 * dy)
     low, high = anatomy.window(image)
-    with style.figure(inner + 32, height + 29) as figure:
+    with style.figure(inner + 38, height + 33) as figure:
         axes = anatomy.image_axes(figure)
         axes.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, aspect="equal")
         if heat is not None and np.isfinite(heat).any():
@@ -112,7 +112,7 @@ def _one(panel: LinesPanel, image: Array, n: int, name: str, heat: Array | None)
             _line(axes, np.asarray(line, float), image.shape, panel.spacing, role)
         if np.isfinite([*panel.true[n], *panel.predicted[n]]).all():
             angle, distance = line_errors(
-                panel.predicted[n], panel.true[n], image.shape, panel.spacing
+                panel.predicted[n], panel.true[n], (rows, columns), panel.spacing
             )
         axes.set_xlim(extent[0], extent[1])
         axes.set_ylim(extent[2], extent[3])
@@ -123,48 +123,36 @@ def _one(panel: LinesPanel, image: Array, n: int, name: str, heat: Array | None)
             anatomy.directions(axes, -right, -down)
         missed = "no line to compare"
         if angle is not None:
-            missed = f"{text.quantity(angle, '°')}, {text.quantity(distance, 'mm')} off"
+            missed = f"off by {text.quantity(angle, '°')} and {text.quantity(distance, 'mm')}"
         alt = f"{panel.title}: line of {name} over the image, predicted and true; {missed}"
         return tile(figure, alt, f"{name}: {missed}")
 
 
 def clip(line: Array, shape: tuple[int, ...]) -> np.ndarray | None:
     """The two ends ``(2, 2)`` (column, row) of a line inside an image, or None if it misses."""
-    if not np.isfinite(line).all():
-        return None
-    a, b, c = line
-    rows, columns = shape[0] - 0.5, shape[1] - 0.5
-    ends = []
-    for x in (-0.5, columns):
-        if abs(b) > 1e-12 and -0.5 <= (y := -(a * x + c) / b) <= rows:
-            ends.append((x, y))
-    for y in (-0.5, rows):
-        if abs(a) > 1e-12 and -0.5 <= (x := -(b * y + c) / a) <= columns:
-            ends.append((x, y))
-    if len(ends) < 2:
-        return None
-    points = np.asarray(ends)
-    far = int(np.linalg.norm(points - points[0], axis=1).argmax())
-    return points[[0, far]] if far else None
+    from situs.geometry.lines import clip_lines  # noqa: PLC0415 - imports torch
+
+    ends, inside = clip_lines(line, shape)
+    return ends if inside else None
 
 
 def line_errors(
-    predicted: Array, true: Array, shape: tuple[int, ...], spacing: tuple[float, float]
+    predicted: Array, true: Array, shape: tuple[int, int], spacing: tuple[float, float]
 ) -> tuple[float, float]:
-    """Angle in degrees and distance in mm of two lines, measured in physical space.
+    """Angle in degrees and distance in mm of two lines: what the scores are means of.
 
-    The distance is that of the predicted line from the middle of the true one in the image.
+    The distance is the mean over the true line's part in the image of the distance from the
+    predicted line; two lines that cross in its middle are not 0 mm apart.
     """
-    dy, dx = spacing
-    normals = []
-    for a, b, c in (predicted, true):
-        vector = np.asarray([a / dx, b / dy, c], dtype=float)
-        normals.append(vector / np.hypot(*vector[:2]))
-    p, t = normals
-    cosine = float(np.clip(abs(p[:2] @ t[:2]), 0, 1))
-    ends = clip(np.asarray(true, float), shape)
-    middle = ends.mean(axis=0) if ends is not None else np.asarray([shape[1] / 2, shape[0] / 2])
-    return float(np.degrees(np.arccos(cosine))), float(abs(p[:2] @ (middle * [dx, dy]) + p[2]))
+    from situs.geometry.lines import (  # noqa: PLC0415 - imports torch
+        line_angle_deg,
+        line_offset_mm,
+    )
+
+    return (
+        float(line_angle_deg(predicted, true, spacing)),
+        float(line_offset_mm(predicted, true, shape, spacing)),
+    )
 
 
 def _line(

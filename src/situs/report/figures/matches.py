@@ -1,10 +1,11 @@
-"""Positions matched between two volumes or two slices, right and wrong told apart by shape."""
+"""Positions matched between two volumes or slices: the best, the worst, how far all miss."""
 
 from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import ConnectionPatch
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 
 from situs import text
 from situs.observation import MatchesPanel
@@ -13,51 +14,47 @@ from situs.report import style
 from situs.report.figures import anatomy, boxes
 from situs.report.svg import Tile, tile
 
-# More lines than this would hide the anatomy.
-_MOST_LINES = 24
-_BETWEEN = 20.0
+# Of the best and of the worst matches: more would hide the anatomy.
+_EACH = 3
+# Points of a slice that the map is drawn from; others lie in other slices.
+_FEWEST_NEAR = 24
 
 
 def tiles(panel: MatchesPanel) -> list[Tile]:
-    """The two images side by side with a line from each point to where the network puts it."""
+    """A few best and worst matches by number in both images, and the miss of all as a map."""
     left, right = anatomy.of(panel.left), anatomy.of(panel.right)
     points = left.points(np.asarray(panel.left_vox, float).reshape(-1, 3))
     found = right.points(np.asarray(panel.predicted_vox, float).reshape(-1, 3))
     true = right.points(np.asarray(panel.true_vox, float).reshape(-1, 3))
     good = np.asarray(panel.right_or_wrong, dtype=bool).ravel()
+    miss = np.linalg.norm((found - true) * right.spacing, axis=1)
     planes = [
         p for p in anatomy.planes_of(left.array.shape) if p in anatomy.planes_of(right.array.shape)
     ]
     plane = _busiest_plane(planes or list(anatomy.planes_of(left.array.shape))[:1], points)
     axis = anatomy.slice_view(left, plane).axes[0]
-    at = float(np.median(points[:, axis])) if len(points) else None
-    chosen = _spread(points, axis, at, good)
+    at = _fullest(points[:, axis])
+    near = _near(points[:, axis], at)
+    few = near[_best_and_worst(miss[near])]
     view_l = anatomy.slice_view(left, plane, at)
-    there = found[chosen][:, axis] if len(chosen) else np.asarray([np.nan])
+    there = found[few][:, axis] if len(few) else np.asarray([np.nan])
     view_r = anatomy.slice_view(
         right, plane, float(np.nanmedian(there)) if np.isfinite(there).any() else None
     )
-    wide, high = anatomy.figure_size(view_l, width=290, tallest=330)
-    wide_r, high_r = anatomy.figure_size(view_r, width=290, tallest=330)
-    with style.figure(wide + wide_r + _BETWEEN, max(high, high_r)) as figure:
-        one = anatomy.image_axes(figure, right=wide_r + _BETWEEN)
-        # Its numbers stand on the right, where no line crosses them.
-        two = style.axes(figure, wide + _BETWEEN, 27, 32, 2)
-        anatomy.draw_slice(one, view_l)
-        anatomy.draw_slice(two, view_r)
-        two.yaxis.tick_right()
-        _lines(one, two, view_l.plot(points[chosen]), view_r.plot(found[chosen]), good[chosen])
-        wrong = chosen[~good[chosen]]
-        _truth(two, view_r.plot(true[wrong]), view_r.plot(found[wrong]))
-        share = text.quantity(100 * float(good.mean()) if good.size else None, "%")
-        alt = (
-            f"{panel.title}: {len(good)} positions matched between two {plane} slices, "
-            f"{share} of them right; {len(chosen)} are drawn"
-        )
-        heading = f"{plane}: {int(good.sum())} of {len(good)} right, {len(chosen)} drawn"
-        picture = tile(figure, alt, heading)
-    roles = ["right", "wrong", *(["true"] if len(wrong) else [])]
-    return [boxes.legend(roles, markers=True), picture]
+    share = text.quantity(100 * float(good.mean()) if good.size else None, "%")
+    words = (
+        f"{panel.title}: {len(good)} positions matched between two {plane} slices, {share} right"
+    )
+    out = [
+        _numbered(view_l, points[few], good[few], None, f"{words}; {len(few)} are numbered",
+                  f"{plane}: {int(good.sum())} of {len(good)} right"),
+        _numbered(view_r, found[few], good[few], true[few], f"{words}; where the network puts them",
+                  "where the network finds them"),
+    ]  # fmt: skip
+    if np.isfinite(miss[near]).any():
+        out.append(_miss_map(view_l, points[near], miss[near], words))
+    roles = ["right", "wrong", *(["true"] if len(few) and not good[few].all() else [])]
+    return [boxes.legend(roles, markers=True), *out]
 
 
 def _busiest_plane(planes: list[str], points: Array) -> str:
@@ -68,53 +65,97 @@ def _busiest_plane(planes: list[str], points: Array) -> str:
     return min(planes, key=lambda p: len(np.unique(np.round(points[:, normal[p]], 1))))
 
 
-def _spread(points: Array, axis: int, at: float | None, good: Array) -> np.ndarray:
-    """Up to :data:`_MOST_LINES` points near the slice, right and wrong in their true proportion."""
+def _fullest(places: Array) -> float | None:
+    """The place along an axis at which most points lie; the median where none share one."""
+    if not len(places):
+        return None
+    values, counts = np.unique(np.round(places, 1), return_counts=True)
+    return float(values[counts.argmax()] if counts.max() > 1 else np.median(places))
+
+
+def _near(places: Array, at: float | None) -> np.ndarray:
+    """Indices of the points in the slice, or of the nearest where it holds few."""
     if at is None:
         return np.zeros(0, dtype=int)
-    order = np.argsort(np.abs(points[:, axis] - at), kind="stable")
-    near = order[: max(_MOST_LINES, np.count_nonzero(np.abs(points[:, axis] - at) < 1.0))]
-    near = np.sort(near)
-    if len(near) <= _MOST_LINES:
-        return near
-    picked: list[int] = []
-    for kind in (True, False):
-        of_kind = near[good[near] == kind]
-        count = round(_MOST_LINES * len(of_kind) / len(near))
-        if count:
-            picked += of_kind[np.linspace(0, len(of_kind) - 1, count).astype(int)].tolist()
-    return np.asarray(picked, dtype=int)
+    distance = np.abs(places - at)
+    inside = np.flatnonzero(distance < 1.0)
+    if len(inside) >= min(2 * _EACH, len(places)):
+        return inside
+    return np.sort(np.argsort(distance, kind="stable")[:_FEWEST_NEAR])
 
 
-def _lines(one: Axes, two: Axes, start: Array, end: Array, good: Array) -> None:
-    for a, b, ok in zip(start, end, good, strict=True):
-        role = "right" if ok else "wrong"
-        colour = style.on_scan(role)
-        for axes, point in ((one, a), (two, b)):
-            axes.plot(
-                *point,
-                style.MARKERS[role],
-                color=colour,
-                markersize=4.5,
-                markeredgecolor="#000000",
-                markeredgewidth=0.6,
-                zorder=5,
-            )
-        if np.isfinite([*a, *b]).all():
-            line = ConnectionPatch(
-                xyA=tuple(a),
-                xyB=tuple(b),
-                coordsA="data",
-                coordsB="data",
-                axesA=one,
-                axesB=two,
-                color=colour,
-                alpha=0.85,
-                zorder=4,
-                linestyle=style.LINES[role]["linestyle"],
-                linewidth=1.1,
-            )
-            two.add_artist(line)
+def _best_and_worst(miss: Array) -> np.ndarray:
+    """Indices of the matches that miss least, then of those that miss most; ties by place."""
+    order = np.argsort(miss, kind="stable")
+    known = order[np.isfinite(miss[order])]
+    if len(known) <= 2 * _EACH:
+        return known if len(known) else order[: 2 * _EACH]
+    return np.concatenate([known[:_EACH], known[-_EACH:]])
+
+
+def _numbered(
+    view: anatomy.SliceView, points: Array, good: Array, true: Array | None, alt: str, heading: str
+) -> Tile:
+    """Markers with numbers on a slice; with the truth, tied to where each point truly is."""
+    with style.figure(*anatomy.figure_size(view)) as figure:
+        axes = anatomy.image_axes(figure)
+        anatomy.draw_slice(axes, view)
+        if true is not None:
+            _truth(axes, view.plot(true[~good]), view.plot(points[~good]))
+        for n, (point, ok) in enumerate(zip(view.plot(points), good, strict=True), start=1):
+            if np.isfinite(point).all():
+                _marker(axes, point, str(n), "right" if ok else "wrong")
+        return tile(figure, alt, heading)
+
+
+def _marker(axes: Axes, point: Array, name: str, role: str) -> None:
+    axes.plot(
+        *point,
+        style.MARKERS[role],
+        color=style.on_scan(role),
+        markersize=5.5,
+        markeredgecolor="#000000",
+        markeredgewidth=0.6,
+        zorder=5,
+    )
+    axes.annotate(
+        name,
+        (float(point[0]), float(point[1])),
+        xytext=(5, 3),
+        textcoords="offset points",
+        color=style.on_scan(role),
+        fontsize=11,
+        fontweight="bold",
+        path_effects=anatomy.HALO,
+        zorder=6,
+    )
+
+
+def _miss_map(view: anatomy.SliceView, points: Array, miss: Array, words: str) -> Tile:
+    """The distance from the true place, as a colour at each matched position."""
+    bar = 44.0
+    wide, high = anatomy.figure_size(view, width=258 - bar)
+    known = np.isfinite(miss)
+    most = float(miss[known].max()) or 1.0
+    with style.figure(wide + bar, high) as figure:
+        axes = anatomy.image_axes(figure, right=2.0 + bar)
+        anatomy.draw_slice(axes, view)
+        scale = ScalarMappable(Normalize(0.0, most), style.HEAT)
+        x, y = view.plot(points[known]).T
+        axes.scatter(
+            x,
+            y,
+            c=scale.to_rgba(miss[known]),
+            s=34 if known.sum() < 100 else 16,
+            marker="s",
+            edgecolors="#ffffff",
+            linewidths=0.5,
+            zorder=5,
+        )
+        style.colour_bar(figure, axes, scale)
+        mean = text.quantity(float(miss[known].mean()), "mm")
+        alt = f"{words}; distance from the true place at each position, {mean} on average"
+        return tile(figure, alt, f"how far off, in mm ({mean} on average)")
 
 
 def _truth(axes: Axes, true: Array, found: Array) -> None:

@@ -14,8 +14,8 @@ from situs.report.svg import Tile, tile
 
 # Up to this many rows a cell is large enough for its number.
 _NUMBERS = 7
-_SIDE, _LEFT, _BOTTOM = 182.0, 44.0, 34.0
-_LETTER = 5.6
+_CELL, _BOTTOM = 46.0, 36.0
+_LETTER = 6.6
 
 
 def tiles(panel: MatrixPanel) -> list[Tile]:
@@ -58,12 +58,14 @@ def _tile(
 ) -> Tile:
     rows, columns = values.shape
     small = max(rows, columns) <= _NUMBERS
-    right = 4.0 if small else 42.0
-    width = _SIDE if small else _SIDE + 80
-    inner = width - _LEFT - right
+    right = 4.0 if small else 46.0
+    shown = _short(labels) if len(labels) == rows == columns and small else ["1"]
+    left = 12 + _LETTER * max(map(len, shown)) if small else 34.0
+    inner = max(_CELL * columns, 120.0) if small else 190.0
+    width = left + inner + right
     height = float(np.clip(inner * rows / columns, 60, 260)) + _BOTTOM + 4
     with style.figure(width, height) as figure:
-        axes = style.axes(figure, _LEFT, _BOTTOM, right, 4)
+        axes = style.axes(figure, left, _BOTTOM, right, 4)
         if small:
             axes.pcolormesh(
                 values,
@@ -91,12 +93,16 @@ def _tile(
         return tile(figure, alt, heading)
 
 
+def _short(labels: tuple[str, ...]) -> list[str]:
+    return [text.printable(label)[:14] for label in labels]
+
+
 def _labels(axes: Axes, labels: tuple[str, ...], rows: int, columns: int) -> None:
     if len(labels) == rows == columns and rows <= _NUMBERS:
         at = np.arange(rows) + 0.5
-        short = [text.printable(label)[:14] for label in labels]
+        short = _short(labels)
         axes.set_yticks(at, short)
-        if max(map(len, short)) * _LETTER < (_SIDE - _LEFT) / columns:
+        if max(map(len, short)) * _LETTER < _CELL:
             axes.set_xticks(at, short)
         else:
             axes.set_xticks(at, short, rotation=30, ha="right", rotation_mode="anchor")
@@ -120,6 +126,6 @@ def _numbers(axes: Axes, values: Array, colours: str, limits: tuple[float, float
             text.number(float(value)),
             ha="center",
             va="center",
-            fontsize=9.5,
+            fontsize=10.5,
             color="#101418" if bright > 0.5 else "#ffffff",
         )

@@ -22,6 +22,9 @@ from situs.report.svg import Tile, tile
 _LABELS = ListedColormap(list(style.LABELS))
 _HEAT_OPACITY = 0.5
 
+ERRORS = ("none", "missed", "found where there is none", "another class")
+"""How a label map can be wrong, in the order of ``style.ERRORS``."""
+
 
 def on_grid(overlay: Array, overlay_affine: Array | None, panel: OverlayPanel) -> Array:
     """The overlay on the volume's own voxel grid (nearest neighbour, so labels stay labels)."""
@@ -97,7 +100,39 @@ def _label_tiles(
                 f"{anatomy.describe(view)}"
             )
             out.append(tile(figure, alt, view.plane))
-    return [_label_legend(panel, list(maps.values()), outlines=True), *out]
+    legend = _label_legend(panel, list(maps.values()), outlines=True)
+    return [legend, *out, *_error_tiles(panel, volume, maps)]
+
+
+def error_kinds(predicted: Array, true: Array) -> Array:
+    """Index into :data:`ERRORS` of every voxel of two label maps on one grid."""
+    predicted, true = np.rint(predicted), np.rint(true)
+    return np.select([predicted == true, predicted == 0, true == 0], [0, 1, 2], default=3)
+
+
+def _error_tiles(
+    panel: OverlayPanel, volume: anatomy.Canonical, maps: dict[str, Array]
+) -> list[Tile]:
+    """Where prediction and truth differ, in the slice of each plane where they differ most."""
+    kinds = error_kinds(maps["predicted"], maps["true"])
+    count = np.bincount(kinds.ravel(), minlength=len(ERRORS))
+    if not kinds.any():
+        return []
+    worst = [int((kinds > 0).sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+    voxel_ml = float(np.prod(volume.spacing)) / 1000
+    names = [f"{ERRORS[k]}: {text.number(count[k] * voxel_ml)} ml" for k in range(1, len(ERRORS))]
+    handles = [Patch(facecolor=style.ERRORS[k + 1], label=name) for k, name in enumerate(names)]
+    out = [boxes.legend_tile(handles, "Errors: " + ", ".join(names))]
+    for view in anatomy.views_at(volume, np.asarray(worst)):
+        with style.figure(*anatomy.figure_size(view)) as figure:
+            axes = anatomy.image_axes(figure)
+            anatomy.draw_slice(axes, view)
+            rgba = ListedColormap(list(style.ERRORS))(view.image(kinds).astype(int))
+            rgba[..., 3] = 0.85 * (view.image(kinds) > 0)
+            axes.imshow(rgba, extent=view.extent, origin="lower", aspect="equal")
+            alt = f"{panel.title}: errors over {anatomy.describe(view)}; {', '.join(names)}"
+            out.append(tile(figure, alt, f"errors, {view.plane}, worst slice"))
+    return out
 
 
 def _paint(

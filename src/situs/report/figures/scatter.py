@@ -23,7 +23,7 @@ def tiles(panel: ScatterPanel) -> list[Tile]:
     low, high = float(both.min()), float(both.max())
     pad = 0.05 * ((high - low) or 1.0)
     step = max(1, len(true) // _MOST_POINTS)
-    with style.figure(330, 320) as figure:
+    with style.figure(320, 310) as figure:
         axes = style.axes(figure)
         axes.grid(alpha=0.6)
         axes.plot(

@@ -16,7 +16,7 @@ from situs.report import style
 from situs.report.svg import Tile, tile
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
-_WIDTH, _HEIGHT = 236.0, 150.0
+_WIDTH, _HEIGHT = 250.0, 172.0
 # The smoothed line averages over about this share of the run.
 _SMOOTHING = 0.04
 _MOST_POINTS = 400
@@ -56,7 +56,7 @@ def score_tiles(runs: Mapping[str, Columns], scores: Mapping[str, Score]) -> lis
 def _loss_tile(term: str, runs: Mapping[str, Columns]) -> Tile:
     label = text.printable(term.removeprefix("loss/"))
     with style.figure(_WIDTH, _HEIGHT) as figure:
-        axes = _axes(figure)
+        axes = _axes(figure, "loss")
         ends = []
         for n, (name, columns) in enumerate(runs.items()):
             if term not in columns:
@@ -74,7 +74,7 @@ def _loss_tile(term: str, runs: Mapping[str, Columns]) -> Tile:
 
 def _score_tile(column: str, score: Score, runs: Mapping[str, Columns]) -> Tile:
     with style.figure(_WIDTH, _HEIGHT) as figure:
-        axes = _axes(figure)
+        axes = _axes(figure, score.unit)
         ends = []
         for n, (name, columns) in enumerate(runs.items()):
             if column not in columns:
@@ -128,13 +128,15 @@ def _levels(axes: Axes, score: Score) -> None:
             textcoords="offset points",
             ha="right",
             va="bottom",
-            fontsize=8.5,
+            fontsize=10.5,
             color=style.chart("muted"),
         )
 
 
-def _axes(figure: Figure) -> Axes:
-    axes = style.axes(figure, 38, 22)
+def _axes(figure: Figure, y_label: str) -> Axes:
+    axes = style.axes(figure, 56, 40)
+    axes.set_xlabel("step")
+    axes.set_ylabel(y_label)
     axes.grid(axis="y", alpha=0.7)
     axes.margins(x=0.02, y=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

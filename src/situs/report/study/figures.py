@@ -94,7 +94,7 @@ def gains(summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]]) ->
             here.grid(axis="x")
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.supxlabel(f"{metric.name}: {metric.unit} better than the reference", fontsize=9)
+        figure.supxlabel(f"{metric.name}: {metric.unit} better than the reference", fontsize=10.5)
         best = max(rows.to_dict("records"), key=lambda row: row["gain"])
         alt = (
             f"Gain over scratch for {len(names)} methods; the largest is "
