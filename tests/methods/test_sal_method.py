@@ -13,11 +13,12 @@ from situs.geometry import Plane
 from situs.methods.base import Network
 from situs.methods.sal import Sal, SalConfig, local_alignment, spread
 from situs.methods.sal.heads import embed
-from situs.methods.sal.matching import matches, planes_of
+from situs.methods.sal.matching import discs_of, matches, planes_of
 from situs.methods.sal.registration import alignment_in_patient, registered
-from situs.methods.sal.views import draw_pair, sample_pairs
+from situs.methods.sal.views import disc_places, draw_pair, sample_pairs
 from situs.observation import Observation
 from situs.views import ArraySource
+from situs.views.controls import Emptied
 from situs.views.slices import Pose, ViewGrid, posed
 
 
@@ -179,10 +180,13 @@ def test_samples_are_reproducible_and_stack() -> None:
     assert ((samples[0]["position"] >= 0) & (samples[0]["position"] <= 1)).all()
 
 
-def test_perfect_features_have_no_match_error() -> None:
+@pytest.mark.parametrize("shown", ["all", "inside"])
+def test_perfect_features_have_no_match_error(shown: str) -> None:
     """Features that are the patient's own coordinates find the place straight across."""
     source = scan((40, 40, 40), (1, 1, 1), 0)
-    config = SalConfig(size=(32, 32), spacing_mm=1.0, pairs=2, intensity=None)
+    config = SalConfig(
+        size=(32, 32), spacing_mm=1.0, pairs=2, intensity=None, shown=shown, shown_mm=24
+    )
     batch = {k: v[None] for k, v in sample_pairs(source, config, np.random.default_rng(1)).items()}
     for pair in range(2):
         planes = planes_of(batch, 0, pair)
@@ -197,11 +201,63 @@ def test_perfect_features_have_no_match_error() -> None:
             maps.append(np.exp(-(d**2).sum(-1) / 0.02).reshape(8, 8, -1).transpose(2, 0, 1))
         image = torch.ones(32, 32)
         image[0, 0] = -100  # all but one corner is tissue
-        found = matches(*(torch.from_numpy(m) for m in maps), image, planes)
-        assert len(found.error_mm) > 20
+        discs = discs_of(batch, 0, pair)
+        found = matches(*(torch.from_numpy(m) for m in maps), image, planes, discs)
+        assert len(found.error_mm) > (20 if shown == "all" else 4)
         assert np.median(found.error_mm) < 2.5  # half a position of 4 mm, in both directions
-        assert found.chance_mm > 10
-        assert found.returned.mean() > 0.9
+        assert found.chance_mm > (10 if shown == "all" else 7)
+        assert found.returned.mean() > (0.9 if shown == "all" else 0.7)
+        for disc, points in zip(discs, (found.start_px, found.predicted_px), strict=True):
+            assert disc.holds(points).all()
+
+
+def test_without_anatomy_nothing_tells_what_matches() -> None:
+    """Discs lie inside their slices, and the place in one says next to nothing of the other.
+
+    The best answer that knows a place in the first disc, its distance from the middle, is hardly
+    better than the middle of the second, whatever the place.
+    """
+    base, radius = Plane((0, 0, 0), (1, 0, 0), (0, 1, 0), (41, 51), (1.0, 1.0)), 10.0
+    rng = np.random.default_rng(0)
+    places = np.stack([disc_places(base, radius, rng) for _ in range(20_000)])
+    assert (np.abs(places) <= [25 - radius, 20 - radius]).all()
+    start = rng.uniform(-radius, radius, (len(places), 2))
+    there = start + places[:, 0] - places[:, 1]
+    both = (np.linalg.norm(start, axis=1) < radius) & (np.linalg.norm(there, axis=1) < radius)
+    start, there = start[both], there[both]
+    middle = np.linalg.norm(there, axis=1).mean()
+    away = np.linalg.norm(start, axis=1)
+    unit = start / away[:, None]
+    along = (there * unit).sum(1)
+    across = there[:, 0] * unit[:, 1] - there[:, 1] * unit[:, 0]
+    ring = np.digitize(away, np.linspace(0, radius, 11))
+    guess = np.array([np.median(along[ring == r]) for r in range(12) if (ring == r).any()])
+    best = np.hypot(along - guess[np.unique(ring, return_inverse=True)[1]], across).mean()
+    assert best > 0.97 * middle
+    assert middle < np.linalg.norm(there - start, axis=1).mean()
+    assert 0.3 < both.sum() / (len(both) * np.pi / 4) < 0.5
+
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", [10, -25, 40], degrees=True).as_matrix() * [1, 1, 2]
+    source = ArraySource(np.ones((1, 40, 44, 24), np.float32), affine, air=(-3.0,))
+    method = Sal(SalConfig(spacing_mm=1.0, pairs=8, intensity=None)).resolve_for_data([source])
+    assert method.config.shown_mm == pytest.approx(0.55 * 42, abs=4)
+    sample = method.sample(Emptied(source), np.random.default_rng(0))
+    assert set(sample["slices"].numpy().round(4).ravel().tolist()) == {-3.0, 1.0}
+    size = (method.config.shown_mm / sample["pixel_mm"]) ** 2 * np.pi / 4
+    seen = (sample["slices"][:, :, 0] > 0).sum((-2, -1))
+    assert torch.allclose(seen.double(), size, rtol=0.05)
+
+
+def test_slices_that_are_only_placed_are_shown_whole_and_runs_of_before_stay_so() -> None:
+    sources = [scan((30, 30, 24), (1, 1, 1), 0)]
+    placed = Sal(SalConfig(weights={"local": 0, "spread": 0})).resolve_for_data(sources).config
+    assert (placed.shown, placed.radius_mm) == ("all", None)
+    matched = Sal(SalConfig()).resolve_for_data(sources).config
+    assert matched.shown == "inside"
+    assert SalConfig.model_validate(matched.model_dump()) == matched
+    saved = {k: v for k, v in matched.model_dump().items() if not k.startswith("shown")}
+    assert SalConfig.model_validate(saved).radius_mm is None
 
 
 @pytest.mark.parametrize("position", ["contrast", "regress"])
@@ -217,7 +273,7 @@ def test_learns_and_observes(position: str) -> None:
     optimiser = torch.optim.AdamW(net.parameters(), 3e-3)
     generator = torch.Generator()
     totals = []
-    for step in range(25):
+    for step in range(40):
         samples = [method.sample(s, np.random.default_rng([step, i]))
                    for i, s in enumerate(sources)]  # fmt: skip
         batch = torch.utils.data.default_collate(samples)

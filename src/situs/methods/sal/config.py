@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from situs.errors import ConfigError
 from situs.methods.base import MethodConfig
@@ -23,6 +23,12 @@ class SalConfig(MethodConfig):
         max_distance_mm: Largest distance between the two slices of a pair; where slices lie
             farther apart, neighbours are taken.
         pairs: Pairs drawn from a scan for each sample.
+        shown: ``"inside"`` shows of every slice a disc of one size that lies wholly inside it,
+            placed anew in each slice of a pair, so that neither the border of the scan nor the
+            place in the view tells what matches; ``"all"`` shows slices whole. None takes
+            ``"inside"`` where positions are matched and ``"all"`` where slices are only placed
+            along the scan.
+        shown_mm: Diameter of the disc; None fits the data.
         features: Which of the network's features are matched position by position: the encoder's
             coarsest scale, as in the paper, or the decoder's, which are fine (ours).
         stride: Pixels between the positions that are matched, along rows and columns; None takes
@@ -53,6 +59,8 @@ class SalConfig(MethodConfig):
     axes: tuple[Literal[0, 1, 2], ...] | None = None
     max_distance_mm: PositiveFloat = 6.0
     pairs: PositiveInt = 2
+    shown: Literal["inside", "all"] | None = None
+    shown_mm: PositiveFloat | None = None
     features: Literal["encoder", "decoder"] = "encoder"
     stride: PositiveInt | None = None
     embedding: PositiveInt = 64
@@ -65,6 +73,27 @@ class SalConfig(MethodConfig):
     hidden: PositiveInt = 128
     pose: PoseConfig = Field(default_factory=PoseConfig)
     intensity: IntensityConfig | None = Field(default_factory=IntensityConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_runs(cls, values: Any) -> Any:
+        """Configurations that runs saved before ``shown`` was there showed slices whole."""
+        if isinstance(values, dict) and {"pairs", "embedding", "frame", "hidden"} <= set(values):
+            return {"shown": "all", **values}
+        return values
+
+    @property
+    def known(self) -> bool:
+        """Whether all that decides what is looked at is there."""
+        disc = self.shown == "all" or (self.shown is not None and self.shown_mm is not None)
+        return disc and self.size is not None and self.spacing_mm is not None
+
+    @property
+    def radius_mm(self) -> float | None:
+        """Of the disc that is shown; None where slices are shown whole."""
+        if self.shown != "inside" or self.shown_mm is None:
+            return None
+        return self.shown_mm / 2
 
     @property
     def threshold(self) -> float:

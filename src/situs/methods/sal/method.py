@@ -26,7 +26,7 @@ from situs.methods.sal.heads import Embedded, SalHeads, embed
 from situs.methods.sal.observation import matched, matching_section, measure_matching
 from situs.methods.sal.position_section import measure_places, place_section
 from situs.methods.sal.registration import alignment_in_patient
-from situs.methods.sal.views import sample_pairs
+from situs.methods.sal.views import fitted_disc, sample_pairs
 from situs.observation import Section
 from situs.views.slices import fitted_grid, stack_axes
 from situs.views.source import Source
@@ -64,12 +64,18 @@ class Sal(Method):
         self.trains_decoder = self.matches and config.features == "decoder"
 
     def resolve_for_data(self, sources: Sequence[Source]) -> Self:
-        """Fill the size and spacing of the views, and the threshold, from the scans."""
+        """Fill what is shown, the views' size and spacing, and the threshold from the scans."""
+        shown = self.config.shown or ("inside" if self.matches else "all")
+        disc = fitted_disc(sources, self.config) if shown == "inside" else None
         grid = fitted_grid(sources)
+        if disc is not None:
+            grid = grid.about(disc)
         axes = [self.config.axes or stack_axes(source) for source in sources]
         slices = [s.shape[axis] for s, of in zip(sources, axes, strict=True) for axis in of]
         short = float(np.median(slices)) <= _SHORT_STACK
         filled = {
+            "shown": shown,
+            "shown_mm": disc,
             "size": self.config.size or grid.size,
             "spacing_mm": self.config.spacing_mm or grid.spacing_mm,
             "position_threshold": self.config.position_threshold or (0.35 if short else 0.1),
@@ -83,8 +89,7 @@ class Sal(Method):
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """Pairs of one scan; see :func:`~situs.methods.sal.views.sample_pairs`."""
-        known = self.config.size and self.config.spacing_mm
-        method = self if known else self.resolve_for_data([scan])
+        method = self if self.config.known else self.resolve_for_data([scan])
         return sample_pairs(scan, method.config, rng)
 
     def heads(self, backbone: Backbone) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor
 from situs.geometry import Plane
 from situs.methods.base import Batch, Samples, Scores
 from situs.methods.measured import Measured, finite_mean
-from situs.methods.sal.matching import Matches, matches, planes_of
+from situs.methods.sal.matching import Matches, discs_of, matches, planes_of
 from situs.observation import (
     MatchesPanel,
     Section,
@@ -31,7 +31,11 @@ def matched(positions: Tensor, batch: Batch) -> list[list[Matches]]:
     return [
         [
             matches(
-                maps[b, p, 0], maps[b, p, 1], batch["slices"][b, p, 0, 0], planes_of(batch, b, p)
+                maps[b, p, 0],
+                maps[b, p, 1],
+                batch["slices"][b, p, 0, 0],
+                planes_of(batch, b, p),
+                discs_of(batch, b, p),
             )
             for p in range(pairs)
         ]
@@ -50,7 +54,8 @@ def measure_matching(found: Sequence[Sequence[Matches]], cells: int) -> list[Mea
             "lower",
             "distance of matched positions from the true place",
             chance=finite_mean([m.chance_mm for m in every]),
-            constant=finite_mean([m.trivial_mm for m in every]),
+            # What someone can say who sees no anatomy: nothing has moved, or the middle.
+            constant=min(_mean([m.same_mm for m in every]), _mean([m.middle_mm for m in every])),
         ),
         Measured(
             "cycle_consistency",

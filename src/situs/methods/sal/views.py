@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +12,18 @@ import torch
 from situs.geometry import Plane
 from situs.methods.base import Batch
 from situs.methods.sal.config import SalConfig
+from situs.views.inside import shown
 from situs.views.intensity import jitter
 from situs.views.planes import cut
 from situs.views.slices import Pose, draw_pose, posed, stack_axes
 from situs.views.source import Source
+
+Array = npt.NDArray[np.float64]
+
+# Diameter of the disc as a share of a slice's least extent, and how far the two discs of a pair
+# lie apart, in radii: places within a slice then leave room for a disc and its move.
+_SHOWN = 0.55
+_APART = 1.5
 
 
 class SlicePair(NamedTuple):
@@ -46,6 +55,40 @@ def slice_plane(source: Source, axis: int, index: int, config: SalConfig, pose: 
     return posed(base, base.center_mm, config.grid, pose)
 
 
+def fitted_disc(sources: Sequence[Source], config: SalConfig) -> float:
+    """Diameter in mm of what slices show: as set, or a share of the slices' least extent."""
+    if config.shown_mm is not None:
+        return config.shown_mm
+    extents = [
+        min(source.shape[a] * source.spacing[a] for a in range(3) if a != axis)
+        for source in sources
+        for axis in config.axes or stack_axes(source)
+    ]
+    return round(_SHOWN * float(np.median(extents)), 3)
+
+
+def disc_places(base: Plane, radius_mm: float, rng: np.random.Generator) -> Array:
+    """Where the discs of a pair lie in their slices, ``(2, 2)`` mm along rows and columns.
+
+    The second disc is moved against the first by up to 1.5 radii, uniformly. That is as far as
+    makes the middle of the disc the best answer for someone who sees no anatomy, to within 1 %,
+    while two discs share 40 % of what they show.
+
+    Args:
+        base: One of the slices; the other one lies straight across.
+        radius_mm: Of the discs, which stay inside the slice where they fit in it.
+        rng: Source of randomness.
+    """
+    rows, columns = base.shape
+    extent = np.array([(columns - 1) * base.spacing[1], (rows - 1) * base.spacing[0]])
+    room = np.maximum(extent / 2 - radius_mm, 0)
+    angle, share = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform())
+    move = _APART * radius_mm * share * np.array([np.cos(angle), np.sin(angle)])
+    move = np.clip(move, -2 * room, 2 * room)
+    first = rng.uniform(np.maximum(-room, -room - move), np.minimum(room, room - move))
+    return np.stack([first, first + move])
+
+
 def position(source: Source, axis: int, index: int) -> float:
     """Share of the way from the first slice to the last; 0.5 for a single slice."""
     return index / (source.shape[axis] - 1) if source.shape[axis] > 1 else 0.5
@@ -54,30 +97,39 @@ def position(source: Source, axis: int, index: int) -> float:
 def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) -> Batch:
     """P pairs of one scan.
 
-    Where the scan is larger than the view, each pair looks at a random part of the slice; the
-    two slices of a pair are posed and changed in intensity independently.
+    Each slice shows a disc of its own (``shown``), or all that the view holds; where the scan is
+    larger than the view, each pair then looks at a random part of the slice. The two slices of a
+    pair are posed and changed in intensity independently.
 
     Returns:
         ``slices (P, 2, C, rows, columns)``, ``position (P, 2)`` along the scan,
         ``slice_mm (P, 2)`` along the stack, ``axis (P, 2)`` its direction, and the geometry of
         each view in RAS mm: ``origin_mm``, ``row_mm``, ``column_mm`` ``(P, 2, 3)`` and
-        ``pixel_mm (P, 2)``.
+        ``pixel_mm (P, 2)``; and of the disc that it shows ``disc_mm (P, 2, 3)``, its middle,
+        and ``radius_mm (P, 2)``, infinite where all is shown.
     """
     planes: list[Plane] = []
-    positions, axes, depths = [], [], []
+    positions, axes, depths, discs = [], [], [], []
+    radius = config.radius_mm
     for _ in range(config.pairs):
         pair = draw_pair(source, config, rng)
-        part = _random_part(source, pair.axis, config, rng)
-        for index in (pair.first, pair.second):
+        bases = [
+            Plane.from_affine(source.affine, pair.axis, index, source.shape)
+            for index in (pair.first, pair.second)
+        ]
+        part = (0.0, 0.0) if radius else _random_part(source, pair.axis, config, rng)
+        at = disc_places(bases[0], radius, rng) if radius else np.zeros((2, 2))
+        for index, base, place in zip((pair.first, pair.second), bases, at, strict=True):
             pose = draw_pose(config.pose, rng)
             pose = Pose(
                 pose.angle_rad, pose.zoom, (pose.shift[0] + part[0], pose.shift[1] + part[1])
             )
-            planes.append(slice_plane(source, pair.axis, index, config, pose))
+            discs.append(base.center_mm + place @ np.stack([base.row_mm, base.column_mm]))
+            planes.append(posed(base, discs[-1], config.grid, pose))
             positions.append(position(source, pair.axis, index))
             axes.append(pair.axis)
             depths.append(index * source.spacing[pair.axis])
-    images = cut(source, planes)
+    images = cut_discs(source, planes, np.stack(discs), radius)
     if config.intensity is not None:
         images = np.stack([jitter(image, config.intensity, rng) for image in images])
 
@@ -94,7 +146,21 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
         "row_mm": stacked([p.row_mm for p in planes], np.float64),
         "column_mm": stacked([p.column_mm for p in planes], np.float64),
         "pixel_mm": stacked([p.spacing[0] for p in planes], np.float64),
+        "disc_mm": stacked(discs, np.float64),
+        "radius_mm": stacked([radius or np.inf] * len(planes), np.float64),
     }
+
+
+def cut_discs(
+    source: Source, planes: list[Plane], centers_mm: Array, radius_mm: float | None
+) -> npt.NDArray[np.float32]:
+    """Views ``(N, C, rows, columns)`` of slices, air outside the discs; whole without radius."""
+    images = cut(source, planes)
+    if radius_mm is None:
+        return images
+    seen = shown(planes, centers_mm, radius_mm)[:, None]
+    air = np.asarray(source.background, np.float32)[:, None, None]
+    return np.where(seen, images, air)
 
 
 def _random_part(
