@@ -181,3 +181,23 @@ def test_overwriting_deletes_results_of_fine_tunings_and_nothing_else(
     with pytest.raises(RunError, match="something that is no result of situs"):
         finetune(settings(data, out, overwrite=True), quiet=True)
     assert sorted(p.name for p in out.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "names", [["../../../escaped", "..", "/etc/passwd"], ["a/b", "con", "-rf"]]
+)
+def test_names_from_a_table_lead_nowhere(data: Path, tmp_path: Path, names: list[str]) -> None:
+    """What a CSV calls its cases becomes files inside the predictions' folder, and only there."""
+    rows = [f"images/c{i}.nii.gz,labels/c{i}.nii.gz,{name}" for i, name in enumerate(names)]
+    rows += [f"images/c{i}.nii.gz,labels/c{i}.nii.gz,train-{i}" for i in (3, 4)]
+    home = tmp_path / "deep" / "deeper"
+    table = data / f"{len(names[0])}.csv"
+    table.write_text("image,label,name\n" + "\n".join(rows) + "\n")
+    parts = {"train": ["train-3"], "validation": ["train-4"], "test": names}
+    out = home / "out"
+    result = finetune(settings(table, out, steps=1, validate_every=1, **parts), quiet=True)
+    written = {file for file in tmp_path.rglob("*") if file.is_file()}
+    assert all(file.is_relative_to(out) for file in written)
+    assert len(list((out / "predictions").iterdir())) == len(names)
+    assert result.split["test"] == tuple(names)
+    assert [row["case"] for row in result.cases()] == names
