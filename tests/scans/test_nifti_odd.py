@@ -122,3 +122,17 @@ def test_gzip_in_members_and_padding(tmp_path: Path) -> None:
     assert scan.provenance.notes == ()
     four = save_nifti(tmp_path / "t.nii.gz", voxels((7, 6, 5, 4)))
     np.testing.assert_array_equal(read_scan(four, 2).array[0], voxels((7, 6, 5, 4))[..., 2])
+
+
+def test_line_ends_of_nifti_2_that_were_converted(tmp_path: Path) -> None:
+    """Transferred as text: the header's own check says that voxels are damaged, too."""
+    nib.save(nib.Nifti2Image(voxels(), TILTED), tmp_path / "a.nii")
+    raw = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "b.nii").write_bytes(raw[:8] + b"\n\x1a\n\0" + raw[12:])
+    refused(tmp_path / "b.nii", "unreadable-file")
+
+
+def test_places_that_no_scanner_has(tmp_path: Path) -> None:
+    far = TILTED.copy()
+    far[0, 3] = 1e30
+    refused(with_qform(tmp_path / "a.nii", far), "singular-affine")

@@ -237,6 +237,17 @@ def test_units_that_leave_a_doubt_are_refused(tmp_path: Path, units: str) -> Non
     assert "parsec" not in str(caught.value)
 
 
+def test_a_unit_without_a_size_is_refused(tmp_path: Path) -> None:
+    units = {"space_units": '"um" "um" "um"', "space_directions": None}
+    with pytest.raises(situs.ScanRefused, match="no voxel size"):
+        read_scan(nrrd(tmp_path / "a.nrrd", bytes_of(volume()), **units))
+
+
+def test_long_lines_that_end_the_process_inside_itk(tmp_path: Path) -> None:
+    with pytest.raises(situs.ScanRefused, match="too long"):
+        read_scan(nrrd(tmp_path / "a.nrrd", bytes_of(volume()), space="x" * 2000))
+
+
 def test_free_text_of_nrrd_is_no_field(tmp_path: Path) -> None:
     """``key:=value`` says nothing of the voxels, and header words in it change nothing."""
     path = nrrd(tmp_path / "a.nrrd", bytes_of(volume()))

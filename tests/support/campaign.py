@@ -20,7 +20,7 @@ import tempfile
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +30,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813
-from dicom_files import noise, write_series
+from dicom_files import affine_ras, noise, write_series
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
@@ -423,9 +423,13 @@ def text_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     found = [*_by_itk(path), (volume()[None], AFFINE)]
     # ITK knows no bzip2, and believes lengths: then the values are those that were written.
     stored = [*(values for values, _ in found), volume().byteswap()[None]]
+    places = [affine for _, affine in found]
+    for spacing in (AFFINE[:3, :3], LPS[:3, :3]):  # where a field is left out, its default
+        for origin in (AFFINE[:3, 3:], np.zeros((3, 1))):
+            places.append(np.vstack([np.hstack([spacing, origin]), [0, 0, 0, 1]]))
     for unit in units:
         for values in stored:
-            for _, affine in found:
+            for affine in places:
                 yield values * slopes[0], np.diag([unit, unit, unit, 1.0]) @ affine
 
 
@@ -441,6 +445,9 @@ def dicom_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield sitk.GetArrayFromImage(image).T[None], LPS @ affine
     with suppress(Exception):
         yield _by_pydicom(path)
+    # Neither reads an object whose transfer syntax is lost: then it is what was written.
+    for seed in range(4):
+        yield noise((6, 5, 4), seed)[None], affine_ras()
 
 
 def _by_pydicom(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -485,7 +492,11 @@ def _timed_out(job: Job) -> str:
 
 
 def run(
-    count: int, folder: Path, workers: int = 2, first: int = 0, limit_s: float = LIMIT_S
+    count: int,
+    folder: Path,
+    workers: int = 2,
+    first: int = 0,
+    told: Callable[[dict[str, Counter[str]]], None] = lambda outcomes: None,
 ) -> dict[str, Counter[str]]:
     """Make, damage and read ``count`` files, as many of each format: what became of them."""
     kinds = list(MAKERS)
@@ -496,11 +507,13 @@ def run(
         jobs,
         crashed=_crashed,
         timed_out=_timed_out,
-        limit_s=limit_s,
+        limit_s=LIMIT_S,
         workers=workers,
         chunk=8,
     ):
         outcomes[job.kind][f"{said} [{job.seed}]" if said.startswith("WRONG") else said] += 1
+        if sum(counts.total() for counts in outcomes.values()) % 100 == 0:
+            told(outcomes)
     return outcomes
 
 
@@ -509,8 +522,13 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))
-    outcomes = run(count, folder, first=first)
-    sys.stdout.write(json.dumps({k: dict(c.most_common()) for k, c in outcomes.items()}, indent=1))
+
+    def told(outcomes: dict[str, Counter[str]]) -> None:
+        counts = {kind: dict(count.most_common()) for kind, count in outcomes.items()}
+        (folder / "counts.json").write_text(json.dumps(counts, indent=1))
+
+    told(run(count, folder, first=first, told=told))
+    sys.stdout.write((folder / "counts.json").read_text())
     sys.stdout.write(f"\nfiles that need a look: {folder}\n")
 
 

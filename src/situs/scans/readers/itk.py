@@ -34,6 +34,9 @@ def read(path: Path, options: ReadOptions) -> Scan:
     voxels = text_headers.voxels_of(fields, path, fmt, header_end)
     text_headers.check_spacing_text(fields, path)
     unit = text_headers.unit_mm(fields, path)
+    sized = text_headers.names_spacing(fields)
+    if unit not in (None, 1.0) and not sized:
+        raise refuse("bad-spacing", path, "the header names a unit of length, and no voxel size")
     reader = _information(path, fmt)
     volumes = _layout(reader, voxels, path, options)
     affine = _affine(reader, path, unit or 1.0)
@@ -44,7 +47,7 @@ def read(path: Path, options: ReadOptions) -> Scan:
     values, notes = decode(voxels, path)
     if fmt == "nrrd" and not {"space", "space dimension"} & fields.keys():
         notes.append("the header names no space: taken as LPS")
-    if not text_headers.names_spacing(fields):
+    if not sized:
         notes.append("the header gives no voxel size: taken as 1 mm")
     if unit not in (None, 1.0):
         notes.append(f"lengths multiplied by {unit:g} to give mm")

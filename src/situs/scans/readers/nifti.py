@@ -25,6 +25,7 @@ from situs.scans.scan import Provenance, Scan
 
 _HEADERS: dict[int, type[Any]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _MAGIC = {b"n+1\x00": True, b"ni1\x00": False, b"n+2\x00": True, b"ni2\x00": False}
+_LINE_ENDS = (b"\r\n\x1a\n", b"\0\0\0\0")  # NIfTI-2's own check, which some leave empty
 _UNORDERED = ("c", "V")  # numpy kinds: complex, structured (RGB)
 
 
@@ -77,6 +78,8 @@ def _header(start: bytes, path: Path) -> tuple[Any, bool]:
     for order in ("<", ">"):
         size = int(np.frombuffer(start, f"{order}i4", count=1)[0])
         magic = start[344:348] if size == 348 else start[4:8]
+        if size == 540 and start[8:12] not in _LINE_ENDS:
+            raise refuse("unreadable-file", path, "line ends were converted, as of a text file")
         if size in _HEADERS and magic in _MAGIC and len(start) >= size:
             return _HEADERS[size](start[:size], endianness=order, check=False), _MAGIC[magic]
     raise refuse("unreadable-file", path, "this is no NIfTI-1 or NIfTI-2 header")

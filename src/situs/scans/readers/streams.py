@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
-_PIECE = 2**20
+_PIECE = 2**17  # what is not consumed is copied at every step, so larger ones are slower
 _MOST_BEHIND = 2**28
 _GZIP = b"\x1f\x8b"
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, OSError, ValueError)
