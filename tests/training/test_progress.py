@@ -46,6 +46,31 @@ def test_progress_in_a_terminal_ends_with_a_full_bar() -> None:
     assert "gap 9.30 mm" in text
 
 
+def test_the_bar_is_one_line_in_a_narrow_terminal() -> None:
+    module = SimpleNamespace(
+        progress={"gap vector error": (9.3, "mm"), "loss": (0.4, "")}, data_wait_share=0.5
+    )
+    trainer = SimpleNamespace(global_step=0, max_steps=20000, is_global_zero=True)
+    for width in (80, 100, 120):
+        stream = io.StringIO()
+        console = Console(file=stream, force_terminal=True, width=width, color_system=None)
+        callback = TrainingProgress(console=console)
+        callback.on_train_start(trainer, module)  # type: ignore[arg-type]
+        trainer.global_step = 1234
+        callback.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+        callback._close()
+        # A bar of one line is drawn anew by going to its start, never by going up.
+        assert "\x1b[1A" not in stream.getvalue()
+        assert "1234/20000" in stream.getvalue()
+        trainer.global_step = 0
+
+
+def test_the_last_line_of_a_log_stands_once() -> None:
+    stream = io.StringIO()
+    run_progress(TrainingProgress(console=Console(file=stream, width=40)), steps=1)
+    assert stream.getvalue().count("step 1 of 1") == 1
+
+
 def test_quiet_and_other_ranks_write_nothing() -> None:
     stream = io.StringIO()
     run_progress(TrainingProgress(quiet=True, console=Console(file=stream)), steps=3)

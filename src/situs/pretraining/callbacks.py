@@ -90,7 +90,8 @@ class MetricsLogger(pl.Callback):
         pl_module.progress["loss"] = (values["loss/total"], "")
         for name, score in pl_module.step_scores.items():
             if score.better is not None:
-                pl_module.progress[name] = (values[f"step/{name}"], score.unit)
+                shown = name.replace("_", " ").replace("/", " ")
+                pl_module.progress[f"batch {shown}"] = (values[f"step/{name}"], score.unit)
         self.write(trainer, step, values)
 
     @property
@@ -175,8 +176,7 @@ class ObservationCallback(pl.Callback):
         for part, method in pl_module.composition.parts.items():
             monitored = self.latest[part].scores.get(method.monitor)
             if monitored is not None:
-                pl_module.progress.pop(monitored.name, None)
-                label = monitored.label or monitored.name
+                label = f"held-out {monitored.label or monitored.name}"
                 pl_module.progress[label] = (monitored.value, monitored.unit)
         self.books.write(trainer, step, values)
 

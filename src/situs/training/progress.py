@@ -15,11 +15,11 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    SpinnerColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from situs import text
@@ -73,17 +73,23 @@ class TrainingProgress(pl.Callback):
         self._first_step = self._last_step = trainer.global_step
         if not self._console.is_terminal:
             return
+        # One line in any terminal: the scores give way, all else keeps its width.
+        whole = Column(no_wrap=True)
         self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[scores]}", style="green"),
-            TextColumn("{task.fields[wait]}", style="dim"),
-            TimeElapsedColumn(),
-            _TimeLeft(),
+            TextColumn("[bold]{task.description}", table_column=whole),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(table_column=whole),
+            TextColumn(
+                "{task.fields[scores]}",
+                style="green",
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
+            TextColumn("{task.fields[wait]}", style="dim", table_column=whole),
+            TimeElapsedColumn(table_column=whole),
+            _TimeLeft(table_column=whole),
             console=self._console,
             refresh_per_second=4,
+            expand=True,
         )
         self._task = self._bar.add_task(
             self._what,
@@ -117,7 +123,8 @@ class TrainingProgress(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar; the last line of a log is always the last step."""
-        if self._bar is None and not self._silent(trainer):
+        written = self._last_step == trainer.global_step
+        if self._bar is None and not self._silent(trainer) and not written:
             self._write_line(trainer, pl_module)
         self._close()
 

@@ -73,7 +73,7 @@ class SimClr(Method):
         loss = nt_xent(first, second, self.config.temperature)
         same = torch.eye(len(first), dtype=torch.bool, device=first.device)
         right = retrieval(first.detach(), second.detach(), same)[2].float().mean()
-        return Losses({"nt_xent": loss}, {"batch_retrieval": StepScore(100 * right, "%", "higher")})
+        return Losses({"nt_xent": loss}, {"retrieval": StepScore(100 * right, "%", "higher")})
 
     def predict(self, batch: Batch, nets: Nets) -> Predicted:
         """Embeddings and pooled features of all views."""
