@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from situs.planning import RoleSummary
 
 
+_SHOWN = 5  # of planes that could not be planned for one reason
+
+
 @app.command()
 def plan(
     run: Annotated[Path, typer.Argument(help="A run of 'situs pretrain --method planes'.")],
@@ -142,10 +145,14 @@ def _print_plans(plans: list[RolePlan], summary: list[RoleSummary], quiet: bool)
                 *("–" if value is None else f"{value:.1f}" for value in numbers),
             )
         out.print(table)
+    reasons: dict[str, list[str]] = {}
     for one in plans:
         if one.reason:
-            words = f"{one.study}, {one.role}: {one.reason}"
-            err.print(f"[yellow]no plane[/] {escape(words)}", highlight=False, soft_wrap=True)
+            reasons.setdefault(one.reason, []).append(f"{one.study} {one.role}")
+    for reason, without in reasons.items():
+        shown = ", ".join(without[:_SHOWN]) + (", …" if len(without) > _SHOWN else "")
+        words = f"{len(without)} of {len(plans)}: {reason} ({shown})"
+        err.print(f"[yellow]no plane for[/] {escape(words)}", highlight=False, soft_wrap=True)
     if summary[-1].compared:
         out.print(summary_table(summary))
 
