@@ -99,6 +99,15 @@ def test_the_command_puts_short_axis_slices_together(study: Path) -> None:
     assert "described as 4ch, but 56° from" in outflow[0]["recognised"]["reason"]
 
 
+def test_a_refused_cine_says_what_to_type(study: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["prepare", str(study), "--out", str(tmp_path / "store")])
+    assert result.exit_code != 0
+    told = str(result.exception)
+    assert "'situs scan FOLDER --planes --volumes each --out CATALOG' and prepare the" in told
+    catalog = ["--planes", "--volumes", "each", "--out", str(tmp_path / "catalog")]
+    assert CliRunner().invoke(app, ["scan", str(study), *catalog]).exit_code == 0
+
+
 def test_a_stack_of_many_series_is_sampled_and_planned_as_one(study: Path) -> None:
     (sources,) = prepared_studies([study], Preprocessing(spacing="native", crop=False))
     roles = by_role(sources, load_rules("heart"))

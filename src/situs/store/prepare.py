@@ -330,10 +330,20 @@ def _refusal(job: _Job, error: ScanRefused) -> Refusal:
     return Refusal(source=job.entry.path, reason=error.reason, detail=error.detail)
 
 
+def _choices(reasons: Sequence[str]) -> str:
+    """What a catalog can be made with, for scans that are refused unless one says what to take."""
+    # Frames of a cine are often single slices, which is seen only once they are told apart.
+    options = {"one-voxel-thick": "--planes", "four-dimensional": "--planes --volumes each"}
+    wanted = max((options.get(reason, "") for reason in reasons), key=len, default="")
+    made = f"'situs scan FOLDER {wanted} --out CATALOG'"
+    return f"; to use them, {made} and prepare the catalog" if wanted else ""
+
+
 def _finish(out: Path, head: Head, records: Sequence[Record], refused: Sequence[Refusal]) -> Store:
     if not records:
-        reasons = ", ".join(sorted({r.reason for r in refused})) or "none was found"
-        raise StoreError(f"no scan can be used ({reasons}); 'situs scan' says more")
+        reasons = sorted({r.reason for r in refused})
+        told = ", ".join(reasons) or "none was found"
+        raise StoreError(f"no scan can be used ({told}); 'situs scan' says more{_choices(reasons)}")
     listed, left_out = _json_lines(records), _json_lines(refused)
     head = head.model_copy(
         update={
