@@ -210,12 +210,13 @@ class _Table:
 
     def _check_free(self, inputs: Sequence[Input]) -> None:
         """Raise if anything is there of any of these scans."""
-        names = [item.name for item in inputs]
+        done = [name for name, row in self.rows.items() if row["status"] == DONE]
         there = [
-            n
-            for n in names
-            if (n in self.rows and self.rows[n]["status"] == DONE)
-            or (self.segments and self.target(n).exists())
+            item.name
+            for item in inputs
+            if item.name in done
+            or (self.segments and self.target(item.name).exists())
+            or any(self._is_of(name, item) for name in done)
         ]
         if there:
             shown = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
