@@ -1,0 +1,31 @@
+"""The benchmark that a GPU is asked with runs in small wherever the tests do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(out: Path, *options: str) -> dict[str, dict[str, Any]]:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--small", "--out", str(out), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads((out / "gpu.json").read_text())
+    assert found["machine"]["torch"]
+    assert found["matrix_tflops"] > 0
+    assert (out / "gpu.md").read_text().strip() in done.stdout
+    return {row["name"]: row for row in found["rows"]}
+
+
+def test_rows_are_measured_whole_and_written_as_they_come(tmp_path: Path):
+    rows = run(tmp_path, "--only", "mae", "sal 128", "--minutes", "0.05")
+    first = rows["mae 128³, in small"]
+    assert first["errors"] == []
+    assert all(first[f"{name}_ms"] > 0 for name in ("network", "loss", "step", "trainer"))
+    # The replayed calls are part of the step: they can start nothing that it does not start.
+    assert 0 < first["network_launches"] < first["launches"]
+    assert first["tflop"] > 0
