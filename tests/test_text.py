@@ -62,7 +62,10 @@ def test_a_difference_within_two_standard_errors_is_guessing() -> None:
     assert verdicts.verdict(score(value=30.0, samples=noisy)) == "guessing"
     steady = tuple(30.0 + d for d in (-0.1, 0.1, -0.1, 0.1))
     assert verdicts.verdict(score(value=30.0, samples=steady)) == "better"
-    assert verdicts.verdict(score(value=40.0)) == "worse"
+    assert verdicts.verdict(score(value=60.0)) == "worse"
+    between = score(value=40.0)  # beats guessing, but not the constant
+    assert verdicts.verdict(between) == "guessing"
+    assert verdicts.judged(between) == "between guessing and a constant answer"
     assert verdicts.verdict(score(value=31.0)) == "guessing"
     assert verdicts.verdict(score(value=float("nan"))) == "unknown"
 

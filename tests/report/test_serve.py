@@ -107,7 +107,7 @@ def test_a_damaged_run_is_listed_with_its_error(tmp_path: Path) -> None:
     server.server_close()
     assert status == 200
     assert "bad" in body
-    assert "cannot be read" in body
+    assert "run.json" in body
 
 
 def test_a_missing_folder_and_a_taken_port_say_what_to_do(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own examples call it so
 import torch
+from collections_made import write_collection
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import situs
-from conftest import write_collection
 from situs.backbones import BackboneConfig, build
 from situs.cli import app
 from situs.datasets.dataset import DatasetError

@@ -24,8 +24,8 @@ from situs.pretraining.config import PretrainConfig
 from situs.pretraining.controls import controls_of
 from situs.pretraining.data import EndlessSampler, Item, ViewDataset, loader, observed_batch
 from situs.pretraining.teacher import make_teacher, momentum_at, update_teacher
+from situs.training.keeping import count_whole_steps
 from situs.training.schedule import warmup_cosine
-from situs.training.states import count_whole_steps
 from situs.training.steps import SteppedModule
 
 _REACH = 2  # samples: enough to see where gradients arrive

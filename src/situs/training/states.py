@@ -6,13 +6,13 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pytorch_lightning as pl
+from typing import TYPE_CHECKING
 
 from situs.errors import RunError
 from situs.files import file_sha256, keep_file
-from situs.training.steps import StepRollback
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 KEPT = 2
 """Resumable states that are kept, the latest ones."""
@@ -108,48 +108,3 @@ class States:
 def step_of(state: Path) -> int:
     """The step that a state stands at."""
     return int(state.name.split("-")[1])
-
-
-def count_whole_steps(checkpoint: dict[str, Any], batches: int) -> None:
-    """Let the loop of a saved state count the batches of whole steps only.
-
-    A state saved inside a step would otherwise continue out of phase; the samples of the broken
-    step are drawn again.
-    """
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    for count in ("total", "current"):
-        progress[count] = dict.fromkeys(progress[count], batches)
-
-
-class StateKeeper(pl.Callback):
-    """Keeps the state at a schedule, at the end, when a signal came, and whatever went wrong.
-
-    Args:
-        states: Where.
-        every: Steps between states.
-        steps: Knows what is a whole step.
-    """
-
-    def __init__(self, states: States, every: int, steps: StepRollback) -> None:
-        self.states, self.every, self.steps = states, every, steps
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Save when due."""
-        step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
-        if due and self.steps.whole:
-            self.states.keep(self.states.partial(trainer), step)
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Keep the last whole step."""
-        if trainer.global_step > 0 and self.steps.whole:
-            self.states.keep(self.states.partial(trainer), trainer.global_step)

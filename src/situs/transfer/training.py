@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 
 from situs.errors import NonFiniteLoss, setting
 from situs.training.engine import precision, quick_layout, quiet_engine
+from situs.training.keeping import StateKeeper, count_whole_steps
 from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile
 from situs.training.schedule import warmup_cosine
-from situs.training.states import StateKeeper, States, count_whole_steps, step_of
+from situs.training.states import States, step_of
 from situs.training.steps import SteppedModule, StepRollback
 from situs.training.stopping import (
     StopBetweenSteps,

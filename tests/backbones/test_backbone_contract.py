@@ -105,8 +105,8 @@ SAMPLES = [
     Sample("resnet_unet", 2, ((32, 32), (64, 96)), (("resnet", "resnet10"),), in_channels=3),
 ]
 SAMPLES += [
-    Sample("test_contract:TwoScales", 3, ((16, 16, 8), (8, 24, 16))),
-    Sample("test_contract:TwoScales", 2, ((16, 16), (8, 24)), in_channels=2),
+    Sample("test_backbone_contract:TwoScales", 3, ((16, 16, 8), (8, 24, 16))),
+    Sample("test_backbone_contract:TwoScales", 2, ((16, 16), (8, 24)), in_channels=2),
 ]
 IDS = [f"{s.name}-{s.spatial_dims}d-{i}" for i, s in enumerate(SAMPLES)]
 CASES = [(s, size) for s in SAMPLES for size in s.sizes]
@@ -132,7 +132,7 @@ def image(sample: Sample, size: tuple[int, ...], batch: int = 2) -> Tensor:
 
 
 def test_every_registered_backbone_has_a_sample():
-    assert {s.name for s in SAMPLES} - {"test_contract:TwoScales"} == set(available())
+    assert {s.name for s in SAMPLES} - {"test_backbone_contract:TwoScales"} == set(available())
 
 
 @pytest.mark.parametrize(("sample", "size"), CASES, ids=CASE_IDS, indirect=["sample"])
@@ -188,7 +188,7 @@ def test_encoder_blocks_follow_the_forward_pass(sample: Sample):
     # One a scale: a block too many would slow the first layers down for nothing.
     stem = ("encoder", "plain") not in sample.options
     expected = {"cnn": len(backbone.channels), "nnunet": len(backbone.channels) + stem}
-    expected["test_contract:TwoScales"] = 1  # nobody said what its blocks are
+    expected["test_backbone_contract:TwoScales"] = 1  # nobody said what its blocks are
     assert len(blocks) == expected.get(sample.name, 5)
     listed = [id(p) for block in blocks for module in block for p in module.parameters()]
     assert sorted(listed) == sorted(id(p) for p in backbone.encoder.parameters())
