@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-RANK = "SITUS_RANK"  # set where the processes of a training meet
+RANK = "SITUS_RANK"  # set for processes that situs starts, and where those of a training meet
+_NAMES = (RANK, "RANK", "SLURM_PROCID")
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes and prints."""
-    return next((os.environ[name] for name in (RANK, "RANK") if name in os.environ), "0") == "0"
+    return next((os.environ[name] for name in _NAMES if name in os.environ), "0") == "0"

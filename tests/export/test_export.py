@@ -234,6 +234,14 @@ def test_a_fine_tuned_model_runs_with_numpy_and_onnxruntime_alone(
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.fixture
+def gradients_afterwards():
+    """MONAI's bundles switch gradients off for the whole process."""
+    yield
+    torch.set_grad_enabled(True)
+
+
+@pytest.mark.usefixtures("gradients_afterwards")
 def test_a_bundle_segments_as_situs_does(weights, tmp_path: Path):
     """MONAI's own loader and transforms, on an oblique scan stored along L, S, P."""
     import monai.bundle

@@ -313,7 +313,12 @@ def _started(
     return [
         subprocess.Popen(
             command,
-            env={**os.environ, "LOCAL_RANK": str(local), "SITUS_CHILD": "1"},
+            env={
+                **os.environ,
+                "LOCAL_RANK": str(local),
+                RANK: str(node * devices + local),
+                "SITUS_CHILD": "1",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # results are printed by the first process
         )
