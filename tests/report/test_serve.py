@@ -46,7 +46,8 @@ def test_it_listens_on_this_machine_only(address: Address) -> None:
 
 
 def test_a_name_that_only_resolves_here_is_refused(address: Address) -> None:
-    assert ask(address, "/", host=f"evil.example:{address[1]}")[0] == 403
+    for host in ("evil.example", "127.0.0.1:1.evil.example", "localhost.evil.example"):
+        assert ask(address, "/", host=f"{host}:{address[1]}")[0] == 403
     assert ask(address, "/", host=f"localhost:{address[1]}")[0] == 200
 
 

@@ -6,6 +6,7 @@ names one by a key that this process made up.
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,6 +24,7 @@ from situs.report.folder import RunFolder, read_run
 from situs.report.report import score_columns, write_report
 
 HOST = "127.0.0.1"
+_HERE = re.compile(rf"({re.escape(HOST)}|localhost):\d{{1,5}}")
 _DEEPEST = 4
 # Everything is inside the page; nothing may be loaded from or sent to anywhere.
 _POLICY = (
@@ -108,8 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _from_here(self) -> bool:
         """Refuse names that merely resolve to this machine (DNS rebinding)."""
-        host = (self.headers.get("Host") or "").rpartition(":")[0]
-        return host in {HOST, "localhost"}
+        return bool(_HERE.fullmatch(self.headers.get("Host") or ""))
 
     def _answer(self, path: str) -> tuple[HTTPStatus, str]:
         runs = {served.key: served for served in find_runs(self.runs_root)}
