@@ -24,7 +24,7 @@ _PAGE = """\
 
 {what}
 
-Pretrained with [situs](https://pypi.org/project/situs/) {version}. `encoder.safetensors` and
+Pretrained with situs {version}. `encoder.safetensors` and
 `decoder.safetensors` hold the weights{decoder}; `card.json` says how scans must be prepared.
 
 ## Use
