@@ -11,12 +11,12 @@ from tiny import TinyBackbone, smooth_sources, stack
 from torch import Tensor
 
 from situs.methods.precision import cosines
+from situs.methods.retrieval import retrieval
 from situs.methods.s2dc import S2dc
 from situs.methods.s2dc.config import S2dcConfig
 from situs.methods.s2dc.losses import info_nce
 from situs.methods.s2dc.tokens import correspondence
 from situs.methods.simclr import nt_xent
-from situs.methods.simclr.observation import retrieval
 from situs.methods.spatial import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads
 from situs.methods.voco.losses import predicted_overlap, regularization

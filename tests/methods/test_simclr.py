@@ -14,8 +14,8 @@ from tiny import TinyBackbone, smooth_sources, stack
 from situs.config import validate
 from situs.errors import ConfigError
 from situs.methods.base import Network, Samples
+from situs.methods.retrieval import Predicted, measure, section
 from situs.methods.simclr import SimClr, SimClrConfig, nt_xent
-from situs.methods.simclr.observation import Predicted, measure, section
 from situs.methods.simclr.views import draw_crops
 from situs.observation import Observation
 from situs.views import ArraySource

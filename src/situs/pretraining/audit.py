@@ -95,7 +95,9 @@ def _shorter(config: PretrainConfig, steps: int) -> PretrainConfig:
     """The configuration with its schedule on fewer steps."""
     warmup = round(config.optimiser.warmup_steps * steps / config.steps)
     optimiser = config.optimiser.model_copy(update={"warmup_steps": warmup})
-    return config.model_copy(update={"steps": steps, "optimiser": optimiser, "devices": 1})
+    return config.model_copy(
+        update={"steps": steps, "optimiser": optimiser, "devices": 1, "num_nodes": 1}
+    )
 
 
 def _fit(module: Pretraining, steps: int, quiet: bool) -> None:

@@ -47,6 +47,7 @@ from situs.training.folder import (
 from situs.training.processes import Group, together
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
+from situs.training.states import States
 from situs.training.steps import StepRollback
 from situs.training.stopping import (
     StopBetweenSteps,
@@ -283,7 +284,7 @@ def _train(
             if ending == "terminated" and requeue(stops):
                 run.write_info({"requeued": True})
     if ending in ("interrupted", "terminated"):
-        saved = _has_state(run)
+        saved = States(run.path / "checkpoints" / "last").any()
         again = resume_command("pretrain", run.path) if saved else "the same command"
         raise stopped(stops, step, again, saved) from None
     if failure is not None:
@@ -294,10 +295,6 @@ def _stopped_by(failure: BaseException | None, stops: StopSignals) -> str | None
     if isinstance(failure, Exception):
         return f"{type(failure).__name__}: {failure}"
     return stops.received.name if stops.received is not None else None
-
-
-def _has_state(run: Run) -> bool:
-    return any((run.path / "checkpoints" / "last").glob("state-*.ckpt"))
 
 
 def _trainer(

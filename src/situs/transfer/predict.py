@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -142,6 +143,11 @@ class _Table:
             remedy = "restore it from a copy, or choose another folder"
             rows = [_of_today(row) for row in read_csv(self.file, remedy, "scan")]
             self.rows = {str(row.get("scan", "")): row for row in rows}
+        # Of what an earlier call left: it is asked before anything is predicted.
+        self._by_content: defaultdict[str, list[str]] = defaultdict(list)
+        for name, row in self.rows.items():
+            if row["content"]:
+                self._by_content[str(row["content"])].append(name)
 
     def target(self, name: str) -> Path:
         """Where a segmentation is written."""
@@ -167,7 +173,7 @@ class _Table:
         wanted: list[Input] = []
         used: set[str] = set()
         for item in inputs:
-            same = next((n for n in self.rows if n not in used and self._is_of(n, item)), None)
+            same = next((n for n in self._rows_of(item) if n not in used), None)
             if same is not None:
                 used.add(same)
             if resume and same is not None and self._finished(same):
@@ -191,17 +197,12 @@ class _Table:
             named.append(free)
         return named
 
-    def _is_of(self, name: str, item: Input) -> bool:
-        """Whether a row is of this very scan: by source and content, and nothing else."""
-        row = self.rows[name]
-        if not row["content"]:  # written before tables told it: by name
-            return name == item.name
-        if row["series"] != item.series:
-            return False
-        here, there = str(row["source"]), item.source
-        # The same file, given once by its folder and once by a folder above.
-        akin = here == there or "." in (here, there) or _ends(here, there) or _ends(there, here)
-        return akin and row["content"] == item.content
+    def _rows_of(self, item: Input) -> list[str]:
+        """Names of the rows of this very scan: by source and content, and nothing else."""
+        found = [n for n in self._by_content[item.content] if _is_akin(self.rows[n], item)]
+        named = self.rows.get(item.name)
+        # Tables once told no content: by name.
+        return found + ([item.name] if named is not None and not named["content"] else [])
 
     def _finished(self, name: str) -> bool:
         """Whether a scan was predicted to the end: its row comes last."""
@@ -210,13 +211,13 @@ class _Table:
 
     def _check_free(self, inputs: Sequence[Input]) -> None:
         """Raise if anything is there of any of these scans."""
-        done = [name for name, row in self.rows.items() if row["status"] == DONE]
+        done = {name for name, row in self.rows.items() if row["status"] == DONE}
         there = [
             item.name
             for item in inputs
             if item.name in done
             or (self.segments and self.target(item.name).exists())
-            or any(self._is_of(name, item) for name in done)
+            or not done.isdisjoint(self._rows_of(item))
         ]
         if there:
             shown = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
@@ -240,6 +241,13 @@ class _Table:
         """Add a row and write the table, whole or not at all."""
         self.rows[str(row["scan"])] = row
         write_csv(self.file, list(self.rows.values()), self.columns)
+
+
+def _is_akin(row: Mapping[str, str | float], item: Input) -> bool:
+    """Whether a row's source may be this one, given by its folder or by a folder above."""
+    here, there = str(row["source"]), item.source
+    akin = here == there or "." in (here, there) or _ends(here, there) or _ends(there, here)
+    return akin and row["series"] == item.series
 
 
 def _ends(whole: str, end: str) -> bool:

@@ -12,26 +12,21 @@ from situs.backbones.base import Backbone
 from situs.methods.base import (
     Batch,
     Losses,
-    Method,
     MethodConfig,
     Nets,
     Network,
-    Samples,
-    Scores,
     StepScore,
 )
 from situs.methods.dino.config import DinoConfig
 from situs.methods.dino.heads import DinoHeads, heads_of
 from situs.methods.dino.losses import distillation, koleo, update_center
 from situs.methods.dino.views import sample_views
-from situs.methods.measured import Measured
 from situs.methods.projection import pooled
-from situs.methods.simclr.observation import Predicted, measure, section
-from situs.observation import Section
+from situs.methods.retrieval import Predicted, ViewRetrieval
 from situs.views.source import Source
 
 
-class Dino(Method):
+class Dino(ViewRetrieval):
     """A student answers for each view what its average says of the global ones.
 
     After 3DINO, which brought DINOv2 to scans: global and local crops, a centred and sharpened
@@ -49,11 +44,9 @@ class Dino(Method):
         "log softmax(z_s(x') / τ_s)",
         "koleo": "−mean log of the distance to the nearest other embedding",
     }
-    monitor = "retrieval_accuracy"
     remedy: ClassVar[str] = (
         "lower teacher_temperature or the learning rate, or raise the teacher's momentum"
     )
-    least_batch = 2
     uses_teacher = True
     Config: ClassVar[type[MethodConfig]] = DinoConfig
     config: DinoConfig
@@ -105,20 +98,6 @@ class Dino(Method):
         """Embeddings of the global views and their pooled features."""
         features = _features(batch["views"], nets.student).movedim(0, 1)
         return Predicted(heads_of(nets.student.heads).embed(features).cpu(), features)
-
-    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
-        """Nearest neighbours among held-out global views."""
-        return measure(predicted, samples)
-
-    def features(self, predicted: Predicted) -> Tensor:
-        """Pooled features before the projection."""
-        return predicted.features.flatten(0, 1)
-
-    def sections(
-        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
-    ) -> list[Section]:
-        """One section."""
-        return [section(predicted, samples)]
 
 
 def _features(views: Tensor, network: Network) -> Tensor:

@@ -12,25 +12,20 @@ from situs.backbones.base import Backbone
 from situs.methods.base import (
     Batch,
     Losses,
-    Method,
     MethodConfig,
     Nets,
     Network,
-    Samples,
-    Scores,
     StepScore,
 )
-from situs.methods.measured import Measured
 from situs.methods.projection import Projector, pooled
+from situs.methods.retrieval import Predicted, ViewRetrieval, retrieval
 from situs.methods.simclr.config import SimClrConfig
 from situs.methods.simclr.losses import nt_xent
-from situs.methods.simclr.observation import Predicted, measure, retrieval, section
 from situs.methods.simclr.views import sample_pair
-from situs.observation import Section
 from situs.views.source import Source
 
 
-class SimClr(Method):
+class SimClr(ViewRetrieval):
     """Two changed views of one place should look alike, views of other scans should not."""
 
     name: ClassVar[str] = "simclr"
@@ -42,11 +37,9 @@ class SimClr(Method):
     formulas: ClassVar[dict[str, str]] = {
         "nt_xent": "mean over views of −log exp(s_ij / τ) / Σ_{k≠i} exp(s_ik / τ), s = cosine",
     }
-    monitor = "retrieval_accuracy"
     remedy: ClassVar[str] = (
         "enlarge the batch, strengthen the intensity changes, or raise the temperature"
     )
-    least_batch = 2
     Config: ClassVar[type[MethodConfig]] = SimClrConfig
     config: SimClrConfig
 
@@ -79,20 +72,6 @@ class SimClr(Method):
         """Embeddings and pooled features of all views."""
         embeddings, features = _embed(batch, nets.student)
         return Predicted(embeddings.cpu(), features)
-
-    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
-        """Nearest neighbours among held-out views."""
-        return measure(predicted, samples)
-
-    def features(self, predicted: Predicted) -> Tensor:
-        """Pooled features before the projection."""
-        return predicted.features.flatten(0, 1)
-
-    def sections(
-        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
-    ) -> list[Section]:
-        """One section."""
-        return [section(predicted, samples)]
 
 
 def _embed(batch: Batch, network: Network) -> tuple[Tensor, Tensor]:

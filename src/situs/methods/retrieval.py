@@ -1,4 +1,4 @@
-"""What ``simclr`` shows: which scan each view is taken for."""
+"""What methods that compare views show: which scan each view is taken for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from situs.methods.base import Batch, Samples
+from situs.methods.base import Batch, Method, Nets, Samples, Scores
 from situs.methods.measured import Measured
 from situs.methods.precision import cosines
 from situs.observation import (
@@ -46,6 +46,30 @@ class Predicted(NamedTuple):
 
     embeddings: Tensor
     features: Tensor
+
+
+class ViewRetrieval(Method):
+    """A method whose samples are two views of a scan, ``views (2, C, *size)``.
+
+    It is judged by whether a held-out view finds its partner among those of other scans.
+    """
+
+    monitor = "retrieval_accuracy"
+    least_batch = 2
+
+    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
+        """Nearest neighbours among held-out views."""
+        return measure(predicted, samples)
+
+    def features(self, predicted: Predicted) -> Tensor:
+        """Pooled features before the projection."""
+        return predicted.features.flatten(0, 1)
+
+    def sections(
+        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """One section."""
+        return [section(predicted, samples)]
 
 
 def _retrieved(predicted: Predicted, samples: Samples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
