@@ -25,7 +25,7 @@ from situs.views.source import Source
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rotation"
 PLUGIN = "situs_rotation:Rotation"
 OPTIONS: dict[str, dict[str, Any]] = {
-    "spatial": {"view_size": (16, 16, 16), "chunk_size": (4, 4, 4)},
+    "spatial": {"view_size": (16, 16, 16), "chunk_size": (4, 4, 4), "weights": {"voxel": 1.0}},
     "s2dc": {"grid": (2, 1, 1), "crop_size": (16, 16, 16), "global_crops": 2, "norm": "layer"},
     "mae": {"view_size": (16, 16, 16)},
     "simclr": {"view_size": (16, 16, 16)},

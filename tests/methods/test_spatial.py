@@ -15,9 +15,11 @@ from situs.backbones.base import Backbone, BackboneConfig
 from situs.config import validate
 from situs.errors import ConfigError
 from situs.geometry import gap_matrix
-from situs.methods.base import Network
+from situs.methods.base import Network, Samples, Scores
 from situs.methods.spatial import Spatial, SpatialConfig, chunk_starts, cut, losses
 from situs.methods.spatial.method import roles
+from situs.methods.spatial.voxels import measure_voxels, voxel_section
+from situs.observation import OverlayPanel
 from situs.pretraining.teacher import make_teacher
 from situs.views import ArraySource
 
@@ -105,6 +107,14 @@ def test_a_scan_smaller_than_the_view_is_padded() -> None:
     assert inside == 40
 
 
+def test_along_an_axis_shorter_than_the_view_the_scan_lies_in_the_middle_of_every_view() -> None:
+    """A border that moved with the view would tell the gap of views without anatomy."""
+    batch = batch_of(method(view_size=(12, 12, 49)), 4)
+    assert (batch["start_vox"][..., 2] == -6).all()
+    assert (gap_matrix(batch["centers_mm"])[..., 2] == 0).all()
+    assert len(batch["start_vox"][..., 0].unique()) > 4
+
+
 def test_chunks_stay_inside_and_mirror_each_other() -> None:
     gaps = torch.randn(500, 3) * 20
     starts = chunk_starts(gaps, (24, 20, 16), (8, 7, 9))
@@ -139,6 +149,55 @@ def test_terms_against_a_loop_over_pairs() -> None:
     torch.testing.assert_close(losses.gap_axis(predicted, true), axis)
     torch.testing.assert_close(losses.gap_norm(predicted, true), norm)
     torch.testing.assert_close(losses.vector(predicted, true), smooth)
+
+
+def test_the_voxel_term_against_a_loop_over_voxels() -> None:
+    """Each voxel is asked for the vector to the other view's centre, its own offset given."""
+    rng = np.random.default_rng(0)
+    here, there = rng.normal(size=(2, 3, 4, 3, 2)), rng.normal(size=(2, 3, 4, 3, 2))
+    centers = rng.normal(size=(2, 2, 3))
+    middle = (np.array([4, 3, 2]) - 1) / 2
+    found = []
+    for b, x, y, z in np.ndindex(2, 4, 3, 2):
+        offset = np.array([x, y, z]) - middle
+        voxel = centers[b, 0] + offset
+        said = there[b, :, x, y, z] - here[b, :, x, y, z] - offset
+        miss = np.abs(said - (centers[b, 1] - voxel))
+        found.append(np.where(miss < 1, miss**2 / 2, miss - 0.5).mean())
+    term = losses.voxel(*(torch.tensor(v) for v in (here, there, centers[:, 1] - centers[:, 0])))
+    assert float(term) == pytest.approx(np.mean(found))
+
+
+def test_what_the_borders_of_a_view_tell_is_worth_nothing_to_the_voxel_term() -> None:
+    """Any function of a voxel's place in its view cancels, also the place itself."""
+    box = torch.randn(1, 3, 4, 3, 2).expand(2, -1, -1, -1, -1)
+    true = torch.randn(2, 3)
+    nothing = losses.voxel(torch.zeros_like(box), torch.zeros_like(box), true)
+    torch.testing.assert_close(losses.voxel(box, box, true), nothing)
+    anatomy = torch.zeros_like(box)
+    right = losses.voxel(box + anatomy, box + anatomy + true[..., None, None, None], true)
+    assert right < 1e-12
+
+
+def test_the_map_of_voxel_errors_lies_where_its_view_lies() -> None:
+    """The oracle's places are wrong in one voxel; there, and in mm, stands the error."""
+    batch = batch_of(method(), 2)
+    centers, length = batch["centers_mm"], torch.tensor([2.0, 4.0, 8.0])
+    places = (centers / length)[..., None, None, None].repeat(1, 1, 1, 12, 12, 12)
+    places[0, 0, 1, 3, 4, 5] += 0.5  # 2 mm
+    source = position_volume()
+    samples = Samples(batch, [[source]] * 2)
+    measured = measure_voxels(places, length, batch)
+    assert measured.samples == pytest.approx((2 * 2 / 3 / 12**3, 0), abs=1e-5)
+    gaps = losses.off_diagonal(gap_matrix(centers))
+    assert float(measured.constant) == pytest.approx(float(gaps.norm(dim=-1).mean()))
+    panel = voxel_section(places, length, samples, Scores(), 1).panels[0]
+    assert isinstance(panel, OverlayPanel)
+    assert panel.overlay[3, 4, 5] == pytest.approx(2)
+    assert panel.overlay.sum() == pytest.approx(2, abs=0.02)
+    there = panel.overlay_affine @ [3, 4, 5, 1]
+    start = batch["start_vox"][0, 0].numpy()
+    np.testing.assert_allclose(there, source.affine @ [*(start + np.array([3, 4, 5])), 1])
 
 
 def test_the_published_route_term_only_reweights_the_vector_term() -> None:
@@ -180,7 +239,9 @@ def test_only_the_main_view_receives_gradient(head: str) -> None:
 
 @pytest.mark.parametrize("head", ["difference", "pairwise"])
 def test_symmetric_is_the_mean_over_main_views(head: str) -> None:
-    spatial, symmetric = method(head=head), method(head=head, symmetric=True)
+    weights = {"voxel": 1.0}
+    spatial = method(head=head, weights=weights)
+    symmetric = method(head=head, weights=weights, symmetric=True)
     student, teacher = network(spatial)
     batch = batch_of(spatial, 1)
     by_main = {}
@@ -210,7 +271,7 @@ def test_samples_of_a_batch_do_not_mix() -> None:
         torch.testing.assert_close(value, mean, rtol=1e-4, atol=1e-6)
 
 
-TERMS = ["gap_axis", "gap_norm", "chunk_adjacent", "chunk_distant", "vector", "route"]
+TERMS = ["gap_axis", "gap_norm", "chunk_adjacent", "chunk_distant", "vector", "route", "voxel"]
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -248,7 +309,7 @@ LEARNERS = [("difference", "dense"), ("pairwise", "dense"), ("difference", "coar
 def test_where_intensity_is_position_the_heads_reach_near_zero_error(
     head: str, features: str
 ) -> None:
-    spatial = method(head=head, vector_from=features)
+    spatial = method(head=head, vector_from=features, weights={"voxel": 1.0})
     student, _ = network(spatial)
     teacher = make_teacher(student)
     optimiser = torch.optim.Adam(student.parameters(), 3e-3)
@@ -268,6 +329,7 @@ def test_where_intensity_is_position_the_heads_reach_near_zero_error(
     scores = observation.scores
     assert scores["gap_error"].value < 0.06 * scores["gap_error"].chance
     assert scores["vector_error"].value < 0.08 * scores["vector_error"].chance
+    assert scores["voxel_error"].value < 0.25 * scores["voxel_error"].constant
     assert scores["gap_r2"].value > 0.99
     assert scores["direction_error"].value < 6
     assert scores["adjacent_accuracy"].value > 60

@@ -12,6 +12,7 @@ from situs.methods.spatial.losses import (
     gap_norm,
     route,
     vector,
+    voxel,
 )
 from situs.methods.spatial.method import Spatial
 
@@ -29,4 +30,5 @@ __all__ = [
     "gap_norm",
     "route",
     "vector",
+    "voxel",
 ]

@@ -31,10 +31,11 @@ class SpatialConfig(MethodConfig):
             transfer builds on learn little.
         width: Channels of the view vector.
         chunk_width: Channels of a chunk embedding.
+        voxel_width: Hidden channels of the head of ``voxel``.
         intensity: Intensity changes applied to each view on its own.
         weights: Weight of each loss term; a term of weight 0 is not computed. ``cycle`` and
             ``antisymmetry`` constrain only the pairwise head; the difference head fulfils both
-            by construction.
+            by construction. ``voxel`` is ours and off unless it is given a weight.
     """
 
     default_weights: ClassVar[dict[str, float]] = {
@@ -46,6 +47,7 @@ class SpatialConfig(MethodConfig):
         "route": 0.5,
         "cycle": 0.1,
         "antisymmetry": 0.1,
+        "voxel": 0.0,
     }
 
     views: int = Field(3, ge=2, le=6)
@@ -57,7 +59,13 @@ class SpatialConfig(MethodConfig):
     vector_from: Literal["dense", "coarse"] = "dense"
     width: PositiveInt = 128
     chunk_width: PositiveInt = 32
+    voxel_width: PositiveInt = 32
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)
+
+    @property
+    def voxels(self) -> bool:
+        """Whether ``voxel`` is trained, and so has a head."""
+        return self.weight("voxel") > 0
 
     @model_validator(mode="after")
     def _chunks_fit(self) -> Self:

@@ -38,6 +38,17 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
+def _pointwise(channels: int, hidden: int) -> nn.Sequential:
+    """A perceptron at every voxel, so that what a place is must be in the features there.
+
+    It has a hidden layer because the features are often normalised over the view: their means are
+    fixed, and with them the mean of anything linear in them.
+    """
+    return nn.Sequential(
+        nn.Conv3d(channels, hidden, 1), nn.GELU(), nn.Conv3d(hidden, 3, 1, bias=False)
+    )
+
+
 class SpatialHeads(nn.Module):
     """Vectors of views, gaps between them, embeddings of chunks (arXiv 2509.05967).
 
@@ -55,6 +66,8 @@ class SpatialHeads(nn.Module):
         else:
             self.view_vector = _embedder(coarse, config.width, strided=0, cells=2)
         self.chunk_vector = _embedder(channels, config.chunk_width, strided=1, cells=2)
+        if config.voxels:
+            self.voxel_place = _pointwise(channels, config.voxel_width)
         # Without bias, so that equal views have no gap.
         self.gap = nn.Linear(config.width, 3, bias=False)
         width = config.width
@@ -78,6 +91,12 @@ class SpatialHeads(nn.Module):
             begin = vectors.unsqueeze(-2).expand(shape)
             end = vectors.unsqueeze(-3).expand(shape)
             return self.direction(torch.cat([begin, end], dim=-1))
+
+    def places(self, dense: Tensor) -> Tensor:
+        """Where each voxel lies, up to a shift: ``(N, C, *view)`` → ``(N, 3, *view)``."""
+        with _own_precision(dense):
+            placed: Tensor = self.voxel_place(at_least_single(dense))
+        return placed
 
 
 def _own_precision(tensor: Tensor) -> torch.autocast:

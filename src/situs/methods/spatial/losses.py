@@ -63,6 +63,23 @@ def route(steps: Tensor, true: Tensor) -> Tensor:
     return F.smooth_l1_loss(route_sums(steps), route_sums(true))
 
 
+def voxel(places: Tensor, other_places: Tensor, true: Tensor) -> Tensor:
+    """SmoothL1(q_j(o) − q_i(o), g_ij) over the voxels of a view and axes; ours.
+
+    The vector from the voxel at offset o in view i to the centre of view j is g_ij − o. Where a
+    voxel lies in its own view is known and says nothing of anatomy, so it is given, not asked.
+    Both views are read at the same offset: whatever the borders of a view tell of it is in both
+    and cancels.
+
+    Args:
+        places: q_i, ``(…, 3, X, Y, Z)`` at every voxel of the view.
+        other_places: q_j, of the other view.
+        true: ``(…, 3)`` gaps g_ij from the view's centre to the other's.
+    """
+    steps = other_places - places
+    return F.smooth_l1_loss(steps, true[..., None, None, None].expand_as(steps))
+
+
 def cycle(steps: Tensor) -> Tensor:
     """‖d_ij + d_jk + d_ki‖² averaged over triangles and axes; 0 for fewer than three views."""
     sums = cycle_sums(steps)

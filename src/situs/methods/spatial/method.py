@@ -20,6 +20,7 @@ from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads
 from situs.methods.spatial.observation import Predicted, measure, predicted, sections
 from situs.methods.spatial.views import gap_spread_mm, sample_views
+from situs.methods.spatial.voxels import voxel_errors
 from situs.observation import Section
 from situs.views.source import Source
 
@@ -75,6 +76,7 @@ class Spatial(Method):
         "route": "SmoothL1(Σ d along a route, Σ g along it), every start, every order",
         "cycle": "‖dᵢⱼ + dⱼₖ + dₖᵢ‖²  (pairwise head only)",
         "antisymmetry": "‖dᵢⱼ + dⱼᵢ‖²  (pairwise head only)",
+        "voxel": "SmoothL1(qⱼ(o) − qᵢ(o), g),  q(o) = MLP(F(o)), every voxel o of a view",
     }
     Config = SpatialConfig
     config: SpatialConfig
@@ -170,6 +172,12 @@ class Spatial(Method):
             if self._constrained:
                 terms["cycle"] = losses.cycle(steps)
                 terms["antisymmetry"] = losses.antisymmetry(steps)
+        if self.wants("voxel"):
+            places = heads.places(near.dense).unflatten(0, (batch, -1))[:, :, None]
+            others = heads.places(far.dense).unflatten(0, (batch, -1))[:, role.others]
+            terms["voxel"] = losses.voxel(places, others, true[:, :, 0, 1:])
+            miss = voxel_errors((others - places).detach(), gaps_mm[:, :, 0, 1:], length)
+            scores["voxel_error"] = StepScore(miss.mean(), "mm", "lower")
         return Losses({name: term for name, term in terms.items() if self.wants(name)}, scores)
 
     @property

@@ -18,6 +18,7 @@ from situs.methods.spatial.chunks import chunk_starts, cut
 from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads
 from situs.methods.spatial.losses import off_diagonal
+from situs.methods.spatial.voxels import measure_voxels, voxel_section
 from situs.observation import (
     ArrowsPanel,
     BoxesPanel,
@@ -54,12 +55,17 @@ class Chunks(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """What the network says of the views: gaps and vectors in mm, chunks, and ``(B, V, D)``."""
+    """What the network says of the views: gaps and vectors in mm, chunks, and ``(B, V, D)``.
+
+    ``places (B, V, 3, *view)``, in units of ``length (3,)`` mm, where ``voxel`` is trained.
+    """
 
     gaps: Tensor
     steps: Tensor
     chunks: Chunks
     vectors: Tensor
+    length: Tensor
+    places: Tensor | None = None
 
 
 def predicted(
@@ -87,12 +93,15 @@ def predicted(
         steps=heads.steps(vectors).float() * length,
         chunks=choose_chunks(config, dense, batch, heads),
         vectors=vectors,
+        length=length,
+        places=heads.places(dense.flatten(0, 1)).unflatten(0, shape) if config.voxels else None,
     )
 
 
 def measure(config: SpatialConfig, predicted: Predicted, batch: Batch) -> list[Measured]:
     """Gaps, chunks, vectors and routes beside the truth."""
     true = gap_matrix(batch["centers_mm"])
+    places = predicted.places
     return [
         *_measure_gaps(Gaps(predicted.gaps, true)),
         *(
@@ -103,6 +112,7 @@ def measure(config: SpatialConfig, predicted: Predicted, batch: Batch) -> list[M
             )
         ),
         *_measure_vectors(config, Gaps(predicted.steps, true)),
+        *([] if places is None else [measure_voxels(places, predicted.length, batch)]),
     ]
 
 
@@ -112,6 +122,11 @@ def sections(
     """One section a sub-task."""
     true = gap_matrix(samples.batch["centers_mm"])
     shown = [whole_scan(scan) for scan in samples.scans[:_SHOWN]]
+    voxels = (
+        []
+        if predicted.places is None
+        else [voxel_section(predicted.places, predicted.length, samples, scores, _SHOWN)]
+    )
     return [
         Section(
             title="Gap matrix",
@@ -148,6 +163,7 @@ def sections(
                 for b, scan in enumerate(shown)
             ),
         ),
+        *voxels,
     ]
 
 

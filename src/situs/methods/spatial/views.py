@@ -15,8 +15,9 @@ from situs.views.source import Source
 def sample_views(source: Source, config: SpatialConfig, rng: np.random.Generator) -> Batch:
     """Draw V sub-volumes uniformly over a scan.
 
-    A view stays inside the scan along every axis that is long enough for it; along a shorter
-    axis it covers the whole scan and is padded with air.
+    A view stays inside the scan along every axis that is long enough for it. Along a shorter
+    axis it covers the whole scan, padded with air, and the scan lies in the middle of every
+    view: a border that moved would tell the gap without anatomy.
 
     Args:
         source: The scan.
@@ -30,8 +31,9 @@ def sample_views(source: Source, config: SpatialConfig, rng: np.random.Generator
     """
     size = np.asarray(config.view_size)
     room = np.asarray(source.shape) - size
+    middle = -(-room // 2)
     start_vox = rng.integers(
-        np.minimum(room, 0), np.maximum(room, 0), (config.views, 3), "int64", True
+        np.minimum(middle, 0), np.maximum(room, middle), (config.views, 3), "int64", True
     )
     views = [
         jitter(read_crop(source, start.tolist(), config.view_size), config.intensity, rng)
@@ -55,7 +57,8 @@ def gap_spread_mm(sources: list[Source], config: SpatialConfig) -> tuple[float, 
     along which no scan leaves room get the spacing, so that nothing is divided by zero.
     """
     rooms = [
-        np.abs(np.asarray(s.shape) - config.view_size) * np.asarray(s.spacing) for s in sources
+        np.maximum(np.asarray(s.shape) - config.view_size, 0) * np.asarray(s.spacing)
+        for s in sources
     ]
     floor = np.median([s.spacing for s in sources], axis=0)
     x, y, z = np.maximum(np.median(rooms, axis=0) / np.sqrt(6), floor).tolist()
