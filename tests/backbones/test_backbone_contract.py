@@ -104,6 +104,14 @@ SAMPLES = [
     Sample("swin_unetr", 2, ((32, 32), (64, 96)), (("feature_size", 12), ("norm", "group"))),
     Sample("resnet_unet", 2, ((32, 32), (64, 96)), (("resnet", "resnet10"),), in_channels=3),
 ]
+_TOKENS = (("width", 24), ("depth", 2), ("heads", 2), ("decoder_channels", 8))
+SAMPLES += [
+    Sample("primus", 3, ((16, 16, 8), (8, 24, 16)), (*_TOKENS, ("grid", (2, 2, 1)))),
+    Sample("primus", 3, ((8, 8, 4),), (*_TOKENS, ("patch", (4, 4, 2)), ("grid", ())), 2),
+    Sample("primus", 2, ((16, 16), (8, 24)), (*_TOKENS, ("grid", (2,)))),
+    Sample("vit", 3, ((16, 16, 8), (8, 24, 16)), (*_TOKENS, ("patch", (8,)), ("grid", (2, 2, 1)))),
+    Sample("vit", 2, ((28, 28), (14, 42)), (*_TOKENS, ("patch", (14,)), ("registers", 2)), 3),
+]
 SAMPLES += [
     Sample("test_backbone_contract:TwoScales", 3, ((16, 16, 8), (8, 24, 16))),
     Sample("test_backbone_contract:TwoScales", 2, ((16, 16), (8, 24)), in_channels=2),
@@ -188,6 +196,7 @@ def test_encoder_blocks_follow_the_forward_pass(sample: Sample):
     # One a scale: a block too many would slow the first layers down for nothing.
     stem = ("encoder", "plain") not in sample.options
     expected = {"cnn": len(backbone.channels), "nnunet": len(backbone.channels) + stem}
+    expected |= {"primus": 3, "vit": 3}  # what makes tokens, and each block
     expected["test_backbone_contract:TwoScales"] = 1  # nobody said what its blocks are
     assert len(blocks) == expected.get(sample.name, 5)
     listed = [id(p) for block in blocks for module in block for p in module.parameters()]
@@ -272,6 +281,9 @@ def test_unknown_names_suggest_the_nearest():
         ("nnunet", {"channels": [8, 16], "blocks": [1, 1, 1]}, "blocks must have 2 entries"),
         ("swin_unetr", {"feature_size": 20}, "multiple of 12"),
         ("resnet_unet", {"resnet": "resnet9"}, "resnet"),
+        ("primus", {"width": 100}, "multiple of 6 × heads"),
+        ("primus", {"patch": [8, 8]}, "one number or 3"),
+        ("vit", {"heads": 5}, "multiple of 2 × heads"),
     ],
 )
 def test_options_that_do_not_fit_are_explained(name: str, options: dict[str, Any], message: str):

@@ -13,6 +13,9 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from situs import backbones
+from situs.backbones import BackboneConfig
+from situs.backbones.presets import PRESETS
 from situs.cli import PANELS, app
 from situs.config import validate
 from situs.methods import available, method_class
@@ -77,7 +80,18 @@ def test_methods_and_backbones_are_listed_and_explained() -> None:
     assert [row["name"] for row in rows] == available()
     assert all(row["title"] and "arXiv" in row["paper"] for row in rows)
     rows = json.loads(CliRunner().invoke(app, ["backbones", "--json"]).stdout)
-    assert {"cnn", "nnunet"} <= {row["name"] for row in rows if len(row["what"]) > 20}
+    explained = {row["name"] for row in rows if len(row["what"]) > 20}
+    assert {*backbones.available(), *PRESETS} == explained
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_sizes_that_have_a_name_are_networks(name: str) -> None:
+    config = BackboneConfig(name=name)
+    assert config.name in backbones.available()
+    assert BackboneConfig(**config.model_dump()) == config
+    shallow = {"depth": 1} if "depth" in config.options else {}
+    network = backbones.build(BackboneConfig(name=name, options=shallow))
+    assert network.channels[-1] >= 320
 
 
 def test_a_run_says_what_it_is(tmp_path: Path) -> None:

@@ -63,14 +63,21 @@ def made(name: str) -> Method:
     return method.resolve_for_backbone(_backbone(method))
 
 
-def _backbone(method: Method) -> Any:
-    config = BackboneConfig(name="cnn", spatial_dims=method.spatial_dims)
-    return build_backbone(config.model_copy(update={"options": {"channels": [4, 8, 12]}}))
+BACKBONES: dict[str, dict[str, Any]] = {
+    "cnn": {"channels": [4, 8, 12]},
+    "primus": {"width": 24, "heads": 2, "depth": 2, "patch": [4], "grid": [4]},
+    "vit": {"width": 24, "heads": 2, "depth": 2, "patch": [4], "grid": [4]},
+}
 
 
-def nets_of(method: Method, seed: int = 0) -> Nets:
+def _backbone(method: Method, name: str = "cnn") -> Any:
+    config = BackboneConfig(name=name, spatial_dims=method.spatial_dims)
+    return build_backbone(config.model_copy(update={"options": BACKBONES[name]}))
+
+
+def nets_of(method: Method, seed: int = 0, name: str = "cnn") -> Nets:
     torch.manual_seed(seed)
-    backbone = _backbone(method)
+    backbone = _backbone(method, name)
     student = Network(backbone, method.build_heads(backbone)).eval()
     return Nets(student, make_teacher(student) if method.uses_teacher else None)
 
@@ -85,8 +92,10 @@ def test_all_of_situs_are_tested() -> None:
     assert set(OPTIONS) - {PLUGIN} == {n for n in available() if n != "rotation"}
 
 
-def test_the_gradient_arrives_where_the_method_says(method: Method) -> None:
-    nets = nets_of(method)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_gradient_arrives_where_the_method_says(method: Method, backbone: str) -> None:
+    method = method.resolve_for_backbone(_backbone(method, backbone))
+    nets = nets_of(method, name=backbone)
     found = {r.term: r for r in reach(method, batch_of(method, smooth_sources(2, (36,) * 3)), nets)}
     assert set(found) - {"total"} <= set(method.config.weights)
     assert found["total"].encoder == pytest.approx(100)

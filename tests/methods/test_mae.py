@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TinyBackbone, smooth_sources, stack
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from situs.backbones import BackboneConfig, build
 from situs.config import validate
 from situs.errors import ConfigError
 from situs.methods.base import Network
@@ -200,6 +202,46 @@ def test_blocks_that_coarse_features_see_through_are_refused():
     too_small = Mae(validate(MaeConfig, {"view_size": (8, 8, 16)}))
     with pytest.raises(ConfigError, match=r"block_size \(8, 8, 16\).*view_size \(8, 8, 16\)"):
         too_small.resolve_for_backbone(backbone)
+
+
+def test_a_transformer_computes_what_is_seen_and_learns_nothing_else():
+    torch.manual_seed(0)
+    options = {"width": 24, "depth": 2, "heads": 2, "patch": [4], "grid": [4, 2, 2]}
+    backbone = build(BackboneConfig(name="primus", options=options))
+    method = Mae(validate(MaeConfig, {"view_size": (16, 8, 8), "mask_ratio": 0.75}))
+    method = method.resolve_for_backbone(backbone)
+    assert method.config.block_size == (8, 8, 8)
+    method = Mae(validate(MaeConfig, {**SMALL, "view_size": (16, 8, 8), "mask_ratio": 0.75}))
+    network = Network(backbone, method.build_heads(backbone)).eval()
+    source = smooth_sources(1, (16, 8, 8))[0]
+    batch = stack([method.sample(source, np.random.default_rng(i)) for i in range(3)])
+
+    image = batch["image"].requires_grad_()
+    rebuilt, _ = method.rebuild({**batch, "image": image}, network)
+    rebuilt.square().sum().backward()
+    hidden = to_voxels(batch["hidden"], image.shape[2:])
+    assert not image.grad[hidden].any()
+    assert image.grad[~hidden].all()
+
+    def operations(call) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            call()
+        return counter.get_total_flops()
+
+    seen = ~batch["hidden"]
+    some = operations(lambda: [b(x, None) for b in backbone.encoder.blocks for x in [tokens(4)]])
+    part = operations(lambda: backbone.encode_seen(batch["image"], seen))
+    embedding = operations(lambda: backbone.encoder.embed(batch["image"]))
+    assert part == embedding + some
+
+    everything = backbone.encode_seen(batch["image"], torch.ones_like(seen))[0]
+    assert torch.allclose(everything, backbone.encode(batch["image"])[0], atol=1e-6)
+    with pytest.raises(ConfigError, match="'tokens' needs a transformer"):
+        Mae(validate(MaeConfig, {**SMALL, "masking": "tokens"})).build_heads(TinyBackbone())
+
+
+def tokens(number: int) -> torch.Tensor:
+    return torch.zeros(3, number, 24)
 
 
 @pytest.mark.parametrize("masking", ["auto", "input"])

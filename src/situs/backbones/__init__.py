@@ -22,8 +22,10 @@ _REGISTRY = Registry(
     {
         "cnn": "situs.backbones.cnn:Cnn",
         "nnunet": "situs.backbones.nnunet:Nnunet",
+        "primus": "situs.backbones.primus:Primus",
         "resnet_unet": "situs.backbones.resnet_unet:ResnetUnet",
         "swin_unetr": "situs.backbones.swin_unetr:SwinUnetr",
+        "vit": "situs.backbones.vit:Vit",
     },
     Backbone,
 )

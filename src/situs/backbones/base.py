@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from situs.backbones.presets import expanded
 from situs.config import Config
 from situs.errors import ConfigError
 
@@ -109,7 +110,11 @@ class Backbone(nn.Module, ABC):
 
 
 class BackboneConfig(Config):
-    """Which network, and its size. ``options`` are the adapter's own keyword arguments."""
+    """Which network, and its size. ``options`` are the adapter's own keyword arguments.
+
+    ``name`` may be one of :data:`situs.backbones.presets.PRESETS`, which stands for a backbone
+    and options.
+    """
 
     name: str = "cnn"
     spatial_dims: int = 3
@@ -117,3 +122,8 @@ class BackboneConfig(Config):
     options: dict[str, int | float | str | bool | list[int] | list[list[int]]] = Field(
         default_factory=dict
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _presets(cls, values: Any) -> Any:
+        return expanded(values)

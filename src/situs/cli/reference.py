@@ -42,16 +42,20 @@ def methods(json: Json = False) -> None:
 
 @app.command()
 def backbones(json: Json = False) -> None:
-    """List the networks that can be pretrained.
+    """List the networks that can be pretrained, and sizes of them that have a name.
 
-    Example: `situs backbones`
+    Example: `situs backbones`, then `situs pretrain --backbone resenc_l …`
     """
     from situs.backbones import available, backbone_class  # noqa: PLC0415 - imports torch
+    from situs.backbones.presets import PRESETS  # noqa: PLC0415
 
     rows = []
     for name in available():
         text = inspect.getdoc(backbone_class(name)) or ""
         rows.append({"name": name, "what": " ".join(text.split("\n\n")[0].split())})
+    for name, (base, options, whose) in PRESETS.items():
+        said = ", ".join(f"{key} {value}" for key, value in options.items())
+        rows.append({"name": name, "what": f"{whose}: {base} with {said}"})
     _show(rows, json)
 
 

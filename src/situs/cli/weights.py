@@ -18,7 +18,8 @@ def import_(
         Path, typer.Option("--out", callback=out_folder, help="The weights folder to write.")
     ],
     layout: Annotated[
-        str, typer.Option(help="auto, monai, voco, suprem, swin_unetr, nnunet or nnssl.")
+        str,
+        typer.Option(help="auto, monai, voco, suprem, swin_unetr, nnunet, nnssl, 3dino or dinov2."),
     ] = "auto",
     licence: Annotated[
         str, typer.Option("--licence", "--license", help="Of the weights, e.g. Apache-2.0.")
@@ -40,7 +41,7 @@ def import_(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take in weights of MONAI, VoCo, SuPreM, nnU-Net v2 or nnssl, with ledger and card.
+    """Take in weights of MONAI, VoCo, SuPreM, nnU-Net v2, nnssl or 3DINO, with ledger and card.
 
     Example: `situs import VoComni_B.pt --out weights/voco-b`
 

@@ -26,7 +26,8 @@ class MaeConfig(MethodConfig):
         mask_ratio: Share of blocks that are hidden. SparK uses 0.6 for CNNs, MAE 0.75 for ViTs.
         masking: ``"sparse"`` keeps hidden places empty through a convolutional encoder and
             fills its features with learned tokens before decoding; ``"input"`` puts a learned
-            token in the hidden voxels and lets the encoder see it, for encoders with attention;
+            token in the hidden voxels and lets the encoder see it, for encoders with attention
+            and convolutions; ``"tokens"`` gives a plain transformer only what is visible;
             ``"auto"`` looks at the encoder.
         normalise: Whether each block's target has zero mean and unit deviation.
     """
@@ -36,7 +37,7 @@ class MaeConfig(MethodConfig):
     axes: tuple[Literal[0, 1, 2], ...] | None = None
     block_size: Size | None = None
     mask_ratio: float = Field(0.6, gt=0, lt=1)
-    masking: Literal["auto", "sparse", "input"] = "auto"
+    masking: Literal["auto", "sparse", "input", "tokens"] = "auto"
     normalise: bool = True
 
     @model_validator(mode="after")

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
+from situs.backbones.tokens import TokenBackbone
 from situs.methods.mae.sparse import at_size
 
+_MIXING = 2  # blocks; He et al. find that few suffice where the encoder is fine-tuned
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -18,14 +20,19 @@ class MaeHeads(nn.Module):
 
     Args:
         backbone: Gives channels and dimensions.
-        sparse: Whether hidden features get one token a scale (SparK's "densify"); otherwise one
-            token a channel stands in for hidden voxels of the input.
+        masking: With ``"sparse"`` and ``"tokens"`` hidden features get one token a scale (SparK's
+            "densify"), which with ``"tokens"`` then see the others through attention; with
+            ``"input"`` one token a channel stands in for hidden voxels of the input.
     """
 
-    def __init__(self, backbone: Backbone, sparse: bool) -> None:
+    def __init__(self, backbone: Backbone, masking: str) -> None:
         super().__init__()
-        widths = backbone.channels if sparse else (backbone.in_channels,)
+        widths = (backbone.in_channels,) if masking == "input" else backbone.channels
         self.tokens = nn.ParameterList(nn.Parameter(0.02 * torch.randn(w)) for w in widths)
+        self.mixer: nn.Module = nn.Identity()
+        if masking == "tokens":
+            assert isinstance(backbone, TokenBackbone)
+            self.mixer = backbone.mixer(_MIXING)
         self.to_image = _CONV[backbone.spatial_dims](
             backbone.decoder_channels, backbone.in_channels, 1
         )

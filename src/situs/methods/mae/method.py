@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
+from situs.backbones.tokens import TokenBackbone
 from situs.config import validate
+from situs.errors import ConfigError
 from situs.methods.base import (
     Batch,
     Losses,
@@ -24,7 +26,7 @@ from situs.methods.mae.config import MaeConfig
 from situs.methods.mae.heads import MaeHeads
 from situs.methods.mae.losses import reconstruction
 from situs.methods.mae.observation import Predicted, measure, section
-from situs.methods.mae.sparse import is_convolutional, sparse_encoding
+from situs.methods.mae.sparse import at_size, is_convolutional, sparse_encoding
 from situs.methods.mae.views import fitted_block, sample_masked, to_voxels
 from situs.methods.measured import Measured
 from situs.methods.projection import pooled
@@ -56,7 +58,8 @@ class Mae(Method):
 
     def resolve_for_backbone(self, backbone: Backbone) -> Self:
         """Fill ``block_size``; see :func:`~situs.methods.mae.views.fitted_block`."""
-        stride = backbone.divisor if self._sparse(backbone) else (1,) * self.spatial_dims
+        seen_through = self._masking(backbone) == "input"
+        stride = (1,) * self.spatial_dims if seen_through else backbone.divisor
         block = fitted_block(self.config.block_size, stride)
         filled = {**self.config.model_dump(), "block_size": block}
         return type(self)(validate(MaeConfig, filled))
@@ -76,7 +79,7 @@ class Mae(Method):
     def heads(self, backbone: Backbone) -> nn.Module:
         """Tokens and the map to intensities."""
         self.resolve_for_backbone(backbone)  # refuses blocks that this backbone sees through
-        return MaeHeads(backbone, self._sparse(backbone))
+        return MaeHeads(backbone, self._masking(backbone))
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """Rebuild the hidden blocks of one batch."""
@@ -96,15 +99,22 @@ class Mae(Method):
         visible = (~to_voxels(batch["hidden"], image.shape[2:])).to(image.dtype)
         heads = network.heads
         assert isinstance(heads, MaeHeads)
-        if self._sparse(network.backbone):
-            with sparse_encoding(network.backbone.encoder, visible):
-                features = network.backbone.encode(image * visible)
-            decoded = network.backbone.decode(heads.fill(features, visible))
-        else:
+        backbone, masking = network.backbone, self._masking(network.backbone)
+        if masking == "input":
             (filled,) = heads.fill([image], visible)
-            features = network.backbone.encode(filled)
-            decoded = network.backbone.decode(features)
-        return heads.to_image(decoded), features
+            features = backbone.encode(filled)
+            return heads.to_image(backbone.decode(features)), features
+        if isinstance(backbone, TokenBackbone) and masking == "tokens":
+            grid = torch.Size(
+                n // p for n, p in zip(image.shape[2:], backbone.divisor, strict=True)
+            )
+            features = backbone.encode_seen(image, at_size(visible, grid)[:, 0] > 0)
+            complete = [heads.mixer(f) for f in heads.fill(features, visible)]
+        else:
+            with sparse_encoding(backbone.encoder, visible):
+                features = backbone.encode(image * visible)
+            complete = heads.fill(features, visible)
+        return heads.to_image(backbone.decode(complete)), features
 
     def predict(self, batch: Batch, nets: Nets) -> Predicted:
         """The image as the student imagines it, and its coarsest features."""
@@ -125,7 +135,13 @@ class Mae(Method):
         """One section."""
         return [section(self.config, predicted, samples)]
 
-    def _sparse(self, backbone: Backbone) -> bool:
-        if self.config.masking == "auto":
-            return is_convolutional(backbone.encoder)
-        return self.config.masking == "sparse"
+    def _masking(self, backbone: Backbone) -> str:
+        if self.config.masking != "auto":
+            if self.config.masking == "tokens" and not isinstance(backbone, TokenBackbone):
+                raise ConfigError(
+                    "masking 'tokens' needs a transformer that can leave tokens out (primus, vit)"
+                )
+            return self.config.masking
+        if isinstance(backbone, TokenBackbone):
+            return "tokens"
+        return "sparse" if is_convolutional(backbone.encoder) else "input"

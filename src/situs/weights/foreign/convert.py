@@ -15,7 +15,7 @@ from situs.config import unknown_name, validate
 from situs.errors import SitusError, TransferError
 from situs.files import file_sha256, write_json, writing_folder
 from situs.store import Preprocessing
-from situs.weights.foreign import nnunet, swin
+from situs.weights.foreign import nnunet, swin, transformer
 from situs.weights.foreign.found import Found
 from situs.weights.foreign.reading import read_checkpoint
 from situs.weights.ledger import Entry, Ledger, fill
@@ -24,8 +24,9 @@ from situs.weights.weights import MATCH_REQUIRED, Card, save_weights
 _FINDERS: tuple[Callable[[Mapping[str, Tensor], Mapping[str, Any]], Found | None], ...] = (
     swin.find,
     nnunet.find,
+    transformer.find,
 )
-_LAYOUTS = ("monai", "nnssl", "nnunet", "suprem", "swin_unetr", "voco")
+_LAYOUTS = ("3dino", "dinov2", "monai", "nnssl", "nnunet", "suprem", "swin_unetr", "voco")
 LEDGER = "ledger.json"
 _ABSENT = "not in the file"
 
@@ -67,7 +68,7 @@ def import_weights(
     allow_partial: bool = False,
     overwrite: bool = False,
 ) -> Imported:
-    """Make a weights folder from a checkpoint of MONAI, VoCo, SuPreM, nnU-Net v2 or nnssl.
+    """Make a weights folder from a checkpoint of another tool; :func:`layouts` lists them.
 
     Nothing in the checkpoint is run. Names and axes are mapped to situs's; kernels of nnU-Net are
     turned. What the source does not hold stays random and is listed in the card as lacking.

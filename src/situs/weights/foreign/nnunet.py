@@ -31,8 +31,7 @@ def find(state: Mapping[str, Tensor], rest: Mapping[str, Any]) -> Found | None:
     if not any(name.startswith("encoder.stages.0.") for name in bare):
         return None
     dims = next(t.ndim - 2 for n, t in bare.items() if n.endswith(".conv.weight"))
-    plan = _plan(rest)
-    order = plan.order if plan else tuple(reversed(range(dims)))
+    order = training_order(rest, dims)
     # The package holds the encoder again inside the decoder.
     own = {n: t for n, t in bare.items() if not n.startswith("decoder.encoder.")}
     kept = {n: t for n, t in own.items() if not n.startswith("decoder.seg_layers.")}
@@ -45,10 +44,10 @@ def find(state: Mapping[str, Tensor], rest: Mapping[str, Any]) -> Found | None:
         _config(kept, inverse(order), _strides(rest, len(order))),
         turned(kept, inverse(order)),
         other,
-        _rules(plan, rest),
+        checkpoint_rules(rest),
         "an encoder that nnssl pretrained" if nnssl else "a network that nnU-Net v2 trained",
         "",
-        _notes(plan),
+        notes(rest),
     )
 
 
@@ -74,7 +73,28 @@ def _nnssl_configuration(rest: Mapping[str, Any]) -> Mapping[str, Any]:
     return next(iter(configurations.values()), {}) or {}
 
 
-def _rules(plan: Plan | None, rest: Mapping[str, Any]) -> dict[str, Any]:
+def training_order(rest: Mapping[str, Any], dims: int) -> tuple[int, ...]:
+    """Which of situs's axes becomes each of those that a checkpoint's network was fed.
+
+    Args:
+        rest: What the checkpoint holds beside the weights.
+        dims: 2 or 3.
+    """
+    plan = _plan(rest)
+    return plan.order if plan else tuple(reversed(range(dims)))
+
+
+def input_size(rest: Mapping[str, Any]) -> list[int] | None:
+    """Voxels that a checkpoint's network was fed, in the order of its own axes, if it says so."""
+    plan = _plan(rest)
+    size = plan.configuration["patch_size"] if plan else None
+    size = size or _nnssl_configuration(rest).get("patch_size")
+    return None if size is None else [int(n) for n in size]
+
+
+def checkpoint_rules(rest: Mapping[str, Any]) -> dict[str, Any]:
+    """Preprocessing that a checkpoint of nnU-Net or nnssl tells of."""
+    plan = _plan(rest)
     if plan is not None:
         return plan.preprocessing
     spacing = _nnssl_configuration(rest).get("spacing")
@@ -83,7 +103,9 @@ def _rules(plan: Plan | None, rest: Mapping[str, Any]) -> dict[str, Any]:
     return {"spacing": tuple(float(s) for s in reversed(spacing))}
 
 
-def _notes(plan: Plan | None) -> tuple[str, ...]:
+def notes(rest: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a user of such a checkpoint should know."""
+    plan = _plan(rest)
     if plan is not None and plan.reorients:
         return ()
     return (

@@ -15,8 +15,14 @@ from torch import Tensor
 
 from situs.errors import TransferError
 
-_NAMES = ("network_weights", "state_dict", "net", "model", "student", "model_state_dict", "weights")
-"""Keys under which checkpoints hold the weights; the first that is there counts."""
+_NAMES = (
+    *("network_weights", "state_dict", "net", "model", "teacher", "student"),
+    *("model_state_dict", "weights"),
+)
+"""Keys under which checkpoints hold the weights; the first that is there counts.
+
+Of a student and its averaged teacher the teacher is what such methods publish.
+"""
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,93 @@
+"""Primus (Wald et al., arXiv 2503.01835): a transformer with rotary positions, a light decoder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from situs.backbones.base import BackboneConfig
+from situs.backbones.options import Positive
+from situs.backbones.tokens import TokenBackbone, per_axis
+from situs.backbones.transformer import Shape
+from situs.config import Config, validate
+from situs.errors import ConfigError
+
+
+class PrimusOptions(Config):
+    """Options of the ``primus`` backbone; the defaults are those of Primus-S.
+
+    Attributes:
+        width: Numbers a token; 396, 792, 864, 1056 in Primus S, B, M, L.
+        depth: Blocks; 12, 12, 16, 24.
+        heads: Attention heads; 6, 12, 12, 16.
+        patch: Voxels of a token: one number for all axes, or one an axis.
+        grid: Tokens along each axis for which learned positions are stored beside the rotary
+            ones; for other sizes they are interpolated. An empty list leaves them out.
+        layer_scale: What each branch is multiplied by at first.
+        drop_path_rate: Stochastic depth; 0.2 in the paper's fine-tuning.
+        decoder_channels: Channels of the dense features.
+    """
+
+    width: Positive = 396
+    depth: Positive = 12
+    heads: Positive = 6
+    patch: list[Positive] = Field(default=[8], min_length=1, max_length=3)
+    grid: list[Positive] = Field(default=[12], max_length=3)
+    layer_scale: Annotated[float, Field(gt=0)] = 0.1
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    decoder_channels: Positive = 32
+
+
+class Primus(TokenBackbone):
+    """Transformer with rotary positions and a light decoder, in 2D or 3D (Primus).
+
+    One scale of features. Masked methods give it only what is seen.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the input.
+        options: Its size.
+
+    Raises:
+        ConfigError: For options that do not fit together.
+    """
+
+    def __init__(
+        self, spatial_dims: int = 3, in_channels: int = 1, options: PrimusOptions | None = None
+    ) -> None:
+        options = options or PrimusOptions()
+        pairs = 2 * spatial_dims
+        if options.width % (options.heads * pairs):
+            raise ConfigError(
+                f"width {options.width} must be a multiple of {pairs} × heads ({options.heads}): "
+                f"each head turns pairs of numbers along {spatial_dims} axes"
+            )
+        try:
+            patch = per_axis(options.patch, spatial_dims)
+            grid = per_axis(options.grid, spatial_dims) if options.grid else ()
+        except ValueError as error:
+            raise ConfigError(f"patch and grid of backbone 'primus' {error}") from None
+        shape = Shape(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            patch=patch,
+            width=options.width,
+            depth=options.depth,
+            heads=options.heads,
+            hidden=options.width * 8 // 3,
+            gated=True,
+            rotary=True,
+            grid=grid,
+            prefix=0,
+            scale=options.layer_scale,
+            drop_path=options.drop_path_rate,
+            epsilon=1e-5,
+        )
+        super().__init__(shape, options.decoder_channels)
+
+    @classmethod
+    def from_config(cls, config: BackboneConfig) -> Self:
+        """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
+        options = validate(PrimusOptions, config.options)
+        return cls(config.spatial_dims, config.in_channels, options)
