@@ -77,12 +77,6 @@ def test_skill_runs_from_the_reference_to_perfect() -> None:
     assert verdicts.skill(score(chance=None, constant=None)) is None
 
 
-def test_keys_of_scans_become_names() -> None:
-    names = {"0bd3ec61": "liver-07.nii.gz"}
-    assert text.named("Lines in 0bd3ec61, moved", names) == "Lines in liver-07.nii.gz, moved"
-    assert text.named("Lines in 0bd3ec61", {}) == "Lines in 0bd3ec61"
-
-
 def test_a_monitor_of_collapse_is_shown_and_never_counted_as_learned() -> None:
     rank = Score("feature_rank", 28.0, "", "higher", collapsed=1.0)
     assert verdicts.verdict(rank) == "monitor"

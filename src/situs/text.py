@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-_WORD = re.compile(r"[\w-]+")
-
-# Settings that are paths.
-_PATHS = frozenset({"data", "out", "init", "unlabelled", "rules"})
+# Settings that are paths or names of cases, and words that stand there for something else.
+_PATHS = frozenset({"data", "out", "init", "unlabelled", "rules", "train", "validation", "test"})
+_WORDS = frozenset({"none", "given"})
+# What a user names for what it is, not for whose scans it holds.
+_MADE = frozenset({"out", "init", "run", "weights", "rules"})
 _ABSOLUTE = re.compile(r"[/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|file:")
+_RELATIVE = re.compile(r"[^()\[\]{}^$*|:,\s]+(/[^()\[\]{}^$*|:,\s]+)+")
 
 # Below this nobody measures lengths and angles: it is a rounding error.
 _PHYSICAL = frozenset({"mm", "°", "%"})
@@ -29,28 +31,30 @@ def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
-def without_folders(config: Any, key: str = "") -> Any:
+def without_folders(
+    config: Any, key: str = "", called: Callable[[str], str] = lambda name: name
+) -> Any:
     """A configuration whose paths are cut to their last part, for pages that are passed on.
 
     Names of folders may hold patients and dates.
 
     Args:
         config: A value, or a mapping or sequence of such.
-        key: What the value stands under: paths are what stands under the name of one, and
-            whatever begins as an absolute path does.
+        key: What the value stands under: paths and names are what stands under the name of
+            one, and whatever begins as an absolute path does, or reads like a relative one.
+        called: What is shown for the last part of a path to data. Folders that situs made (runs,
+            weights) are called what they are called.
     """
     if isinstance(config, Mapping):
-        return {name: without_folders(value, str(name)) for name, value in config.items()}
+        return {name: without_folders(value, str(name), called) for name, value in config.items()}
     if isinstance(config, list | tuple):
-        return [without_folders(value, key) for value in config]
-    if isinstance(config, str) and (key in _PATHS or _ABSOLUTE.match(config)):
-        return re.split(r"[/\\]", config.rstrip("/\\"))[-1] or "/"
+        return [without_folders(value, key, called) for value in config]
+    if not isinstance(config, str) or config in _WORDS:
+        return config
+    if key in _PATHS or _ABSOLUTE.match(config) or _RELATIVE.fullmatch(config):
+        last = re.split(r"[/\\]", config.rstrip("/\\"))[-1]
+        return (last if key in _MADE else called(last)) if last else "/"
     return config
-
-
-def named(text: str, names: Mapping[str, str]) -> str:
-    """The text with keys of scans replaced by the names that their user knows them by."""
-    return _WORD.sub(lambda match: names.get(match[0], match[0]), text) if names else text
 
 
 def number(value: float | None) -> str:

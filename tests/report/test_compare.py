@@ -12,6 +12,7 @@ import yaml
 from situs.errors import RunError
 from situs.report.compare import differing_settings, score_table, write_comparison
 from situs.report.folder import read_run
+from situs.scans.aliases import Names, alias
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,13 @@ def test_only_settings_that_differ_are_listed() -> None:
         "a": {"out": "x", "seed": 0, "backbone": {"name": "cnn", "depth": 3}},
         "b": {"out": "y", "seed": 0, "backbone": {"name": "cnn", "depth": 4, "extra": True}},
     }
-    assert differing_settings(configs) == [
+    assert differing_settings(configs, Names()) == [
         ("backbone.depth", ["3", "4"]),
         ("backbone.extra", ["–", "yes"]),
     ]
 
 
-def test_folders_are_named_by_their_last_part_alone() -> None:
+def test_folders_of_data_are_ids_others_their_last_part() -> None:
     configs = {
         "a": {"data": "/archive/Smith^Anna/1961/store", "options": {"planes": {"rules": "heart"}}},
         "b": {
@@ -54,8 +55,8 @@ def test_folders_are_named_by_their_last_part_alone() -> None:
             "options": {"planes": {"rules": "~/J/r"}},
         },
     }
-    assert differing_settings(configs) == [
-        ("data", ["store", "store, b"]),
+    assert differing_settings(configs, Names()) == [
+        ("data", [alias("store"), f"{alias('store')}, {alias('b')}"]),
         ("options.planes.rules", ["heart", "r"]),
     ]
 

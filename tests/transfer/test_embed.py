@@ -90,6 +90,7 @@ def test_a_store_must_have_the_rules_of_the_weights(place: Path, tmp_path: Path)
 def test_the_command_writes_a_table_and_a_page(place: Path, tmp_path: Path):
     out = tmp_path / "features.parquet"
     arguments = ["embed", str(place / "weights"), str(place / "scans"), "--out", str(out), "--json"]
+    arguments.append("--names")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)

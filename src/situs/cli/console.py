@@ -19,6 +19,10 @@ out = Console()
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead.")]
+Names = Annotated[
+    bool,
+    typer.Option("--names", help="Show the names of scans and cases instead of short ids."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, out_any, print_json
+from situs.cli.console import Json, Names, Quiet, err, out, out_any, print_json
 
 Out = Annotated[
     Path | None, typer.Option("--out", callback=out_any, help="HTML file or folder to write.")
@@ -28,6 +28,7 @@ def observe(
     transfer: Annotated[
         list[Path] | None, typer.Option(help="Result folder of a fine-tuning to show as well.")
     ] = None,
+    names: Names = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,7 +40,7 @@ def observe(
     from situs.report.report import write_report  # noqa: PLC0415
     from situs.report.terminal import print_scores, score_rows  # noqa: PLC0415
 
-    page = write_report(run, out_path, full=full, transfers=transfer or ())
+    page = write_report(run, out_path, full=full, transfers=transfer or (), names=names)
     if json:
         print_json({"report": page, "scores": score_rows(read_run(run).latest)})
         return
@@ -52,6 +53,7 @@ def observe(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two run folders or more.")],
     out_path: Out = None,
+    names: Names = False,
     json: Json = False,
 ) -> None:
     """Hold runs against each other: scores, curves, transfer, settings that differ.
@@ -62,7 +64,7 @@ def compare(
     from situs.report.folder import read_run  # noqa: PLC0415
     from situs.report.terminal import score_rows  # noqa: PLC0415
 
-    page = write_comparison(runs, out_path or Path("comparison.html"))
+    page = write_comparison(runs, out_path or Path("comparison.html"), names=names)
     if json:
         scores = {str(run): score_rows(read_run(run).latest) for run in runs}
         print_json({"comparison": page, "scores": scores})

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, out, print_json
+from situs.cli.console import Json, Names, Quiet, out, print_json
 
 
 @app.command()
@@ -24,6 +24,7 @@ def study(
     only_report: Annotated[
         bool, typer.Option("--only-report", help="Run nothing; report what is finished.")
     ] = False,
+    names: Names = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -45,6 +46,7 @@ def study(
         overrides=settings or (),
         report=None if quiet or json else _print_event,
         only_report=only_report,
+        names=names,
     )
     if json:
         print_json(

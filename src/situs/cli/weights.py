@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, out_file, out_folder, print_json
+from situs.cli.console import Json, Names, Quiet, err, out, out_file, out_folder, print_json
 
 
 @app.command("import")
@@ -94,6 +94,7 @@ def embed(
         float | None, typer.Option(help="A row every so many mm; one row a scan by default.")
     ] = None,
     page: Annotated[bool, typer.Option(help="Write a page with a map of the scans, too.")] = True,
+    names: Names = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -120,7 +121,7 @@ def embed(
             overwrite=overwrite,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    html = write_page(table) if page else None
+    html = write_page(table, names=names) if page else None
     for error in embedded.refused:
         err.print(f"refused: {error}", markup=False, soft_wrap=True)
     said = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,27 @@ from situs.report.figures import training
 from situs.report.folder import RunFolder, read_run
 from situs.report.report import score_columns
 from situs.report.transfers import compare
+from situs.scans.aliases import Names
 
 # Settings that always differ and say nothing.
 _OWN = {"out"}
 
 
-def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
+def write_comparison(runs: Sequence[str | Path], out: str | Path, *, names: bool = False) -> Path:
     """Write one page that holds several runs against each other.
 
     Args:
         runs: Run folders, at least two.
         out: The HTML file, or a folder for ``index.html``.
+        names: Show names of scans and cases; by default short ids, which ``names.csv`` in each
+            run folder tells apart.
 
     Raises:
         RunError: If there are fewer than two runs, or one cannot be read.
     """
     if len(runs) < 2:
         raise RunError("a comparison needs two runs or more")
-    named = _named([read_run(run) for run in runs])
+    named = _named([read_run(run, names=names) for run in runs])
     out = Path(out)
     target = out if out.suffix == ".html" else out / "index.html"
     columns = {name: run.metrics for name, run in named.items()}
@@ -47,13 +51,17 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path) -> Path:
         runs=[_column(run) for run in named.values()],
         scores=score_table(named),
         transfers=_transfers(named),
-        settings=differing_settings({name: run.config for name, run in named.items()}),
+        settings=differing_settings(
+            {name: run.config for name, run in named.items()}, Names(shown=names)
+        ),
         score_curves=training.score_tiles(columns, scores),
         losses=training.loss_tiles(columns),
         panels=_panels(named),
         js=Markup(page.text_asset("report.js")),
     )
     write_file(target, markup)
+    for run in named.values():
+        run.names.save(run.path)
     return target
 
 
@@ -92,7 +100,9 @@ def _cell(score: Score | None, best: float | None) -> dict[str, Any]:
     }
 
 
-def differing_settings(configs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+def differing_settings(
+    configs: Mapping[str, Mapping[str, Any]], names: Names
+) -> list[tuple[str, list[str]]]:
     """Dotted keys whose values differ, with the value in every run."""
     flat = {name: dict(_flattened(config)) for name, config in configs.items()}
     keys = list(dict.fromkeys(key for values in flat.values() for key in values))
@@ -100,7 +110,7 @@ def differing_settings(configs: Mapping[str, Mapping[str, Any]]) -> list[tuple[s
     for key in keys:
         values = [flat[name].get(key, "–") for name in configs]
         if key not in _OWN and len(set(map(str, values))) > 1:
-            shown = text.without_folders(values, key.rpartition(".")[2])
+            shown = text.without_folders(values, key.rpartition(".")[2], names.called)
             rows.append((text.printable(key), [text.printable(_said(v)) for v in shown]))
     return rows
 
@@ -179,10 +189,16 @@ def _panels(named: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
                 key = (section.title, panel.kind, getattr(panel, "style", ""))
                 found.setdefault(key, {}).setdefault(name, panel)
     return [
-        _side_by_side(section, of_runs)
+        _side_by_side(section, {n: _anonymous(named[n], p) for n, p in of_runs.items()})
         for (section, *_), of_runs in found.items()
         if len(of_runs) > 1
     ]
+
+
+def _anonymous(run: RunFolder, panel: Panel) -> Panel:
+    """A panel in whose words scans and cases are called what the run's page calls them."""
+    said = {field: run.names.within(getattr(panel, field)) for field in ("title", "caption")}
+    return replace(panel, **said)
 
 
 def _side_by_side(section: str, of_runs: Mapping[str, Panel]) -> dict[str, Any]:

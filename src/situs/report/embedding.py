@@ -14,18 +14,21 @@ from situs.files import write_file
 from situs.report import style
 from situs.report.page import render, settings
 from situs.report.svg import Tile, tile
+from situs.scans.aliases import Names
 from situs.transfer.embed import read_embedding
 
 _LISTED = 200
 _NEAREST = 3
 
 
-def write_page(table: str | Path, out: str | Path | None = None) -> Path:
+def write_page(table: str | Path, out: str | Path | None = None, *, names: bool = False) -> Path:
     """Write the page of a table that ``situs embed`` wrote.
 
     Args:
         table: The Parquet file.
         out: The page; beside the table, with its name, by default.
+        names: Show the scans' names; by default short ids, which ``names.csv`` beside the table
+            tells apart.
 
     Raises:
         RunError: If the table is not one.
@@ -35,13 +38,16 @@ def write_page(table: str | Path, out: str | Path | None = None) -> Path:
     features = np.stack(frame["feature"].to_numpy()).astype(np.float64)
     means = pd.DataFrame(features).groupby(frame["scan"].to_numpy(), sort=False).mean()
     modality = frame.groupby("scan", sort=False)["modality"].first().loc[means.index].tolist()
-    names = [str(name) for name in means.index]
+    called = Names(shown=names)
+    for name in means.index:
+        called.add(str(name))
+    ids = [called.of(str(name)) for name in means.index]
     spread = means.to_numpy().std(0)
     unit = (means.to_numpy() - means.to_numpy().mean(0)) / np.where(spread > 0, spread, 1.0)
     places, explained = _components(unit)
-    rows = _nearest(unit, names, modality)
+    rows = _nearest(unit, ids, modality)
     path = Path(out) if out is not None else Path(table).with_suffix(".html")
-    share = f"{100 * explained:.0f} %" if len(names) > 2 else "all"
+    share = f"{100 * explained:.0f} %" if len(ids) > 2 else "all"
     page = render(
         "embedding.html.j2",
         scans=rows[:_LISTED],
@@ -51,9 +57,10 @@ def write_page(table: str | Path, out: str | Path | None = None) -> Path:
         sentence=_sentence(rows, modality),
         tiles=[_map(places, modality, share)],
         explained=share,
-        provenance=settings(provenance),
+        provenance=settings(provenance, called),
     )
     write_file(path, page)
+    called.save(Path(table).parent)
     return path
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from situs.errors import RunError
 from situs.files import read_csv, read_json
 from situs.observation import Observation, Score
+from situs.scans.aliases import Names
 from situs.training.run import Run, whole_observations
 
 _REMEDY = "restore it from a copy, or leave this folder out"
@@ -50,6 +51,12 @@ class Transfer:
         return len(self.result.get("split", {}).get("train", ()))
 
     @property
+    def names(self) -> set[str]:
+        """Names of all cases that it speaks of."""
+        split = self.result.get("split") or {}
+        return {str(n) for part in split.values() for n in part} | {r["case"] for r in self.cases}
+
+    @property
     def task(self) -> str:
         """``"segmentation"`` or ``"classification"``."""
         return str(self.result.get("task", "segmentation"))
@@ -67,6 +74,7 @@ class RunFolder:
         metrics: Column → values, NaN where a row has none; ``step`` is always there.
         files: Step → observation files, one a part.
         transfers: Fine-tunings that began from this run, and those from scratch beside them.
+        shown: Whether pages show the names of scans and cases, not short ids.
     """
 
     path: Path
@@ -76,6 +84,7 @@ class RunFolder:
     metrics: dict[str, npt.NDArray[np.float64]]
     files: dict[int, list[Path]]
     transfers: tuple[Transfer, ...] = ()
+    shown: bool = False
     _cache: dict[int, tuple[Observation, ...]] = field(default_factory=dict, repr=False)
 
     @property
@@ -89,13 +98,16 @@ class RunFolder:
         return str(self.info.get("method") or self.config.get("method") or "unknown method")
 
     @cached_property
-    def names(self) -> dict[str, str]:
-        """Key of a scan in the store → the name its user knows it by, where that was kept."""
-        return {
-            str(r["key"]): str(r.get("source") or str(r["key"])[:8])
-            for r in self.data["records"]
-            if r.get("key")
-        }
+    def names(self) -> Names:
+        """What pages of this run call its scans and the cases of its fine-tunings."""
+        names = Names(shown=self.shown)
+        for record in self.data["records"]:
+            key = str(record.get("key") or "")
+            names.add(str(record.get("source") or key[:8]), key)
+        refused = filter(None, map(refused_name, self.data["refused"]))
+        for name in (*refused, *(n for transfer in self.transfers for n in transfer.names)):
+            names.add(name)
+        return names
 
     @property
     def steps(self) -> list[int]:
@@ -122,12 +134,15 @@ class RunFolder:
         return read_json(file, again) if file.is_file() else {}
 
 
-def read_run(path: str | Path, transfers: Sequence[str | Path] = ()) -> RunFolder:
+def read_run(
+    path: str | Path, transfers: Sequence[str | Path] = (), *, names: bool = False
+) -> RunFolder:
     """Read a run folder.
 
     Args:
         path: The folder.
         transfers: Result folders beside those under ``transfer/`` of the run.
+        names: Show names of scans and cases on pages, not short ids.
 
     Raises:
         RunError: If ``path`` is no run folder, or a file in it cannot be read.
@@ -143,9 +158,16 @@ def read_run(path: str | Path, transfers: Sequence[str | Path] = ()) -> RunFolde
             metrics=_columns(run.metrics()),
             files=run.observation_files(),
             transfers=tuple(read_transfer(f) for f in [*found, *map(Path, transfers)]),
+            shown=names,
         )
     except (ValueError, OSError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def refused_name(item: Mapping[str, Any]) -> str:
+    """What a refused scan was called."""
+    keys = ("name", "source", "path", "key", "series")
+    return str(next((item[k] for k in keys if item.get(k)), ""))
 
 
 def audited(

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from situs import text
 from situs.report import style
 from situs.report.svg import Tile
+from situs.scans.aliases import Names
 from situs.version import __version__
 
 STATIC = Path(__file__).parent / "static"
@@ -46,9 +47,9 @@ def text_asset(name: str) -> str:
     return (STATIC / name).read_text(encoding="utf-8")
 
 
-def settings(config: Mapping[str, Any]) -> str:
-    """A configuration as YAML, its paths cut to their last part."""
-    shown = text.without_folders(config)
+def settings(config: Mapping[str, Any], names: Names) -> str:
+    """A configuration as YAML; of its paths nothing but ids, or names where those are shown."""
+    shown = text.without_folders(names.inside(config), called=names.called)
     blob: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
     return text.printable_lines(blob)
 

@@ -64,6 +64,8 @@ def write_report(
     out: str | Path | None = None,
     full: bool = False,
     transfers: Sequence[str | Path] = (),
+    *,
+    names: bool = False,
 ) -> Path:
     """Draw what a run has learned.
 
@@ -76,6 +78,8 @@ def write_report(
         full: Every observed step and volumes as fine as they were kept, as files beside the page;
             otherwise one file of at most 15 MB.
         transfers: Result folders of fine-tunings besides those under ``transfer/``.
+        names: Show names of scans and cases; by default short ids, which ``names.csv`` in the
+            run folder tells apart.
 
     Returns:
         The page.
@@ -83,7 +87,7 @@ def write_report(
     Raises:
         RunError: If ``run_folder`` is no run folder, or cannot be read.
     """
-    run = read_run(run_folder, transfers)
+    run = read_run(run_folder, transfers, names=names)
     target = _target(run, out)
     check_writable(target, folder=False)
     if full:
@@ -94,6 +98,7 @@ def write_report(
             if len(html.encode()) <= BUDGET:
                 break
     write_file(target, html)
+    run.names.save(run.path)
     return target
 
 
@@ -132,8 +137,8 @@ def _render(run: RunFolder, detail: Detail, beside: Path | None) -> str:
         data=data_section(run),
         methods=methods,
         commands=_commands(run),
-        config=page.settings(run.config),
-        info=text.printable_lines(_json(run.info)),
+        config=page.settings(run.config, run.names),
+        info=text.printable_lines(_json(run)),
         scenes={"sections": scenes} if scenes else None,
         assets=files,
         licence=page.viewer_licence() if scenes else "",
@@ -159,8 +164,9 @@ def _write_assets(folder: Path, files: dict[str, str]) -> None:
         write_file(folder / f"{key}.js", f'situsAsset("{key}","{html}");\n')
 
 
-def _json(info: dict[str, Any]) -> str:
-    return json.dumps(text.without_folders(info), indent=2, ensure_ascii=False)
+def _json(run: RunFolder) -> str:
+    shown = text.without_folders(run.names.inside(run.info), called=run.names.called)
+    return json.dumps(shown, indent=2, ensure_ascii=False)
 
 
 def _facts(run: RunFolder) -> list[tuple[str, str]]:

@@ -12,8 +12,9 @@ from situs import text
 from situs.files import sha256
 from situs.observation import Panel, Volume, iter_panels
 from situs.report.figures import data as figures
-from situs.report.folder import RunFolder
+from situs.report.folder import RunFolder, refused_name
 from situs.report.svg import Tile
+from situs.scans.aliases import Names
 
 _THUMBNAILS = 6
 # Columns of the table of scans, where the records have them.
@@ -25,19 +26,19 @@ def data_section(run: RunFolder) -> dict[str, Any]:
     """Everything the data section of a page shows."""
     records, refused = run.data["records"], run.data["refused"]
     volumes = observed_volumes(run)
-    records = [{**r, "source": r.get("source") or r.get("key")} for r in records]
+    records = [{**r, "source": _called(r, run.names)} for r in records]
     headings = [c for c in _COLUMNS if any(r.get(c) not in (None, "") for r in records)]
     return {
         "sentence": _sentence(records, refused),
         "histograms": _histograms(records, volumes),
         "thumbnails": [
             (
-                text.printable(text.named(v.name, run.names)) or f"scan {n + 1}",
+                text.printable(run.names.of(v.name)) or f"scan {n + 1}",
                 figures.thumbnail_tiles(v),
             )
             for n, v in enumerate(volumes[:_THUMBNAILS])
         ],
-        "refused": [_refusal(item) for item in refused],
+        "refused": [_refusal(item, run.names) for item in refused],
         "headings": [h.replace("_", " ") for h in headings],
         "rows": [[_cell(r.get(h)) for h in headings] for r in records[:_MOST_ROWS]],
     }
@@ -111,12 +112,17 @@ def _is_triple(value: Any) -> bool:
     )
 
 
-def _refusal(item: Mapping[str, Any]) -> dict[str, str]:
-    named = next((item[k] for k in ("name", "path", "key", "series") if item.get(k)), "")
+def _called(record: Mapping[str, Any], names: Names) -> str:
+    """What a scan is called on the page; its key where it has no name."""
+    return names.of(str(record.get("key") or record.get("source") or ""))
+
+
+def _refusal(item: Mapping[str, Any], names: Names) -> dict[str, str]:
+    detail = str(item.get("detail", item.get("message", "")))
     return {
-        "name": text.printable(str(named)),
+        "name": text.printable(names.of(refused_name(item))),
         "reason": text.printable(str(item.get("reason", ""))),
-        "detail": text.printable(str(item.get("detail", item.get("message", "")))),
+        "detail": text.printable(names.within(detail)),
     }
 
 

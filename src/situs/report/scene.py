@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ from situs.report.figures import anatomy
 from situs.report.figures.boxes import roles_of
 from situs.report.figures.lines import clip
 from situs.report.figures.overlay import ERRORS, error_kinds, on_grid
+from situs.scans.aliases import Names
 
 _LABEL_INTENT = 1002
 _RGBA = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
@@ -82,12 +83,12 @@ class Assets:
 
     Attributes:
         longest: Volumes are averaged down until no edge is longer than this.
-        names: Key of a scan → the name its user knows it by.
+        names: What scans and cases are called.
         files: Key → gzipped NIfTI or MZ3 bytes.
     """
 
     longest: int = 128
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
     files: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, content: bytes) -> str:
@@ -327,7 +328,7 @@ def _label_asset(values: Array, affine: Array, assets: Assets) -> str:
 
 
 def _scan_layer(volume: Volume, assets: Assets) -> Layer:
-    name = text.printable(text.named(volume.name, assets.names)) or "scan"
+    name = text.printable(assets.names.of(volume.name)) or "scan"
     return Layer(name, "scan", add_scan(volume, assets))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from situs.observation import Observation, Panel, Score, Section, verdicts
 from situs.report import figures, scene, tables
 from situs.report.folder import RunFolder, Transfer
 from situs.report.svg import Tile
+from situs.scans.aliases import Names
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,16 @@ def transfer_sections(transfer: Transfer, name: str, assets: scene.Assets) -> li
             more=[],
         )
         for observation in transfer.observations
-        for section in _sections((observation,), {observation.step: (observation,)}, {}, assets)
+        for section in _sections(
+            (observation,), {observation.step: (observation,)}, assets.names, assets
+        )
     ]
 
 
 def _sections(
     latest: Sequence[Observation],
     history: dict[int, tuple[Observation, ...]],
-    names: Mapping[str, str],
+    names: Names,
     assets: scene.Assets,
 ) -> list[TaskSection]:
     return [
@@ -151,7 +154,7 @@ def _task(
     observation: Observation,
     section: Section,
     history: dict[int, tuple[Observation, ...]],
-    names: Mapping[str, str],
+    names: Names,
     assets: scene.Assets,
     several: bool,
 ) -> TaskSection:
@@ -207,10 +210,10 @@ def _at(section: Section, index: int, like: Section) -> Panel | None:
     return None
 
 
-def _view(panel: Panel, by_step: dict[int, Panel | None], names: Mapping[str, str]) -> PanelView:
-    title, caption = (text.named(html, names) for html in (panel.title, panel.caption))
+def _view(panel: Panel, by_step: dict[int, Panel | None], names: Names) -> PanelView:
+    title, caption = (names.within(html) for html in (panel.title, panel.caption))
     tiles = {
-        step: figures.draw(replace(p, title=text.named(p.title, names)))
+        step: figures.draw(replace(p, title=names.within(p.title)))
         for step, p in sorted(by_step.items())
         if p is not None
     }
@@ -230,7 +233,7 @@ def _scenes(
             if built is not None:
                 scenes[str(step)] = built.document()
         if scenes:
-            title = text.printable(text.named(panel.title, assets.names))
+            title = text.printable(assets.names.within(panel.title))
             found.append({"title": title, "steps": scenes})
     return found
 

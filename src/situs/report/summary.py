@@ -141,7 +141,9 @@ def gauges(run: RunFolder) -> list[GaugeGroup]:
 def warnings(run: RunFolder) -> list[str]:
     """The observations' own warnings, and what the run's record gives reason for."""
     found = [
-        text.opening(text.printable(w)) for observation in run.latest for w in observation.warnings
+        text.opening(text.printable(run.names.within(w)))
+        for observation in run.latest
+        for w in observation.warnings
     ]
     status = str(run.info.get("status", "unknown"))
     if status == "running":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from situs import text
 from situs.observation import Observation, Score, verdicts
+from situs.scans.aliases import Names
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,13 @@ class Split:
     rows: tuple[tuple[str, int, tuple[str, ...]], ...]
 
 
-def splits(
-    observation: Observation, scores: Sequence[Score], names: Mapping[str, str]
-) -> list[Split]:
+def splits(observation: Observation, scores: Sequence[Score], names: Names) -> list[Split]:
     """A table for every grouping that has at least two groups.
 
     Args:
         observation: Names the scan, modality and spacing of each sample.
         scores: Of one section; those without one value a sample are left out.
-        names: Key of a scan → the name its user knows it by.
+        names: What scans and cases are called.
     """
     count = len(observation.scans)
     kept = [s for s in scores if count and len(s.samples) == count]
@@ -43,7 +42,7 @@ def splits(
     groups: dict[str, Sequence[str]] = {
         "modality": observation.modalities,
         "spacing": [_spacing(s) for s in observation.spacings],
-        "scan": [names.get(key, key) for key in observation.scans],
+        "scan": [names.of(key) for key in observation.scans],
     }
     return [
         _split(by, keys, kept)

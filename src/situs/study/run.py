@@ -14,6 +14,7 @@ from situs.datasets.dataset import Dataset, open_dataset
 from situs.errors import ConfigError
 from situs.files import check_writable, write_file, write_json
 from situs.locks import holding
+from situs.scans.aliases import Names
 from situs.study.archives import image_files
 from situs.study.cases import CaseFacts, contents, inspect
 from situs.study.checks import check_settings
@@ -33,6 +34,7 @@ def carry_out(
     report: Callable[[Event, int, int], None] | None = None,
     only_report: bool = False,
     worker: Sequence[str] = WORKER,
+    names: bool = False,
 ) -> tuple[StudyResult, Plan]:
     """Carry out what is missing of a study, and compare what is there; draw nothing.
 
@@ -44,6 +46,8 @@ def carry_out(
         report: Called with each event, the number of finished jobs and of all jobs.
         only_report: Run nothing; compare what has been finished so far.
         worker: Command line of a worker process.
+        names: Write names of cases into the tables; by default short ids, which ``names.csv``
+            tells apart.
 
     Returns:
         The tables, also written to ``out`` as CSV, and the plan that they come from.
@@ -73,7 +77,7 @@ def carry_out(
             scheduler.run(plan.jobs, on_event)
             failed = scheduler.failed
     result = collect(plan, folders, [job.name for job in failed.values()])
-    _write_tables(result, plan)
+    _write_tables(result, plan, Names(shown=names))
     return result, plan
 
 
@@ -159,26 +163,29 @@ def _study_cases(study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts
     )
 
 
-def _write_tables(result: StudyResult, plan: Plan) -> None:
-    out = result.study.out
+def _write_tables(result: StudyResult, plan: Plan, names: Names) -> None:
+    out, split = result.study.out, plan.cases.split
+    pretrained_on = [path.name for path in plan.cases.unlabelled]
+    for name in (*split.test, *split.validation, *split.pool, *pretrained_on):
+        names.add(name)
     tables = {
         "summary": result.summary,
         "rivals": result.rivals,
         "runs": result.runs,
-        "cases": result.cases,
+        "cases": result.cases.assign(case=result.cases["case"].map(names.of)),
         "pretrainings": result.pretrainings,
         "tuning": result.tuning,
     }
     for name, table in tables.items():
         write_file(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    split = plan.cases.split
     write_json(
         out / "split.json",
         {
             "fingerprint": plan.cases.fingerprint,
-            "test": split.test,
-            "validation": split.validation,
-            "pool": split.pool,
-            "pretrained_on": [p.name for p in plan.cases.unlabelled],
+            "test": list(map(names.of, split.test)),
+            "validation": list(map(names.of, split.validation)),
+            "pool": list(map(names.of, split.pool)),
+            "pretrained_on": list(map(names.of, pretrained_on)),
         },
     )
+    names.save(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +29,8 @@ from situs.report.study.wording import (
     unstable,
     verdict,
 )
+from situs.scans.aliases import Names
+from situs.scans.refusals import REASONS
 from situs.study.config import StudyConfig
 from situs.study.plan import StudyCases
 from situs.study.results import StudyResult
@@ -35,6 +38,8 @@ from situs.study.run import carry_out
 from situs.study.scheduler import WORKER, Event
 
 Record = dict[Any, Any]
+# What stands behind the source of a refused scan.
+_REASON = re.compile(rf": (?:{'|'.join(REASONS)})(?=: |$)")
 
 
 def run_study(
@@ -44,6 +49,7 @@ def run_study(
     report: Callable[[Event, int, int], None] | None = None,
     only_report: bool = False,
     worker: Sequence[str] = WORKER,
+    names: bool = False,
 ) -> StudyResult:
     """Carry out what is missing of a study, compare what is there, and write the page.
 
@@ -53,6 +59,8 @@ def run_study(
         report: Called with each event, the number of finished jobs and of all jobs.
         only_report: Run nothing; compare what has been finished so far.
         worker: Command line of a worker process.
+        names: Show names of scans and cases in tables and page; by default short ids, which
+            ``names.csv`` in the study's folder tells apart.
 
     Returns:
         The tables; also written to ``out`` as CSV, Markdown and one HTML page.
@@ -63,22 +71,27 @@ def run_study(
         RunError: If another process is at work in ``out``.
     """
     result, plan = carry_out(
-        config, overrides=overrides, report=report, only_report=only_report, worker=worker
+        config,
+        overrides=overrides,
+        report=report,
+        only_report=only_report,
+        worker=worker,
+        names=names,
     )
     write_file(result.study.out / "summary.md", markdown(result))
-    return replace(result, page=write_page(result, plan.cases))
+    return replace(result, page=write_page(result, plan.cases, names=names))
 
 
-def write_page(result: StudyResult, cases: StudyCases) -> Path:
+def write_page(result: StudyResult, cases: StudyCases, *, names: bool = False) -> Path:
     """Write ``index.html`` into the study's folder."""
     script = Markup(page.text_asset("report.js"))
-    text = page.render("study.html.j2", s=view(result, cases), js=script)
+    text = page.render("study.html.j2", s=view(result, cases, Names(shown=names)), js=script)
     file = result.study.out / "index.html"
     write_file(file, text)
     return file
 
 
-def view(result: StudyResult, cases: StudyCases) -> dict[str, Any]:
+def view(result: StudyResult, cases: StudyCases, names: Names) -> dict[str, Any]:
     """Everything that the template places, as text."""
     study, metric = result.study, result.study.score
     return {
@@ -108,8 +121,8 @@ def view(result: StudyResult, cases: StudyCases) -> dict[str, Any]:
         "test_cases": len(cases.split.test),
         "validation_cases": len(cases.split.validation),
         "fairness": _fairness(result, cases),
-        "refused": result.refused,
-        "configuration": page.settings(study.model_dump(mode="json")),
+        "refused": [_refused(line, names) for line in result.refused],
+        "configuration": page.settings(study.model_dump(mode="json"), names),
     }
 
 
@@ -207,6 +220,13 @@ def _findings(result: StudyResult, metric: Metric) -> list[dict[str, str]]:
     if (sentence := missing(result)) is not None:
         told.append({"sentence": sentence, "verdict": ""})
     return told
+
+
+def _refused(line: str, names: Names) -> str:
+    """``source: reason: detail`` of a job's result, the source called what pages call it."""
+    found = _REASON.search(line)
+    end = len(line) if found is None else found.start()
+    return names.called(line[:end]) + line[end:]
 
 
 def _extent(study: StudyConfig, cases: StudyCases) -> str:
