@@ -31,7 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "simclr": {"view_size": (16, 16, 16)},
     "dino": {"global_size": (16,) * 3, "local_size": (8,) * 3, "locals": 2, "prototypes": 16},
     "voco": {"crop_size": (8, 8, 8)},
-    "sal": {"size": (32, 32), "spacing_mm": 1.0},
+    "sal": {"size": (32, 32), "spacing_mm": 1.0, "weights": {"pixel": 1.0}},
     "planes": {"size": (32, 32), "spacing_mm": 1.0, "studies": "virtual", "slices": 4},
     PLUGIN: {"size": 16},
 }

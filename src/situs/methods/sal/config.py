@@ -26,8 +26,8 @@ class SalConfig(MethodConfig):
         shown: ``"inside"`` shows of every slice a disc of one size that lies wholly inside it,
             placed anew in each slice of a pair, so that neither the border of the scan nor the
             place in the view tells what matches; ``"all"`` shows slices whole. None takes
-            ``"inside"`` where positions are matched and ``"all"`` where slices are only placed
-            along the scan.
+            ``"inside"`` where positions are matched or pixels placed, and ``"all"`` where slices
+            are only placed along the scan.
         shown_mm: Diameter of the disc; None fits the data.
         features: Which of the network's features are matched position by position: the encoder's
             coarsest scale, as in the paper, or the decoder's, which are fine (ours).
@@ -48,12 +48,19 @@ class SalConfig(MethodConfig):
         temperature: Of ``contrast``.
         width: Channels of a slice's embedding.
         hidden: Hidden channels of its projection head.
+        pixel_width: Hidden channels of the head of ``pixel``.
         pose: In-plane augmentation, drawn for each slice of a pair on its own.
         intensity: Changes of intensity, likewise; None for none.
-        weights: Of the terms; 1 for those not named, 0 switches one off.
+        weights: Of the terms; 1 for those not named, 0 switches one off. ``pixel`` is ours and
+            off unless it is given a weight.
     """
 
-    default_weights: ClassVar[dict[str, float]] = {"local": 1.0, "spread": 1.0, "global": 1.0}
+    default_weights: ClassVar[dict[str, float]] = {
+        "local": 1.0,
+        "spread": 1.0,
+        "global": 1.0,
+        "pixel": 0.0,
+    }
     size: tuple[PositiveInt, PositiveInt] | None = None
     spacing_mm: PositiveFloat | None = None
     axes: tuple[Literal[0, 1, 2], ...] | None = None
@@ -71,6 +78,7 @@ class SalConfig(MethodConfig):
     temperature: PositiveFloat = 0.1
     width: PositiveInt = 64
     hidden: PositiveInt = 128
+    pixel_width: PositiveInt = 32
     pose: PoseConfig = Field(default_factory=PoseConfig)
     intensity: IntensityConfig | None = Field(default_factory=IntensityConfig)
 
@@ -94,6 +102,12 @@ class SalConfig(MethodConfig):
         if self.shown != "inside" or self.shown_mm is None:
             return None
         return self.shown_mm / 2
+
+    @property
+    def unit_mm(self) -> float:
+        """Length of what a slice shows, which places of pixels are in units of."""
+        radius = self.radius_mm
+        return 2 * radius if radius else max(self.grid.size) * self.grid.spacing_mm
 
     @property
     def threshold(self) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
 from situs.errors import ConfigError
 from situs.methods.base import Network
+from situs.methods.precision import at_least_single
 from situs.methods.projection import Projector, pooled
 from situs.methods.sal.config import SalConfig
 
@@ -68,6 +70,15 @@ class SalHeads(nn.Module):
         # One place along the scan for each of the three directions a stack can have.
         out = config.width if config.position == "contrast" else 3
         self.slice = Projector(backbone.channels[-1], config.hidden, out)
+        # With a hidden layer, since the mean over a slice of anything that is linear in
+        # normalised features is fixed.
+        self.pixel: nn.Sequential | None = None
+        if config.weight("pixel") > 0:
+            self.pixel = nn.Sequential(
+                nn.Conv2d(backbone.decoder_channels, config.pixel_width, kernel_size=1),
+                nn.GELU(),
+                nn.Conv2d(config.pixel_width, 3, kernel_size=1, bias=False),
+            )
 
     def embed_positions(self, features: Tensor) -> Tensor:
         """``(N, C, h, w)`` of the source → ``(N, D, rows/stride, columns/stride)``."""
@@ -81,25 +92,37 @@ class Embedded(NamedTuple):
     Attributes:
         positions: ``(N, D, h, w)``; None where positions are not matched.
         slices: ``(N, W)``.
+        places: ``(N, 3, rows, columns)``, where every pixel lies, up to a shift that all slices
+            of a scan share, in units of what a slice shows; None where pixels are not placed.
     """
 
     positions: Tensor | None
     slices: Tensor
+    places: Tensor | None = None
 
 
-def embed(network: Network, slices: Tensor, positions: bool = True) -> Embedded:
+def embed(
+    network: Network, slices: Tensor, positions: bool = True, pixels: bool = False
+) -> Embedded:
     """Embeddings of slices ``(N, C, rows, columns)``.
 
     Args:
         network: Of this method.
         slices: Images.
-        positions: Whether those of positions are asked for, too: only then is anything decoded.
+        positions: Whether those of positions are asked for, too.
+        pixels: Whether every pixel is placed, which needs the decoder.
     """
     heads = cast(SalHeads, network.heads)
     features = network.backbone.encode(slices)
+    scale = heads.source.scale
+    needed = pixels or (positions and scale is None)
+    decoded = network.backbone.decode(features) if needed else None
     matched: Tensor | None = None
     if positions:
-        scale = heads.source.scale
-        dense = network.backbone.decode(features) if scale is None else features[scale]
-        matched = heads.embed_positions(dense)
-    return Embedded(matched, heads.slice(pooled(features)))
+        dense = decoded if scale is None else features[scale]
+        matched = heads.embed_positions(cast(Tensor, dense))
+    places = None
+    if pixels and decoded is not None and heads.pixel is not None:
+        with torch.autocast(decoded.device.type, enabled=False):  # bf16 rounds places
+            places = heads.pixel(at_least_single(decoded))
+    return Embedded(matched, heads.slice(pooled(features)), places)

@@ -20,7 +20,7 @@ from situs.methods.base import (
     Scores,
 )
 from situs.methods.measured import Measured
-from situs.methods.sal import losses
+from situs.methods.sal import losses, pixels
 from situs.methods.sal.config import SalConfig
 from situs.methods.sal.heads import Embedded, SalHeads, embed
 from situs.methods.sal.observation import matched, matching_section, measure_matching
@@ -52,6 +52,8 @@ class Sal(Method):
         "with a window, q within it",
         "global": "contrast: −mean over positives log softmax(z·z′/τ), positives where "
         "|position − position′| < threshold; regress: SmoothL1(predicted, true position)",
+        "pixel": "mean ‖(c_i(x) − x) − mean_y(c_j(y) − y)‖ / u over pixels x, y that the slices i "
+        "≠ j of a scan show (ours)",
         "spread": "1 + ¼ log mean exp(−2‖u_p − u_q‖²) over positions p ≠ q of one slice (ours)",
     }
     Config: ClassVar[type[MethodConfig]] = SalConfig
@@ -61,11 +63,12 @@ class Sal(Method):
         super().__init__(config)
         self.matches = self.wants("local", "spread")
         self.monitor = "match_distance" if self.matches else "position_error"
-        self.trains_decoder = self.matches and config.features == "decoder"
+        self.places = self.wants("pixel")
+        self.trains_decoder = self.places or (self.matches and config.features == "decoder")
 
     def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """Fill what is shown, the views' size and spacing, and the threshold from the scans."""
-        shown = self.config.shown or ("inside" if self.matches else "all")
+        shown = self.config.shown or ("inside" if self.matches or self.places else "all")
         disc = fitted_disc(sources, self.config) if shown == "inside" else None
         grid = fitted_grid(sources)
         if disc is not None:
@@ -98,7 +101,7 @@ class Sal(Method):
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """All slices in one pass; pairs aligned, slices of the whole batch placed."""
-        out = embed(nets.student, batch["slices"].flatten(0, 2), self.matches)
+        out = embed(nets.student, batch["slices"].flatten(0, 2), self.matches, self.places)
         terms: dict[str, Tensor] = {}
         if self.wants("local") and out.positions is not None:
             terms["local"] = self._aligned(out.positions.unflatten(0, (-1, 2)), batch)
@@ -106,6 +109,8 @@ class Sal(Method):
             terms["spread"] = losses.spread(out.positions)
         if self.wants("global"):
             terms["global"] = self._placed(out.slices, batch)
+        if out.places is not None:
+            terms["pixel"] = pixels.pixel(out.places, batch, self.config.unit_mm)
         return Losses(terms)
 
     def _aligned(self, pairs: Tensor, batch: Batch) -> Tensor:
@@ -141,11 +146,15 @@ class Sal(Method):
 
     def predict(self, batch: Batch, nets: Nets) -> Embedded:
         """Embeddings of all positions and slices."""
-        return embed(nets.student, batch["slices"].flatten(0, 2), self.matches)
+        return embed(nets.student, batch["slices"].flatten(0, 2), self.matches, self.places)
 
     def measure(self, samples: Samples, predicted: Embedded) -> list[Measured]:
-        """Matched positions and places along the scan."""
+        """Matched positions, places of pixels, and places along the scan."""
         places = measure_places(self.config, predicted, samples)
+        if predicted.places is not None:
+            places.append(
+                pixels.measure_pixels(predicted.places, samples.batch, self.config.unit_mm)
+            )
         if predicted.positions is None:
             return places
         found = matched(predicted.positions, samples.batch)
@@ -161,8 +170,12 @@ class Sal(Method):
     def sections(
         self, samples: Samples, predicted: Embedded, nets: Nets, scores: Scores
     ) -> list[Section]:
-        """Matches between near slices, and places along scans."""
-        places = place_section(self.config, predicted, samples, nets.student, scores)
-        if predicted.positions is None:
-            return [places]
-        return [matching_section(predicted.positions, samples, scores), places]
+        """Matches between near slices, places of pixels, and places along scans."""
+        shown = [place_section(self.config, predicted, samples, nets.student, scores)]
+        if predicted.places is not None:
+            shown.insert(
+                0, pixels.pixel_section(predicted.places, samples, scores, self.config.unit_mm)
+            )
+        if predicted.positions is not None:
+            shown.insert(0, matching_section(predicted.positions, samples, scores))
+        return shown

@@ -98,8 +98,8 @@ def _matches_panel(found: Matches, batch: Batch, sample: int, source: Source) ->
             "Numbers: the best and the worst matches, in the slice and in its neighbour. Right "
             "ones end within two positions of the true place; the map shows how far off all are."
         ),
-        left=_volume(images[0], planes[0], "slice"),
-        right=_volume(images[1], planes[1], "near slice"),
+        left=slice_volume(images[0], planes[0], "slice"),
+        right=slice_volume(images[1], planes[1], "near slice"),
         left_vox=_vox(found.start_px[shown]),
         predicted_vox=_vox(found.predicted_px[shown]),
         true_vox=_vox(found.true_px[shown]),
@@ -117,7 +117,7 @@ def _mean(parts: Sequence[npt.NDArray[np.generic]]) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _volume(image: Array, plane: Plane, name: str) -> Volume:
+def slice_volume(image: Array, plane: Plane, name: str) -> Volume:
     """An image as a volume one voxel thick: rows along the first axis, columns the second."""
     affine = np.eye(4)
     affine[:3, 0] = plane.spacing[0] * plane.column_mm
@@ -128,5 +128,5 @@ def _volume(image: Array, plane: Plane, name: str) -> Volume:
 
 
 def _vox(points_px: Array) -> Array:
-    """(column, row) in pixels → voxels of :func:`_volume`."""
+    """(column, row) in pixels → voxels of :func:`slice_volume`."""
     return np.stack([points_px[:, 1], points_px[:, 0], np.zeros(len(points_px))], axis=-1)
