@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Any, Self
 
 import torch
-from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -110,6 +109,12 @@ class _Decoder(nn.Module):
         strides: Sequence[tuple[int, ...]],
     ) -> None:
         super().__init__()
+        # All of MONAI comes with it, which takes seconds; other backbones bring their own.
+        from monai.networks.blocks.dynunet_block import (  # noqa: PLC0415
+            UnetBasicBlock,
+            UnetUpBlock,
+        )
+
         norm = monai_norm("instance", channels)
         steps = [
             tuple(c // f for f, c in zip(fine, coarse, strict=True))

@@ -25,7 +25,7 @@ from situs.pretraining.config import PretrainConfig
 from situs.pretraining.controls import untrained, without_anatomy
 from situs.pretraining.data import Item, observed_batch, split_items
 from situs.pretraining.module import Pretraining
-from situs.pretraining.pretrain import build_backbone, items_of, open_store
+from situs.pretraining.parts import build_backbone, items_of, open_store
 from situs.splits.groups import scan_groups
 from situs.training.engine import engine, quick_layout, quiet_engine
 from situs.training.progress import TrainingProgress

@@ -90,6 +90,11 @@ class PretrainConfig(Config):
     log_every: PositiveInt = 10
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the data lie, be it one place or several."""
+        return self.data if isinstance(self.data, tuple) else (self.data,)
+
+    @property
     def world_size(self) -> int:
         """Devices in all."""
         return self.devices * self.num_nodes

@@ -1,11 +1,17 @@
-"""Whole steps: where one ends, and how to give up one that was broken off."""
+"""Whole steps: where one ends, how to stop after it, how to give up one that was broken off."""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from situs.training.stopping import StopSignals
 
 
 class SteppedModule(pl.LightningModule):
@@ -77,3 +83,52 @@ class StepRollback(pl.Callback):
             for buffer, kept in self._buffers:
                 buffer.copy_(kept)
             self.whole = True
+
+
+class StopBetweenSteps(pl.Callback):
+    """Ends the training after a whole step in all processes, when one of them was asked to.
+
+    Stands before the callbacks that save: they save where ``trainer.should_stop``.
+
+    Args:
+        stops: What was asked for.
+        whole: Whether the network is that of a finished step.
+    """
+
+    def __init__(self, stops: StopSignals, whole: Callable[[], bool] = lambda: True) -> None:
+        self.stops, self.whole = stops, whole
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals over from Lightning, which gives them back at its end."""
+        self.stops.install()
+        self.stops.gentle = True
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Ask all processes."""
+        if not self.whole():
+            return
+        asked = int(self.stops.received or 0)
+        if trainer.world_size > 1:
+            flag = torch.tensor(asked, device=pl_module.device)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            asked = int(flag)
+        if asked:
+            self.stops.received = signal.Signals(asked)
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on nothing waits for a step."""
+        self.stops.gentle = False
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Likewise."""
+        self.stops.gentle = False

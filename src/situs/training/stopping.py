@@ -7,14 +7,10 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-
-import pytorch_lightning as pl
-import torch
-import torch.distributed as dist
 
 from situs.errors import Interrupted, Terminated, out_of_memory
 
@@ -70,55 +66,6 @@ def stop_signals() -> Iterator[StopSignals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-class StopBetweenSteps(pl.Callback):
-    """Ends the training after a whole step in all processes, when one of them was asked to.
-
-    Stands before the callbacks that save: they save where ``trainer.should_stop``.
-
-    Args:
-        stops: What was asked for.
-        whole: Whether the network is that of a finished step.
-    """
-
-    def __init__(self, stops: StopSignals, whole: Callable[[], bool] = lambda: True) -> None:
-        self.stops, self.whole = stops, whole
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals over from Lightning, which gives them back at its end."""
-        self.stops.install()
-        self.stops.gentle = True
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Ask all processes."""
-        if not self.whole():
-            return
-        asked = int(self.stops.received or 0)
-        if trainer.world_size > 1:
-            flag = torch.tensor(asked, device=pl_module.device)
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-            asked = int(flag)
-        if asked:
-            self.stops.received = signal.Signals(asked)
-            trainer.should_stop = True
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on nothing waits for a step."""
-        self.stops.gentle = False
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Likewise."""
-        self.stops.gentle = False
 
 
 def how_it_ended(error: BaseException | None, stops: StopSignals) -> Ending:

@@ -21,9 +21,8 @@ from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile
 from situs.training.schedule import warmup_cosine
 from situs.training.states import States, step_of
-from situs.training.steps import SteppedModule, StepRollback
+from situs.training.steps import SteppedModule, StepRollback, StopBetweenSteps
 from situs.training.stopping import (
-    StopBetweenSteps,
     StopSignals,
     leave_signals_to_the_trainer,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
 from situs.methods.precision import at_least_single
@@ -17,6 +16,9 @@ def _embedder(channels: int, width: int, strided: int, cells: int) -> nn.Sequent
     tells the place of the view. The projection lets entries be negative: means of activations
     all point the same way, and their cosines would start, and stay, near 1.
     """
+    # MONAI takes seconds to import, and `situs methods` lists what it does not build.
+    from monai.networks.blocks import Convolution  # noqa: PLC0415
+
     layers: list[nn.Module] = []
     for level in range(strided):
         layers.append(

@@ -1,0 +1,71 @@
+"""What the first touch of each door imports: heavy packages come when their work begins."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    *("torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "tensorboard", "monai"),
+    *("numpy", "pandas", "scipy", "sklearn", "matplotlib", "blosc2", "pydantic", "nibabel"),
+    *("pydicom", "SimpleITK", "nilearn", "onnx", "torch._dynamo"),
+}
+
+
+def imported(code: str) -> set[str]:
+    """Heavy packages that a fresh interpreter has after ``code``."""
+    names = f"print('\\n', *[n for n in {sorted(HEAVY)!r} if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\n{names}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def help_of(*verb: str) -> str:
+    return (
+        "from situs.cli import main\n"
+        f"sys.argv = ['situs', *{verb!r}, '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import situs", help_of(), help_of("pretrain"), help_of("finetune"), help_of("scan")],
+    ids=["import situs", "situs --help", "pretrain --help", "finetune --help", "scan --help"],
+)
+def test_imports_nothing_heavy(code: str) -> None:
+    assert not imported(code) - {"pydantic"}  # typer's, for a verb's options
+
+
+def test_scanning_needs_no_network_and_no_drawing() -> None:
+    absent = HEAVY - {"numpy", "pydicom", "nibabel", "pydantic", "pandas", "scipy", "SimpleITK"}
+    assert not imported("import situs; situs.read_scan; import situs.catalog") & absent
+
+
+def test_first_touch_of_pretrain_brings_torch_alone() -> None:
+    found = imported("import situs; situs.pretrain")
+    assert "torch" in found
+    assert not found - {"torch", "numpy", "scipy", "blosc2", "pydantic", "nibabel", "pydicom"}
+
+
+def test_methods_are_listed_without_what_trains_them() -> None:
+    code = (
+        "from situs.methods import available, method_class\n[method_class(n) for n in available()]"
+    )
+    assert not imported(code) & {"monai", "pytorch_lightning", "matplotlib", "sklearn"}
+
+
+def test_wrong_settings_are_told_before_lightning_is_imported() -> None:
+    code = (
+        "import situs\n"
+        "try:\n    situs.pretrain({'data': 'nowhere', 'out': 'run', 'stepz': 3})\n"
+        "except situs.SitusError as error:\n    assert 'stepz' in str(error), error\n"
+        "else:\n    raise AssertionError('accepted')"
+    )
+    assert not imported(code) & {"pytorch_lightning", "monai", "torchmetrics"}
