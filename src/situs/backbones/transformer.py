@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from monai.networks.layers.drop_path import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -152,6 +151,8 @@ class _Block(nn.Module):
         self.mlp = _Gated(shape) if shape.gated else _Perceptron(shape)
         self.gamma_1 = nn.Parameter(torch.full((shape.width,), shape.scale))
         self.gamma_2 = nn.Parameter(torch.full((shape.width,), shape.scale))
+        from monai.networks.layers.drop_path import DropPath  # noqa: PLC0415 - takes seconds
+
         self.drop = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, angles: Tensor | None) -> Tensor:
