@@ -56,8 +56,8 @@ faults: setup
 	OMP_NUM_THREADS=1 SITUS_FAULTS=$(FAULTS) $(BIN)/pytest tests/faults tests/test_locks.py
 
 docs: setup
-	$(BIN)/pip install -q -c constraints.txt 'mkdocs>=1.6,<2'
-	$(BIN)/mkdocs build --strict
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -68,13 +68,14 @@ def _lines(
         if name in given or inner is None:
             value = given.get(name, default)
             required = name not in given and field.is_required()
-            lines.append(f"{indent}{name}:" + ("  # required" if required else f" {_flow(value)}"))
+            lines.append(f"{indent}{name}:" + ("  # required" if required else f" {flow(value)}"))
         else:
             lines += [f"{indent}{name}:", *_lines(inner, {}, {}, indent + "  ")]
     return lines
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
+    """A value as YAML in one line, as ``--set`` takes it."""
     text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 

@@ -110,10 +110,14 @@ class Backbone(nn.Module, ABC):
 
 
 class BackboneConfig(Config):
-    """Which network, and its size. ``options`` are the adapter's own keyword arguments.
+    """Which network, and its size.
 
-    ``name`` may be one of :data:`situs.backbones.presets.PRESETS`, which stands for a backbone
-    and options.
+    Attributes:
+        name: One of ``situs backbones``, ``package.module:Class``, or one of
+            :data:`situs.backbones.presets.PRESETS`, which stands for a backbone and options.
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the input.
+        options: The network's own keyword arguments, for instance ``channels``.
     """
 
     name: str = "cnn"

@@ -14,12 +14,21 @@ from situs.store import Preprocessing
 
 
 class OptimiserConfig(Config):
-    """AdamW with linear warm-up and cosine decay; norms and biases are not decayed."""
+    """AdamW with linear warm-up and cosine decay; norms and biases are not decayed.
+
+    Attributes:
+        lr: Peak learning rate.
+        weight_decay: Of AdamW.
+        warmup_steps: Steps in which the rate rises to its peak.
+        final_lr: Fraction of ``lr`` that is left at the last step.
+        gradient_clip: Largest norm of the gradient of all parameters.
+        accumulate: Batches whose gradients make one step.
+    """
 
     lr: PositiveFloat = 1e-3
     weight_decay: float = Field(0.05, ge=0)
     warmup_steps: NonNegativeInt = 50
-    final_lr: float = Field(0.01, ge=0, le=1, description="fraction of lr at the end")
+    final_lr: float = Field(0.01, ge=0, le=1)
     gradient_clip: PositiveFloat = 1.0
     accumulate: PositiveInt = 1
 
@@ -39,8 +48,11 @@ class PretrainConfig(Config):
         uncertainty: Learn the weights of a composition.
         backbone: Network and size; ``spatial_dims`` follows the method.
         preprocessing: Used where ``data`` is not a store yet.
+        optimiser: AdamW and its schedule.
+        teacher: The moving average of the network.
         steps: Optimiser steps.
         batch_size: Samples a step and device.
+        seed: Of everything random.
         precision: ``"auto"`` takes bf16 or fp16 mixed precision on a GPU that has it.
         workers: Loader processes of each device; 0 loads in the main process.
         threads: Torch threads of each device; 0 takes the cores that are free.

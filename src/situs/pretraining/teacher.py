@@ -21,6 +21,10 @@ class TeacherConfig(Config):
 
     The momentum at step t is min(momentum, (1 + t) / (10 + t)); with ``"cosine"`` it also rises
     from ``momentum`` to 1 over the run.
+
+    Attributes:
+        momentum: Share of the teacher that is kept at each step, at most.
+        schedule: ``"constant"``, or ``"cosine"`` to end as an average of ever more steps.
     """
 
     momentum: float = Field(0.99, ge=0, lt=1)

@@ -50,6 +50,17 @@ class MotionConfig(Config):
         return self
 
 
+class CropMotionConfig(MotionConfig):
+    """How single crops are moved: less than the region.
+
+    A class of its own, so that a setting given alone leaves the others at these defaults.
+    """
+
+    rotation_deg: float = Field(20.0, ge=0, le=180)
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.95, 1.05)
+    translation: float = Field(0.25, ge=0)
+
+
 class S2dcConfig(MethodConfig):
     """What ``s2dc`` looks at and how its terms are weighted.
 
@@ -95,9 +106,7 @@ class S2dcConfig(MethodConfig):
     per_slice: bool = False
     motion: MotionConfig = Field(default_factory=MotionConfig)
     copy_of: Literal["scan", "region"] = "scan"
-    crop_motion: MotionConfig = Field(
-        default_factory=lambda: MotionConfig(rotation_deg=20, scale=(0.95, 1.05), translation=0.25)
-    )
+    crop_motion: CropMotionConfig = Field(default_factory=CropMotionConfig)
     global_crops: int = Field(4, ge=1)
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)
     temperature: PositiveFloat = 0.1

@@ -13,6 +13,15 @@ from situs.views.intensity import IntensityConfig
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
+class SeldomIntensityConfig(IntensityConfig):
+    """Changes of intensity that are drawn less often.
+
+    A class of its own, so that a setting given alone leaves the others at these defaults.
+    """
+
+    probability: float = Field(0.3, ge=0, le=1)
+
+
 class VocoConfig(MethodConfig):
     """How a region is cut into bases, and what is contrasted with them.
 
@@ -40,7 +49,7 @@ class VocoConfig(MethodConfig):
     crops: int = Field(4, ge=1)
     form: Literal["paper", "released"] = "paper"
     teacher: bool = False
-    intensity: IntensityConfig = Field(default_factory=lambda: IntensityConfig(probability=0.3))
+    intensity: SeldomIntensityConfig = Field(default_factory=SeldomIntensityConfig)
     hidden: PositiveInt = 256
     width: PositiveInt = 128
 
