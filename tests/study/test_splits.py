@@ -50,18 +50,18 @@ def test_every_case_is_in_one_part_and_every_patient_too(groups, test, validatio
     cases = facts(groups)
     group_of = {c.name: c.group for c in cases}
     split = split_cases(cases, test, validation, seed)
-    parts = [split.test, split.validation, split.pool]
+    parts = [split.test, split.validation, split.train]
     assert sorted(n for part in parts for n in part) == sorted(group_of)
     patients = [{group_of[n] for n in part} for part in parts]
     assert sum(map(len, patients)) == len(set().union(*patients))
     assert len(split.test) >= test
     assert len(split.validation) >= validation
     assert split == split_cases(list(reversed(cases)), test, validation, seed)
-    labels = min(4, len(split.pool))
-    few = training_cases(cases, split.pool, labels, seed, False)
-    more = training_cases(cases, split.pool, len(split.pool), seed, False)
+    labels = min(4, len(split.train))
+    few = training_cases(cases, split.train, labels, seed, False)
+    more = training_cases(cases, split.train, len(split.train), seed, False)
     assert more[:labels] == few
-    assert sorted(more) == sorted(split.pool)
+    assert sorted(more) == sorted(split.train)
 
 
 def test_parts_have_the_strata_of_the_whole():
@@ -71,7 +71,7 @@ def test_parts_have_the_strata_of_the_whole():
         strata = {c.name: c.stratum for c in cases}
         counts = np.bincount([int(strata[n]) for n in split.test])
         assert counts.max() - counts.min() <= 1
-        drawn = training_cases(cases, split.pool, 9, seed, True)
+        drawn = training_cases(cases, split.train, 9, seed, True)
         assert sorted(np.bincount([int(strata[n]) for n in drawn])) == [3, 3, 3]
     assert len({split_cases(cases, 30, 12, seed).test for seed in range(5)}) == 5
 
@@ -264,7 +264,7 @@ def test_images_without_labels_are_compared_with_the_tested_ones_too(organs, tmp
         "validation": 0,
     }
     plan, _ = describe(study)
-    tested, trained = plan.cases.split.test[0], plan.cases.split.pool[0]
+    tested, trained = plan.cases.split.test[0], plan.cases.split.train[0]
     noise = np.random.default_rng(0).random((12, 14, 10)).astype(np.float32)
     nib.save(nib.Nifti1Image(noise, np.eye(4)), data / "images" / "q01_new.nii.gz")
     patient = tested.split("_")[0]

@@ -115,7 +115,7 @@ def test_each_arm_gets_the_rate_that_was_best_on_validation(finished):
             assert job.config["test"] == list(split.validation)
         if job.kind == "finetune":
             assert job.config["test"] == list(split.test)
-            assert set(job.config["train"]) <= set(split.pool)
+            assert set(job.config["train"]) <= set(split.train)
             assert job.config["preprocessing" if "init" not in job.config else "init"]
             # A job's name knows of no defaults: an option more must not make it another.
             assert job.config["dataset"] == study["dataset"]

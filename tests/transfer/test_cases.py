@@ -12,7 +12,7 @@ from situs.datasets.dataset import Case, Dataset
 from situs.errors import ConfigError
 from situs.store import Preprocessing
 from situs.transfer.cases import Cohort, places
-from situs.transfer.splits import choose
+from situs.transfer.splits import choose, described
 
 
 def cohort_of(groups: list[int]) -> Cohort:
@@ -61,7 +61,7 @@ def test_shares_are_of_the_patients_and_one_is_always_tested() -> None:
     split = choose(cohort, None, 0.1, 0.2, seed=0)
     assert [len(split.train), len(split.validation), len(split.test)] == [14, 2, 4]
     assert len({cohort.group(name) for name in split.test}) == 2
-    line = split.said(cohort)
+    line = described(split, cohort)
     assert line.startswith("14 cases to train on, of 7 patients; 2 cases for validation, of 1 pat")
     assert all(name in line for name in (*split.validation, *split.test))
     small = choose(cohort_of([0, 1, 2]), None, 0.1, 0.2, seed=0)

@@ -103,7 +103,7 @@ def test_slices_are_slices_of_the_volume(axis: int) -> None:
 
 
 def test_rotations_are_rigid_in_space_and_spare_thick_slices() -> None:
-    config = Augmentation(rotation_degrees=90, scale=0, flip_axes=(), probability=1)
+    config = Augmentation(rotation_deg=90, scale=0, flip_axes=(), probability=1)
     spacing = torch.tensor([[0.5, 1.0, 1.2], [1.0, 1.0, 6.0]])
     matrix = draw(config, spacing, (0, 1, 2), torch.Generator().manual_seed(3)).matrix
     # In mm the matrix must be orthogonal: S M S⁻¹.
@@ -119,7 +119,7 @@ def test_rotations_are_rigid_in_space_and_spare_thick_slices() -> None:
 @given(dims=st.sampled_from([2, 3]), seed=st.integers(0, 99))
 def test_image_and_label_move_together_and_stay_in_the_crop(dims: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    config = Augmentation(rotation_degrees=40, scale=0.4, flip_axes=(0, 1, 2), probability=1)
+    config = Augmentation(rotation_deg=40, scale=0.4, flip_axes=(0, 1, 2), probability=1)
     spacing = torch.rand((2, dims), generator=generator) + 0.5
     drawn = draw(config, spacing, tuple(range(dims)), generator)
     size = (8, 9, 6)[:dims]
@@ -160,3 +160,7 @@ def test_recolouring() -> None:
     torch.testing.assert_close(out[0].std(), 1.5 * image[0].std())
     torch.testing.assert_close(out[0].mean(), image[0].mean())
     torch.testing.assert_close(out[1], image[1] + 2 * image[1].std())
+
+
+def test_result_folders_of_before_say_rotation_in_full() -> None:
+    assert Augmentation.model_validate({"rotation_degrees": 7}) == Augmentation(rotation_deg=7)

@@ -1,4 +1,4 @@
-"""One section a sub-task: its scores, splits, figures and 3D scenes, through training time."""
+"""One section a sub-task: its scores, breakdowns, figures and 3D scenes, through training time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TaskSection:
         explanation: The question that the sub-task asks.
         steps: Steps that the slider offers.
         scores: Step → rows of the score table.
-        splits: By modality, spacing and scan, at the last step.
+        breakdowns: By modality, spacing and scan, at the last step.
         panels: One of each kind, at every step.
         more: Further panels, at the last step only.
         scenes: For the viewer: title and step → scene, one a panel.
@@ -77,7 +77,7 @@ class TaskSection:
     explanation: str
     steps: list[int]
     scores: dict[int, list[dict[str, Any]]]
-    splits: list[tables.Split]
+    breakdowns: list[tables.Breakdown]
     panels: list[PanelView]
     more: list[PanelView]
     scenes: list[dict[str, Any]] = field(default_factory=list)
@@ -172,7 +172,7 @@ def _task(
         explanation=text.printable(section.explanation),
         steps=sorted(past),
         scores={step: score_rows(s.scores) for step, s in past.items() if s.scores},
-        splits=tables.splits(observation, section.scores, names),
+        breakdowns=tables.breakdowns(observation, section.scores, names),
         panels=[
             _view(section.panels[n], {step: _at(s, n, section) for step, s in past.items()}, names)
             for n in leading

@@ -13,7 +13,7 @@ from situs.scans.aliases import Names
 
 
 @dataclass(frozen=True)
-class Split:
+class Breakdown:
     """Means of several scores over groups of samples.
 
     Attributes:
@@ -27,7 +27,7 @@ class Split:
     rows: tuple[tuple[str, int, tuple[str, ...]], ...]
 
 
-def splits(observation: Observation, scores: Sequence[Score], names: Names) -> list[Split]:
+def breakdowns(observation: Observation, scores: Sequence[Score], names: Names) -> list[Breakdown]:
     """A table for every grouping that has at least two groups.
 
     Args:
@@ -45,13 +45,13 @@ def splits(observation: Observation, scores: Sequence[Score], names: Names) -> l
         "scan": [names.of(key) for key in observation.scans],
     }
     return [
-        _split(by, keys, kept)
+        _breakdown(by, keys, kept)
         for by, keys in groups.items()
         if len(keys) == count and len(set(keys)) > 1
     ]
 
 
-def _split(by: str, keys: Sequence[str], scores: Sequence[Score]) -> Split:
+def _breakdown(by: str, keys: Sequence[str], scores: Sequence[Score]) -> Breakdown:
     values = {score.name: np.asarray(score.samples, dtype=float) for score in scores}
     members = np.asarray(keys)
     rows = []
@@ -61,7 +61,7 @@ def _split(by: str, keys: Sequence[str], scores: Sequence[Score]) -> Split:
         inside = members == key
         cells = tuple(_mean(values[s.name][inside], s.unit) for s in scores)
         rows.append((text.printable(key), int(inside.sum()), cells))
-    return Split(by, tuple(verdicts.label(s) for s in scores), tuple(rows))
+    return Breakdown(by, tuple(verdicts.label(s) for s in scores), tuple(rows))
 
 
 def _worst_first(

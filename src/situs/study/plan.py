@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from situs.evaluation.measures import Metric, case_scores, mean_score
+from situs.splits.split import Split
 from situs.study.cases import CaseFacts, fingerprint
 from situs.study.config import SCRATCH, Arm, StudyConfig
 from situs.study.jobs import RUN, Job
-from situs.study.splits import Split, training_cases
+from situs.study.splits import training_cases
 
 Results = Callable[[Job], dict[str, Any] | None]
 
@@ -28,7 +29,7 @@ class StudyCases:
 
     Attributes:
         facts: Of all labelled cases.
-        split: Test, validation and pool.
+        split: Tested, tuned on, and left to draw training sets from.
         unlabelled: Images for pretraining: of every case that is not tested, and further ones.
         contents: Hash of those images.
         multi_label: Whether a scan may have several labels or none.
@@ -222,7 +223,7 @@ class Plan:
             SitusError: If there are too few.
         """
         if (labels, seed) not in self._drawn:
-            facts, pool = self.cases.facts, self.cases.split.pool
+            facts, pool = self.cases.facts, self.cases.split.train
             by_stratum = self.study.task == "classification"
             by_patient = self.study.labels_are == "patients"
             self._drawn[labels, seed] = training_cases(

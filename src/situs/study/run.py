@@ -166,7 +166,7 @@ def _study_cases(study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts
 def _write_tables(result: StudyResult, plan: Plan, names: Names) -> None:
     out, split = result.study.out, plan.cases.split
     pretrained_on = [path.name for path in plan.cases.unlabelled]
-    for name in (*split.test, *split.validation, *split.pool, *pretrained_on):
+    for name in (*split.test, *split.validation, *split.train, *pretrained_on):
         names.add(name)
     tables = {
         "summary": result.summary,
@@ -184,7 +184,7 @@ def _write_tables(result: StudyResult, plan: Plan, names: Names) -> None:
             "fingerprint": plan.cases.fingerprint,
             "test": list(map(names.of, split.test)),
             "validation": list(map(names.of, split.validation)),
-            "pool": list(map(names.of, split.pool)),
+            "pool": list(map(names.of, split.train)),
             "pretrained_on": list(map(names.of, pretrained_on)),
         },
     )

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from situs.errors import SitusError, setting
 from situs.splits.groups import linked
+from situs.splits.split import Split
 from situs.study.cases import CaseFacts, near_duplicates
 
 
 class LeakError(SitusError):
     """Test scans that a training set would know already."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Names of cases: tested, used for tuning, and left to draw training cases from."""
-
-    test: tuple[str, ...]
-    validation: tuple[str, ...]
-    pool: tuple[str, ...]
 
 
 def without_leaks(
@@ -76,7 +68,7 @@ def split_cases(facts: Sequence[CaseFacts], test: int | str, validation: int, se
             f"{len(facts)} cases in {len(order)} patients cannot give test ({test}), validation "
             f"({validation}) and training cases; ask for fewer"
         )
-    return Split(_names(chosen), _names(tuning), _names(pool))
+    return Split(train=_names(pool), validation=_names(tuning), test=_names(chosen))
 
 
 def training_cases(

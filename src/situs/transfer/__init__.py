@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from situs.splits.split import Split
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import Augmentation, FinetuneConfig
 from situs.transfer.finetune import finetune
 from situs.transfer.model import Model, Task
 from situs.transfer.result import Result
-from situs.transfer.splits import Split, choose
+from situs.transfer.splits import choose
 
 __all__ = [
     "Augmentation",

@@ -65,7 +65,7 @@ def draw(
     def happens() -> Tensor:
         return (torch.rand(batch, generator=generator) < config.probability).float()
 
-    angles = uniform(1 if dims == 2 else 3) * math.radians(config.rotation_degrees)
+    angles = uniform(1 if dims == 2 else 3) * math.radians(config.rotation_deg)
     matrix = _rotations(angles * happens()[:, None], spacing)
     matrix = matrix * (1 + config.scale * uniform() * happens())[:, None, None]
     matrix = matrix * spacing[:, None, :] / spacing[:, :, None]

@@ -24,11 +24,19 @@ TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 """Of the patients, where nothing is said of training and test cases."""
 
 
+def renamed(augmentation: Any) -> Any:
+    """Settings as they are called today; result folders may say ``rotation_degrees``."""
+    if isinstance(augmentation, dict) and "rotation_degrees" in augmentation:
+        kept = {key: v for key, v in augmentation.items() if key != "rotation_degrees"}
+        return {"rotation_deg": augmentation["rotation_degrees"], **kept}
+    return augmentation
+
+
 class Augmentation(Config):
     """Random changes of training patches; the ranges are symmetric about no change.
 
     Attributes:
-        rotation_degrees: Largest rotation about each axis (in the plane for slices).
+        rotation_deg: Largest rotation about each axis (in the plane for slices).
         scale: Largest relative change of size.
         flip_axes: Array axes (0 is left-right) flipped with probability 1/2. ``"auto"`` flips
             left-right only, and not even that where the name of a class or of a case has a side
@@ -41,7 +49,7 @@ class Augmentation(Config):
         probability: Of each change, for each patch.
     """
 
-    rotation_degrees: float = Field(15.0, ge=0, le=180)
+    rotation_deg: float = Field(15.0, ge=0, le=180)
     scale: float = Field(0.15, ge=0, lt=1)
     flip_axes: Literal["auto"] | tuple[Literal[0, 1, 2], ...] = "auto"
     contrast: float = Field(0.25, ge=0, lt=1)
@@ -49,6 +57,11 @@ class Augmentation(Config):
     noise: float = Field(0.1, ge=0)
     gamma: float = Field(0.25, ge=0)
     probability: float = Field(0.5, ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_called_today(cls, values: Any) -> Any:
+        return renamed(values)
 
     @field_validator("flip_axes", mode="before")
     @classmethod

@@ -23,6 +23,7 @@ from situs.errors import ConfigError, setting
 from situs.evaluation.metrics import Summary
 from situs.files import check_writable
 from situs.locks import holding
+from situs.splits.split import Split
 from situs.store import Preprocessing
 from situs.training.run import MetricsFile
 from situs.training.states import States
@@ -38,7 +39,7 @@ from situs.transfer.model import Model, Task, assemble, initialise, starting_poi
 from situs.transfer.observation import observe_segmentation
 from situs.transfer.patches import PatchSampler
 from situs.transfer.result import OBSERVATION, RESULT, Result, defined
-from situs.transfer.splits import Split, choose
+from situs.transfer.splits import choose, described
 from situs.transfer.training import Finetuning, ValidationCheckpoint, fit
 from situs.weights import beginning
 from situs.weights.ledger import Ledger
@@ -96,7 +97,7 @@ def _finetune(config: FinetuneConfig, cohort: Cohort | None, resume: bool, quiet
         config = _settled(config, cohort, card.method, quiet)
         split = choose(cohort, config.train, config.validation, config.test, config.seed)
         if not quiet:
-            Console(stderr=True).print(split.said(cohort), markup=False, highlight=False)
+            Console(stderr=True).print(described(split, cohort), markup=False, highlight=False)
         model, ledger, pretrained = _model(config, cohort, split)
         # Only now: weights that do not fit must not cost an earlier result.
         enter_folder(_resolved(config, model.task, cohort), split, cohort, resume)

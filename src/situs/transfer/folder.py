@@ -12,11 +12,11 @@ from situs.config import dump_yaml, read_yaml
 from situs.errors import RunError, SitusError, setting
 from situs.files import read_json, sha256, write_file, write_json
 from situs.locks import NAME, is_empty
+from situs.splits.split import Split
 from situs.training.folder import check_outside, check_unchanged, clear
 from situs.transfer.cases import Cohort
-from situs.transfer.config import FinetuneConfig
+from situs.transfer.config import FinetuneConfig, renamed
 from situs.transfer.result import OBSERVATION, RESULT
-from situs.transfer.splits import Split
 
 CONFIG, BEGUN, STATE, JOURNAL = "config.yaml", "begun.json", "state", "evaluated.jsonl"
 """What was asked for; on which cases; states to go on from; the test cases scored so far."""
@@ -74,7 +74,9 @@ def enter_folder(config: FinetuneConfig, split: Split, cohort: Cohort, resume: b
         write_file(config.out / CONFIG, dump_yaml(config))
         write_json(config.out / BEGUN, begun)
         return
-    check_unchanged(config.out, read_yaml(config.out / CONFIG), config)
+    was = read_yaml(config.out / CONFIG)
+    was = {k: renamed(v) if k == "augmentation" else v for k, v in was.items()}
+    check_unchanged(config.out, was, config)
     if read_json(config.out / BEGUN, _REMEDY) != json.loads(json.dumps(begun)):
         raise RunError(
             f"{config.out} cannot be resumed: the cases, or who of them is trained and tested on, "

@@ -26,12 +26,13 @@ from situs.backbones import Backbone, build
 from situs.config import Config, Seed, load_config, validate
 from situs.datasets.dataset import DatasetOptions
 from situs.errors import ConfigError
+from situs.splits.split import Split
 from situs.store import Preprocessing
 from situs.text import duration
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import Cases
 from situs.transfer.features import scan_feature, slice_axis_of, voxel_features
-from situs.transfer.splits import Split, choose
+from situs.transfer.splits import choose
 from situs.weights import load_card, load_encoder
 
 Floats = npt.NDArray[np.float32]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from situs.errors import ConfigError, setting
+from situs.splits.split import Split
 from situs.transfer.cases import Cohort
 
 Wish = int | float | Sequence[str] | None
@@ -18,28 +18,20 @@ _DECLARED = {"train": "train", "validation": "val", "test": "test"}
 _NAMED = 5  # held-out cases that a line names
 
 
-@dataclass(frozen=True)
-class Split:
-    """Names of the cases of each part."""
-
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-
-    def said(self, cohort: Cohort) -> str:
-        """Who is trained on and who is held out, in one line."""
-        words = {"train": "to train on", "validation": "for validation", "test": "to test on"}
-        found = []
-        for part, what in words.items():
-            names = getattr(self, part)
-            patients = len({cohort.group(name) for name in names})
-            line = f"{len(names)} {'case' if len(names) == 1 else 'cases'} {what}"
-            if patients != len(names):
-                line += f", of {patients} {'patient' if patients == 1 else 'patients'}"
-            if part != "train" and names:
-                line += f" ({', '.join(names[:_NAMED])}{', …' if len(names) > _NAMED else ''})"
-            found.append(line)
-        return "; ".join(found)
+def described(split: Split, cohort: Cohort) -> str:
+    """Who is trained on and who is held out, in one line."""
+    words = {"train": "to train on", "validation": "for validation", "test": "to test on"}
+    found = []
+    for part, what in words.items():
+        names = getattr(split, part)
+        patients = len({cohort.group(name) for name in names})
+        line = f"{len(names)} {'case' if len(names) == 1 else 'cases'} {what}"
+        if patients != len(names):
+            line += f", of {patients} {'patient' if patients == 1 else 'patients'}"
+        if part != "train" and names:
+            line += f" ({', '.join(names[:_NAMED])}{', …' if len(names) > _NAMED else ''})"
+        found.append(line)
+    return "; ".join(found)
 
 
 def choose(cohort: Cohort, train: Wish, validation: Wish, test: Wish, seed: int) -> Split:

@@ -21,7 +21,7 @@ _LISTED = 12
 """Tensors that were not simply loaded and are still named one by one in the printed table."""
 
 
-class Entry(Config):
+class LedgerEntry(Config):
     """One tensor's fate.
 
     Attributes:
@@ -51,7 +51,7 @@ class Ledger(Config):
     """
 
     source: str
-    entries: tuple[Entry, ...]
+    entries: tuple[LedgerEntry, ...]
 
     def share(self, part: str = "encoder") -> float:
         """Part of the network's numbers in ``part`` that came from the file, 0 to 1."""
@@ -126,7 +126,7 @@ class Beginning(Config):
 
 def fill(
     module: nn.Module, state: Mapping[str, Tensor], part: str, channels: tuple[int, int]
-) -> list[Entry]:
+) -> list[LedgerEntry]:
     """Copy what fits from ``state`` into ``module`` and say what became of each tensor.
 
     A weight whose shapes differ only in the number of input channels (from ``channels[0]`` to
@@ -155,11 +155,11 @@ def fill(
         else:
             reason = f"{_size(tensor)} in the file, {_size(current)} in the network"
         entries.append(
-            Entry(part=part, name=name, status=status, count=current.numel(), reason=reason)
+            LedgerEntry(part=part, name=name, status=status, count=current.numel(), reason=reason)
         )
     module.load_state_dict(filled, strict=False)
     entries += [
-        Entry(
+        LedgerEntry(
             part=part,
             name=name,
             status="skipped",
@@ -173,7 +173,7 @@ def fill(
     return entries
 
 
-def unlacking(entries: Sequence[Entry], lacks: Collection[str]) -> list[Entry]:
+def unlacking(entries: Sequence[LedgerEntry], lacks: Collection[str]) -> list[LedgerEntry]:
     """Entries in which tensors that the source never had are not asked for.
 
     Args:
@@ -187,10 +187,10 @@ def unlacking(entries: Sequence[Entry], lacks: Collection[str]) -> list[Entry]:
     ]
 
 
-def left_out(module: nn.Module, part: str, reason: str) -> list[Entry]:
+def left_out(module: nn.Module, part: str, reason: str) -> list[LedgerEntry]:
     """Entries for a part that was not loaded at all."""
     return [
-        Entry(part=part, name=name, status="skipped", count=tensor.numel(), reason=reason)
+        LedgerEntry(part=part, name=name, status="skipped", count=tensor.numel(), reason=reason)
         for name, tensor in module.state_dict().items()
     ]
 

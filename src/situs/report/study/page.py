@@ -250,7 +250,7 @@ def _fairness(result: StudyResult, cases: StudyCases) -> list[str]:
     alike = "refused" if study.near_duplicates == "refuse" else "kept in one part"
     return [
         f"{len(split.test)} cases are tested, {len(split.validation)} serve for tuning, and "
-        f"training cases are drawn from {len(split.pool)}. Splits are by patient and fixed by "
+        f"training cases are drawn from {len(split.train)}. Splits are by patient and fixed by "
         f"seed {study.split_seed}. Scans of different patients that are (nearly) the same are "
         f"{alike}: a correlation of ranks of {study.duplicate_correlation:g} or more.",
         f"Pretraining may use {len(cases.unlabelled)} images, none of a tested patient; "

@@ -18,7 +18,7 @@ from situs.store import Preprocessing
 from situs.weights.foreign import nnunet, swin, transformer
 from situs.weights.foreign.found import Found
 from situs.weights.foreign.reading import read_checkpoint
-from situs.weights.ledger import Entry, Ledger, fill
+from situs.weights.ledger import Ledger, LedgerEntry, fill
 from situs.weights.weights import MATCH_REQUIRED, Card, save_weights
 
 _FINDERS: tuple[Callable[[Mapping[str, Tensor], Mapping[str, Any]], Found | None], ...] = (
@@ -149,9 +149,9 @@ def _seeded(config: BackboneConfig) -> Backbone:
         return build(config)
 
 
-def _fill(backbone: Backbone, found: Found) -> list[Entry]:
+def _fill(backbone: Backbone, found: Found) -> list[LedgerEntry]:
     """Fill both parts, each with what bears its names, and give account of the rest."""
-    entries: list[Entry] = []
+    entries: list[LedgerEntry] = []
     placed: set[str] = set()
     for part, module in (("encoder", backbone.encoder), ("decoder", backbone.decoder)):
         full = {name: f"{part}.{name}" for name in module.state_dict()}
@@ -164,11 +164,11 @@ def _fill(backbone: Backbone, found: Found) -> list[Entry]:
     for name, reason in {**rest, **found.other}.items():
         count = found.state[name].numel() if name in found.state else 0
         told = {"part": "other", "name": name, "status": "skipped", "count": count}
-        entries.append(validate(Entry, {**told, "wanted": False, "reason": reason}))
+        entries.append(validate(LedgerEntry, {**told, "wanted": False, "reason": reason}))
     return entries
 
 
-def _plain_norm(entry: Entry, found: Found) -> Entry:
+def _plain_norm(entry: LedgerEntry, found: Found) -> LedgerEntry:
     """MONAI normalises without weights by default, which is weights of 1 and biases of 0."""
     if entry.reason != _ABSENT:
         return entry
@@ -182,7 +182,7 @@ def _plain_norm(entry: Entry, found: Found) -> Entry:
     return entry
 
 
-def _share(entries: Sequence[Entry]) -> float:
+def _share(entries: Sequence[LedgerEntry]) -> float:
     """Part of the source's numbers that found a place, heads aside."""
     loaded = sum(e.count for e in entries if e.status != "skipped")
     lost = sum(
