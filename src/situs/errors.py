@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -89,6 +90,10 @@ class NonFiniteLoss(SitusError):
         )
 
 
+class NotWritten(SitusError):
+    """A disk is full, or takes nothing for another reason; what was whole is whole."""
+
+
 class ProcessFailed(SitusError):
     """Another process of the same run failed, and with it the run."""
 
@@ -140,6 +145,20 @@ def out_of_memory(error: BaseException) -> bool:
     words = ("out of memory", "can't allocate memory", "not enough memory", "signal: killed")
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(word in said for word in words)
+
+
+def not_writable(error: BaseException | None) -> bool:
+    """Whether an error, or one that it stems from, says that a disk takes nothing more."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    words = ("no space left", "disk quota", "file too large", "failed writing file")
+    while error is not None:
+        said = str(error).lower()
+        if isinstance(error, NotWritten) or any(word in said for word in words):
+            return True
+        if isinstance(error, OSError) and error.errno in full:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def require(package: str, extra: str) -> None:

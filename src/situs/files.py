@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from situs.errors import SitusError, setting
+from situs.errors import SitusError, not_writable, setting
 
 _PART = ".part"
 _STALE_SECONDS = 3600.0
@@ -178,12 +179,13 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{secrets.token_hex(6)}{_PART}")
     old = part.with_name(part.name + "-old")
-    part.mkdir()
     try:
-        yield part
-        for file in part.rglob("*"):
-            if file.is_file():
-                _flush(file)
+        with naming(path):
+            part.mkdir()
+            yield part
+            for file in part.rglob("*"):
+                if file.is_file():
+                    _flush(file)
         if path.exists():
             path.replace(old)
         part.replace(path)
@@ -303,14 +305,32 @@ def _device(name: str) -> bool:
 
 @contextmanager
 def _temporary(path: Path, suffix: str) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{secrets.token_hex(6)}{_PART}{suffix}")
-    # Made by hand, since tempfile lets nobody but the owner read.
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield part
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Made by hand, since tempfile lets nobody but the owner read.
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            yield part
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of a disk that takes nothing more name the file, whichever library met them.
+
+    Raises:
+        OSError: In place of a library's own error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not not_writable(error) or (isinstance(error, OSError) and error.filename == str(path)):
+            raise
+        known = error.errno if isinstance(error, OSError) else None
+        number = errno.ENOSPC if known is None else known
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _flush(part: Path) -> None:

@@ -138,6 +138,12 @@ def _take(folder: Path, verb: str) -> tuple[int, Owner]:
         except RunError:
             os.close(handle)
             raise
+        except OSError as error:  # a full disk: nobody shall find a lock without an owner
+            file.unlink(missing_ok=True)
+            os.close(handle)
+            if error.filename is None:
+                error.filename = str(file)
+            raise
 
 
 def _flock(handle: int) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from typer.core import TyperGroup
 from situs.cli.console import err, log_to_terminal
 from situs.cli.exits import exit_of, table
 from situs.cores import sleep_when_idle
-from situs.errors import Terminated, out_of_memory, speaking
+from situs.errors import NotWritten, Terminated, not_writable, out_of_memory, speaking
 from situs.ranks import is_first
 from situs.version import __version__
 
@@ -147,8 +148,22 @@ def main() -> None:
         if error is None or code is None:
             raise
         if is_first():
-            _tell(error)
+            with suppress(OSError):  # standard error may go to the very disk that is full
+                _tell(error)
         sys.exit(code)
+
+
+def _unwritten(error: Exception) -> str:
+    """What a full disk says, whichever library met it."""
+    said = str(error)
+    if not isinstance(error, NotWritten):
+        known = error if isinstance(error, OSError) else OSError()
+        why = known.strerror or "the disk takes nothing more"
+        said = f"{known.filename or 'a file'} cannot be written: {why}"
+    return (
+        f"{said}. What was finished before is whole. Free some space, then give the command again, "
+        "with --resume where it has that"
+    )
 
 
 def _tell(error: BaseException) -> None:
@@ -157,6 +172,8 @@ def _tell(error: BaseException) -> None:
         words = str(error)
         if out_of_memory(error):
             words = f"out of memory: {error}"
+        elif not_writable(error):
+            words = _unwritten(error)
         elif isinstance(error, OSError):
             words = f"{error.filename}: {error.strerror or 'cannot be used'}"
         err.print(f"[bold red]error:[/] {escape(words)}", highlight=False, soft_wrap=True)

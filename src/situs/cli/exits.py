@@ -10,6 +10,7 @@ from situs.errors import (
     ProcessFailed,
     SitusError,
     Terminated,
+    not_writable,
     out_of_memory,
 )
 
@@ -21,6 +22,7 @@ class Exit(IntEnum):
     FAILED = 1
     REFUSED = 2
     OUT_OF_MEMORY = 71
+    NOT_WRITTEN = 74
     TERMINATED = Terminated.SAVED
     INTERRUPTED = 130
     KILLED = Terminated.UNSAVED
@@ -31,6 +33,7 @@ MEANING = {
     Exit.FAILED: "failed on the way, or did only a part (scans refused, a check that found faults)",
     Exit.REFUSED: "not begun: an option, a setting, a file or a folder does not fit",
     Exit.OUT_OF_MEMORY: "out of memory; the last whole step is saved where there is one",
+    Exit.NOT_WRITTEN: "the disk is full, or takes no files; what was finished before is whole",
     Exit.TERMINATED: "ended by SIGTERM or a scheduler's warning, state saved: queue it again",
     Exit.INTERRUPTED: "Ctrl-C; the last whole step is saved where there is one",
     Exit.KILLED: "ended by SIGTERM with nothing to go on from",
@@ -45,6 +48,8 @@ def exit_of(error: BaseException) -> Exit | None:
         return Exit.INTERRUPTED
     if isinstance(error, Exception) and out_of_memory(error):
         return Exit.OUT_OF_MEMORY
+    if isinstance(error, Exception) and not_writable(error):
+        return Exit.NOT_WRITTEN
     if isinstance(error, NonFiniteLoss | ProcessFailed):
         return Exit.FAILED
     # A system's error that names a file is one that a user can look at.

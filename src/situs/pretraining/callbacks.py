@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from situs.errors import not_writable
 from situs.methods.composition import Composition
 from situs.methods.distributed import alone
 from situs.methods.observing import reach_warnings
@@ -216,7 +217,9 @@ class Checkpoints(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Keep the state of the last whole step, whatever stopped the run."""
+        """Keep the state of the last whole step, whatever stopped the run but a full disk."""
+        if not_writable(exception):
+            return
         if trainer.global_step > 0 and self.steps.whole:
             self.save_last(trainer, pl_module)
 

@@ -33,7 +33,14 @@ from situs.training.progress import TrainingProgress
 from situs.training.run import Run
 from situs.training.states import States
 from situs.training.steps import StepRollback, StopBetweenSteps
-from situs.training.stopping import StopSignals, how_it_ended, requeue, resume_command, stopped
+from situs.training.stopping import (
+    StopSignals,
+    how_it_ended,
+    requeue,
+    resume_command,
+    stopped,
+    stopped_by,
+)
 from situs.weights import Beginning, Card, beginning, load_into
 
 
@@ -71,10 +78,12 @@ def pretrain_in_group(
             return _resumed(run, config, store, records, group.first)
         if group.first:
             make_folder(run, keep=[store.path])
+            run.keep_room()
+            write_json(run.path / "data.json", {"records": records, "refused": store.refused})
+            # Last, so that what says "running" does run.
             describe(run, config, composition, store, train, held_out)
             if began is not None:
                 run.write_info({"init": began.model_dump(mode="json")})
-            write_json(run.path / "data.json", {"records": records, "refused": store.refused})
         return None
 
     if mode == "resume" and run.status == "finished":
@@ -178,13 +187,14 @@ def _train(
                 {
                     "status": "finished" if ending == "finished" else "stopped",
                     "ended": ending,
-                    "stopped_by": _stopped_by(failure, stops),
+                    "stopped_by": stopped_by(failure, stops),
                     "step": step,
                     "wall_seconds": round(before + time.perf_counter() - start, 1),
                     "data_wait_share": round(module.data_wait_share, 4),
                     "peak_memory_mib": peak_memory_mib(),
                 }
             )
+            run.release_room()
             if ending == "terminated" and requeue(stops):
                 run.write_info({"requeued": True})
     if ending in ("interrupted", "terminated"):
@@ -193,12 +203,6 @@ def _train(
         raise stopped(stops, step, again, saved) from None
     if failure is not None:
         raise failure
-
-
-def _stopped_by(failure: BaseException | None, stops: StopSignals) -> str | None:
-    if isinstance(failure, Exception):
-        return f"{type(failure).__name__}: {failure}"
-    return stops.received.name if stops.received is not None else None
 
 
 def _trainer(

@@ -56,6 +56,7 @@ def describe_resumed(run: Run, config: PretrainConfig) -> None:
     write_file(run.path / "config.yaml", dump_yaml(config))  # with what was free to change
     part = {"started": _now(), "situs_version": __version__, "hardware": _hardware()}
     parts = [*run.info.get("resumed", []), part]
+    run.keep_room()
     run.write_info({"status": "running", "ended": None, "stopped_by": None, "resumed": parts})
 
 

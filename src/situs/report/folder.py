@@ -153,7 +153,7 @@ def read_run(
         return RunFolder(
             path=run.path,
             config=run.config if (run.path / "config.yaml").is_file() else {},
-            info=run.info,
+            info=_without_scans(run.info),
             data=_read_data(run.path / "data.json"),
             metrics=_columns(run.metrics()),
             files=run.observation_files(),
@@ -212,6 +212,13 @@ def read_transfer(folder: Path) -> Transfer:
         cases = read_csv(folder / "cases.csv", _REMEDY, "case")
     seen = tuple(whole_observations(sorted(folder.glob("**/*.obs"))))
     return Transfer(folder.name, read_json(file, _REMEDY), cases, seen)
+
+
+def _without_scans(info: dict[str, Any]) -> dict[str, Any]:
+    """``run.json``; in older ones the reason of a stop named the scans of the batch."""
+    if "stopped_by" in info:
+        info["stopped_by"] = str(info["stopped_by"]).partition("; scans in the batch")[0]
+    return info
 
 
 def _read_data(file: Path) -> dict[str, list[dict[str, Any]]]:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from situs.catalog.measure import Entry, read_entry
 from situs.config import Config
-from situs.errors import ScanRefused, SitusError, StoreError
+from situs.errors import NotWritten, ScanRefused, SitusError, StoreError, not_writable
 from situs.files import check_writable, remove_leftovers, sha256, write_file
 from situs.locks import holding, is_empty
 from situs.scans.parallel import LIMIT_S, isolated_map
@@ -84,7 +84,8 @@ def prepare(
 
     Raises:
         StoreError: If ``out`` holds something else or a store with other settings, the disk
-            is or would be full, or no scan can be used.
+            would be full, or no scan can be used.
+        NotWritten: If the disk is full; what was prepared is kept.
         RunError: If another process prepares a store in ``out``.
     """
     out = Path(os.path.abspath(out))
@@ -136,7 +137,7 @@ def _prepare(
     )
     for number, (_, done) in enumerate(work, 1):
         if done.fatal:
-            raise StoreError(done.fatal)
+            raise NotWritten(done.fatal)
         if done.record is not None:
             kept[done.record.key] = done.record
         if done.refusal is not None:
@@ -276,7 +277,7 @@ def _prepare_one(job: _Job) -> _Done:
     except ScanRefused as error:
         return _Done(refusal=_refusal(job, error))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if not_writable(error) or error.errno == errno.EACCES:
             return _Done(fatal=f"cannot write to {job.store}: {error.strerror}")
         problem = type(error).__name__
     except MemoryError:

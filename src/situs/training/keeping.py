@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from situs.errors import not_writable
 from situs.training.states import States
 from situs.training.steps import StepRollback
 
@@ -50,6 +51,8 @@ class StateKeeper(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Keep the last whole step."""
+        """Keep the last whole step; where the disk took nothing, the state before it is there."""
+        if not_writable(exception):
+            return
         if trainer.global_step > 0 and self.steps.whole:
             self.states.keep(self.states.partial(trainer), trainer.global_step)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from situs.config import read_yaml
-from situs.errors import RunError, SitusError, setting
-from situs.files import read_csv, read_json, write_csv, write_json
+from situs.errors import RunError, SitusError, not_writable, setting
+from situs.files import read_csv, read_json, write_csv, write_file, write_json
 from situs.observation import Observation
 from situs.training.states import States
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from situs.backbones.base import Backbone
 
 _REMEDY = "restore it from a copy; the weights in checkpoints/last can be used without it"
+
+
+_ROOM = ".room"
+_ROOM_BYTES = 65536
 
 
 class Run:
@@ -149,7 +154,23 @@ class Run:
         """Update ``run.json`` atomically; None takes an entry out."""
         present = self.info if (self.path / "run.json").is_file() else {}
         entries = {k: v for k, v in {**present, **changes}.items() if v is not None}
-        write_json(self.path / "run.json", entries)
+        room = self.path / _ROOM
+        try:
+            write_json(self.path / "run.json", entries)
+        except OSError as error:
+            if not (not_writable(error) and room.is_file()):
+                raise
+            # A full disk must not leave a status that is not true.
+            room.unlink()
+            write_json(self.path / "run.json", entries)
+
+    def keep_room(self) -> None:
+        """Set space aside for the status that is written last, should the disk be full then."""
+        write_file(self.path / _ROOM, secrets.token_bytes(_ROOM_BYTES))
+
+    def release_room(self) -> None:
+        """Give that space back."""
+        (self.path / _ROOM).unlink(missing_ok=True)
 
 
 def whole_observations(files: Sequence[Path]) -> list[Observation]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from situs.errors import RunError
-from situs.files import file_sha256, keep_file
+from situs.files import file_sha256, keep_file, naming
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -93,7 +93,12 @@ class States:
         file.parent.mkdir(parents=True, exist_ok=True)
         # What Trainer.save_checkpoint does, but for its barrier.
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        trainer.strategy.checkpoint_io.save_checkpoint(state, file)
+        try:
+            with naming(file):
+                trainer.strategy.checkpoint_io.save_checkpoint(state, file)
+        except OSError:
+            file.unlink(missing_ok=True)
+            raise
         return file
 
     def _found(self) -> list[tuple[int, str, Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from situs.errors import Interrupted, Terminated, out_of_memory
+from situs.errors import Interrupted, NonFiniteLoss, Terminated, out_of_memory
 
 Ending = Literal["finished", "interrupted", "terminated", "out of memory", "failed"]
 
@@ -20,6 +21,8 @@ Ending = Literal["finished", "interrupted", "terminated", "out of memory", "fail
 # ``#SBATCH --signal=USR1@120``.
 _WARNING = getattr(signal, "SIGUSR1", signal.SIGTERM)  # absent on Windows
 _GRACE_S = 30
+# A path, as far as the next space.
+_PATH = re.compile(r"[^\s'\"]*[/\\][^\s'\"]+")
 
 
 class StopSignals:
@@ -75,6 +78,17 @@ def how_it_ended(error: BaseException | None, stops: StopSignals) -> Ending:
     if stops.received is not None:
         return "interrupted" if stops.received == signal.SIGINT else "terminated"
     return "finished" if error is None else "interrupted"
+
+
+def stopped_by(error: BaseException | None, stops: StopSignals) -> str | None:
+    """What ended a training, for ``run.json``, which is passed on: it names no scan and no path."""
+    if isinstance(error, NonFiniteLoss):
+        return f"NonFiniteLoss: loss term '{error.term}' at step {error.step}"
+    if isinstance(error, OSError):
+        return f"{type(error).__name__}: {error.strerror or 'no reason is given'}"
+    if isinstance(error, Exception):
+        return f"{type(error).__name__}: {_PATH.sub('…', str(error))}"
+    return stops.received.name if stops.received is not None else None
 
 
 def stopped(stops: StopSignals, step: int, again: str, saved: bool) -> BaseException:

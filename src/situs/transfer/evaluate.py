@@ -22,7 +22,7 @@ from situs.evaluation.metrics import (
     score_segmentation,
     summarise_segmentation,
 )
-from situs.files import file_inside, writing
+from situs.files import file_inside, naming, writing
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.folder import JOURNAL
@@ -95,7 +95,7 @@ class Journal:
     def add(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Write down a case."""
         self.done[name] = rows
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.write(b"\n" + json.dumps([name, rows]).encode())
             file.flush()
             os.fsync(file.fileno())
