@@ -11,6 +11,8 @@ from situs.views.intensity import IntensityConfig
 
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
 
+_LEAST_TOKEN = 4  # voxels
+
 
 class SpatialConfig(MethodConfig):
     """What ``spatial`` looks at and how its terms are weighted.
@@ -31,7 +33,7 @@ class SpatialConfig(MethodConfig):
             transfer builds on learn little.
         width: Channels of the view vector.
         chunk_width: Channels of a chunk embedding.
-        voxel_width: Hidden channels of the head of ``voxel``.
+        voxel_width: Channels of the head of ``voxel``.
         intensity: Intensity changes applied to each view on its own.
         weights: Weight of each loss term; a term of weight 0 is not computed. ``cycle`` and
             ``antisymmetry`` constrain only the pairwise head; the difference head fulfils both
@@ -59,7 +61,7 @@ class SpatialConfig(MethodConfig):
     vector_from: Literal["dense", "coarse"] = "dense"
     width: PositiveInt = 128
     chunk_width: PositiveInt = 32
-    voxel_width: PositiveInt = 32
+    voxel_width: PositiveInt = 64
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)
 
     @property
@@ -72,5 +74,10 @@ class SpatialConfig(MethodConfig):
         if any(c > v for c, v in zip(self.chunk_size, self.view_size, strict=True)):
             raise ValueError(
                 f"chunk_size {self.chunk_size} must not exceed view_size {self.view_size}"
+            )
+        if self.voxels and min(self.view_size) < _LEAST_TOKEN:
+            raise ValueError(
+                f"view_size {self.view_size} must have at least {_LEAST_TOKEN} voxels along each "
+                "axis for the term 'voxel'; enlarge it, or leave out weights.voxel"
             )
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from situs.methods.precision import at_least_single
 from situs.methods.spatial.config import SpatialConfig
@@ -40,15 +41,22 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
-def _pointwise(channels: int, hidden: int) -> nn.Sequential:
-    """A perceptron at every voxel, so that what a place is must be in the features there.
+def _placer(channels: int, width: int) -> nn.Sequential:
+    """Where each token of 4³ voxels lies: ``(N, C, *view)`` → ``(N, 3, *tokens)``.
 
-    It has a hidden layer because the features are often normalised over the view: their means are
-    fixed, and with them the mean of anything linear in them.
+    It reads 10³ voxels and no more, so that what a place is must be in the features there. One
+    voxel alone is not enough: backbones normalise their features over the view, which fixes the
+    means of the channels, and what view it is shows in how neighbours differ.
     """
-    return nn.Sequential(
-        nn.Conv3d(channels, hidden, 1), nn.GELU(), nn.Conv3d(hidden, 3, 1, bias=False)
-    )
+    layers: list[nn.Module] = []
+    for level in range(2):
+        # Even kernels, so that tokens lie in the middle of their voxels.
+        layers += [
+            nn.Conv3d(width if level else channels, width, 4, stride=2, padding=1),
+            nn.GroupNorm(1, width),
+            nn.GELU(),
+        ]
+    return nn.Sequential(*layers, nn.Conv3d(width, 3, 1, bias=False))
 
 
 class SpatialHeads(nn.Module):
@@ -69,7 +77,7 @@ class SpatialHeads(nn.Module):
             self.view_vector = _embedder(coarse, config.width, strided=0, cells=2)
         self.chunk_vector = _embedder(channels, config.chunk_width, strided=1, cells=2)
         if config.voxels:
-            self.voxel_place = _pointwise(channels, config.voxel_width)
+            self.voxel_place = _placer(channels, config.voxel_width)
         # Without bias, so that equal views have no gap.
         self.gap = nn.Linear(config.width, 3, bias=False)
         width = config.width
@@ -95,10 +103,13 @@ class SpatialHeads(nn.Module):
             return self.direction(torch.cat([begin, end], dim=-1))
 
     def places(self, dense: Tensor) -> Tensor:
-        """Where each voxel lies, up to a shift: ``(N, C, *view)`` → ``(N, 3, *view)``."""
+        """Where each voxel lies, up to a shift: ``(N, C, *view)`` → ``(N, 3, *view)``.
+
+        Between the centres of tokens places are interpolated.
+        """
         with _own_precision(dense):
-            placed: Tensor = self.voxel_place(at_least_single(dense))
-        return placed
+            tokens: Tensor = self.voxel_place(at_least_single(dense))
+            return F.interpolate(tokens, size=dense.shape[2:], mode="trilinear")
 
 
 def _own_precision(tensor: Tensor) -> torch.autocast:

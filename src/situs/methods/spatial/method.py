@@ -76,7 +76,7 @@ class Spatial(Method):
         "route": "SmoothL1(Σ d along a route, Σ g along it), every start, every order",
         "cycle": "‖dᵢⱼ + dⱼₖ + dₖᵢ‖²  (pairwise head only)",
         "antisymmetry": "‖dᵢⱼ + dⱼᵢ‖²  (pairwise head only)",
-        "voxel": "SmoothL1(qⱼ(o) − qᵢ(o), g),  q(o) = MLP(F(o)), every voxel o of a view",
+        "voxel": "SmoothL1(qⱼ(o) − qᵢ(o), g),  q(o) from F about o, every voxel o of a view",
     }
     Config = SpatialConfig
     config: SpatialConfig
