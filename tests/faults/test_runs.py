@@ -77,7 +77,7 @@ def test_a_damaged_state_is_set_aside_and_the_one_before_it_resumed(
     run = pretrain(config, quiet=True)
     true, rows = last_weights(run), [(row["step"], row["loss/total"]) for row in run.metrics()]
     (latest, _), (before, _) = run.states()
-    run.write_info({"status": "stopped"})
+    run.note(status="stopped")
     flip(latest)
     bad = latest.read_bytes()
     assert [fault.file for fault in check_run(run.path)] == [str(latest)]
@@ -113,7 +113,7 @@ def test_a_run_that_goes_on_elsewhere_is_neither_resumed_nor_replaced(
     (_, whole), *_ = run.states()
     assert whole
     step = int(run.verified_state().name.split("-")[1])
-    run.write_info({})
+    run.note()
     config["steps"] = 100_000
     with pytest.raises(RunError, match="cannot be resumed with another configuration"):
         pretrain({**config, "steps": step + 2}, mode="resume", quiet=True)

@@ -121,7 +121,7 @@ def test_a_run_leaves_exactly_the_files_it_promises(whole: Run) -> None:
     assert whole.config["options"]["spatial"]["length_mm"] is not None
     assert whole.observations()[0].scores["gap_error"].unit == "mm"
     assert whole.encoder().spatial_dims == 3
-    assert "MSE" in whole.info["method_info"]["spatial"]["formulas"]["gap_axis"]
+    assert "MSE" in whole.record.method_info["spatial"].formulas["gap_axis"]
 
 
 def test_the_same_seed_gives_the_same_run_whatever_the_workers(
@@ -233,7 +233,7 @@ def test_a_step_that_broke_off_leaves_no_trace(
         with pytest.raises(NonFiniteLoss, match="'global' is not finite at step 2"):
             pretrain(config, quiet=True)
     stopped = Run.open(tmp_path / "run")
-    assert stopped.info["step"] == 2
+    assert stopped.record.step == 2
     assert all(torch.isfinite(v).all() for v in whole_state(stopped).values())
 
     def broken(self: Pretraining, *args: Any, **kwargs: Any) -> None:
@@ -290,7 +290,7 @@ def test_a_loss_that_is_not_finite_stops_with_names_and_keeps_the_last_good_stat
         pretrain(settings(store, tmp_path / "run"), quiet=True)
     assert len(caught.value.scans) == 2
     run = Run.open(tmp_path / "run")
-    assert run.info["step"] == 4
+    assert run.record.step == 4
     assert all(torch.isfinite(v).all() for v in weights(run).values())
     assert json.loads((run.path / "checkpoints/last/card.json").read_text())["step"] == 4
 
@@ -328,7 +328,7 @@ def test_a_resumed_run_has_the_same_data_and_options(
         with pytest.raises(Stop):
             pretrain(config, quiet=True)
     run = Run.open(tmp_path / "run")
-    begun, scans = run.info, (run.path / "data.json").read_bytes()
+    begun, scans = run.record, (run.path / "data.json").read_bytes()
 
     weighted = {"spatial": run.config["options"]["spatial"] | {"weights": {"route": 0.0}}}
     with pytest.raises(RunError, match=r"options\.spatial\.weights\.route: was 0\.5, now 0\.0"):
@@ -341,14 +341,14 @@ def test_a_resumed_run_has_the_same_data_and_options(
     (run.path / "data.json").write_text(json.dumps(torn))
     with pytest.raises(RunError, match="held out in another way"):
         pretrain(config, mode="resume", quiet=True)
-    assert run.info == begun
+    assert run.record == begun
     (run.path / "data.json").write_bytes(scans)
 
     resumed = pretrain({**config, "data": moved}, mode="resume", quiet=True)
     assert_same_weights(whole, resumed)
-    assert "stopped_by" not in resumed.info
-    assert len(resumed.info["resumed"]) == 1
-    assert resumed.info["started"] == begun["started"]
+    assert resumed.record.stopped_by is None
+    assert len(resumed.record.resumed) == 1
+    assert resumed.record.started == begun.started
     files = {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()}
     assert pretrain(config, mode="resume", quiet=True).status == "finished"
     assert files == {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()}
@@ -373,7 +373,7 @@ def test_overwriting_deletes_nothing_that_the_run_needs(few: Path, tmp_path: Pat
 
     (out / "report").mkdir()
     again = pretrain({**config, "seed": 8}, mode="overwrite", quiet=True)
-    assert again.info["seed"] == 8
+    assert again.record.seed == 8
     assert not (out / "report").exists()
     assert len(Store.open(out / "store")) == 2
     assert run.status == "finished"
@@ -438,7 +438,7 @@ def test_init_starts_from_given_weights(whole: Run, store: Store, tmp_path: Path
     # What it began with stays known: in the run, in every card, and over several trainings.
     card = load_card(started.path)
     assert card.began is not None
-    assert card.began.model_dump(mode="json") == started.info["init"]
+    assert card.began.model_dump(mode="json") == started.record.init
     assert card.began.sha256["encoder"] == load_card(whole.path).checksums["encoder.safetensors"]
     assert card.began.shares == {"encoder": 1.0, "decoder": 1.0}
     assert card.began.method == "spatial"

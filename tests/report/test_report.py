@@ -138,7 +138,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_warnings_say_when_scores_are_optimistic_or_training_starved(run_folder: Path) -> None:
     run = read_run(run_folder)
-    run.info.update(held_out_is_training=True, data_wait_share=0.6)
+    told = run.record.model_copy(update={"held_out_is_training": True, "data_wait_share": 0.6})
+    run = replace(run, record=told)
     found = " ".join(summary.warnings(run))
     assert "optimistic" in found
     assert "60 % of the training time" in found

@@ -145,7 +145,12 @@ def _finish(run: Any, report: bool, json: bool, quiet: bool) -> None:
     page = write_report(run.path) if report else None
     if json:
         print_json(
-            {"run": run.path, **run.info, "scores": score_rows(observations), "report": page}
+            {
+                "run": run.path,
+                **run.record.document(),
+                "scores": score_rows(observations),
+                "report": page,
+            }
         )
         return
     if not quiet:

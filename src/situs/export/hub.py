@@ -144,8 +144,8 @@ def _training(card: Card, run: Run | None) -> dict[str, Any]:
     if card.began is not None:
         rows["began with the weights of"] = card.began.said()
     if run is not None:
-        info = run.info
-        rows |= {key: info[key] for key in ("scans", "seed") if key in info}
+        known = {"scans": run.record.scans, "seed": run.record.seed}
+        rows |= {key: value for key, value in known.items() if value is not None}
     return rows
 
 
@@ -159,7 +159,7 @@ def _learned(run: Run | None) -> str:
     if not lines:
         return "No observation came with the weights."
     note = "\n\nMeasured on the training scans: none were held out."
-    held = run is not None and not run.info.get("held_out_is_training", False)
+    held = run is not None and not run.record.held_out_is_training
     head = "| method | score | value | guessing |\n| --- | --- | --- | --- |\n"
     said = "\n\nMeasured on scans that were held out of training." if held else note
     return head + "\n".join(lines) + said + _warnings(observations)

@@ -83,7 +83,7 @@ def audit(
     document = {
         "steps": steps,
         "steps_share": steps_share,
-        "trained_steps": int(folder.info.get("step", config.steps)),
+        "trained_steps": config.steps if (done := folder.record.step) is None else done,
         "seconds": round(time.perf_counter() - begun, 1),
         "scores": scores,
     }

@@ -77,7 +77,7 @@ def pretrain(
 
 def _mode(run: Run, mode: Mode) -> Mode:
     """A SLURM job that was queued again goes on with the run it began."""
-    again = mode == "new" and is_run(run.path) and was_requeued(run.info)
+    again = mode == "new" and is_run(run.path) and was_requeued(run.record)
     return "resume" if again else mode
 
 

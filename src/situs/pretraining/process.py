@@ -83,7 +83,7 @@ def pretrain_in_group(
             # Last, so that what says "running" does run.
             describe(run, config, composition, store, train, held_out)
             if began is not None:
-                run.write_info({"init": began.model_dump(mode="json")})
+                run.note(init=began.model_dump(mode="json"))
         return None
 
     if mode == "resume" and run.status == "finished":
@@ -91,8 +91,8 @@ def pretrain_in_group(
         check_same_data(run, store.fingerprint, records)
         return
     state = group.in_turn(begin)
-    if mode == "resume" and "init" in run.info:
-        began = Beginning.model_validate(run.info["init"])
+    if mode == "resume" and run.record.init is not None:
+        began = Beginning.model_validate(run.record.init)
     names = {record["key"]: record["source"] for record in records}
     module = Pretraining(config, composition, backbone, train, held_out, names, groups)
     card = Card(
@@ -114,7 +114,7 @@ def _choose_threads(run: Run, config: PretrainConfig, mode: Mode, quiet: bool) -
         torch.set_num_threads(config.threads)
         return
     cores = look()
-    before = run.info.get("hardware", {}).get("threads") if mode == "resume" else None
+    before = run.record.hardware.threads if mode == "resume" else None
     threads = int(before or cores.threads(config.devices))
     torch.set_num_threads(threads)
     if not quiet:
@@ -170,7 +170,7 @@ def _train(
         synchronise(module)
     if config.compile:
         module.student.backbone.encoder.compile()
-    before = float(run.info.get("wall_seconds", 0.0)) if state is not None else 0.0
+    before = (run.record.wall_seconds or 0.0) if state is not None else 0.0
     start, failure = time.perf_counter(), None
     with quiet_engine():
         trainer = _trainer(run, config, card, stops, quiet)
@@ -183,20 +183,18 @@ def _train(
             stops.received = None  # too late to stop anything
         ending = how_it_ended(failure, stops)
         if trainer.is_global_zero:
-            run.write_info(
-                {
-                    "status": "finished" if ending == "finished" else "stopped",
-                    "ended": ending,
-                    "stopped_by": stopped_by(failure, stops),
-                    "step": step,
-                    "wall_seconds": round(before + time.perf_counter() - start, 1),
-                    "data_wait_share": round(module.data_wait_share, 4),
-                    "peak_memory_mib": peak_memory_mib(),
-                }
+            run.note(
+                status="finished" if ending == "finished" else "stopped",
+                ended=ending,
+                stopped_by=stopped_by(failure, stops),
+                step=step,
+                wall_seconds=round(before + time.perf_counter() - start, 1),
+                data_wait_share=round(module.data_wait_share, 4),
+                peak_memory_mib=peak_memory_mib(),
             )
             run.release_room()
             if ending == "terminated" and requeue(stops):
-                run.write_info({"requeued": True})
+                run.note(requeued=True)
     if ending in ("interrupted", "terminated"):
         saved = States(run.path / "checkpoints" / "last").any()
         again = resume_command("pretrain", run.path) if saved else "the same command"

@@ -17,6 +17,7 @@ from situs.pretraining.config import PretrainConfig
 from situs.pretraining.data import Item
 from situs.pretraining.parts import backbone_config
 from situs.store import Store
+from situs.training.record import Hardware, Resumed
 from situs.training.run import Run
 from situs.training.stopping import slurm_job
 from situs.version import __version__
@@ -32,32 +33,31 @@ def describe(
 ) -> None:
     """What a reader must know before the first step, so that even a crash leaves it."""
     write_file(run.path / "config.yaml", dump_yaml(config))
-    known = {
-        "situs_version": __version__,
-        "method": composition.name,
-        "method_info": composition.about(),
-        "backbone": backbone_config(config, composition, store).model_dump(mode="json"),
-        "data_fingerprint": store.fingerprint,
-        "seed": config.seed,
-        "scans": len(store),
-        "training_items": len(train),
-        "held_out_items": len(held_out),
-        "held_out_is_training": train == held_out,
-        "hardware": _hardware(),
-        "status": "running",
-        "started": _now(),
-        "slurm_job": slurm_job(),
-    }
-    run.write_info(known)
+    run.note(
+        situs_version=__version__,
+        method=composition.name,
+        method_info=composition.about(),
+        backbone=backbone_config(config, composition, store).model_dump(mode="json"),
+        data_fingerprint=store.fingerprint,
+        seed=config.seed,
+        scans=len(store),
+        training_items=len(train),
+        held_out_items=len(held_out),
+        held_out_is_training=train == held_out,
+        hardware=_hardware(),
+        status="running",
+        started=_now(),
+        slurm_job=slurm_job(),
+    )
 
 
 def describe_resumed(run: Run, config: PretrainConfig) -> None:
     """What the run was begun with stays; where and with what it goes on is added."""
     write_file(run.path / "config.yaml", dump_yaml(config))  # with what was free to change
-    part = {"started": _now(), "situs_version": __version__, "hardware": _hardware()}
-    parts = [*run.info.get("resumed", []), part]
+    part = Resumed(started=_now(), situs_version=__version__, hardware=_hardware())
+    resumed = (*run.record.resumed, part)
     run.keep_room()
-    run.write_info({"status": "running", "ended": None, "stopped_by": None, "resumed": parts})
+    run.note(status="running", ended=None, stopped_by=None, resumed=resumed)
 
 
 def records_of(store: Store, held_out: Sequence[Item]) -> list[dict[str, Any]]:
@@ -70,15 +70,14 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _hardware() -> dict[str, Any]:
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": gpus,
-        "torch": torch.__version__,
-    }
+def _hardware() -> Hardware:
+    return Hardware(
+        machine=platform.machine(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        gpus=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
+        torch=str(torch.__version__),
+    )
 
 
 def peak_memory_mib() -> int:

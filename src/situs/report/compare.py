@@ -161,7 +161,7 @@ def _column(run: RunFolder) -> dict[str, Any]:
         "headline": summary.headline(run),
         "sentences": summary.sentences(run),
         "warnings": summary.warnings(run),
-        "status": text.printable(str(run.info.get("status", ""))),
+        "status": text.printable(run.record.status),
         "method": text.printable(run.method),
     }
 

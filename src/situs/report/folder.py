@@ -19,6 +19,7 @@ from situs.errors import RunError
 from situs.files import read_csv, read_json
 from situs.observation import Observation, Score
 from situs.scans.aliases import Names
+from situs.training.record import RunRecord
 from situs.training.run import Run, whole_observations
 
 _REMEDY = "restore it from a copy, or leave this folder out"
@@ -69,7 +70,7 @@ class RunFolder:
     Attributes:
         path: The folder.
         config: The resolved configuration.
-        info: ``run.json``.
+        record: ``run.json``.
         data: ``data.json``: ``records`` and ``refused``.
         metrics: Column → values, NaN where a row has none; ``step`` is always there.
         files: Step → observation files, one a part.
@@ -79,7 +80,7 @@ class RunFolder:
 
     path: Path
     config: dict[str, Any]
-    info: dict[str, Any]
+    record: RunRecord
     data: dict[str, list[dict[str, Any]]]
     metrics: dict[str, npt.NDArray[np.float64]]
     files: dict[int, list[Path]]
@@ -95,7 +96,7 @@ class RunFolder:
     @property
     def method(self) -> str:
         """The method or composition."""
-        return str(self.info.get("method") or self.config.get("method") or "unknown method")
+        return str(self.record.method or self.config.get("method") or "unknown method")
 
     @cached_property
     def names(self) -> Names:
@@ -153,7 +154,7 @@ def read_run(
         return RunFolder(
             path=run.path,
             config=run.config if (run.path / "config.yaml").is_file() else {},
-            info=_without_scans(run.info),
+            record=_without_scans(run.record),
             data=_read_data(run.path / "data.json"),
             metrics=_columns(run.metrics()),
             files=run.observation_files(),
@@ -214,11 +215,12 @@ def read_transfer(folder: Path) -> Transfer:
     return Transfer(folder.name, read_json(file, _REMEDY), cases, seen)
 
 
-def _without_scans(info: dict[str, Any]) -> dict[str, Any]:
+def _without_scans(record: RunRecord) -> RunRecord:
     """``run.json``; in older ones the reason of a stop named the scans of the batch."""
-    if "stopped_by" in info:
-        info["stopped_by"] = str(info["stopped_by"]).partition("; scans in the batch")[0]
-    return info
+    if record.stopped_by is None:
+        return record
+    reason = record.stopped_by.partition("; scans in the batch")[0]
+    return record.model_copy(update={"stopped_by": reason})
 
 
 def _read_data(file: Path) -> dict[str, list[dict[str, Any]]]:

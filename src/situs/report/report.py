@@ -19,6 +19,7 @@ from situs.report.report_data import data_section
 from situs.report.report_transfer import transfer_section
 from situs.report.sections import Detail, TaskSection, task_sections
 from situs.report.svg import Tile
+from situs.training.record import About, Hardware, RunRecord
 
 BUDGET = 15_000_000
 # Tried in turn until the page fits its budget.
@@ -165,52 +166,45 @@ def _write_assets(folder: Path, files: dict[str, str]) -> None:
 
 
 def _json(run: RunFolder) -> str:
-    shown = text.without_folders(run.names.inside(run.info), called=run.names.called)
+    shown = text.without_folders(run.names.inside(run.record.document()), called=run.names.called)
     return json.dumps(shown, indent=2, ensure_ascii=False)
 
 
 def _facts(run: RunFolder) -> list[tuple[str, str]]:
-    info, config = run.info, run.config
-    backbone = info.get("backbone") or {"name": (config.get("backbone") or {}).get("name")}
-    hardware = info.get("hardware") or {}
-    gpus = hardware.get("gpus") or []
-    batch = config.get("batch_size")
-    wait = info.get("data_wait_share")
+    record, config = run.record, run.config
+    backbone = record.backbone or {"name": (config.get("backbone") or {}).get("name")}
+    memory, wait = record.peak_memory_mib, record.data_wait_share
     known = (
         ("method", run.method),
         ("backbone", _backbone(backbone)),
-        ("steps", info.get("step") or (run.steps[-1] if run.steps else None)),
-        ("batch", batch),
-        ("training time", text.duration(float(w)) if (w := info.get("wall_seconds")) else None),
-        (
-            "hardware",
-            gpus[0]
-            if gpus
-            else f"{hardware['cores']} CPU cores"
-            if hardware.get("cores")
-            else None,
-        ),
-        ("waiting for data", f"{100 * float(wait):.0f} %" if wait is not None else None),
-        (
-            "peak memory",
-            f"{text.count(m)} MiB" if (m := info.get("peak_memory_mib")) else None,
-        ),
-        ("scans", info.get("scans")),
-        ("seed", info.get("seed")),
-        ("started", str(info.get("started", "")).replace("T", " ") or None),
-        ("status", info.get("status")),
-        ("began with the weights of", _began(info)),
-        ("situs", info.get("situs_version")),
+        ("steps", record.step or (run.steps[-1] if run.steps else None)),
+        ("batch", config.get("batch_size")),
+        ("training time", text.duration(record.wall_seconds) if record.wall_seconds else None),
+        ("hardware", _hardware(record.hardware)),
+        ("waiting for data", f"{100 * wait:.0f} %" if wait is not None else None),
+        ("peak memory", f"{text.count(memory)} MiB" if memory else None),
+        ("scans", record.scans),
+        ("seed", record.seed),
+        ("started", record.started.replace("T", " ")),
+        ("status", record.status),
+        ("began with the weights of", _began(record)),
+        ("situs", record.situs_version),
     )
-    return [(k, text.printable(str(v))) for k, v in known if v not in (None, "")]
+    return [(k, text.printable(str(v))) for k, v in known if v not in (None, "", "unknown")]
 
 
-def _began(info: dict[str, Any]) -> str | None:
-    if "init" not in info:
+def _hardware(hardware: Hardware) -> str | None:
+    if hardware.gpus:
+        return hardware.gpus[0]
+    return f"{hardware.cores} CPU cores" if hardware.cores else None
+
+
+def _began(record: RunRecord) -> str | None:
+    if record.init is None:
         return None
     from situs.weights import Beginning  # noqa: PLC0415 - imports torch
 
-    return Beginning.model_validate(info["init"]).said()
+    return Beginning.model_validate(record.init).said()
 
 
 def _backbone(backbone: dict[str, Any]) -> str:
@@ -220,42 +214,40 @@ def _backbone(backbone: dict[str, Any]) -> str:
 
 def _methods(run: RunFolder) -> list[dict[str, Any]]:
     """Title, paper and formulas of each part: as the run recorded them, else as installed."""
-    recorded = run.info.get("method_info") or {}
     found = []
     for name in run.method.split("+"):
-        about = recorded.get(name) or _installed(name)
+        about = run.record.method_info.get(name) or _installed(name)
         found.append(
             {
                 "name": text.printable(name),
-                "title": text.printable(str(about.get("title", ""))),
-                "paper": text.printable(str(about.get("paper", ""))),
+                "title": text.printable(about.title),
+                "paper": text.printable(about.paper),
                 "formulas": {
-                    text.printable(str(k)): text.printable(str(v))
-                    for k, v in (about.get("formulas") or {}).items()
+                    text.printable(k): text.printable(v) for k, v in about.formulas.items()
                 },
             }
         )
     return found
 
 
-def _installed(name: str) -> dict[str, Any]:
+def _installed(name: str) -> About:
     from situs import methods  # noqa: PLC0415 - imports torch
     from situs.errors import ConfigError  # noqa: PLC0415
 
     try:
         method = methods.method_class(name)
     except ConfigError:
-        return {}
-    return {"title": method.title, "paper": method.paper, "formulas": method.formulas}
+        return About()
+    return About(title=method.title, paper=method.paper, formulas=dict(method.formulas))
 
 
 def _commands(run: RunFolder) -> str:
     lines = [
-        f"pip install situs=={run.info['situs_version']}" if "situs_version" in run.info else "",
+        f"pip install situs=={version}" if (version := run.record.situs_version) else "",
         "situs pretrain --config config.yaml --out runs/again",
         f"situs observe {run.name}",
     ]
-    if fingerprint := run.info.get("data_fingerprint"):
+    if fingerprint := run.record.data_fingerprint:
         lines.append(f"# data fingerprint: {fingerprint}")
     return text.printable_lines("\n".join(line for line in lines if line))
 

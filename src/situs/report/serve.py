@@ -156,7 +156,7 @@ def _index(root: Path, runs: list[Served]) -> str:
                 "key": served.key,
                 "name": text.printable(str(served.path.relative_to(root.resolve()))),
                 "method": text.printable(run.method),
-                "status": text.printable(str(run.info.get("status", ""))),
+                "status": text.printable(run.record.status),
                 "steps": _progress(run),
                 "headline": summary.headline(run),
                 "error": "",
@@ -167,7 +167,7 @@ def _index(root: Path, runs: list[Served]) -> str:
 
 def _progress(run: RunFolder) -> str:
     steps = run.metrics.get("step")
-    done = int(steps[-1]) if steps is not None and len(steps) else run.info.get("step", 0)
+    done = int(steps[-1]) if steps is not None and len(steps) else run.record.step or 0
     planned = run.config.get("steps")
     return f"{done} of {planned}" if planned else str(done)
 
@@ -189,7 +189,7 @@ def _curves(served: Served) -> str:
     run = read_run(served.path)
     return page.render(
         "curves.html.j2",
-        status=text.printable(str(run.info.get("status", ""))),
+        status=text.printable(run.record.status),
         progress=_progress(run),
         headline=summary.headline(run),
         warnings=summary.warnings(run),

@@ -94,7 +94,7 @@ def sentences(run: RunFolder) -> list[str]:
     ]
     found += _audited(run)
     found += [_reach(observation) for observation in run.latest if observation.reach]
-    if run.info.get("held_out_is_training"):
+    if run.record.held_out_is_training:
         found.append(f"Mind that {_FEW_WARNING}.")
     return found
 
@@ -145,18 +145,18 @@ def warnings(run: RunFolder) -> list[str]:
         for observation in run.latest
         for w in observation.warnings
     ]
-    status = str(run.info.get("status", "unknown"))
+    status = run.record.status
     if status == "running":
         found.append("The run had not ended when this report was written.")
     elif status not in {"finished", "unknown"}:
-        cause = text.printable(str(run.info.get("stopped_by", "")))
+        cause = text.printable(run.record.stopped_by or "")
         found.append(f"The run stopped early{': ' + cause if cause else ''}. Go on with --resume.")
-    if run.info.get("held_out_is_training"):
+    if run.record.held_out_is_training:
         found.append(
             f"There were too few scans to hold any out: {_FEW_WARNING}. Add scans, or raise "
             "'held_out'."
         )
-    waiting = float(run.info.get("data_wait_share") or 0)
+    waiting = run.record.data_wait_share or 0.0
     if waiting > 0.3:
         found.append(
             f"{100 * waiting:.0f} % of the training time was spent waiting for data. Raise "
@@ -166,21 +166,19 @@ def warnings(run: RunFolder) -> list[str]:
 
 
 def _trained(run: RunFolder) -> str:
-    info = run.info
+    record = run.record
     parts = f"Pretrained with {run.method}"
-    if scans := info.get("scans"):
+    if scans := record.scans:
         parts += f" on {scans} {_modalities(run)}scan{'s' if scans != 1 else ''}"
-        held_out = info.get("held_out_items")
-        if held_out and not info.get("held_out_is_training"):
-            parts += f" ({held_out} held out)"
-    if step := info.get("step", run.steps[-1] if run.steps else None):
+        if record.held_out_items and not record.held_out_is_training:
+            parts += f" ({record.held_out_items} held out)"
+    if step := record.step or (run.steps[-1] if run.steps else None):
         parts += f", {text.count(step)} steps"
-    if seconds := info.get("wall_seconds"):
-        parts += f" in {text.duration(float(seconds))}"
-    hardware = info.get("hardware") or {}
-    if gpus := hardware.get("gpus"):
+    if seconds := record.wall_seconds:
+        parts += f" in {text.duration(seconds)}"
+    if gpus := record.hardware.gpus:
         parts += f" on {gpus[0]}"
-    elif cores := hardware.get("cores"):
+    elif cores := record.hardware.cores:
         parts += f" on {cores} CPU core{'s' if cores != 1 else ''}"
     return text.printable(parts) + "."
 

@@ -25,7 +25,7 @@ def check_run(path: Path, progress: Callable[[int, int], None] | None = None) ->
     """
     run = Run(path)
     files = [
-        (path / "run.json", lambda: run.info),
+        (path / "run.json", lambda: run.record),
         (path / "config.yaml", lambda: run.config),
         (path / "data.json", lambda: run.data),
         (path / "metrics.csv", run.metrics),

@@ -122,7 +122,7 @@ def check_same_data(run: Run, fingerprint: str, records: Sequence[Mapping[str, A
     Raises:
         RunError: Saying what differs.
     """
-    before = run.info.get("data_fingerprint")
+    before = run.record.data_fingerprint
     if fingerprint != before:
         raise RunError(
             f"{run.path} cannot be resumed with other data (fingerprint was {before}, now "

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from situs.config import read_yaml
 from situs.errors import RunError, SitusError, not_writable, setting
 from situs.files import read_csv, read_json, write_csv, write_file, write_json
 from situs.observation import Observation
+from situs.training.record import RunRecord
 from situs.training.states import States
 
 if TYPE_CHECKING:
@@ -39,8 +42,8 @@ class Run:
     def __repr__(self) -> str:
         if not (self.path / "run.json").is_file():
             return f"Run('{self.path}', not there yet)"
-        info = self.info
-        return f"Run('{self.path}', {info.get('method', 'unknown method')}, {info['status']})"
+        record = self.record
+        return f"Run('{self.path}', {record.method or 'unknown method'}, {record.status})"
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -68,15 +71,13 @@ class Run:
         return found
 
     @property
-    def info(self) -> dict[str, Any]:
+    def record(self) -> RunRecord:
         """``run.json``: version, method, data fingerprint, seed, hardware, wall time, status.
-
-        Version and hardware are those of the beginning; ``resumed`` has those of later parts.
 
         Raises:
             SitusError: If it is damaged.
         """
-        return read_json(self.path / "run.json", _REMEDY)
+        return self._record_of(read_json(self.path / "run.json", _REMEDY))
 
     @property
     def data(self) -> dict[str, Any]:
@@ -86,7 +87,7 @@ class Run:
     @property
     def status(self) -> str:
         """``"running"``, ``"finished"``, or ``"stopped"`` (interrupted or failed)."""
-        return str(self.info.get("status", "unknown"))
+        return self.record.status
 
     def metrics(self) -> list[dict[str, float]]:
         """Rows of ``metrics.csv``; absent values are absent keys."""
@@ -150,10 +151,17 @@ class Run:
         """Let a state that is written stand beside the one before it."""
         self._states.keep(partial, step)
 
-    def write_info(self, changes: Mapping[str, Any]) -> None:
-        """Update ``run.json`` atomically; None takes an entry out."""
-        present = self.info if (self.path / "run.json").is_file() else {}
-        entries = {k: v for k, v in {**present, **changes}.items() if v is not None}
+    def note(self, **changes: Any) -> None:
+        """Update ``run.json`` atomically; None takes an entry out.
+
+        Args:
+            changes: Fields of :class:`RunRecord`.
+
+        Raises:
+            SitusError: If the present one is damaged, or a value is of another kind.
+        """
+        present = self.record.document() if (self.path / "run.json").is_file() else {}
+        entries = self._record_of({**present, **changes}).document()
         room = self.path / _ROOM
         try:
             write_json(self.path / "run.json", entries)
@@ -171,6 +179,16 @@ class Run:
     def release_room(self) -> None:
         """Give that space back."""
         (self.path / _ROOM).unlink(missing_ok=True)
+
+    def _record_of(self, entries: Mapping[str, Any]) -> RunRecord:
+        try:
+            return RunRecord.model_validate(entries)
+        except ValidationError as error:
+            field = ".".join(map(str, error.errors()[0]["loc"]))
+            file = self.path / "run.json"
+            raise RunError(
+                f"{file} is damaged ('{field}' is not what it should be); {_REMEDY}"
+            ) from None
 
 
 def whole_observations(files: Sequence[Path]) -> list[Observation]:

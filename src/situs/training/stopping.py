@@ -8,12 +8,13 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from situs.errors import Interrupted, NonFiniteLoss, Terminated, out_of_memory
+from situs.training.record import RunRecord
 
 Ending = Literal["finished", "interrupted", "terminated", "out of memory", "failed"]
 
@@ -121,10 +122,10 @@ def slurm_job() -> str | None:
     )
 
 
-def was_requeued(info: Mapping[str, Any]) -> bool:
+def was_requeued(record: RunRecord) -> bool:
     """Whether a run was begun by an earlier round of the SLURM job that runs now."""
     again = os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
-    return again and slurm_job() is not None and info.get("slurm_job") == slurm_job()
+    return again and slurm_job() is not None and record.slurm_job == slurm_job()
 
 
 def requeue(stops: StopSignals) -> bool:
