@@ -93,7 +93,7 @@ def _print_plan(plan: Any, folders: Any, json: bool) -> None:
         "next": [f"{job.kind} {job.title}".strip() for job in missing],
         "test": len(plan.cases.split.test),
         "validation": len(plan.cases.split.validation),
-        "pool": len(plan.cases.split.pool),
+        "pool": len(plan.cases.split.train),
         "unlabelled": len(plan.cases.unlabelled),
         "uncompared": uncompared(plan.study),
     }
