@@ -193,13 +193,13 @@ def test_predicting_reads_values_as_training_did(
     assert model.task.modalities == ("CT", "PT")
     assert model.task.intensity == ("hounsfield", "relative")
     seen = []
-    prepare = import_module("situs.transfer.predict").preprocess
+    prepare = import_module("situs.transfer.ensemble").preprocess
 
     def watched(*args: Any, **settings: Any) -> Any:
         seen.append(prepare(*args, **settings))
         return seen[-1]
 
-    monkeypatch.setattr("situs.transfer.predict.preprocess", watched)
+    monkeypatch.setattr("situs.transfer.ensemble.preprocess", watched)
     predict(model, [data / "imagesTr"], tmp_path / "predicted")
     assert [prepared.intensity for prepared in seen] == [("hounsfield", "relative")] * 3
     assert abs(seen[0].array[0]).max() <= 0.25

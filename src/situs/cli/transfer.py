@@ -121,6 +121,20 @@ def predict(
     folder: Annotated[
         Path, typer.Option("--out", callback=out_folder, help="Where predictions are written.")
     ],
+    ensemble: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another result folder, whose probabilities are averaged in; repeat."),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write those of each class as NIfTI, too.")
+    ] = False,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Write DICOM-SEG of DICOM series, too.")
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Take every N-th scan, from the K-th.")
+    ] = None,
+    settings: Settings = None,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on: skip scans that --out has predictions of.")
@@ -133,22 +147,30 @@ def predict(
     Example: `situs predict results/first new-scans/ --out predictions`
 
     A model of several channels takes them from one file, or from files NAME_0000, NAME_0001, ….
+    `--set overlap=0.75`, `--set flip_axes=[0]` (left-right) and `--set patch_size=[96,96,96]`
+    change how windows are laid and averaged. Jobs of an array say `--shard 2/8 --resume`.
 
     Exit code 1 says that some scans were refused; they are named with the reason.
     """
     from rich.progress import Progress  # noqa: PLC0415
 
-    from situs.transfer.model import Model  # noqa: PLC0415
+    from situs.config import load_config  # noqa: PLC0415
+    from situs.transfer.ensemble import PredictSettings  # noqa: PLC0415
     from situs.transfer.predict import predict as run_prediction  # noqa: PLC0415
 
+    chosen = load_config(PredictSettings, {}, settings or ())
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
         bar = progress.add_task("predicting", total=None)
         result = run_prediction(
-            Model.load(model).to_device(),
+            [model, *(ensemble or [])],
             paths,
             folder,
             overwrite,
             resume=resume,
+            settings=chosen,
+            probabilities=probabilities,
+            dicom_seg=dicom_seg,
+            shard=_shard(shard),
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     refused = [
@@ -202,6 +224,15 @@ def probe(
         print_json(result.model_dump(mode="json"))
     else:
         out.print(result)
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    number, _, total = text.partition("/")
+    if not (number.isdigit() and total.isdigit()):
+        raise ConfigError(f"--shard must be K/N, such as 2/8, got '{text}'")
+    return int(number), int(total)
 
 
 def _table(rows: list[dict[str, str | float]]) -> Table:

@@ -178,6 +178,11 @@ REASONS = MappingProxyType(
         "channel-geometry": Reason(
             "the channels of one case lie on different grids", "resample them to one grid"
         ),
+        "not-dicom": Reason(
+            "the scan is no DICOM series of single-frame images, which a DICOM-SEG refers to",
+            "predict it without DICOM-SEG, or give the series that it was made from",
+            "predict it without --dicom-seg, or give the series that it was made from",
+        ),
     }
 )
 

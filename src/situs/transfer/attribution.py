@@ -46,11 +46,15 @@ class Input:
         """Hash of the DICOM series, empty for other formats."""
         return self.channels[0].series
 
+    @property
+    def files(self) -> list[Path]:
+        """All its files."""
+        return [file for channel in self.channels for file in _files(channel, self.root)]
+
     @cached_property
     def content(self) -> str:
         """Checksum of its files' bytes: the same scan, wherever it lies, has the same."""
-        files = [file for channel in self.channels for file in _files(channel, self.root)]
-        return sha256(*sorted(file_sha256(file) for file in files), digits=_DIGITS)
+        return sha256(*sorted(file_sha256(file) for file in self.files), digits=_DIGITS)
 
     def marked(self) -> Input:
         """The same input under a name that no other has: one with a checksum of what it is."""

@@ -156,8 +156,18 @@ def write_labels(
     path: Path, labels: npt.NDArray[np.int16], affine: npt.NDArray[np.float64]
 ) -> None:
     """Write a label volume as NIfTI with the geometry of its scan."""
-    small = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int16)
-    image = nib.Nifti1Image(small, affine)
+    _write(path, labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int16), affine)
+
+
+def write_probabilities(
+    path: Path, values: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]
+) -> None:
+    """Write probabilities ``(K, X, Y, Z)`` as NIfTI ``(X, Y, Z, K)`` with a scan's geometry."""
+    _write(path, np.moveaxis(values, 0, -1), affine)
+
+
+def _write(path: Path, values: npt.NDArray[np.generic], affine: npt.NDArray[np.float64]) -> None:
+    image = nib.Nifti1Image(values, affine)
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner")
     image.header.set_xyzt_units("mm")

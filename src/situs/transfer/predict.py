@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from situs.errors import RunError, ScanRefused, setting
-from situs.files import check_writable, file_inside, read_csv, write_csv
+from situs.errors import ConfigError, RunError, ScanRefused, setting
+from situs.files import check_writable, read_json, write_json
 from situs.locks import holding
 from situs.scans.channels import read_channels, with_modalities
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.read import read_scan, read_series
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
-from situs.store import preprocess
-from situs.transfer.attribution import (
-    Input,
-    free_name,
-    grouped_inputs,
-    named_inputs,
-    unread_input,
-)
-from situs.transfer.evaluate import write_labels
+from situs.transfer.attribution import Input, grouped_inputs, named_inputs, unread_input
+from situs.transfer.dicom_seg import source_images, write_dicom_seg
+from situs.transfer.ensemble import Ensemble, PredictSettings
+from situs.transfer.evaluate import write_labels, write_probabilities
 from situs.transfer.model import Model, Task
+from situs.transfer.prediction_table import TABLE, PredictionTable, Row, columns
 
-TABLE = "predictions.csv"
-DONE = "predicted"
-"""Status of a scan that was predicted; of another it is the code of its refusal."""
+RECORD = "predict.json"
+PROBABILITIES = "probabilities"
+DICOM_SEG = "dicom-seg"
+SHARDS = "shards"
+_ATTEMPTS = 120
+_PAUSE_S = 0.5
 Progress = Callable[[int, int], None]
-Row = dict[str, str | float]
 
 
 @dataclass
@@ -55,23 +54,29 @@ class Predictions:
 
 
 def predict(
-    model: Model | str | Path,
+    model: Model | str | Path | Sequence[Model | str | Path],
     paths: Sequence[str | Path],
     out: str | Path,
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
     *,
     resume: bool = False,
+    settings: Mapping[str, Any] | PredictSettings | None = None,
+    probabilities: bool = False,
+    dicom_seg: bool = False,
+    shard: tuple[int, int] | None = None,
 ) -> Predictions:
     """Segment or classify every scan at ``paths``.
 
     Segmentations are written with each scan's geometry, named by where the scan lies below what
     was given (``patient_B/ct.nii.gz`` becomes ``patient_B_ct-CHECKSUM.nii.gz``);
     ``predictions.csv`` says whose each is, those of earlier calls included, and grows with every
-    scan. A scan that cannot be used is skipped and named there, the rest goes on.
+    scan; ``predict.json`` holds the models and settings. A scan that cannot be used is skipped
+    and named there, the rest goes on.
 
     Args:
-        model: A result folder of a fine-tuning, or what :meth:`Model.load` made of one.
+        model: A result folder of a fine-tuning, or what :meth:`Model.load` made of one; several
+            of one task, whose probabilities are averaged.
         paths: Files, DICOM folders, or folders of any of these. For a model of several channels
             files ``NAME_0000``, ``NAME_0001``, … are the channels of one scan.
         out: Folder; must not hold predictions of the same scans, by name, unless ``overwrite``
@@ -80,47 +85,112 @@ def predict(
         progress: Told (done, total).
         resume: Keep them, and predict the other scans. A scan is known by its source and the
             content of its files; another of the same name is predicted under a name of its own.
+        settings: Fields of :class:`~situs.transfer.ensemble.PredictSettings`.
+        probabilities: Write those of a segmentation to ``probabilities/``, ``(X, Y, Z, class)``
+            on the scan's own grid.
+        dicom_seg: Write segmentations of DICOM series to ``dicom-seg/`` as well.
+        shard: (which, of how many), from 1: this call takes every n-th scan. Calls for all
+            shards of one folder may run at once; each adds to ``predictions.csv`` at its end.
 
     Raises:
-        RunError: If nothing is found, or ``out`` has predictions of these scans or of a model
-            with other classes; nothing is written then.
+        ConfigError: For settings that do not fit the models, or a shard that cannot be.
+        RunError: If nothing is found, or ``out`` has predictions of these scans, of a model
+            with other classes, or of other models and settings; nothing is written then.
+        TransferError: If there is no model, or models are of different tasks.
     """
     if overwrite and resume:
         raise RunError(f"say {setting('overwrite')} or {setting('resume')}, not both")
-    if not isinstance(model, Model):
-        model = Model.load(model).to_device()
+    if shard is not None and not 1 <= shard[0] <= shard[1]:
+        raise ConfigError(f"{setting('shard')} must be from 1/N to N/N, got {shard[0]}/{shard[1]}")
+    models = Ensemble.load(model, settings)
+    if models.task.kind == "classification" and (probabilities or dicom_seg):
+        wish = setting("probabilities" if probabilities else "dicom_seg")
+        raise ConfigError(f"{wish} is of segmentations; {TABLE} holds the probabilities of classes")
     given = [Path(path) for path in paths]
     for path in given:
         if not path.exists():
             raise RunError(f"{path} does not exist")
     out = Path(out)
     check_writable(out, folder=True)
-    with holding(out, "situs predict"):
-        return _predict(model, given, out, overwrite, resume, progress)
+    job = _Job(models, out, probabilities, dicom_seg, shard)
+    with holding(job.held, "situs predict"):
+        result = _predict(job, given, overwrite, resume, progress)
+    if shard is not None:
+        merge_shards(out, models.task)
+    return result
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one call writes, and where."""
+
+    models: Ensemble
+    out: Path
+    probabilities: bool
+    dicom_seg: bool
+    shard: tuple[int, int] | None
+
+    @property
+    def held(self) -> Path:
+        """The folder that no other call may write to at the same time."""
+        if self.shard is None:
+            return self.out
+        return self.out / SHARDS / "{}-of-{}".format(*self.shard)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What decides the numbers."""
+        return {**self.models.record(self.probabilities), "dicom_seg": self.dicom_seg}
+
+    def table(self) -> PredictionTable:
+        """The table that this call adds to."""
+        file = None if self.shard is None else self.held / TABLE
+        return PredictionTable(self.out, self.models.task, file)
+
+    def own(self, inputs: Sequence[Input]) -> Sequence[Input]:
+        """Those of all inputs that this call takes."""
+        return inputs if self.shard is None else inputs[self.shard[0] - 1 :: self.shard[1]]
+
+    def check_record(self, left: bool) -> None:
+        """Refuse to mix predictions of different models or settings, then write the record.
+
+        Args:
+            left: Whether predictions of earlier calls stay.
+
+        Raises:
+            RunError: If they were made otherwise.
+        """
+        file = self.out / RECORD
+        if left and file.is_file():
+            before = read_json(file, "choose another folder")
+            differing = [name for name, value in self.record.items() if before.get(name) != value]
+            if differing:
+                raise RunError(
+                    f"{self.out} has predictions that were made with other "
+                    f"{', '.join(differing)}; choose another folder"
+                )
+        write_json(file, self.record)
 
 
 def _predict(
-    model: Model,
-    given: Sequence[Path],
-    out: Path,
-    overwrite: bool,
-    resume: bool,
-    progress: Progress,
+    job: _Job, given: Sequence[Path], overwrite: bool, resume: bool, progress: Progress
 ) -> Predictions:
     root = common_root(given)
-    found = discover(given, root, skip=[out])
+    found = discover(given, root, skip=[job.out])
     if not found.candidates and not found.refused:
         raise RunError(f"no scan below {', '.join(map(str, given))}")
-    inputs = named_inputs(grouped_inputs(found.candidates, model.card.backbone.in_channels), root)
-    table = _Table(out, model.task)
-    result = Predictions(refused=list(found.refused))
+    inputs = job.own(named_inputs(grouped_inputs(found.candidates, job.models.channels), root))
+    table = job.table()
+    first = job.shard is None or job.shard[0] == 1
+    result = Predictions(refused=list(found.refused) if first else [])
     wanted = table.wanted(inputs, overwrite=overwrite, resume=resume, skipped=result.skipped)
-    for error in found.refused:
+    job.check_record(bool(table.rows) or (job.shard is not None and not overwrite))
+    for error in result.refused:
         table.add(table.row(unread_input(error.path, root), status=error.reason))
     for number, item in enumerate(wanted):
         progress(number, len(wanted))
         try:
-            row = _one(model, item, table.target(item.name))
+            row = _one(job, item, table)
         except ScanRefused as error:
             result.refused.append(error)
             table.add(table.row(item, status=error.reason))
@@ -131,163 +201,59 @@ def _predict(
     return result
 
 
-class _Table:
-    """``predictions.csv``: a row a scan, whichever call predicted it."""
+def merge_shards(out: Path, task: Task) -> None:
+    """Bring what the shards of a folder have predicted so far into one table.
 
-    def __init__(self, folder: Path, task: Task) -> None:
-        self.file = folder / TABLE
-        self.segments = task.kind == "segmentation"
-        self.columns = _columns(task)
-        self.rows: dict[str, Mapping[str, str | float]] = {}
-        if self.file.is_file():
-            remedy = "restore it from a copy, or choose another folder"
-            rows = [_of_today(row) for row in read_csv(self.file, remedy, "scan")]
-            self.rows = {str(row.get("scan", "")): row for row in rows}
-        # Of what an earlier call left: it is asked before anything is predicted.
-        self._by_content: defaultdict[str, list[str]] = defaultdict(list)
-        for name, row in self.rows.items():
-            if row["content"]:
-                self._by_content[str(row["content"])].append(name)
+    Each shard does so at its end; whichever is last has the rows of all.
 
-    def target(self, name: str) -> Path:
-        """Where a segmentation is written."""
-        return file_inside(self.file.parent, name, ".nii.gz")
+    Args:
+        out: Folder of the predictions.
+        task: What is predicted.
 
-    def wanted(
-        self, inputs: Sequence[Input], *, overwrite: bool, resume: bool, skipped: list[str]
-    ) -> list[Input]:
-        """What is to be predicted, under names that no other scan's prediction has.
-
-        Args:
-            inputs: All that was found.
-            overwrite: Forget rows of the same sources.
-            resume: Leave out what is predicted, by source and content.
-            skipped: Takes the names of those left out.
-
-        Raises:
-            RunError: If predictions of these scans are there and nothing was said of them, or if
-                the table is of a model with other classes.
-        """
-        if not (overwrite or resume):
-            self._check_free(inputs)
-        wanted: list[Input] = []
-        used: set[str] = set()
-        for item in inputs:
-            same = next((n for n in self._rows_of(item) if n not in used), None)
-            if same is not None:
-                used.add(same)
-            if resume and same is not None and self._finished(same):
-                skipped.append(same)
-            else:
-                wanted.append(item if same is None else replace(item, name=same))
-        if overwrite:
-            sources = {(item.source, item.series) for item in wanted}
-            self._forget(n for n, r in self.rows.items() if (r["source"], r["series"]) in sources)
-        self._forget(item.name for item in wanted if item.name in used)
-        if any(list(row) != self.columns for row in self.rows.values()):
-            raise RunError(f"{self.file} is of a model with other classes; choose another folder")
-        return self._with_free_names(wanted, overwrite)
-
-    def _with_free_names(self, wanted: Sequence[Input], overwrite: bool) -> list[Input]:
-        taken = set() if overwrite else {n for n in self.rows if self._finished(n)}
-        named = []
-        for item in wanted:
-            free = free_name(item, taken)
-            taken.add(free.name)
-            named.append(free)
-        return named
-
-    def _rows_of(self, item: Input) -> list[str]:
-        """Names of the rows of this very scan: by source and content, and nothing else."""
-        found = [n for n in self._by_content[item.content] if _is_akin(self.rows[n], item)]
-        named = self.rows.get(item.name)
-        # Tables once told no content: by name.
-        return found + ([item.name] if named is not None and not named["content"] else [])
-
-    def _finished(self, name: str) -> bool:
-        """Whether a scan was predicted to the end: its row comes last."""
-        done = self.rows[name]["status"] == DONE
-        return done and (not self.segments or self.target(name).exists())
-
-    def _check_free(self, inputs: Sequence[Input]) -> None:
-        """Raise if anything is there of any of these scans."""
-        done = {name for name, row in self.rows.items() if row["status"] == DONE}
-        there = [
-            item.name
-            for item in inputs
-            if item.name in done
-            or (self.segments and self.target(item.name).exists())
-            or not done.isdisjoint(self._rows_of(item))
-        ]
-        if there:
-            shown = ", ".join(there[:3]) + (", …" if len(there) > 3 else "")
-            raise RunError(
-                f"{self.file.parent} has predictions of {len(there)} of these scans ({shown}); "
-                f"say {setting('resume')} to keep them, {setting('overwrite')} to replace them, or "
-                "choose another folder"
-            )
-
-    def _forget(self, names: Iterable[str]) -> None:
-        for name in list(names):
-            self.rows.pop(name, None)
-
-    def row(self, item: Input, status: str = DONE) -> Row:
-        """The row of an input without its values."""
-        row: Row = dict.fromkeys(self.columns, "")
-        known = {"scan": item.name, "source": item.source, "series": item.series}
-        return row | known | {"status": status, "content": item.content}
-
-    def add(self, row: Row) -> None:
-        """Add a row and write the table, whole or not at all."""
-        self.rows[str(row["scan"])] = row
-        write_csv(self.file, list(self.rows.values()), self.columns)
+    Raises:
+        RunError: If another process holds the folder for longer than a merge takes.
+    """
+    with ExitStack() as stack:
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                stack.enter_context(holding(out, "situs predict"))
+                break
+            except RunError:
+                if not left:
+                    raise
+                time.sleep(_PAUSE_S)
+        table = PredictionTable(out, task)
+        for file in sorted((out / SHARDS).glob(f"*/{TABLE}")):
+            table.rows.update(PredictionTable(out, task, file).rows)
+        table.write()
 
 
-def _is_akin(row: Mapping[str, str | float], item: Input) -> bool:
-    """Whether a row's source may be this one, given by its folder or by a folder above."""
-    here, there = str(row["source"]), item.source
-    akin = here == there or "." in (here, there) or _ends(here, there) or _ends(there, here)
-    return akin and row["series"] == item.series
-
-
-def _ends(whole: str, end: str) -> bool:
-    return whole.endswith("/" + end)
-
-
-def _of_today(row: Mapping[str, str]) -> dict[str, str | float]:
-    """A row as it is written now, from one that names no source."""
-    if "status" in row:
-        return dict(row)
-    kept = {key: value for key, value in row.items() if key not in ("scan", "file")}
-    origin = {"file": row.get("file", ""), "source": "", "series": "", "status": DONE}
-    return {"scan": row.get("scan", ""), **origin, "content": "", **kept}
-
-
-def _columns(task: Task) -> list[str]:
-    first = ["scan", "file", "source", "series", "status", "content"]
-    if task.kind == "classification":
-        return [*first, *(f"p({name})" for name in task.classes.values())]
-    return [*first, *(f"{name} (ml)" for value, name in task.classes.items() if value)]
-
-
-def _one(model: Model, item: Input, target: Path) -> Row:
-    scan = _scan(item.channels, item.root, model)
-    prepared = preprocess(scan, model.task.rules, kinds=model.task.intensity)
-    known = [item.name, "", item.source, item.series, DONE, item.content]
-    if model.task.kind == "classification":
-        values = [float(p) for p in model.probabilities(prepared)]
-        return dict(zip(_columns(model.task), [*known, *values], strict=True))
-    labels = model.segment(prepared)
-    write_labels(target, labels, scan.affine)
-    known[1] = target.name
+def _one(job: _Job, item: Input, table: PredictionTable) -> Row:
+    models, task = job.models, job.models.task
+    scan = read_input(item.channels, item.root, models.channels, task.modalities)
+    # A scan that no DICOM-SEG can refer to is refused before anything is computed.
+    place = item.channels[0].place(item.root)
+    sources = source_images(item.files, place, item.series) if job.dicom_seg else []
+    found = models.predict(scan, probabilities=job.probabilities)
+    row = table.row(item)
+    if found.labels is None:
+        assert found.probabilities is not None
+        values = [float(p) for p in found.probabilities]
+        return row | dict(zip(columns(task)[-len(values) :], values, strict=True))
+    target = table.target(item.name)
+    if sources:
+        origin = f"{item.content} {sorted(models.names)} {models.settings}"
+        file = table.target(item.name, ".dcm", DICOM_SEG)
+        write_dicom_seg(file, found.labels, scan.affine, sources, task.classes, origin)
+    if found.probabilities is not None:
+        write_probabilities(
+            table.target(item.name, ".nii.gz", PROBABILITIES), found.probabilities, scan.affine
+        )
+    write_labels(target, found.labels, scan.affine)
     voxel_ml = float(np.prod(scan.spacing)) / 1000
-    volumes = [float((labels == value).sum() * voxel_ml) for value in model.task.classes if value]
-    return dict(zip(_columns(model.task), [*known, *volumes], strict=True))
-
-
-def _scan(channels: Sequence[Candidate], root: Path, model: Model) -> Scan:
-    wanted = model.card.backbone.in_channels
-    return read_input(channels, root, wanted, model.task.modalities)
+    volumes = [float((found.labels == v).sum() * voxel_ml) for v in task.classes if v]
+    named = dict(zip(columns(task)[-len(volumes) :], volumes, strict=True)) if volumes else {}
+    return row | {"file": target.name} | named
 
 
 def read_input(
