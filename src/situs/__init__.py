@@ -11,6 +11,7 @@ from situs.version import __version__
 
 if TYPE_CHECKING:
     from situs.observation import Observation
+    from situs.pretraining.monai_views import Viewsd
     from situs.pretraining.plain import Objective, views_dataset
     from situs.pretraining.pretrain import pretrain
     from situs.report.study import run_study
@@ -31,6 +32,7 @@ __all__ = [
     "ScanRefused",
     "SitusError",
     "Store",
+    "Viewsd",
     "__version__",
     "finetune",
     "load_encoder",
@@ -50,6 +52,7 @@ _LAZY = {
     "Run": "situs.training.run",
     "Scan": "situs.scans.scan",
     "Store": "situs.store",
+    "Viewsd": "situs.pretraining.monai_views",
     "finetune": "situs.transfer",
     "load_encoder": "situs.weights",
     "predict": "situs.transfer.predict",

@@ -11,7 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-_FENCE = re.compile(r"^ *```(\w*)\s*$")
+# `{ .python }` is a block that ruff shall not format: a snippet of another file.
+_FENCE = re.compile(r"^ *```(?: ?\{ ?\.)?(\w*)(?: ?\})?\s*$")
 _MARKER = re.compile(r"^ *<!-- not run: (.+?) -->\s*$")
 _INLINE = re.compile(r"(?<!`)`(situs [a-z][^`]*)`")
 _STEPS = re.compile(r"(--steps |--subjects |[\"']steps[\"']: )\d+")
