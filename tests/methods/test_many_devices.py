@@ -45,6 +45,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("mae", {**CUBE, "block_size": [4, 4, 4]}),
     "simclr": ("simclr", CUBE),
     "voco": ("voco", {"view_size": [8, 8, 8], "hidden": 16, "width": 8}),
+    "voco, released": (
+        "voco",
+        {"preset": "released", "grid": [2, 1, 1], "crop_size": [8] * 3, "view_size": [8] * 3}
+        | {"hidden": 16, "width": 8},
+    ),
     "dino": ("dino", {"global_size": [8] * 3, "local_size": [4] * 3, "hidden": 16}),
     "spatial+s2dc": (
         "spatial+s2dc",

@@ -194,8 +194,8 @@ def test_steps_on_one_batch_lower_the_loss() -> None:
 
 
 def test_presets_are_valid_and_fit() -> None:
-    for options in PRESETS.values():
-        config = validate(method_class("s2dc").Config, options)
+    for name in PRESETS:
+        config = validate(method_class("s2dc").Config, {"preset": name})
         assert all(size % 16 == 0 for size in config.crop_size)  # type: ignore[attr-defined]
 
 
@@ -203,7 +203,12 @@ def test_the_example_for_a_gpu_is_the_reference_preset() -> None:
     path = Path(__file__).parents[2] / "examples" / "s2dc-reference.yaml"
     run = load_config(PretrainConfig, path, ["data=store", "out=run"])
     config = method_class("s2dc").Config
-    assert validate(config, run.options) == validate(config, PRESETS["reference"])
+    named = validate(config, {"preset": "reference"})
+    assert validate(config, run.options) == named.model_copy(update={"preset": ""})
+    preset = load_config(
+        PretrainConfig, {"method": "s2dc", "options": {"preset": "reference"}}, ["data=s", "out=r"]
+    )
+    assert (run.teacher, run.optimiser) == (preset.teacher, preset.optimiser)
 
 
 def test_the_stage_follows_the_number_of_tokens() -> None:

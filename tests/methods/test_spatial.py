@@ -336,6 +336,41 @@ def test_where_intensity_is_position_the_heads_reach_near_zero_error(
     assert 80 < scores["direction_error"].chance < 100
 
 
+def test_the_released_preset_averages_over_the_zero_diagonal() -> None:
+    predicted, true = gap_matrix(torch.randn(2, 3, 3)), gap_matrix(torch.randn(2, 3, 3))
+    ratio = losses.gap_axis(predicted, true) / losses.gap_axis(predicted, true, diagonal=True)
+    assert float(ratio) == pytest.approx(1.5)
+    assert method(preset="released").config.gap_diagonal
+
+
+def test_the_released_preset_compares_chunks_of_all_pairs_by_the_students_head() -> None:
+    off = dict.fromkeys(TERMS, 0.0)
+    spatial = method(preset="released", weights={**off, "chunk_adjacent": 1.0})
+    student, teacher = network(spatial)
+    batch = batch_of(spatial, 1)
+    main = int(torch.randint(3, (1, 1), generator=torch.Generator().manual_seed(5)))
+    term = spatial.step(batch, student, teacher, torch.Generator().manual_seed(5)).losses
+    order = [(main + k) % 3 for k in range(3)]
+    views, centers = batch["views"][0, order], batch["centers_vox"][0, order]
+    dense = [(teacher if v else student).backbone(views[v : v + 1]) for v in range(3)]
+    cosines = []
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        starts = chunk_starts((centers[j] - centers[i])[None], (12,) * 3, (4,) * 3)[0]
+        one, two = (
+            student.heads.chunk_vector(
+                cut(dense[v], torch.tensor([0]), starts[c : c + 1], (4,) * 3)
+            )
+            for c, v in ((0, i), (1, j))
+        )
+        cosines.append(F.cosine_similarity(one, two))
+    torch.testing.assert_close(term["chunk_adjacent"], -torch.cat(cosines).mean())
+    term["total"].backward()
+    assert all(p.grad is not None for p in student.heads.chunk_vector.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+    with pytest.raises(ConfigError, match="needs chunk_head 'student'"):
+        method(chunk_pairs="all")
+
+
 def test_a_chunk_larger_than_its_view_names_the_fields() -> None:
     with pytest.raises(ConfigError, match=r"chunk_size .* must not exceed view_size"):
         method(chunk_size=(16, 4, 4))

@@ -19,12 +19,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
 from situs.config import Config, unknown_name
 from situs.methods.measured import Measured
+from situs.methods.presets import Preset, named, under
 from situs.observation import Observation, Score, Section
 from situs.views.source import Source
 
@@ -118,11 +119,22 @@ class MethodConfig(Config):
     Attributes:
         default_weights: Weight of each loss term where the configuration names none; it also
             says which terms there are.
+        presets: Settings under a name, with those of the run around them.
+        preset: Name of settings to start from; what is given beside it comes first.
         weights: Weight of each loss term; a term of weight 0 is not computed.
     """
 
     default_weights: ClassVar[Mapping[str, float]] = {}
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    preset: str = ""
     weights: dict[str, NonNegativeFloat] = Field(default_factory=dict, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or not (name := given.get("preset")):
+            return given
+        return under(named(str(name), cls.presets).options, given)
 
     @field_validator("weights", mode="before")
     @classmethod

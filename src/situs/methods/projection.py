@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,32 @@ def pooled(features: Sequence[Tensor], scales: int = 1) -> Tensor:
 
 
 class Projector(nn.Sequential):
-    """The usual two-layer projection head; without batch statistics, so small batches work."""
+    """The usual projection head: linear layers with normalisation and ReLU between them.
 
-    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
-        super().__init__(
-            nn.Linear(in_features, hidden),
-            nn.LayerNorm(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, out_features),
-        )
+    Args:
+        in_features: Of the pooled features.
+        hidden: Width of the layers between.
+        out_features: Of the embedding.
+        layers: Linear layers.
+        norm: ``"layer"`` works with batches of any size; ``"batch"`` normalises over what is in
+            the batch, without weights and without running statistics, in evaluation too.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        out_features: int,
+        layers: int = 2,
+        norm: Literal["layer", "batch"] = "layer",
+    ) -> None:
+        parts: list[nn.Module] = []
+        for layer in range(layers - 1):
+            parts += [
+                nn.Linear(hidden if layer else in_features, hidden),
+                nn.LayerNorm(hidden)
+                if norm == "layer"
+                else nn.BatchNorm1d(hidden, affine=False, track_running_stats=False),
+                nn.ReLU(),
+            ]
+        super().__init__(*parts, nn.Linear(hidden if parts else in_features, out_features))

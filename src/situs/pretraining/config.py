@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from situs.backbones.base import BackboneConfig
 from situs.config import Accelerator, Config, Precision, Seed, Strategy
+from situs.methods import method_class
+from situs.methods.presets import under
 from situs.pretraining.teacher import TeacherConfig
 from situs.store import Preprocessing
 
@@ -100,6 +103,20 @@ class PretrainConfig(Config):
     observe_controls: ControlTimes = "last"
     checkpoint_every: PositiveInt = 250
     log_every: PositiveInt = 10
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, given: Any) -> Any:
+        """What the method's preset says of the run, where nothing else is given."""
+        if not isinstance(given, Mapping) or not isinstance(given.get("options"), Mapping):
+            return given
+        name = str(given.get("method", cls.model_fields["method"].default))
+        options = given["options"].get(name, given["options"])
+        if "+" in name or not isinstance(options, Mapping) or not options.get("preset"):
+            return given
+        # A name that no preset has is refused where the method reads its options.
+        preset = method_class(name).Config.presets.get(str(options["preset"]))
+        return under(preset.run, given) if preset else given
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -14,6 +15,8 @@ from pydantic import (
 
 from situs.config import Config
 from situs.methods.base import MethodConfig
+from situs.methods.presets import Preset
+from situs.methods.s2dc.presets import PRESETS
 from situs.views.intensity import IntensityConfig
 
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -98,6 +101,7 @@ class S2dcConfig(MethodConfig):
         dustbin: A fixed score of the dustbin; ``None`` learns it, from 1.
     """
 
+    presets: ClassVar[Mapping[str, Preset]] = PRESETS
     default_weights: ClassVar[dict[str, float]] = {"p2p": 0.5, "p2s": 0.5, "global": 0.5}
     grid: Size = (2, 2, 2)
     crop_size: Size = (16, 16, 16)

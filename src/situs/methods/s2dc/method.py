@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from situs.methods.s2dc.heads import S2dcHeads, heads_of
 from situs.methods.s2dc.losses import consistency, discrepancy, info_nce
 from situs.methods.s2dc.matching import Look, look
 from situs.methods.s2dc.observation import measure, sections, warnings
-from situs.methods.s2dc.presets import PRESETS
 from situs.methods.s2dc.sinkhorn import log_sinkhorn
 from situs.methods.s2dc.tokens import (
     Encoded,
@@ -70,7 +69,6 @@ class S2dc(Method):
         "M = (1 + S) / 2,  w = softmax((max − mean) / std)",
         "global": "−log softmax(q·k / τ) of a crop and its augmented copy, among crops and queue",
     }
-    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     Config: ClassVar[type[MethodConfig]] = S2dcConfig
     config: S2dcConfig
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from situs.methods.base import MethodConfig
+from situs.methods.presets import Preset
 from situs.views.intensity import IntensityConfig
 
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -31,6 +33,13 @@ class SpatialConfig(MethodConfig):
             the paper, or ``"coarse"``, the encoder's last one. With skip connections at hand the
             decoder can place a view from fine features alone, and the coarse ones that
             transfer builds on learn little.
+        gap_diagonal: Average ``gap_axis`` over the zero gaps of views to themselves too, as the
+            authors' code does: V / (V − 1) times less.
+        chunk_pairs: Compare the chunks of the main view with those of each ``"other"`` one, or
+            those of ``"all"`` pairs, as the authors' code does; pairs without the main view train
+            the student's head alone.
+        chunk_head: Whose head embeds the chunks of the other views: the ``"teacher"``'s, or the
+            ``"student"``'s as in the authors' code.
         width: Channels of the view vector.
         chunk_width: Channels of a chunk embedding.
         voxel_width: Channels of the head of ``voxel``.
@@ -40,6 +49,12 @@ class SpatialConfig(MethodConfig):
             by construction. ``voxel`` is ours and off unless it is given a weight.
     """
 
+    # What is known of the authors' code and can be had here. Not called 'reference': its chunks go
+    # through four convolutions a cell, its view vectors are means, and its targets are not
+    # normalised (docs/methods/spatial.md).
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "released": Preset({"gap_diagonal": True, "chunk_pairs": "all", "chunk_head": "student"})
+    }
     default_weights: ClassVar[dict[str, float]] = {
         "gap_axis": 1.0,
         "gap_norm": 1.0,
@@ -59,6 +74,9 @@ class SpatialConfig(MethodConfig):
     head: Literal["difference", "pairwise"] = "difference"
     symmetric: bool = False
     vector_from: Literal["dense", "coarse"] = "dense"
+    gap_diagonal: bool = False
+    chunk_pairs: Literal["other", "all"] = "other"
+    chunk_head: Literal["teacher", "student"] = "teacher"
     width: PositiveInt = 128
     chunk_width: PositiveInt = 32
     voxel_width: PositiveInt = 64
@@ -68,6 +86,15 @@ class SpatialConfig(MethodConfig):
     def voxels(self) -> bool:
         """Whether ``voxel`` is trained, and so has a head."""
         return self.weight("voxel") > 0
+
+    @model_validator(mode="after")
+    def _pairs_have_heads(self) -> Self:
+        if self.chunk_pairs == "all" and self.chunk_head == "teacher":
+            raise ValueError(
+                "chunk_pairs 'all' needs chunk_head 'student': nothing else of the "
+                "pairs without the main view is trained"
+            )
+        return self
 
     @model_validator(mode="after")
     def _chunks_fit(self) -> Self:

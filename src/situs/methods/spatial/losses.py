@@ -26,11 +26,14 @@ def safe_norm(vectors: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, squared).sqrt())
 
 
-def gap_axis(predicted: Tensor, true: Tensor) -> Tensor:
+def gap_axis(predicted: Tensor, true: Tensor, diagonal: bool = False) -> Tensor:
     """MSE(ĝ, g) over different views and axes.
 
-    The authors' code averages over the zero diagonal too: V / (V − 1) times less, 1.5 at V = 3.
+    The authors' code averages over the zero diagonal too (``diagonal``): V / (V − 1) times less,
+    1.5 at V = 3.
     """
+    if diagonal:
+        return F.mse_loss(predicted, true)
     return F.mse_loss(off_diagonal(predicted), off_diagonal(true))
 
 

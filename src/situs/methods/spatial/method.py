@@ -156,12 +156,12 @@ class Spatial(Method):
         scores: dict[str, StepScore] = {}
         if self.wants("gap_axis", "gap_norm"):
             gaps = heads.gaps(vectors).float()
-            terms["gap_axis"] = losses.gap_axis(gaps, true)
+            terms["gap_axis"] = losses.gap_axis(gaps, true, self.config.gap_diagonal)
             terms["gap_norm"] = losses.gap_norm(gaps, true)
             miss = losses.off_diagonal((gaps.detach() - true) * length)
             scores["gap_error"] = StepScore(miss.norm(dim=-1).mean(), "mm", "lower")
         if self.wants("chunk_adjacent", "chunk_distant"):
-            gaps_vox = gaps_mm[:, :, 0, 1:] / spacing_mm[:, None, None]
+            gaps_vox = gaps_mm / spacing_mm[:, None, None, None]
             towards, away = self._chunk_pairs(near, far, nets, role, gaps_vox)
             terms["chunk_adjacent"] = losses.chunk_adjacent(*towards)
             terms["chunk_distant"] = losses.chunk_distant(*away)
@@ -196,30 +196,43 @@ class Spatial(Method):
         role: Roles,
         gaps_vox: Tensor,
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Embeddings ``(B·M·(V−1), D)`` of the adjacent and of the distant chunk pairs."""
+        """Embeddings ``(N, D)`` of the adjacent and of the distant chunk pairs.
+
+        Args:
+            near: Main views, from the student.
+            far: The others, from the teacher.
+            nets: Their heads embed the chunks.
+            role: Which view went where.
+            gaps_vox: ``(B, M, V, V, 3)``, the main view first.
+        """
         student, teacher = nets
         assert teacher is not None
+        theirs = student if self.config.chunk_head == "student" else teacher
         size = self.config.chunk_size
-        starts = chunk_starts(gaps_vox, self.config.view_size, size)
-        batch, mains, rest = starts.shape[:3]
-        rows = torch.arange(batch, device=starts.device)[:, None, None]
-        which_near = (rows * mains + torch.arange(mains, device=starts.device)[:, None]).expand(
-            batch, mains, rest
-        )
-        which_far = rows * len(role.teacher) + role.others.to(starts.device)
+        device, batch, mains = gaps_vox.device, *gaps_vox.shape[:2]
+        rows = torch.arange(batch, device=device)[:, None, None]
+        main = rows * mains + torch.arange(mains, device=device)[:, None]
+        others = rows * len(role.teacher) + role.others.to(device)  # (B, M, V − 1)
 
-        def embed(network: Network, encoded: Encoded, which: Tensor, corner: int) -> Tensor:
-            chunks = cut(
-                encoded.dense, which.flatten(), starts[..., corner, :].reshape(-1, 3), size
-            )
+        def embed(network: Network, encoded: Encoded, which: Tensor, corner: Tensor) -> Tensor:
+            chunks = cut(encoded.dense, which.flatten(), corner.reshape(-1, 3), size)
             return cast(SpatialHeads, network.heads).chunk_vector(chunks).float()
 
-        near_towards = embed(student, near, which_near, 0)
-        near_away = embed(student, near, which_near, 2)
-        with torch.no_grad():
-            far_towards = embed(teacher, far, which_far, 1)
-            far_away = embed(teacher, far, which_far, 3)
-        return (near_towards, far_towards), (near_away, far_away)
+        starts = chunk_starts(gaps_vox[:, :, 0, 1:], self.config.view_size, size).unbind(-2)
+        with torch.set_grad_enabled(theirs is student and torch.is_grad_enabled()):
+            answers = [embed(theirs, far, others, starts[corner]) for corner in (1, 3)]
+        asked = [embed(student, near, main.expand_as(others), starts[corner]) for corner in (0, 2)]
+        if self.config.chunk_pairs == "all" and others.shape[-1] > 1:
+            i, j = torch.triu_indices(*(others.shape[-1],) * 2, offset=1, device=device)
+            starts = chunk_starts(gaps_vox[:, :, i + 1, j + 1], self.config.view_size, size).unbind(
+                -2
+            )
+            for kind in range(2):
+                first = embed(theirs, far, others[..., i], starts[2 * kind])
+                second = embed(theirs, far, others[..., j], starts[2 * kind + 1])
+                asked[kind] = torch.cat([asked[kind], first])
+                answers[kind] = torch.cat([answers[kind], second])
+        return (asked[0], answers[0]), (asked[1], answers[1])
 
     def predict(self, batch: Batch, nets: Nets) -> Predicted:
         """Gaps, vectors and chosen chunks of all views, by the student: it is what is exported."""

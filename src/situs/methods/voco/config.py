@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
 from situs.methods.base import MethodConfig
+from situs.methods.presets import Preset
 from situs.views.intensity import IntensityConfig
 
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -20,6 +22,32 @@ class SeldomIntensityConfig(IntensityConfig):
     """
 
     probability: float = Field(0.3, ge=0, le=1)
+
+
+# The authors' code of 2024 (github.com/Luffy03/VoCo, voco_train.py and models/voco_head.py) with
+# its default arguments. Not called 'reference': its crops are flipped and turned with probability
+# 0.2 and shifted in intensity with 0.1, where ours change in intensity alone; its scans are first
+# resized to 384×384×96, so that the bases tile them whole; its AdamW is of the AMSGrad kind; and
+# our teacher's momentum rises to 0.9 during the first 80 steps.
+RELEASED = Preset(
+    {
+        "grid": (4, 4, 1),
+        "crop_size": (96, 96, 96),
+        "view_size": (64, 64, 64),
+        "crops": 2,
+        "form": "released",
+        "teacher": True,
+        "hidden": 2048,
+        "width": 2048,
+        "head_layers": 3,
+        "head_norm": "batch",
+    },
+    {
+        "teacher": {"momentum": 0.9},
+        "optimiser": {"lr": 1e-4, "weight_decay": 0.01, "warmup_steps": 5000},
+        "batch_size": 2,
+    },
+)
 
 
 class VocoConfig(MethodConfig):
@@ -39,9 +67,12 @@ class VocoConfig(MethodConfig):
         weights: Of the terms; the paper sets both to 1 (λ = 1).
         intensity: Intensity changes of each crop on its own.
         hidden: Width of the projection head.
+        head_layers: Its linear layers.
+        head_norm: Its normalisation: ``"layer"``, or ``"batch"`` as in the authors' code.
         width: Dimensions in which crops are compared.
     """
 
+    presets: ClassVar[Mapping[str, Preset]] = {"released": RELEASED}
     default_weights: ClassVar[dict[str, float]] = {"prediction": 1.0, "regularization": 1.0}
     grid: Size = (2, 2, 2)
     crop_size: Size = (16, 16, 16)
@@ -51,6 +82,8 @@ class VocoConfig(MethodConfig):
     teacher: bool = False
     intensity: SeldomIntensityConfig = Field(default_factory=SeldomIntensityConfig)
     hidden: PositiveInt = 256
+    head_layers: int = Field(2, ge=1)
+    head_norm: Literal["layer", "batch"] = "layer"
     width: PositiveInt = 128
 
     @model_validator(mode="after")

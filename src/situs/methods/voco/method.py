@@ -71,7 +71,14 @@ class Voco(Method):
 
     def heads(self, backbone: Backbone) -> nn.Module:
         """The projection head, on the averages of all scales as in the authors' code."""
-        return Projector(sum(backbone.channels), self.config.hidden, self.config.width)
+        config = self.config
+        return Projector(
+            sum(backbone.channels),
+            config.hidden,
+            config.width,
+            config.head_layers,
+            config.head_norm,
+        )
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """Embed bases and crops in one pass and compare them."""
