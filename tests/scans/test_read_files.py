@@ -265,7 +265,7 @@ class TestRefusals:
         refused(tmp_path / "a.nrrd", "absurd-header")
         refused(save_nifti(tmp_path / "b.nii", voxels()), "too-large", max_bytes=500)
 
-    @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+    @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e-30, 1e30])
     def test_spacing(self, tmp_path: Path, value: float) -> None:
         fields = {"pixdim": [1, 1, value, 1, 1, 1, 1, 1], "sform_code": 0}
         refused(save_nifti(tmp_path / "a.nii", voxels(), **fields), "bad-spacing")

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from situs.methods.composition import Composition, CompositionBatch
-from situs.training.stopping import leave_signals_to_the_trainer
+from situs.training.loading import LIMIT_S, UnderWay, WatchedLoader
 from situs.views.source import Source
 
 Item = Sequence[Source]
@@ -26,13 +26,17 @@ class ViewDataset(Dataset[dict[str, Any]]):
         self.items = items
         self.composition = composition
         self.seed = seed
+        self.under_way = UnderWay(0)
         self._epoch: tuple[int, np.ndarray[Any, Any]] | None = None
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         """The views of sample ``number``, and the item they were drawn from."""
         index = self.item_index(number)
         rng = np.random.default_rng([self.seed, _DRAW, number])
-        return {"item": index, "views": self.composition.sample(self.items[index], rng)}
+        self.under_way.begin(index)
+        views = self.composition.sample(self.items[index], rng)
+        self.under_way.done()
+        return {"item": index, "views": views}
 
     def item_index(self, number: int) -> int:
         """Every item once an epoch, in an order drawn anew."""
@@ -59,17 +63,39 @@ class EndlessSampler(Sampler[int]):
             step += 1
 
 
-def loader(dataset: ViewDataset, sampler: EndlessSampler, workers: int) -> DataLoader[Any]:
-    """The loader of one rank."""
-    return DataLoader(
+def loader(
+    dataset: ViewDataset,
+    sampler: EndlessSampler,
+    workers: int,
+    names: Mapping[str, str] | None = None,
+    limit_s: float = LIMIT_S,
+) -> WatchedLoader:
+    """The loader of one rank.
+
+    Args:
+        dataset: Draws samples.
+        sampler: Says which.
+        workers: Loader processes.
+        names: Key of a scan → the file a person would look for.
+        limit_s: Seconds that a batch may be waited for.
+    """
+    dataset.under_way = UnderWay(workers)
+    known = names or {}
+
+    def named() -> list[str]:
+        at = dataset.under_way.items()
+        return [known.get(scan.key, scan.key) for item in at for scan in dataset.items[item]]
+
+    return WatchedLoader(
         dataset,
+        named,
+        workers,
+        limit_s=limit_s,
         batch_size=sampler.batch_size,
         sampler=sampler,
-        num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         pin_memory=_has_gpu(),
-        worker_init_fn=leave_signals_to_the_trainer,
     )
 
 

@@ -74,7 +74,7 @@ class Pretraining(SteppedModule):
         sampler = EndlessSampler(
             first, self.config.batch_size, self.trainer.global_rank, self.trainer.world_size
         )
-        return loader(dataset, sampler, self.config.workers)
+        return loader(dataset, sampler, self.config.workers, self.names)
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up, cosine."""

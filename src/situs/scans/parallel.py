@@ -12,6 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from types import ModuleType
 from typing import TypeVar
 
+from situs.orphans import end_with_parent
+
 # Imported once, before workers part from their server, rather than in each of them.
 _PRELOAD = [
     "situs.catalog.measure",
@@ -148,7 +150,8 @@ def _submit(
         sys.modules["__main__"] = script
 
 
-def _ignore_interrupt() -> None:
+def _begin_process() -> None:
+    end_with_parent()
     # Ctrl-C is for the process that waits; workers end with it, and without tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -175,4 +178,4 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(_PRELOAD)
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_process)

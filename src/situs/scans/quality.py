@@ -19,6 +19,8 @@ _MAX_COSINE = 1.75e-3
 
 # Two kilometres: no origin of a scanner's frame is that far away, damaged ones are.
 _FARTHEST_MM = 2e6
+# From a microscope's micro-CT to a slice gap that nobody would measure in.
+_SMALLEST_MM, _LARGEST_MM = 1e-5, 1e3
 
 # Deflate cannot compress by more than about 1032:1, so a header that promises more is false.
 _MAX_COMPRESSION = 1100
@@ -56,7 +58,7 @@ def check_affine(affine: npt.NDArray[np.float64], path: Path) -> None:
 
 
 def check_spacing(spacing: list[float], path: Path) -> None:
-    """Refuse a voxel size that is zero, negative or not finite.
+    """Refuse a voxel size that is no number above zero, or that no scanner has.
 
     Raises:
         ScanRefused: ``bad-spacing``.
@@ -64,6 +66,10 @@ def check_spacing(spacing: list[float], path: Path) -> None:
     if not all(np.isfinite(s) and s > 0 for s in spacing):
         shown = ", ".join(f"{s:g}" for s in spacing)
         raise refuse("bad-spacing", path, f"spacing is ({shown}) mm; must be above zero")
+    if not all(_SMALLEST_MM <= s <= _LARGEST_MM for s in spacing):
+        shown = ", ".join(f"{s:g}" for s in spacing)
+        bounds = f"{_SMALLEST_MM:g} to {_LARGEST_MM:g} mm"
+        raise refuse("bad-spacing", path, f"spacing is ({shown}) mm; scanners have {bounds}")
 
 
 def check_shape(shape: tuple[int, ...], path: Path, *, planes: bool = False) -> None:
@@ -127,9 +133,13 @@ def check_intensities(array: npt.NDArray[np.generic], path: Path) -> None:
 def check_prepared(array: npt.NDArray[np.generic], path: str | Path) -> None:
     """Refuse what clipping and resampling have made equal in every channel: nothing is left.
 
+    Values near the largest of their type overflow when they are scaled.
+
     Raises:
-        ScanRefused: ``constant-image``.
+        ScanRefused: ``constant-image`` or ``non-finite``.
     """
+    if not np.isfinite(array).all():
+        raise refuse("non-finite", path, "values are so large that scaling them gives no number")
     if all(channel.min() == channel.max() for channel in array):
         detail = f"all voxels are {float(array.min()):g} once prepared; mind the intensity window"
         raise refuse("constant-image", path, detail)

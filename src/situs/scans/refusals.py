@@ -62,7 +62,8 @@ REASONS = MappingProxyType(
             "keep header and data in one folder, or use one file (.nrrd, .mha)",
         ),
         "bad-spacing": Reason(
-            "a voxel's size is zero, negative or not a number", "correct the header's spacing"
+            "a voxel's size is zero, negative, not a number, or one that no scanner has",
+            "correct the header's spacing",
         ),
         "singular-affine": Reason(
             "the affine maps the volume onto a plane or is not finite", "correct the header"

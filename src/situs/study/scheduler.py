@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from situs.cores import sleep_when_idle
-from situs.study.jobs import Job, JobFolders
+from situs.study.jobs import STUDY, Job, JobFolders
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "situs.study.worker")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -94,7 +94,7 @@ class Scheduler:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**self.environment, **seen},
+            env={**self.environment, **seen, STUDY: str(os.getpid())},
         )
 
     def _wait(self) -> list[Event]:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from situs.errors import NonFiniteLoss, RunError
 from situs.files import write_json
 from situs.observation import verdicts
+from situs.orphans import end_with_parent
 from situs.study.cost import Cost
-from situs.study.jobs import COST, JOB, LOG, RESULT, RUN
+from situs.study.jobs import COST, JOB, LOG, RESULT, RUN, STUDY
 from situs.version import __version__
 
 if TYPE_CHECKING:
@@ -190,21 +190,12 @@ def _output_to(file: Path) -> Iterator[None]:
             os.close(old)
 
 
-def _end_with_parent() -> None:
-    """A worker without its study would go on unseen, and a new study would start it again."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> None:
     """Entry point."""
-    _end_with_parent()
+    study = os.environ.get(STUDY)
+    if study is not None and os.getppid() != int(study):
+        return  # it ended while this process imported
+    end_with_parent(os.getppid())
     worker = Worker()
     for line in sys.stdin:
         folder = Path(line.strip())

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from situs.errors import NonFiniteLoss, setting
 from situs.training.engine import precision, quick_layout, quiet_engine
 from situs.training.keeping import StateKeeper, count_whole_steps
+from situs.training.loading import WatchedLoader
 from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile
 from situs.training.schedule import warmup_cosine
@@ -24,7 +25,6 @@ from situs.training.states import States, step_of
 from situs.training.steps import SteppedModule, StepRollback, StopBetweenSteps
 from situs.training.stopping import (
     StopSignals,
-    leave_signals_to_the_trainer,
 )
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.losses import Loss
@@ -272,12 +272,13 @@ def _restored(module: Finetuning, watch: ValidationCheckpoint, state: Path) -> b
 
 
 def _loader(batches: PatchSampler, workers: int) -> DataLoader[Batch]:
-    return DataLoader(
+    # Cases lie in memory: a process that stands still reads no file that could be named.
+    return WatchedLoader(
         batches,
+        lambda: (),
+        workers,
         batch_size=None,
-        num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=leave_signals_to_the_trainer,
     )
 
 
