@@ -12,7 +12,8 @@ from situs.errors import ConfigError
 from situs.methods import build
 from situs.methods.base import Network
 from situs.methods.dino import DinoConfig, distillation, koleo
-from situs.methods.dino.losses import update_center
+from situs.methods.dino.heads import DinoHeads
+from situs.methods.dino.losses import balanced, update_center
 from situs.methods.dino.views import draw_views
 from situs.pretraining.teacher import make_teacher
 
@@ -43,6 +44,35 @@ def test_distillation_is_the_papers_formula() -> None:
                 terms.append(-(p * q.log()).sum())
     expected = torch.stack(terms).mean()
     torch.testing.assert_close(distillation(student, teacher, center), expected)
+
+
+def test_balanced_targets_are_sinkhorns_in_plain_numbers() -> None:
+    teacher = logits(2, 3, 4)
+    q = np.exp(teacher.numpy().reshape(6, 4) / 0.5)
+    for _ in range(200):
+        q = q / q.sum(0) * 6 / 4  # every prototype has an equal share of the six answers
+        q = q / q.sum(1, keepdims=True)
+    many = balanced(teacher, 0.5, iterations=200)
+    np.testing.assert_allclose(many.numpy().reshape(6, 4), q, atol=1e-9)
+    np.testing.assert_allclose(many.numpy().reshape(6, 4).sum(0), 1.5, atol=1e-6)
+    few = balanced(teacher, 0.5)
+    torch.testing.assert_close(few.sum(-1), torch.ones(2, 3, dtype=torch.float64))
+    # What all answers share says nothing: a winner of all loses what it has over the others.
+    shifted = teacher + torch.tensor([5.0, 0, 0, 0], dtype=torch.float64)
+    torch.testing.assert_close(balanced(shifted, 0.5, 200), many)
+
+
+def test_batch_normalisation_tells_samples_apart_that_hardly_differ() -> None:
+    """Averages of normalised features differ by little; batch normalisation spreads them."""
+    features = torch.ones(2, 6, 8) + 0.01 * torch.randn(2, 6, 8)
+    spread = {}
+    for norm in ("layer", "batch"):
+        heads = DinoHeads(8, DinoConfig.model_validate({"head_norm": norm}))
+        with torch.no_grad():
+            unit = torch.nn.functional.normalize(heads.embed(features).flatten(0, 1), dim=-1)
+        spread[norm] = float(1 - unit.mean(0).square().sum())
+    assert spread["layer"] < 0.05
+    assert spread["batch"] > 0.8
 
 
 def test_the_teacher_gets_no_gradient_and_agreement_is_the_least_loss() -> None:

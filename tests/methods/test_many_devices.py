@@ -51,6 +51,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"hidden": 16, "width": 8},
     ),
     "dino": ("dino", {"global_size": [8] * 3, "local_size": [4] * 3, "hidden": 16}),
+    "dino, sinkhorn": (
+        "dino",
+        {"centering": "sinkhorn", "head_norm": "batch", "prototypes": 16, "bottleneck": 8}
+        | {"global_size": [8] * 3, "local_size": [4] * 3, "hidden": 16},
+    ),
     "spatial+s2dc": (
         "spatial+s2dc",
         {"spatial": {**CUBE, "chunk_size": [4, 4, 4], "width": 8}, "s2dc": S2DC},

@@ -34,9 +34,15 @@ class DinoConfig(MethodConfig):
         intensity: Intensity changes of each view.
         student_temperature: τ of the student's softmax.
         teacher_temperature: τ of the teacher's softmax, lower so that its answers are sharp.
+        centering: What keeps answers from falling onto few prototypes: ``"mean"``, a running mean
+            taken off the teacher's, as in DINO, or ``"sinkhorn"``, which balances each batch's, as
+            in DINOv2.
         center_momentum: Of the running mean that is taken off the teacher's answers, so that none
             of the prototypes wins always.
         prototypes: Number of answers that student and teacher choose between.
+        head_norm: Normalisation in the head: ``"layer"``, or ``"batch"`` at its input, after its
+            first layer and before the embedding is normalised, which spreads the features of
+            networks whose averages hardly differ.
         hidden: Width of the projection head.
         bottleneck: Dimensions of the embedding before the prototypes.
     """
@@ -53,8 +59,10 @@ class DinoConfig(MethodConfig):
     intensity: IntensityConfig = Field(default_factory=IntensityConfig)
     student_temperature: float = Field(0.1, gt=0)
     teacher_temperature: float = Field(0.04, gt=0)
+    centering: Literal["mean", "sinkhorn"] = "mean"
     center_momentum: float = Field(0.9, ge=0, lt=1)
     prototypes: PositiveInt = 1024
+    head_norm: Literal["layer", "batch"] = "layer"
     hidden: PositiveInt = 512
     bottleneck: PositiveInt = 128
 

@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from situs.methods.dino.config import DinoConfig
+from situs.methods.distributed import BatchNorm
 from situs.methods.precision import at_least_single, product
+
+
+class _BatchNorm(BatchNorm):
+    """Over all views and samples of ``(…, features)``, of all processes."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The same shape."""
+        normalised: Tensor = super().forward(input.flatten(0, -2))
+        return normalised.view_as(input)
 
 
 class DinoHeads(nn.Module):
@@ -26,14 +36,19 @@ class DinoHeads(nn.Module):
 
     def __init__(self, channels: int, config: DinoConfig) -> None:
         super().__init__()
-        self.embed = nn.Sequential(
+        layers: list[nn.Module] = [
             nn.Linear(channels, config.hidden),
             nn.LayerNorm(config.hidden),
             nn.GELU(),
             nn.Linear(config.hidden, config.hidden),
             nn.GELU(),
             nn.Linear(config.hidden, config.bottleneck),
-        )
+        ]
+        if config.head_norm == "batch":
+            layers[1] = _BatchNorm(config.hidden)
+            ends = [_BatchNorm(size, affine=False) for size in (channels, config.bottleneck)]
+            layers = [ends[0], *layers, ends[1]]
+        self.embed = nn.Sequential(*layers)
         prototypes = torch.empty(config.prototypes, config.bottleneck)
         self.prototypes = nn.Parameter(nn.init.trunc_normal_(prototypes, std=0.02))
         self.register_buffer("center", torch.zeros(config.prototypes))

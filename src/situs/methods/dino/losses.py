@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from situs.methods.distributed import gathered, gathered_still, rank
+from situs.methods.distributed import gathered, gathered_still, rank, share
 from situs.methods.precision import at_least_single, product
 
 
@@ -31,11 +31,47 @@ def distillation(
         teacher_temperature: τ_t.
     """
     target = ((at_least_single(teacher) - center) / teacher_temperature).softmax(-1).detach()
-    answer = (at_least_single(student) / student_temperature).log_softmax(-1)
+    return agreement(student, target, student_temperature)
+
+
+def agreement(student: Tensor, target: Tensor, temperature: float = 0.1) -> Tensor:
+    """Mean cross entropy of the student's answers and targets over pairs of unlike views.
+
+    Args:
+        student: ``(V, B, K)``, logits of all views; the first are the targets', in their order.
+        target: ``(G, B, K)``, probabilities, G ≤ V.
+        temperature: τ of the student's softmax.
+    """
+    answer = (at_least_single(student) / temperature).log_softmax(-1)
     pairs = -torch.einsum("gbk,vbk->gv", target, answer) / target.shape[1]
     other = ~torch.eye(len(target), len(answer), dtype=torch.bool, device=pairs.device)
     # Selecting by a mask would wait for the device.
     return (pairs * other).sum() / (len(target) * (len(answer) - 1))
+
+
+@torch.no_grad()
+def balanced(teacher: Tensor, temperature: float = 0.04, iterations: int = 3) -> Tensor:
+    """Targets that use all prototypes equally, by Sinkhorn's iterations over all processes.
+
+    As in SwAV (arXiv 2006.09882, section 3.1) and DINOv2 (arXiv 2304.07193, section 4), instead of
+    taking off a running mean: exp(z / τ) is scaled so that prototypes have equal shares of the
+    batch, and answers sum to 1.
+
+    Args:
+        teacher: ``(G, B, K)`` logits.
+        temperature: τ of the teacher.
+        iterations: Scalings of prototypes and of answers in turn; the answers' come last.
+
+    Returns:
+        ``(G, B, K)`` probabilities.
+    """
+    own = (at_least_single(teacher) / temperature).flatten(0, -2)
+    every = gathered_still(own)
+    log = every - every.logsumexp(-1, keepdim=True)
+    for _ in range(iterations):
+        log = log - log.logsumexp(0, keepdim=True)
+        log = log - log.logsumexp(-1, keepdim=True)
+    return share(log).exp().view_as(teacher)
 
 
 def koleo(embeddings: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from situs.methods.base import (
 )
 from situs.methods.dino.config import DinoConfig
 from situs.methods.dino.heads import DinoHeads, heads_of
-from situs.methods.dino.losses import distillation, koleo, update_center
+from situs.methods.dino.losses import agreement, balanced, koleo, update_center
 from situs.methods.dino.views import sample_views
 from situs.methods.projection import pooled
 from situs.methods.retrieval import Predicted, ViewRetrieval
@@ -80,15 +80,14 @@ class Dino(ViewRetrieval):
         answers = heads(shown)
         if config.locals:
             answers = torch.cat([answers, heads(_features(batch["parts"], nets.student))])
-        terms = {
-            "distillation": distillation(
-                answers, asked, heads.center, config.student_temperature, config.teacher_temperature
-            )
-        }
+        if config.centering == "sinkhorn":
+            target = balanced(asked, config.teacher_temperature)
+        else:
+            target = ((asked - heads.center) / config.teacher_temperature).softmax(-1)
+        terms = {"distillation": agreement(answers, target, config.student_temperature)}
         if self.wants("koleo"):
             terms["koleo"] = torch.stack([koleo(view) for view in shown]).mean()
-        sharp = ((asked - heads.center) / config.teacher_temperature).softmax(-1)
-        chosen = sharp.flatten(0, 1).mean(0)
+        chosen = target.flatten(0, 1).mean(0)
         used = (-(chosen * (chosen + 1e-12).log()).sum()).exp()
         if torch.is_grad_enabled() and nets.student.training:
             update_center(heads.center, asked, config.center_momentum)
