@@ -40,6 +40,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "spatial_dims": 2,
         "options": {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 4},
     },
+    "swin_unetr-v2": {
+        "spatial_dims": 2,
+        "options": {"feature_size": 12, "depths": [1, 1, 1, 1], "window_size": 4, "use_v2": True},
+    },
+    "primus": {
+        "options": {"width": 24, "depth": 2, "heads": 2, "grid": [2], "decoder_channels": 8}
+    },
 }
 
 
@@ -81,7 +88,9 @@ def test_safetensors_come_back_as_the_same_network(name: str, weights, tmp_path:
     assert load_card(exported.path).licence == "CC-BY-4.0"
 
 
-@pytest.mark.parametrize("name", ["cnn", "cnn-2d", "resnet_unet", "swin_unetr"])
+@pytest.mark.parametrize(
+    "name", ["cnn", "cnn-2d", "resnet_unet", "swin_unetr", "swin_unetr-v2"]
+)
 @torch.no_grad()
 def test_monai_builds_and_fills_the_network_from_the_files_alone(name, weights, tmp_path: Path):
     exported = export(weights[name], "monai", tmp_path / "out")
@@ -190,7 +199,7 @@ def test_the_model_card_of_bare_weights_says_what_is_unknown(weights):
 
 
 @pytest.mark.parametrize(
-    "name", ["cnn", "nnunet", pytest.param("swin_unetr", marks=pytest.mark.slow)]
+    "name", ["cnn", "nnunet", "primus", pytest.param("swin_unetr", marks=pytest.mark.slow)]
 )
 def test_onnx_computes_the_same(name: str, weights, tmp_path: Path):
     for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -152,6 +152,7 @@ def network_arguments(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
             "num_heads": swin.num_heads,
             "window_size": swin.window_size,
             "norm_name": list(monai_norm(swin.norm, [swin.feature_size])),
+            "use_v2": swin.use_v2,
         }
     if config.name == "resnet_unet":
         resnet = validate(ResnetUnetOptions, config.options)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -29,18 +31,18 @@ nnU-Net's skips bind the graph to one."""
 
 
 class _Encoder(nn.Module):
-    """The encoder, without the size check, which does not trace."""
+    """The encoder as a network of its own."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.encoder = backbone.encoder
+        self.backbone = backbone
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.encoder(image))
+        return tuple(self.backbone.encode(image))
 
 
 class _Model(nn.Module):
-    """A fine-tuned network, without the size check."""
+    """A fine-tuned network."""
 
     def __init__(self, network: Segmenter | Classifier) -> None:
         super().__init__()
@@ -48,7 +50,7 @@ class _Model(nn.Module):
         self.segments = isinstance(network, Segmenter)
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        features = list(self.backbone.encoder(image))
+        features = self.backbone.encode(image)
         found = self.backbone.decode(features) if self.segments else pooled(features)
         return (self.head(found),)
 
@@ -157,10 +159,12 @@ def _export(
     notes = logging.getLogger("torch.onnx")
     level = notes.level
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ExitStack() as stack:
             # The exporter's notes on its own internals, and on packages that it does not need.
             warnings.simplefilter("ignore")
             notes.setLevel(logging.ERROR)
+            # What refuses other sizes in words does not trace.
+            stack.enter_context(patch.object(Backbone, "check_size", lambda *_: None))
             program = torch.onnx.export(
                 network.eval(),
                 (image,),

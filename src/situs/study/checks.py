@@ -36,7 +36,7 @@ def check_settings(study: StudyConfig) -> None:
 
 
 def _check_arm(study: StudyConfig, arm: Arm, config: BackboneConfig, network: Backbone) -> None:
-    init = "none" if arm.method == SCRATCH else "run"
+    init = "none" if arm.scratch else "run"
     values: dict[str, Any] = {"data": "d", "out": "o", "train": 1, "test": 1, "init": init}
     finetune = validate(FinetuneConfig, {**values, **study.finetune, **arm.finetune})
     if finetune.patch_size is not None:

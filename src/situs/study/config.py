@@ -22,6 +22,7 @@ from situs.evaluation.measures import DEFAULT, METRICS, Metric
 from situs.methods.composition import compose
 from situs.store import Preprocessing
 from situs.transfer.laterality import positional
+from situs.weights import Card, load_card
 
 SCRATCH = "none"
 
@@ -45,6 +46,10 @@ class Arm(Config):
     Attributes:
         name: In tables; by default the method's.
         method: A method or a sum of methods; ``"none"`` starts from random weights.
+        init: A weights folder that the arm begins with, of ``situs import`` or a run, instead of a
+            pretraining; network and preprocessing are those of its card.
+        like: A weights folder whose network and preprocessing a scratch arm takes, with random
+            weights: the fair reference of the arm that begins with them.
         options: The method's own; for a composition under each method's name.
         weights: Of a composition's parts.
         backbone: Changes to the study's backbone, for instance ``spatial_dims: 2``.
@@ -58,6 +63,8 @@ class Arm(Config):
 
     name: str = ""
     method: str = SCRATCH
+    init: Path | None = None
+    like: Path | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     weights: dict[str, float] = Field(default_factory=dict)
     backbone: dict[str, Any] = Field(default_factory=dict)
@@ -71,10 +78,37 @@ class Arm(Config):
     def _from_word(cls, value: Any) -> Any:
         return {"method": value} if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        given = [n for n in ("init", "like") if getattr(self, n) is not None]
+        given += ["method"] if self.method != SCRATCH else []
+        if len(given) > 1:
+            raise ValueError(f"an arm begins in one way, not with {' and '.join(given)}")
+        if given in (["init"], ["like"]) and self.backbone:
+            raise ValueError(f"the backbone of an arm with '{given[0]}' is that of its card")
+        return self
+
     @property
     def title(self) -> str:
         """Its name in tables."""
-        return self.name or self.method
+        if self.like is not None:
+            return self.name or f"none like {self.like.name}"
+        return self.name or (self.init.name if self.init is not None else self.method)
+
+    @property
+    def scratch(self) -> bool:
+        """Whether it begins with random weights."""
+        return self.method == SCRATCH and self.init is None
+
+    @property
+    def card(self) -> Card | None:
+        """Card of the weights that it begins with or is like, if there are any.
+
+        Raises:
+            TransferError: If there is no weights folder.
+        """
+        folder = self.init or self.like
+        return None if folder is None else load_card(folder)
 
 
 class Tuning(Config):
@@ -203,10 +237,16 @@ class StudyConfig(Config):
     @property
     def keeps_sides(self) -> bool:
         """Whether the pretext task of any arm used position, so that no arm flips left-right."""
-        return any(positional(arm.method) for arm in self.arms)
+        begun = [arm.card.method for arm in self.arms if arm.init is not None and arm.card]
+        return any(positional(method) for method in (*(a.method for a in self.arms), *begun))
 
     def backbone_of(self, arm: Arm) -> BackboneConfig:
-        """The study's backbone with the arm's changes, in the method's dimension."""
+        """The study's backbone with the arm's changes, in the method's dimension.
+
+        An arm with weights of its own has their card's.
+        """
+        if arm.card is not None:
+            return arm.card.backbone
         values = {**self.backbone.model_dump(), **arm.backbone}
         if arm.method != SCRATCH:
             values["spatial_dims"] = compose(arm.method, arm.options).spatial_dims
@@ -223,12 +263,17 @@ class StudyConfig(Config):
 
     def scratch_of(self, arm: Arm) -> Arm | None:
         """The scratch arm of a pretrained one: that it names, else that with its backbone."""
-        if arm.method == SCRATCH:
+        if arm.scratch:
             return None
-        scratch = [other for other in self.arms if other.method == SCRATCH]
+        scratch = [other for other in self.arms if other.scratch]
         named = [other for other in scratch if other.title == arm.against]
-        alike = [other for other in scratch if self.backbone_of(other) == self.backbone_of(arm)]
+        alike = [other for other in scratch if self._alike(other, arm)]
         return next(iter([*named, *alike]), None)
+
+    def _alike(self, scratch: Arm, arm: Arm) -> bool:
+        """Whether two arms have one network and one preprocessing."""
+        rules = [None if a.card is None else a.card.preprocessing for a in (scratch, arm)]
+        return self.backbone_of(scratch) == self.backbone_of(arm) and rules[0] == rules[1]
 
     def tuned_for(self, arm: Arm) -> Arm:
         """The arm whose tuning decides the learning rate of ``arm``."""

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from situs.evaluation.measures import Metric, case_scores, mean_score
+from situs.files import file_sha256
 from situs.splits.split import Split
 from situs.study.cases import CaseFacts, fingerprint
 from situs.study.config import SCRATCH, Arm, StudyConfig
 from situs.study.jobs import RUN, Job
 from situs.study.splits import training_cases
+from situs.weights import weights_folder
 
 Results = Callable[[Job], dict[str, Any] | None]
 
@@ -266,9 +268,13 @@ class Plan:
         if lr is not None:
             config["lr"] = lr
         identity = {"data": self.cases.fingerprint}
-        if arm.method == SCRATCH:
+        if arm.scratch:
+            card = arm.card
             config["backbone"] = study.backbone_of(arm).model_dump(mode="json")
-            config["preprocessing"] = rules
+            config["preprocessing"] = rules if card is None else card.preprocessing
+        elif arm.init is not None:
+            config["init"] = str(arm.init.resolve())
+            identity["init"] = file_sha256(weights_folder(arm.init) / "card.json")
         else:
             config["init"] = str((self.folder(start) / RUN).resolve())
             identity["init"] = start.key

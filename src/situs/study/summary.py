@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from situs.evaluation.statistics import crossed_bootstrap, holm, labels_for, paired_test
-from situs.study.config import SCRATCH, Arm, StudyConfig
+from situs.study.config import Arm, StudyConfig
 
 
 def score_table(cases: pd.DataFrame, arm: str, labels: int) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def summarise(
             own = crossed_bootstrap(table.to_numpy(), _rng(), study.bootstrap)
             row: dict[str, Any] = {
                 "arm": arm.title,
-                "method": arm.method,
+                "method": arm.method if arm.init is None else "init",
                 "labels": labels,
                 "runs": len(table),
                 "cases": table.shape[1],
@@ -63,7 +63,7 @@ def _against(
 ) -> dict[str, Any]:
     named = {
         "against": reference.title,
-        "against_scratch": reference.method == SCRATCH,
+        "against_scratch": reference.scratch,
     }
     other = score_table(cases, reference.title, labels)
     seeds, names = table.index.intersection(other.index), table.columns.intersection(other.columns)

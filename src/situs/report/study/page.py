@@ -204,7 +204,7 @@ def _run_row(row: Record) -> dict[str, Any]:
 def _tiles(result: StudyResult) -> list[Any]:
     if result.summary.empty:
         return []
-    arms = [(arm.title, arm.method) for arm in result.study.arms]
+    arms = [(arm.title, "init" if arm.init else arm.method) for arm in result.study.arms]
     metric = result.study.score
     drawn = [
         efficiency(result.summary, metric, arms, result.study.labels_are),

@@ -9,7 +9,7 @@ from typing import Any
 
 from situs import text
 from situs.evaluation.measures import Metric
-from situs.study.config import SCRATCH, StudyConfig
+from situs.study.config import Arm, StudyConfig
 from situs.study.results import StudyResult
 
 Record = Mapping[Any, Any]
@@ -90,11 +90,16 @@ def uncompared(study: StudyConfig) -> list[str]:
     """Arms without another to be tested against, one sentence each."""
     return [
         f"{arm.title} is compared with nothing: no arm starts its network from scratch. Add one "
-        f"(method: none, backbone: {{spatial_dims: {study.backbone_of(arm).spatial_dims}, …}}), or "
-        "name one with 'against'."
+        f"({_scratch_for(study, arm)}), or name one with 'against'."
         for arm in study.arms
-        if arm.method != SCRATCH and study.reference_of(arm) is None
+        if not arm.scratch and study.reference_of(arm) is None
     ]
+
+
+def _scratch_for(study: StudyConfig, arm: Arm) -> str:
+    if arm.init is not None:
+        return f"like: {arm.init}"
+    return f"method: none, backbone: {{spatial_dims: {study.backbone_of(arm).spatial_dims}, …}}"
 
 
 def _unscored(result: StudyResult) -> list[str]:
