@@ -88,9 +88,7 @@ def test_safetensors_come_back_as_the_same_network(name: str, weights, tmp_path:
     assert load_card(exported.path).licence == "CC-BY-4.0"
 
 
-@pytest.mark.parametrize(
-    "name", ["cnn", "cnn-2d", "resnet_unet", "swin_unetr", "swin_unetr-v2"]
-)
+@pytest.mark.parametrize("name", ["cnn", "cnn-2d", "resnet_unet", "swin_unetr", "swin_unetr-v2"])
 @torch.no_grad()
 def test_monai_builds_and_fills_the_network_from_the_files_alone(name, weights, tmp_path: Path):
     exported = export(weights[name], "monai", tmp_path / "out")

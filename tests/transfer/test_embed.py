@@ -13,6 +13,7 @@ from situs import read_scan
 from situs.backbones import BackboneConfig, build
 from situs.cli import app
 from situs.errors import RunError, StoreError
+from situs.report.embedding import _umap, write_page
 from situs.store import Preprocessing, prepare, preprocess
 from situs.transfer.embed import embed, read_embedding
 from situs.weights import Card, load_encoder, save_weights
@@ -101,3 +102,25 @@ def test_the_command_writes_a_table_and_a_page(place: Path, tmp_path: Path):
     assert str(tmp_path) not in page
     with pytest.raises(RunError, match="is there already"):
         embed(place / "weights", [place / "scans"], out)
+
+
+def test_the_map_keeps_groups_together_with_umap_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("umap", reason="needs the extra 'umap'")
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.eye(4, 12) * 8, 8, axis=0) + rng.normal(0, 0.3, (32, 12))
+    places, again = (_umap(groups) for _ in range(2))
+    assert np.array_equal(places, again), "one seed, one map"
+    nearest = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(32) * 1e9
+    assert (nearest.argmin(1) // 8 == np.arange(32) // 8).all()
+    assert _umap(groups[:10]) is None
+    monkeypatch.setattr("situs.report.embedding.find_spec", lambda name: None)
+    assert _umap(groups) is None
+
+
+def test_the_page_says_how_its_map_was_made(place: Path, tmp_path: Path):
+    done = embed(place / "weights", [place / "scans"], tmp_path / "f.parquet", grid_mm=None)
+    page = write_page(done.path).read_text()
+    assert "Principal components of the scans" in page
+    assert page.count('<th scope="row">') == 4

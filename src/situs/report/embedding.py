@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,16 @@ from situs.transfer.embed import read_embedding
 
 _LISTED = 200
 _NEAREST = 3
+_FEW = 20  # scans; of fewer, neighbourhoods say no more than components do
+_NEIGHBOURS = 15
+_CAPTIONS = {
+    "pca": "Principal components of the scans' mean features, every scale and feature brought to "
+    "mean 0 and spread 1. Near points look alike to the encoder; the map shows {share} of the "
+    "variance.",
+    "umap": "UMAP of the scans' mean features, every scale and feature brought to mean 0 and "
+    "spread 1. Near points look alike to the encoder; distances between groups and their sizes "
+    "say nothing. The two largest principal components would show {share} of the variance.",
+}
 
 
 def write_page(table: str | Path, out: str | Path | None = None, *, names: bool = False) -> Path:
@@ -45,6 +57,7 @@ def write_page(table: str | Path, out: str | Path | None = None, *, names: bool 
     spread = means.to_numpy().std(0)
     unit = (means.to_numpy() - means.to_numpy().mean(0)) / np.where(spread > 0, spread, 1.0)
     places, explained = _components(unit)
+    umap = _umap(unit)
     rows = _nearest(unit, ids, modality)
     path = Path(out) if out is not None else Path(table).with_suffix(".html")
     share = f"{100 * explained:.0f} %" if len(ids) > 2 else "all"
@@ -55,8 +68,12 @@ def write_page(table: str | Path, out: str | Path | None = None, *, names: bool 
         width=int(features.shape[1]),
         weights=text.printable(str(provenance["weights"])),
         sentence=_sentence(rows, modality),
-        tiles=[_map(places, modality, share)],
-        explained=share,
+        tiles=[
+            _map(places, modality, "component", f"two components, {share} of the variance")
+            if umap is None
+            else _map(umap, modality, "axis of the map", "UMAP")
+        ],
+        caption=_CAPTIONS["pca" if umap is None else "umap"].format(share=share),
         provenance=settings(provenance, called),
     )
     write_file(path, page)
@@ -72,6 +89,21 @@ def _components(unit: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64],
     places[:, :count] = left[:, :count] * values[:count]
     total = float((values**2).sum())
     return places, float((values[:count] ** 2).sum() / total) if total else 1.0
+
+
+def _umap(unit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+    """Places ``(N, 2)`` that keep neighbours together; None for few scans, or without umap-learn.
+
+    McInnes et al., arXiv 1802.03426, by its own package, with a fixed seed.
+    """
+    if len(unit) < _FEW or find_spec("umap") is None:
+        return None
+    from umap import UMAP  # noqa: PLC0415 - an extra, which compiles as it is imported
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a seed leaves one thread
+        made = UMAP(n_neighbors=_NEIGHBOURS, random_state=0, n_jobs=1).fit_transform(unit)
+    return np.asarray(made, dtype=np.float64)
 
 
 def _nearest(
@@ -104,7 +136,7 @@ def _sentence(rows: list[dict[str, Any]], modality: list[str]) -> str:
     )
 
 
-def _map(places: npt.NDArray[np.float64], modality: list[str], share: str) -> Tile:
+def _map(places: npt.NDArray[np.float64], modality: list[str], axis: str, by: str) -> Tile:
     with style.figure(560, 420) as figure:
         axes = style.axes(figure)
         axes.grid(alpha=0.6)
@@ -120,9 +152,7 @@ def _map(places: npt.NDArray[np.float64], modality: list[str], share: str) -> Ti
                 markeredgewidth=0,
                 label=text.printable(kind),
             )
-        axes.set_xlabel("first component")
-        axes.set_ylabel("second component")
+        axes.set_xlabel(f"first {axis}")
+        axes.set_ylabel(f"second {axis}")
         axes.legend(loc="best")
-        return tile(
-            figure, f"Map of {len(places)} scans by two components, {share} of the variance"
-        )
+        return tile(figure, f"Map of {len(places)} scans by {by}")
