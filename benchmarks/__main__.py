@@ -1,6 +1,7 @@
 """Run benchmarks: all, or those named.
 
 ``python -m benchmarks --list`` says which there are; ``python -m benchmarks store s2dc`` runs two.
+With ``--page PAGE`` what they print is also kept there, between the marks of that name.
 Each is a module with a ``main`` and can be run alone, with its own options. Numbers of different
 machines or loads do not compare; the ratios within one run do.
 """
@@ -11,7 +12,10 @@ import ast
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from benchmarks._page import machine, put, said
 
 
 def available() -> dict[str, str]:
@@ -24,6 +28,12 @@ def available() -> dict[str, str]:
     return found
 
 
+def echoed(line: str) -> str:
+    """A line of a benchmark, shown as it comes."""
+    print(line, end="", flush=True)
+    return line
+
+
 def main() -> int:
     known = available()
     asked = sys.argv[1:]
@@ -31,19 +41,32 @@ def main() -> int:
         width = max(map(len, known))
         print("\n".join(f"{name:{width}s}  {text}" for name, text in known.items()))
         return 0
+    page = None
+    if "--page" in asked:
+        at = asked.index("--page")
+        page = Path(asked[at + 1])
+        asked = asked[:at] + asked[at + 2 :]
     names = asked or list(known)
     unknown = [name for name in names if name not in known]
     if unknown:
         print(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}", file=sys.stderr)
         return 2
-    failed = []
+    failed, kept = [], []
     for name in names:
         print(f"\n== {name}: {known[name]}", flush=True)
         # One thread, and a process each: peaks of memory and caches do not mix.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", f"benchmarks.{name}"]
-        if subprocess.run(command, env=environment, check=False).returncode:
+        begin = time.perf_counter()
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
+            lines = [echoed(line) for line in run.stdout or []]
+        if run.returncode:
             failed.append(name)
+        elif page is not None:
+            minutes = (time.perf_counter() - begin) / 60
+            title = f"### {name}\n\n{known[name]} ({minutes:.1f} minutes)"
+            kept.append(f"{title}\n\n```text\n{''.join(lines).strip()}\n```")
+            put(page, "cpu", "\n\n".join([f"{said(machine())}, one thread.", *kept]))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)

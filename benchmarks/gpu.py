@@ -1,13 +1,15 @@
 """A training step of every method against its network alone: time, memory, launches, host waits.
 
-``python -m benchmarks.gpu [--minutes M] [--out FOLDER] [--only WORD …]``, on the first GPU, or in
-small on a CPU. Views are drawn from noise, so no scans are needed. For each row of the table:
+``python -m benchmarks.gpu [--minutes M] [--out FOLDER] [--page PAGE] [--only WORD …]``, on the
+first GPU, or in small on a CPU; ``--made gpu.json --page PAGE`` takes a run of another machine.
+Views are drawn from noise, so no scans are needed. For each row of the table:
 
 network   the calls of the backbone and the heads that one step makes, forward and backward
 loss      the step without its optimiser: the method's forward pass, losses and backward
 step      with clipping, optimiser and teacher
 trainer   the same through the trainer, batches at hand
 ratio     loss / network: what the method costs around its network
+compiled  loss with the encoder compiled, where asked for by ``--compile``
 launches  kernels that a step starts, and its network calls alone; on a CPU operations
 waits     times a step of the trainer waits for the device, outside logging
 
@@ -21,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 import traceback
@@ -37,6 +38,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from benchmarks._page import machine, put, said
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import default_collate
@@ -49,12 +51,12 @@ from situs.methods.composition import Composition, compose
 from situs.methods.s2dc.presets import PRESETS
 from situs.pretraining.callbacks import MetricsLogger
 from situs.pretraining.config import PretrainConfig
+from situs.pretraining.finite import FiniteSteps
 from situs.pretraining.module import Pretraining
 from situs.pretraining.teacher import update_teacher
 from situs.training.engine import quick_layout, quiet_engine
 from situs.training.run import Run
 from situs.training.steps import StepRollback
-from situs.version import __version__
 from situs.views import ArraySource
 
 CUDA = torch.cuda.is_available()
@@ -220,7 +222,7 @@ class Step:
         nn.utils.clip_grad_norm_(self.module.student.parameters(), 1.0)
         self.optimiser.step()
         if self.module.teacher is not None:
-            update_teacher(self.module.teacher, self.module.student, 0.99)
+            update_teacher(self.module.teacher, self.module.student, 0.99, self.module.spoiled)
 
     def network(self) -> Callable[[], None]:
         """The reference: the calls that one step makes of backbone and heads, and nothing else."""
@@ -371,7 +373,12 @@ def through_trainer(step: Step, pace: float) -> dict[str, Any]:
             accelerator=DEVICE.type,
             devices=1,
             precision="bf16-mixed" if CUDA else "32-true",
-            callbacks=[rollback, MetricsLogger(Run(Path(folder)), 10**6, rollback), watch],
+            callbacks=[
+                rollback,
+                FiniteSteps(rollback, [10**6]),
+                MetricsLogger(Run(Path(folder)), 10**6, rollback),
+                watch,
+            ],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -412,14 +419,32 @@ def starts(step: Step) -> dict[str, Any]:
     return found | {"network_launches": network[0], "network_kernels": network[1]}
 
 
-def measure(row: Row, scan: ArraySource, small: bool, rate: float, pace: float) -> dict[str, Any]:
+def compiled(step: Step, pace: float) -> dict[str, Any]:
+    """The loss again with a compiled encoder, and how long compiling took."""
+    encoder = step.module.student.backbone.encoder
+    encoder.compile()
+    begin = time.perf_counter()
+    try:
+        step.loss()
+        sync()
+        took = time.perf_counter() - begin
+        loss = seconds_each({"loss": step.loss}, pace)["loss"]
+    finally:
+        encoder._compiled_call_impl = None  # as it was; torch has no name for it
+    return {"compiled_ms": 1e3 * loss, "compile_seconds": took}
+
+
+def measure(
+    row: Row, scan: ArraySource, small: bool, rate: float, pace: float, with_compile: bool
+) -> dict[str, Any]:
     """All columns of one row; what cannot be measured costs its own columns."""
     found: dict[str, Any] = {"name": row.title(small), "batch": row.size(small), "errors": []}
     step = Step(row, scan, small)
     parts: list[Callable[[], dict[str, Any]]] = [
         lambda: times(step, rate, pace),
-        lambda: through_trainer(step, pace),
         lambda: starts(step),
+        *([lambda: compiled(step, pace)] if with_compile else []),
+        lambda: through_trainer(step, pace),  # last: the trainer leaves the network on the CPU
     ]
     for part in parts:
         try:
@@ -433,6 +458,7 @@ def measure(row: Row, scan: ArraySource, small: bool, rate: float, pace: float) 
 COLUMNS = {
     "network": ("network_ms", "{:.1f}"),
     "loss": ("loss_ms", "{:.1f}"),
+    "compiled": ("compiled_ms", "{:.1f}"),
     "step": ("step_ms", "{:.1f}"),
     "trainer": ("trainer_ms", "{:.1f}"),
     "ratio": ("ratio", "{:.2f}"),
@@ -457,13 +483,39 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> dict[str, str]:
-    return {
-        "device": torch.cuda.get_device_name() if CUDA else platform.processor() or "CPU",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "situs": __version__,
-    }
+def limits(row: Mapping[str, Any]) -> str:
+    """What takes a step's time: arithmetic, the longest kernels, what others wait for."""
+    parts = []
+    if kernels := row.get("kernels"):
+        every = sum(ms for _, ms, _ in kernels)
+        longest = [f"`{_short(name)}` {ms / every:.0%}" for name, ms, _ in kernels[:3]]
+        parts.append(f"longest of the 25 longest kernels ({every:.0f} ms): {', '.join(longest)}")
+    if row.get("launches") and row.get("step_ms"):
+        each = 1e3 * row["step_ms"] / row["launches"]
+        parts.append(f"{row['launches']} launches, one every {each:.0f} µs")
+    if row.get("waits_at"):
+        parts.append("waits at " + ", ".join(f"`{at}`" for at in list(row["waits_at"])[:3]))
+    return f"- **{row['name']}**: " + "; ".join(parts or ["not measured"])
+
+
+def _short(kernel: str) -> str:
+    """A kernel's name without what it is a template of."""
+    bare = kernel.removeprefix("void ").partition("<")[0].partition("(")[0]
+    return bare.rpartition("::")[2] or kernel[:40]
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """The run as Markdown: machine, table, and what limits each row."""
+    rate = found["matrix_tflops"]
+    return "\n".join(
+        [
+            f"{said(found['machine'])}; matrix product {rate:.3g} TFLOP/s. Times in milliseconds.",
+            "",
+            table(found["rows"]),
+            "",
+            *(limits(row) for row in found["rows"]),
+        ]
+    )
 
 
 def main() -> None:
@@ -472,7 +524,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for gpu.json and gpu.md")
     parser.add_argument("--only", nargs="*", default=[], help="rows whose name has a word of these")
     parser.add_argument("--small", action="store_true", default=not CUDA, help="as without a GPU")
+    parser.add_argument("--compile", action="store_true", help="also with a compiled encoder")
+    parser.add_argument("--page", type=Path, help="page that takes the table, between its marks")
+    parser.add_argument("--made", type=Path, help="a gpu.json of another machine: no run, its page")
     arguments = parser.parse_args()
+    if arguments.made:
+        told = summary(json.loads(arguments.made.read_text(encoding="utf-8")))
+        print(told)
+        if arguments.page:
+            put(arguments.page, "gpu", told)
+        return
     begin, limit = time.perf_counter(), 60 * arguments.minutes
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -491,7 +552,7 @@ def main() -> None:
             print(f"{row.name}: no time left")
             continue
         try:
-            rows.append(measure(row, scan, arguments.small, rate, pace))
+            rows.append(measure(row, scan, arguments.small, rate, pace, arguments.compile))
         except Exception:  # one row must not cost the others
             error = traceback.format_exc()[-2000:]
             title, size = row.title(arguments.small), row.size(arguments.small)
@@ -507,8 +568,11 @@ def main() -> None:
         if arguments.out:
             found = {"machine": machine(), "matrix_tflops": rate / 1e12, "rows": rows}
             write_file(arguments.out / "gpu.json", json.dumps(found, indent=1))
-            write_file(arguments.out / "gpu.md", table(rows) + "\n")
-    print(f"\n{machine()}, matrix product {rate / 1e12:.3g} TFLOP/s\n{table(rows)}")
+            write_file(arguments.out / "gpu.md", summary(found) + "\n")
+    told = summary({"machine": machine(), "matrix_tflops": rate / 1e12, "rows": rows})
+    print(f"\n{told}")
+    if arguments.page:
+        put(arguments.page, "gpu", told)
 
 
 if __name__ == "__main__":

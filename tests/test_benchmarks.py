@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,15 @@ def run(out: Path, *options: str) -> dict[str, dict[str, Any]]:
 
 
 def test_rows_are_measured_whole_and_written_as_they_come(tmp_path: Path):
-    rows = run(tmp_path, "--only", "mae", "sal 128", "--minutes", "0.05")
+    page = Path(shutil.copy(ROOT / "docs" / "performance.md", tmp_path))
+    before = page.read_text()
+    rows = run(tmp_path, "--only", "mae", "sal 128", "--minutes", "0.05", "--page", str(page))
+    written = page.read_text()
+    assert written.count("| mae 128³, in small, 2 |") == 1
+    assert written.partition("<!-- gpu -->")[0] == before.partition("<!-- gpu -->")[0]
+    again = [sys.executable, "-m", "benchmarks.gpu", "--made", str(tmp_path / "gpu.json")]
+    subprocess.run([*again, "--page", str(page)], cwd=ROOT, capture_output=True, check=True)
+    assert page.read_text() == written
     first = rows["mae 128³, in small"]
     assert first["errors"] == []
     assert all(first[f"{name}_ms"] > 0 for name in ("network", "loss", "step", "trainer"))

@@ -9,7 +9,7 @@ import situs
 
 # From the ground up. A part may import itself and what stands in the lines above its own.
 LAYERS = (
-    {"cores", "errors", "text", "files", "locks", "orphans", "ranks", "version"},
+    {"cores", "errors", "text", "files", "locks", "orphans", "ranks", "tensors", "version"},
     {"config", "registry", "settings"},
     {"geometry"},
     {"observation"},

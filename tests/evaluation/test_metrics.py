@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 from sklearn.metrics import balanced_accuracy_score
 
@@ -13,6 +15,7 @@ from situs.evaluation.metrics import (
     score_segmentation,
     summarise_segmentation,
 )
+from situs.evaluation.surfaces import surface_distances
 
 CLASSES = {0: "background", 1: "one", 4: "four"}
 
@@ -58,6 +61,22 @@ def test_scores_agree_with_distance_transforms(seed, shift, spacing, tolerance) 
         assert score.surface_dice == pytest.approx(near / (len(there) + len(back)))
         assert score.true_ml == pytest.approx(t.sum() * np.prod(spacing) / 1000)
         assert score.presence == "both"
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 2.0, 3.1)])
+def test_surface_distances_are_monais(spacing) -> None:
+    predicted, true = (mask == 1 for mask in balls(5, (1, 0, -1)))
+    true[:3, 4:9, 5] = True  # reaches the border of the volume
+    found = surface_distances(predicted, true, spacing)
+    pair = [torch.from_numpy(mask)[None, None] for mask in (predicted, true)]
+    common = {"include_background": True, "spacing": list(spacing)}
+    hd95 = compute_hausdorff_distance(*pair, percentile=95, **common)
+    assert found.hausdorff_mm(95) == pytest.approx(float(hd95), rel=1e-6)
+    for limit in (0.5, 1.0, 2.5):
+        share = compute_surface_dice(*pair, class_thresholds=[limit], **common)
+        assert found.within(limit) == pytest.approx(float(share), rel=1e-6)
+    with pytest.raises(ValueError, match="empty surface"):
+        surface_distances(predicted, np.zeros_like(true), spacing)
 
 
 def test_empty_classes_are_named_for_what_they_are() -> None:

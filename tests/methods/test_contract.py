@@ -11,6 +11,7 @@ import torch
 from tiny import smooth_sources
 from torch import Tensor
 from torch.utils.data import default_collate
+from waiting import DEVICE, assert_never_waits
 
 from situs.backbones import BackboneConfig
 from situs.backbones import build as build_backbone
@@ -102,6 +103,36 @@ def test_the_gradient_arrives_where_the_method_says(method: Method, backbone: st
     assert reach_warnings(tuple(found.values())) == ()
     assert (found["total"].decoder > 90) if method.trains_decoder else found["total"].decoder == 0
     assert all(p.grad is None for p in nets.student.parameters())
+
+
+WAYS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in OPTIONS),
+    ("spatial", {"symmetric": True, "head": "pairwise", "vector_from": "coarse"}),
+    ("spatial", {"weights": {"voxel": 1.0}, "chunk_pairs": "all", "chunk_head": "student"}),
+    ("s2dc", {"motion": {"plane": "axial"}, "per_slice": True, "queue_of": "unmoved"}),
+    ("sal", {"weights": {"pixel": 1.0}}),
+    ("sal", {"window": 3, "features": "decoder", "stride": 4}),
+    ("sal", {"position": "regress", "frame": "image", "window": 1}),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), WAYS)
+def test_a_step_never_waits_for_the_device(
+    name: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    scans = smooth_sources(4, (36, 34, 32))
+    method = build(name, {**OPTIONS[name], **more}).resolve_for_data(scans)
+    method = method.resolve_for_backbone(_backbone(method))
+    student, teacher = (n and n.to(DEVICE).train() for n in nets_of(method))
+    assert student is not None
+    batch = {key: value.to(DEVICE) for key, value in batch_of(method, scans[:2]).items()}
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        method.step(batch, student, teacher, generator).losses["total"].backward()
+
+    assert_never_waits(step)
 
 
 def test_samples_are_pure(method: Method) -> None:

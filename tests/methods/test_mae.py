@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tiny import TinyBackbone, smooth_sources, stack
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from waiting import DEVICE, assert_never_waits
 
 from situs.backbones import BackboneConfig, build
 from situs.config import validate
@@ -156,6 +157,18 @@ def test_batch_norm_averages_visible_places_only():
     torch.testing.assert_close(norm.running_mean, seen.mean(0))
     torch.testing.assert_close(norm.running_var, seen.var(0))
     assert (out * (1 - visible)).abs().max() == 0
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm3d, nn.BatchNorm3d])
+def test_masking_never_waits_for_the_device(norm):
+    encoder = TinyBackbone(norm).encoder.to(DEVICE)
+    visible = torch.ones(2, 1, 8, 8, 8, device=DEVICE)
+
+    def step():
+        with sparse_encoding(encoder, visible):
+            encoder(visible)[-1].mean().backward()
+
+    assert_never_waits(step)
 
 
 def test_config_names_a_usable_size():

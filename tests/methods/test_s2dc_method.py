@@ -15,6 +15,7 @@ from situs.errors import ConfigError
 from situs.methods import build, method_class
 from situs.methods.base import Batch, Network
 from situs.methods.s2dc.heads import KeyQueue, heads_of
+from situs.methods.s2dc.losses import info_nce
 from situs.methods.s2dc.observation import fullest_slices
 from situs.methods.s2dc.presets import PRESETS
 from situs.methods.s2dc.tokens import encode_region, slice_pairs, slice_tokens, token_vox
@@ -103,6 +104,16 @@ def test_queue_is_first_in_first_out() -> None:
     for first in range(0, 9, 3):
         queue.push(torch.arange(first, first + 3.0)[:, None])
     assert sorted(queue.keys()[:, 0].tolist()) == [4, 5, 6, 7, 8]
+
+    few = KeyQueue(size=5, features=1)
+    few.push(torch.ones(3, 1))
+    places, stored = few.slots()
+    assert torch.equal(places[stored], few.keys())
+    query = torch.randn(2, 1)
+    torch.testing.assert_close(
+        info_nce(query, query, places, unit=False, counted=stored),
+        info_nce(query, query, few.keys(), unit=False),
+    )
     restored = KeyQueue(size=5, features=1)
     restored.load_state_dict(queue.state_dict())
     for q in (queue, restored):

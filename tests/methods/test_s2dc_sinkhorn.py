@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from situs.methods.s2dc import discrepancy, log_sinkhorn
+from situs.methods.s2dc import sinkhorn as inner
 
 torch.set_num_threads(1)
 
@@ -182,3 +183,16 @@ def test_refuses_what_cannot_be_transported() -> None:
         log_sinkhorn(torch.zeros(1, 2, 2), 1.0, iterations=0)
     with pytest.raises(ValueError, match="rows and columns"):
         log_sinkhorn(torch.zeros(1, 0, 2), 1.0)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 40.0])
+def test_iterating_without_a_look_at_the_device_ends_at_the_same_plan(scale: float) -> None:
+    couplings = inner._couplings(random_scores((3, 7, 5), seed=3, scale=scale), torch.zeros(3))
+    couplings = couplings.float()
+    couplings[1] *= 0.1  # a sample that needs no log domain beside ones that do
+    u, v = -couplings.amax(2), couplings.new_zeros(3, 6)
+    u, v = inner._unasked(couplings, u, v, 2000)
+    asked = inner._potentials(couplings, 2000, None)
+    plans = [(couplings + a[:, :, None] + b[:, None, :]).exp() for a, b in ((u, v), asked)]
+    torch.testing.assert_close(plans[0].sum(1)[:, :-1], torch.ones(3, 5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(*plans, atol=2e-4, rtol=0)

@@ -23,6 +23,7 @@ from situs.pretraining.callbacks import is_best
 from situs.pretraining.config import PretrainConfig
 from situs.pretraining.data import EndlessSampler, ViewDataset, split_items
 from situs.pretraining.module import Pretraining
+from situs.pretraining.pace import Pace
 from situs.pretraining.pretrain import pretrain
 from situs.pretraining.teacher import TeacherConfig, momentum_at, update_teacher
 from situs.store import Preprocessing, Store, prepare
@@ -127,10 +128,20 @@ def test_a_run_leaves_exactly_the_files_it_promises(whole: Run) -> None:
 def test_the_same_seed_gives_the_same_run_whatever_the_workers(
     whole: Run, store: Store, tmp_path: Path
 ) -> None:
-    again = pretrain(settings(store, tmp_path / "again", workers=2), quiet=True)
-    assert_same_weights(whole, again)
+    for workers in (2, "auto"):
+        again = pretrain(
+            settings(store, tmp_path / f"again-{workers}", workers=workers), quiet=True
+        )
+        assert_same_weights(whole, again)
     other = pretrain(settings(store, tmp_path / "other", seed=4), quiet=True)
     assert not torch.equal(next(iter(weights(other).values())), next(iter(weights(whole).values())))
+
+
+def test_workers_draw_as_fast_as_steps_are_taken() -> None:
+    assert Pace(sample_seconds=0.1, step_seconds=0.5, batch_size=8).workers(cores=14.5) == 2
+    assert Pace(sample_seconds=3.35, step_seconds=1.0, batch_size=1).workers(cores=15) == 5
+    assert Pace(sample_seconds=3.35, step_seconds=0.1, batch_size=2).workers(cores=7.9) == 7
+    assert Pace(sample_seconds=0.1, step_seconds=0.1, batch_size=2).workers(cores=-1) == 1
 
 
 class Stop(Exception):
@@ -250,6 +261,41 @@ def test_a_step_that_broke_off_leaves_no_trace(
     )
     assert losses == expected
     assert [step for step, _ in losses] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("where", ["global", "gradient"])
+def test_a_step_that_is_looked_at_later_leaves_no_trace(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int, where: str
+) -> None:
+    # As on a GPU, which is asked only where something is logged or saved: here after step 5.
+    monkeypatch.setattr("situs.pretraining.module.looks_later", lambda *_: True)
+    changes = {"optimiser": {"accumulate": accumulate}, "steps": 5, "log_every": 5}
+    config = queued(store, tmp_path / "run", checkpoint_every=5, **changes)
+    whole = pretrain({**config, "out": tmp_path / "whole"}, quiet=True)
+    original, calls = S2dc.step, iter(range(1, 100))
+
+    def poisoned(self: S2dc, batch: Any, *args: Any) -> Any:
+        here = next(calls) == 3 * accumulate
+        if here and where == "global":
+            batch = {**batch, "augmented": batch["augmented"] * torch.nan}
+        result = original(self, batch, *args)
+        if here and where == "gradient":
+            result.losses["total"].register_hook(lambda grad: grad * torch.nan)
+        return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(S2dc, "step", poisoned)
+        with pytest.raises(NonFiniteLoss, match=f"'{where}' is not finite at step 2.*sub") as told:
+            pretrain(config, quiet=True)
+    assert len(set(told.value.scans)) == 2
+    stopped = Run.open(tmp_path / "run")
+    assert stopped.record.step == 2
+    state = torch.load(stopped.verified_state(), weights_only=True)
+    assert state["global_step"] == 2
+    assert state["lr_schedulers"][0]["last_epoch"] == 2
+    assert all(torch.isfinite(v).all() for v in whole_state(stopped).values())
+    assert_same_state(whole, pretrain(config, mode="resume", quiet=True))
 
 
 def test_nothing_is_saved_of_a_step_that_broke_off_while_parameters_changed(

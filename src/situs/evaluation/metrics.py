@@ -1,22 +1,21 @@
 """Scores of predictions against truth, in millimetres, honest about what is not there.
 
-MONAI computes Dice, the 95th percentile Hausdorff distance and normalised surface Dice;
-scikit-learn the classification scores. This module decides what they mean for classes that a
-case does not have.
+Dice, the 95th percentile Hausdorff distance and normalised surface Dice are MONAI's (the tests
+hold them against it), from surface voxels alone; scikit-learn computes the classification scores.
+This module decides what they mean for classes that a case does not have.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from situs.evaluation.surfaces import surface_distances
 
 Presence = Literal["both", "absent", "missed", "invented"]
 Summary = dict[str, dict[str, float]]
@@ -71,42 +70,31 @@ def score_segmentation(
         spacing: Millimetres between voxel centres along each axis.
         tolerance_mm: Distance at which two surfaces still count as the same.
     """
-    labels = [label for label in sorted(classes) if label != 0]
-    masks = [
-        torch.from_numpy(np.stack([volume == label for label in labels]))[None]
-        for volume in (predicted, true)
-    ]
-    in_predicted, in_true = (m.flatten(2).any(2)[0].tolist() for m in masks)
-    dice = compute_dice(*masks, include_background=True)[0]
-    both = [i for i in range(len(labels)) if in_predicted[i] and in_true[i]]
-    hd95 = torch.full((len(labels),), torch.nan)
-    surface = torch.zeros(len(labels))
-    if both:
-        pair = [m[:, both] for m in masks]
-        common = {"include_background": True, "spacing": list(spacing)}
-        limits = [tolerance_mm] * len(both)
-        with warnings.catch_warnings():
-            # MONAI warns that it calls itself with an argument it has deprecated.
-            warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
-            hd95[both] = compute_hausdorff_distance(*pair, percentile=95, **common)[0]
-            surface[both] = compute_surface_dice(*pair, class_thresholds=limits, **common)[0]
     voxel_ml = float(np.prod(spacing)) / 1000
-    volumes = [(m.flatten(2).sum(2)[0] * voxel_ml).tolist() for m in masks]
     scores = []
-    for i, label in enumerate(labels):
-        presence = _presence(in_predicted[i], in_true[i])
-        absent = presence == "absent"
+    for label in sorted(classes):
+        if label == 0:
+            continue
+        found, wanted = predicted == label, true == label
+        sizes = int(found.sum()), int(wanted.sum())
+        presence = _presence(sizes[0] > 0, sizes[1] > 0)
+        dice = surface = np.nan if presence == "absent" else 0.0
+        hd95 = np.nan
+        if presence == "both":
+            dice = 2 * int((found & wanted).sum()) / sum(sizes)
+            distances = surface_distances(found, wanted, spacing)
+            hd95, surface = distances.hausdorff_mm(95), distances.within(tolerance_mm)
         scores.append(
             ClassScore(
                 case=case,
                 label=label,
                 name=classes[label],
                 presence=presence,
-                dice=np.nan if absent else float(dice[i]) if presence == "both" else 0.0,
-                hd95_mm=float(hd95[i]),
-                surface_dice=np.nan if absent else float(surface[i]),
-                predicted_ml=volumes[0][i],
-                true_ml=volumes[1][i],
+                dice=dice,
+                hd95_mm=hd95,
+                surface_dice=surface,
+                predicted_ml=sizes[0] * voxel_ml,
+                true_ml=sizes[1] * voxel_ml,
             )
         )
     return scores

@@ -19,6 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from situs.tensors import constant
+
 
 def token_affine(affine_mm: Tensor, token_mm: Tensor) -> Tensor:
     """The affine in token units for an affine in mm about the same centre.
@@ -72,7 +74,7 @@ def match_targets(affine: Tensor, grid_shape: Sequence[int]) -> Tensor:
         ``(…, N)`` flat indices of moved tokens, −1 where there is none.
     """
     forth = _nearest(map_tokens(affine, grid_shape), grid_shape)
-    back = _nearest(map_tokens(torch.linalg.inv(affine), grid_shape), grid_shape)
+    back = _nearest(map_tokens(torch.linalg.inv_ex(affine).inverse, grid_shape), grid_shape)
     returned = torch.gather(back, -1, forth.clamp(min=0))
     itself = torch.arange(forth.shape[-1], device=forth.device)
     return torch.where((forth >= 0) & (returned == itself), forth, -1)
@@ -117,7 +119,7 @@ def mutual_matches(
 
 def _nearest(coordinates: Tensor, grid_shape: Sequence[int]) -> Tensor:
     """Flat index of the token nearest to each of ``(…, N, 3)`` coordinates, −1 outside."""
-    n = torch.tensor(list(grid_shape), device=coordinates.device)
+    n = constant(grid_shape, coordinates, torch.long)
     # Ties are decided in favour of the lower index, with a margin over rounding errors, so that
     # they fall the same way on every machine and for every way of computing the inverse.
     margin = 1e-9 if coordinates.dtype == torch.float64 else 1e-4

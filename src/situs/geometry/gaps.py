@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from situs.tensors import constant
+
 ArrayT = TypeVar("ArrayT", Tensor, npt.NDArray[np.floating])
 
 
@@ -63,12 +65,11 @@ def chunk_offsets(
     gap = gap if gap.is_floating_point() else gap.to(torch.get_default_dtype())
     axes = gap.shape[-1]
     view, chunk = (
-        gap.new_tensor([size] * axes if isinstance(size, int) else list(size))
-        for size in (view_size, chunk_size)
+        [size] * axes if isinstance(size, int) else list(size) for size in (view_size, chunk_size)
     )
-    room = (view - chunk) / 2
-    if bool((room < 0).any()):
+    if any(c > v for c, v in zip(chunk, view, strict=True)):
         raise ValueError(f"chunk_size {chunk_size} must not exceed view_size {view_size}")
+    room = constant([(v - c) / 2 for v, c in zip(view, chunk, strict=True)], gap)
     # An axis without a gap never limits: room / 0 is inf (and nan for room 0, hence the where).
     steps = torch.where(gap == 0, torch.inf, room / gap.abs())
     t = steps.amin(dim=-1, keepdim=True)
@@ -89,19 +90,19 @@ def route_sums(steps: ArrayT) -> ArrayT:
         positions every sum telescopes to last − start.
     """
     tensor = torch.as_tensor(steps)
-    begin, end = _routes(tensor.shape[-2])
-    sums = tensor[..., begin.to(tensor.device), end.to(tensor.device), :].sum(dim=-2)
+    begin, end = _routes(tensor.shape[-2], tensor.device)
+    sums = tensor[..., begin, end, :].sum(dim=-2)
     return _like(sums, steps)
 
 
 @lru_cache(maxsize=16)
-def _routes(views: int) -> tuple[Tensor, Tensor]:
+def _routes(views: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Index of each step's beginning and end, ``(V, (V−1)!, V−1)`` each."""
     orders = [
         [(start, *order) for order in permutations(v for v in range(views) if v != start)]
         for start in range(views)
     ]
-    stops = torch.tensor(orders)
+    stops = torch.tensor(orders, device=device)
     return stops[..., :-1], stops[..., 1:]
 
 
@@ -114,12 +115,17 @@ def cycle_sums(steps: Tensor) -> Tensor:
     Returns:
         ``(…, T, 3)`` for the T = V(V−1)(V−2)/3 triangles up to rotation; T is 0 when V < 3.
     """
-    views = steps.shape[-2]
+    i, j, k = _triangles(steps.shape[-2], steps.device)
+    return steps[..., i, j, :] + steps[..., j, k, :] + steps[..., k, i, :]
+
+
+@lru_cache(maxsize=16)
+def _triangles(views: int, device: torch.device) -> tuple[Tensor, ...]:
+    """First, second and third view of each triangle, ``(T,)`` each."""
     triangles = [
         (i, j, k)
         for i, j, k in permutations(range(views), 3)
         if i == min(i, j, k)  # one representative of each rotation
     ]
-    index = torch.tensor(triangles, device=steps.device, dtype=torch.long).reshape(-1, 3)
-    i, j, k = index.unbind(-1)
-    return steps[..., i, j, :] + steps[..., j, k, :] + steps[..., k, i, :]
+    index = torch.tensor(triangles, device=device, dtype=torch.long).reshape(-1, 3)
+    return index.unbind(-1)

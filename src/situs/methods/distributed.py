@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather, all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from situs.methods.precision import at_least_single
+
 _ALONE = ContextVar("alone", default=False)
 
 
@@ -97,28 +99,53 @@ class BatchNorm(_BatchNorm):
         batch_statistics = self.training or self.running_mean is None
         if size() == 1 or not batch_statistics:
             return super().forward(input)
-        axes = [axis for axis in range(input.ndim) if axis != 1]
-        shape = [1, -1, *[1] * (input.ndim - 2)]
-        values = input.float()
-        count = size() * mean_count(input.new_tensor(input.numel() // input.shape[1])).float()
-        mean = all_reduce(values.sum(axes)) / count
-        centred = values - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes)) / count
-        if self.training and self.running_mean is not None:
-            self._remember(mean, variance * count / (count - 1).clamp_min(1))
-        out = centred * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            out = out * self.weight.view(shape) + self.bias.view(shape)
-        return out.to(input.dtype)
+        return batch_norm(self, input)
 
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
-        seen = cast(Tensor, self.num_batches_tracked)
-        seen.add_(1)
-        momentum = self.momentum if self.momentum is not None else 1 / float(seen)
-        running_mean.lerp_(mean.to(running_mean), momentum)
-        running_var.lerp_(variance.to(running_var), momentum)
+
+def batch_norm(module: _BatchNorm, input: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What ``module`` gives of ``input``, of visible places only where a mask is given.
+
+    Args:
+        module: Looks at the samples of all processes if it is a :class:`BatchNorm`.
+        input: ``(B, C, …)``.
+        mask: ``(B, 1, …)``, 1 at visible places and 0 at hidden ones, where the result is 0.
+    """
+    visible = input.new_ones(()) if mask is None else mask
+    if not module.training and module.running_mean is not None:
+        still = nn.functional.batch_norm(
+            input,
+            module.running_mean,
+            module.running_var,
+            module.weight,
+            module.bias,
+            eps=module.eps,
+        )
+        return still * visible
+    every = all_reduce if isinstance(module, BatchNorm) and size() > 1 else torch.clone
+    axes = [axis for axis in range(input.ndim) if axis != 1]
+    shape = [1, -1, *[1] * (input.ndim - 2)]
+    values = at_least_single(input)
+    places = values.new_full((), input.numel() // input.shape[1])
+    count = every(places if mask is None else mask.sum(dtype=values.dtype)).clamp_min(1)
+    mean = every((values * visible).sum(axes)) / count
+    centred = (values - mean.view(shape)) * visible
+    variance = every(centred.square().sum(axes)) / count
+    if module.training and module.running_mean is not None:
+        _remember(module, mean, variance * count / (count - 1).clamp_min(1))
+    out = centred * torch.rsqrt(variance + module.eps).view(shape)
+    if module.affine:
+        out = out * module.weight.view(shape) + module.bias.view(shape) * visible
+    return out.to(input.dtype)
+
+
+@torch.no_grad()
+def _remember(module: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    running_mean, running_var = cast(Tensor, module.running_mean), cast(Tensor, module.running_var)
+    seen = cast(Tensor, module.num_batches_tracked)
+    seen.add_(1)
+    momentum = module.momentum if module.momentum is not None else 1 / float(seen)
+    running_mean.lerp_(mean.to(running_mean), momentum)
+    running_var.lerp_(variance.to(running_var), momentum)
 
 
 def synchronise(module: nn.Module) -> None:

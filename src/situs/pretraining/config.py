@@ -57,7 +57,8 @@ class PretrainConfig(Config):
         batch_size: Samples a step and device.
         seed: Of everything random.
         precision: ``"auto"`` takes bf16 or fp16 mixed precision on a GPU that has it.
-        workers: Loader processes of each device; 0 loads in the main process.
+        workers: Loader processes of each device; 0 loads in the main process, ``"auto"`` takes as
+            many as measured times of samples and steps ask for, and as cores are free.
         threads: Torch threads of each device; 0 takes the cores that are free.
         devices: Devices of each machine; on a CPU, processes.
         num_nodes: Machines.
@@ -90,7 +91,7 @@ class PretrainConfig(Config):
     batch_size: PositiveInt = 4
     seed: Seed = 0
     precision: Precision = "auto"
-    workers: NonNegativeInt = 1
+    workers: NonNegativeInt | Literal["auto"] = 1
     threads: NonNegativeInt = 0
     devices: PositiveInt = 1
     num_nodes: PositiveInt = 1

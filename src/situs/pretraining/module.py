@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from situs.backbones.base import Backbone
 from situs.errors import NonFiniteLoss
@@ -23,7 +23,10 @@ from situs.observation import Observation, Reach
 from situs.pretraining.config import PretrainConfig
 from situs.pretraining.controls import controls_of
 from situs.pretraining.data import EndlessSampler, Item, ViewDataset, loader, observed_batch
+from situs.pretraining.finite import GRADIENT, Spoiled, looks_later
+from situs.pretraining.pace import workers_for
 from situs.pretraining.teacher import make_teacher, momentum_at, update_teacher
+from situs.training.engine import seed_generators
 from situs.training.keeping import count_whole_steps
 from situs.training.schedule import warmup_cosine
 from situs.training.steps import SteppedModule
@@ -38,6 +41,7 @@ class Pretraining(SteppedModule):
         progress: Latest scores, name → (value, unit), for whoever shows progress.
         data_wait_share: Share of wall time spent waiting for data.
         latest: Loss terms and scores of the latest step, detached.
+        finiteness: Knows which batch was the first that was not finite, where that is asked later.
         step_scores: The latest step's scores with unit and direction.
         patients: Patient by the key of a scan.
         names: Key of a scan → the file a person would look for, for errors.
@@ -64,6 +68,7 @@ class Pretraining(SteppedModule):
         self.data_wait_share = 0.0
         self.latest: dict[str, Tensor] = {}
         self.step_scores: dict[str, StepScore] = {}
+        self.finiteness: Spoiled | None = None
         self._observed: tuple[CompositionBatch, list[Item]] | None = None
         self._controls: CompositionControls | None = None
 
@@ -74,20 +79,40 @@ class Pretraining(SteppedModule):
         sampler = EndlessSampler(
             first, self.config.batch_size, self.trainer.global_rank, self.trainer.world_size
         )
-        return loader(dataset, sampler, self.config.workers, self.names)
+        workers = self.config.workers
+        if isinstance(workers, str):
+            workers = workers_for(self, dataset)
+        return loader(dataset, sampler, workers, self.names)
+
+    def on_train_start(self) -> None:
+        """Step as this device does, whatever device the state was saved on."""
+        fused = self.finiteness is not None or None
+        optimiser = self.trainer.optimizers[0]
+        for group in optimiser.param_groups:
+            group["fused"] = fused
+            for parameter in group["params"]:
+                kept = optimiser.state.get(parameter, {})
+                if "step" in kept:
+                    kept["step"] = kept["step"].to(self.device if fused else "cpu")
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up, cosine."""
         optimiser = self.config.optimiser
         decayed = [p for p in self.student.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.student.parameters() if p.requires_grad and p.ndim <= 1]
+        later = looks_later(self.device, self.config.precision)
+        self.finiteness = Spoiled(self.device) if later else None
         adamw = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": optimiser.weight_decay},
                 {"params": plain, "weight_decay": 0.0},
             ],
             lr=optimiser.lr,
+            fused=later or None,
         )
+        if self.finiteness is not None:
+            self.spoiled = self.finiteness.flag
+            adamw.found_inf = self.spoiled  # type: ignore[attr-defined]
         factor = warmup_cosine(optimiser.warmup_steps, self.config.steps, optimiser.final_lr)
         schedule = torch.optim.lr_scheduler.LambdaLR(adamw, factor)
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -97,14 +122,16 @@ class Pretraining(SteppedModule):
         generator = self._seed_step(batch_idx)
         result = self.composition.step(batch["views"], self.student, self.teacher, generator)
         terms = {k: v.detach() for k, v in result.losses.items()}
+        if self.finiteness is not None:
+            self.finiteness.note(terms, self._number(batch_idx))
         # One transfer a step, not one a term.
-        if not torch.isfinite(torch.stack(list(terms.values()))).all():
+        elif not torch.isfinite(torch.stack(list(terms.values()))).all():
             bad = next(k for k, v in terms.items() if not torch.isfinite(v))
             raise NonFiniteLoss(bad, self._scans(batch), self.global_step)
         self.latest = {f"loss/{k}": v for k, v in terms.items()}
         self.latest |= {f"step/{k}": score.value.detach() for k, score in result.scores.items()}
         self.step_scores = result.scores
-        self._batch = batch
+        self._batch, self._batch_number = batch, self._number(batch_idx)
         return result.losses["total"]
 
     def configure_gradient_clipping(
@@ -120,8 +147,10 @@ class Pretraining(SteppedModule):
         norm = torch.nn.utils.clip_grad_norm_(
             self.student.parameters(), self.config.optimiser.gradient_clip
         )
-        if not torch.isfinite(norm) and self.trainer.precision != "16-mixed":
-            raise NonFiniteLoss("gradient", self._scans(self._batch), self.global_step)
+        if self.finiteness is not None:
+            self.finiteness.note_gradient(norm, self._batch_number)
+        elif self.trainer.precision != "16-mixed" and not torch.isfinite(norm):
+            raise NonFiniteLoss(GRADIENT, self._scans(self._batch), self.global_step)
         self.latest["gradient_norm"] = norm
         self.updating = True  # nothing else stands between here and the optimiser
 
@@ -131,7 +160,7 @@ class Pretraining(SteppedModule):
         if self.teacher is not None:
             step = self.global_step + 1  # the trainer counts this step only afterwards
             momentum = momentum_at(self.config.teacher, step, self.config.steps)
-            update_teacher(self.teacher, self.student, momentum)
+            update_teacher(self.teacher, self.student, momentum, self.spoiled)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the loop count whole steps only."""
@@ -198,13 +227,26 @@ class Pretraining(SteppedModule):
         moved: CompositionBatch = self.transfer_batch_to_device(batch, self.device, 0)
         return moved
 
+    def scans_of(self, number: int) -> list[str]:
+        """The scans that this process drew its batch ``number`` from."""
+        dataset = ViewDataset(self.train_items, self.composition, self.config.seed)
+        count = self.config.batch_size
+        first = (number * self.trainer.world_size + self.trainer.global_rank) * count
+        samples = [dataset[sample] for sample in range(first, first + count)]
+        return self._scans(default_collate(samples))
+
+    def _number(self, batch_idx: int) -> int:
+        """Number of a batch from the start of the run."""
+        accumulate = self.config.optimiser.accumulate
+        return self.global_step * accumulate + batch_idx % accumulate
+
     def _seed_step(self, batch_idx: int) -> torch.Generator:
         """Seed the global generators (dropout) and make the step's own, alike in all processes."""
         micro = batch_idx % self.config.optimiser.accumulate
         sequence = np.random.SeedSequence([self.config.seed, self.global_step, micro, 0])
         dropout, drawn = (int(word) for word in sequence.generate_state(2))
         # Units are dropped from other samples in each process, so by other draws.
-        torch.manual_seed(dropout + self.global_rank)
+        seed_generators(dropout + self.global_rank, self.device)
         # Methods draw for the samples of all processes, and take those of their own.
         return torch.Generator().manual_seed(drawn)
 

@@ -21,6 +21,7 @@ from situs.methods.distributed import synchronise
 from situs.pretraining.callbacks import Checkpoints, DataClock, MetricsLogger, ObservationCallback
 from situs.pretraining.config import PretrainConfig
 from situs.pretraining.data import Item, split_items
+from situs.pretraining.finite import FiniteSteps
 from situs.pretraining.module import Pretraining
 from situs.pretraining.parts import backbone_config, build_backbone, items_of, open_store
 from situs.pretraining.record import describe, describe_resumed, peak_memory_mib, records_of
@@ -219,6 +220,7 @@ def _trainer(
         callbacks=[
             steps,
             StopBetweenSteps(stops, lambda: steps.whole),
+            FiniteSteps(steps, (config.log_every, config.observe_every, config.checkpoint_every)),
             books,
             observing,
             Checkpoints(run, config.checkpoint_every, card, observing, steps),

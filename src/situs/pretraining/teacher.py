@@ -8,10 +8,11 @@ from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from situs.config import Config
+from situs.tensors import copy_all
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -45,9 +46,23 @@ def momentum_at(config: TeacherConfig, step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Parameters: θ_t ← m θ_t + (1 − m) θ_s. Buffers (running statistics) are copied."""
-    average = get_ema_multi_avg_fn(momentum)
-    average(list(teacher.parameters()), list(student.parameters()), None)
-    for buffer, value in zip(teacher.buffers(), student.buffers(), strict=True):
-        buffer.copy_(value)
+def update_teacher(
+    teacher: nn.Module, student: nn.Module, momentum: float, still: Tensor | None = None
+) -> None:
+    """Parameters: θ_t ← m θ_t + (1 − m) θ_s. Buffers (running statistics) are copied.
+
+    Args:
+        teacher: Changed in place.
+        student: Averaged.
+        momentum: m.
+        still: A number on the device; 1 leaves the parameters as they are, 0 does not.
+    """
+    parameters: list[Tensor] = list(teacher.parameters())
+    values: list[Tensor] = list(student.parameters())
+    if still is None:
+        get_ema_multi_avg_fn(momentum)(parameters, values, None)
+    else:
+        difference = torch._foreach_sub(values, parameters)
+        torch._foreach_mul_(difference, (1 - momentum) * (1 - still))
+        torch._foreach_add_(parameters, difference)
+    copy_all(list(teacher.buffers()), list(student.buffers()))

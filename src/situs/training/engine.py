@@ -65,6 +65,19 @@ def engine(devices: int, num_nodes: int, accelerator: str, wanted: str) -> dict[
     }
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed what draws without a generator of its own, on the host and on ``device``.
+
+    As ``torch.manual_seed`` does, which also leaves a note, with a stack trace, for every kind of
+    device that was never used: milliseconds, too much for every step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 def quick_layout(module: nn.Module) -> None:
     """Keep the weights of 3D convolutions channels-last where a CPU trains, in place.
 

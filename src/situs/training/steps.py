@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from situs.tensors import copy_all
 from situs.training.stopping import StopSignals
 
 
@@ -20,9 +21,12 @@ class SteppedModule(pl.LightningModule):
     Attributes:
         updating: True from the clipping of gradients to the end of the step: parameters are of no
             step.
+        spoiled: 1 on the device once a step was not finite and is still to be given up; None
+            where every step is looked at before the next one begins.
     """
 
     updating: bool = False
+    spoiled: Tensor | None = None
 
 
 class StepRollback(pl.Callback):
@@ -45,19 +49,25 @@ class StepRollback(pl.Callback):
     def __init__(self) -> None:
         self.whole = True
         self._step = 0
-        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._buffers: list[Tensor] = []
+        self._kept: list[Tensor] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make room for the copies."""
-        self._buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
+        self._buffers = list(pl_module.buffers())
+        self._kept = [buffer.clone() for buffer in self._buffers]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Keep what the step is about to change."""
         if self.whole:
-            for buffer, kept in self._buffers:
-                kept.copy_(buffer)
+            assert isinstance(pl_module, SteppedModule)
+            values, flag = self._buffers, pl_module.spoiled
+            if flag is not None:
+                pairs = zip(self._kept, values, strict=True)
+                values = [torch.where(flag > 0, kept, value) for kept, value in pairs]
+            copy_all(self._kept, values)
             self._step = trainer.global_step
             self.whole = False
 
@@ -80,9 +90,12 @@ class StepRollback(pl.Callback):
         """Give up the step that was broken off."""
         assert isinstance(pl_module, SteppedModule)
         if not self.whole and not pl_module.updating:
-            for buffer, kept in self._buffers:
-                buffer.copy_(kept)
-            self.whole = True
+            self.restore()
+
+    def restore(self) -> None:
+        """Put back what was kept."""
+        copy_all(self._buffers, self._kept)
+        self.whole = True
 
 
 class StopBetweenSteps(pl.Callback):

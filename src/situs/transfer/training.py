@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from situs.errors import NonFiniteLoss, setting
-from situs.training.engine import precision, quick_layout, quiet_engine
+from situs.training.engine import precision, quick_layout, quiet_engine, seed_generators
 from situs.training.keeping import StateKeeper, count_whole_steps
 from situs.training.loading import WatchedLoader
 from situs.training.progress import TrainingProgress
@@ -71,7 +71,7 @@ class Finetuning(SteppedModule):
         that a resumed training goes on to the same numbers.
         """
         drawn = np.random.SeedSequence([self.config.seed, self.global_step]).generate_state(1)
-        torch.manual_seed(int(drawn[0]))
+        seed_generators(int(drawn[0]), self.device)
         warm = self.global_step >= self.config.head_warmup_steps
         for module in self.pretrained:
             freeze(module, frozen=not warm)

@@ -9,7 +9,8 @@ both are put in for the time of one pass, so that any convolutional encoder is u
 
 A coarse feature counts as visible if any voxel under it is. With blocks that are multiples of
 the encoder's largest stride, which the method makes sure of, that is exact; with smaller blocks
-coarse scales would be denser than the input.
+coarse scales would be denser than the input. Normalisation relies on hidden places being zero
+already: convolutions and pooling are blanked, and activations of zero are zero.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from situs.methods.distributed import BatchNorm
+from situs.methods.distributed import batch_norm
+from situs.methods.normalising import group_norm
 
 _POOLS = (nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d)
 
@@ -40,8 +42,11 @@ def at_size(visible: Tensor, size: torch.Size) -> Tensor:
     """``visible (B, 1, *spatial)`` at a coarser size: where any voxel below is visible."""
     if visible.shape[2:] == size:
         return visible
-    pool = F.adaptive_max_pool3d if visible.ndim == 5 else F.adaptive_max_pool2d
-    return pool(visible, tuple(size))
+    if all(fine % coarse == 0 for fine, coarse in zip(visible.shape[2:], size, strict=True)):
+        pool = F.max_pool3d if visible.ndim == 5 else F.max_pool2d
+        return pool(visible, [f // c for f, c in zip(visible.shape[2:], size, strict=True)])
+    adaptive = F.adaptive_max_pool3d if visible.ndim == 5 else F.adaptive_max_pool2d
+    return adaptive(visible, tuple(size))
 
 
 @contextmanager
@@ -60,8 +65,10 @@ def sparse_encoding(encoder: nn.Module, visible: Tensor) -> Iterator[None]:
             cache[key] = at_size(visible, x.shape[2:]).to(x.dtype)
         return cache[key]
 
-    def blank(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output * mask_like(output)
+    def blank(module: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        mask = mask_like(output)
+        # No convolution asks for its output again, so it need not be kept beside the blanked one.
+        return output.mul_(mask) if isinstance(module, _ConvNd) else output * mask
 
     norms: list[nn.Module] = []
     hooks = []
@@ -85,38 +92,7 @@ def _masked_norm(module: nn.Module, mask_like: Callable[[Tensor], Tensor], x: Te
     """What ``module`` would give if hidden places did not exist; they stay zero."""
     mask = mask_like(x)
     if isinstance(module, _BatchNorm):
-        return _batch_norm(module, x, mask)
-    groups = module.num_groups if isinstance(module, nn.GroupNorm) else x.shape[1]
+        return batch_norm(module, x, mask)
     assert isinstance(module, nn.GroupNorm | _InstanceNorm)
-    split = x.float().unflatten(1, (groups, -1))
-    weight = mask[:, None].float()
-    axes = tuple(range(2, split.ndim))
-    count = (weight.sum(axes, keepdim=True) * split.shape[2]).clamp_min(1)
-    mean = (split * weight).sum(axes, keepdim=True) / count
-    variance = ((split - mean).square() * weight).sum(axes, keepdim=True) / count
-    normal = ((split - mean) * (variance + module.eps).rsqrt()).flatten(1, 2)
-    if module.weight is not None:
-        shape = (1, -1, *(1,) * (x.ndim - 2))
-        normal = normal * module.weight.view(shape) + module.bias.view(shape)
-    return (normal * mask).to(x.dtype)
-
-
-def _batch_norm(module: _BatchNorm, x: Tensor, mask: Tensor) -> Tensor:
-    visible = mask[:, 0] > 0
-    rows = x.movedim(1, -1)[visible]
-    if isinstance(module, BatchNorm):
-        normal = BatchNorm.forward(module, rows)
-    else:
-        normal = F.batch_norm(
-            rows,
-            module.running_mean,
-            module.running_var,
-            module.weight,
-            module.bias,
-            training=module.training or module.running_mean is None,
-            momentum=module.momentum if module.momentum is not None else 0.1,
-            eps=module.eps,
-        )
-    out = torch.zeros(x.movedim(1, -1).shape, dtype=normal.dtype, device=x.device)
-    out[visible] = normal
-    return out.movedim(-1, 1)
+    groups = module.num_groups if isinstance(module, nn.GroupNorm) else x.shape[1]
+    return group_norm(x, groups, module.weight, module.bias, module.eps, mask)

@@ -82,6 +82,14 @@ class KeyQueue(nn.Module):
         """What is stored, ``(K, D)``, K growing up to the size; a copy that a later push spares."""
         return self.stored[: int(self.filled)].clone()
 
+    def slots(self) -> tuple[Tensor, Tensor]:
+        """All places ``(size, D)`` as a copy, and which of them hold a key ``(size,)``.
+
+        :meth:`keys` must ask a device how many there are; this does not.
+        """
+        places = torch.arange(len(self.stored), device=self.stored.device)
+        return self.stored.clone(), places < self.filled
+
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
         """Add the keys ``(n, D)`` of all processes in place of the oldest."""

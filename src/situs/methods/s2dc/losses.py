@@ -89,6 +89,7 @@ def info_nce(
     negatives: Tensor | None = None,
     temperature: float = 0.2,
     unit: bool = True,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """Term ``global``: each query's own key against all other keys and a queue.
 
@@ -105,6 +106,7 @@ def info_nce(
         negatives: ``(K, D)``, further keys that match no query.
         temperature: τ.
         unit: Whether vectors are L2-normalised first.
+        counted: ``(K,)`` boolean, which negatives there are; all by default.
 
     Returns:
         Scalar.
@@ -118,14 +120,17 @@ def info_nce(
         if unit:
             own, others = (nn.functional.normalize(v, dim=-1) for v in (own, others))
         logits = own @ others.mT
+        if counted is not None:
+            absent = nn.functional.pad(~counted, (logits.shape[-1] - len(counted), 0))
+            logits = logits.masked_fill(absent, -torch.inf)
         return nn.functional.cross_entropy(logits / temperature, target)
 
 
 def _as_log(plan: Tensor) -> Tensor:
     """``plan`` if it is a log plan, else its logarithm."""
-    if bool((plan < 0).any()):
-        return plan
-    return torch.log(plan.clamp(min=torch.finfo(plan.dtype).tiny))
+    # Decided on the device: asking would wait for it.
+    logarithm = torch.log(plan.clamp(min=torch.finfo(plan.dtype).tiny))
+    return torch.where((plan < 0).any(), plan, logarithm)
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -120,12 +120,14 @@ class S2dc(Method):
         # All crops of the region go through the head, so that batch statistics are of more
         # than the few that are asked for.
         queries = heads.crops(near.crops)[rows, chosen]
+        negatives, stored = heads.queue.slots()
         term = info_nce(
             queries.flatten(0, 1),
             keys.flatten(0, 1),
-            heads.queue.keys(),
+            negatives,
             config.global_temperature,
             config.global_unit,
+            stored,
         )
         if student.training:
             heads.queue.push(kept.flatten(0, 1))

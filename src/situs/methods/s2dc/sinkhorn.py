@@ -27,6 +27,9 @@ from torch.autograd.function import once_differentiable
 
 from situs.methods.precision import at_least_single
 
+_LOG_BLOCK, _KERNEL_BLOCK = 10, 50  # iterations before the kernel is formed anew
+_LOG_TURN, _KERNEL_TURN = 5, 20  # likewise, where nobody looks whether it still holds
+
 
 def log_sinkhorn(
     scores: Tensor,
@@ -51,6 +54,7 @@ def log_sinkhorn(
         dustbin: Score of staying unmatched; a scalar, or one a sample.
         iterations: Cap on the number of iterations.
         tolerance: Stop as soon as no ``u`` changes by more than this; None runs all iterations.
+            Accelerators run all, too: the host would have to wait for them to know.
         unroll: Differentiate through the iterations instead: slow, large, and for reference.
 
     Returns:
@@ -109,8 +113,8 @@ def _log_marginals(couplings: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = couplings.shape[1:]
     log_a = couplings.new_zeros(rows)
     log_b = couplings.new_zeros(columns)
-    log_a[-1] = torch.log(couplings.new_tensor(columns - 1))
-    log_b[-1] = torch.log(couplings.new_tensor(rows - 1))
+    log_a[-1].fill_(math.log(columns - 1))
+    log_b[-1].fill_(math.log(rows - 1))
     return log_a, log_b
 
 
@@ -124,18 +128,40 @@ def _potentials(
     products instead of logsumexp once the first iterations are done.
     """
     u, v = -couplings.amax(2), couplings.new_zeros(couplings.shape[0], couplings.shape[2])
-    done, block = 0, 10
+    if couplings.device.type != "cpu":
+        return _unasked(couplings, u, v, iterations)
+    done, block = 0, _LOG_BLOCK
     while done < iterations:
         count = min(block, iterations - done)
         step = _kernel_block(couplings, u, v, count, tolerance)
         if step is None:
             step = _log_block(couplings, u, v, count, tolerance)
         else:
-            block = 50
+            block = _KERNEL_BLOCK
         u, v, converged = step
         if converged:
             break
         done += count
+    return u, v
+
+
+def _unasked(couplings: Tensor, u: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """All iterations without a look at any value, so that the host need not wait for a device.
+
+    Blocks of either domain take turns. A sample for which the kernel lost too much range keeps
+    what the log domain had found for it.
+    """
+    done = 0
+    while done < iterations:
+        count = min(_LOG_TURN, iterations - done)
+        u, v, _ = _log_block(couplings, u, v, count, None)
+        done += count
+        count = min(_KERNEL_TURN, iterations - done)
+        if count > 0:
+            log_alpha, log_beta, _ = _scaled(couplings, u, v, count, None)
+            kept = _range_kept(log_alpha, log_beta)[:, None]
+            u, v = torch.where(kept, u + log_alpha, u), torch.where(kept, v + log_beta, v)
+            done += count
     return u, v
 
 
@@ -158,6 +184,22 @@ def _kernel_block(
     couplings: Tensor, u: Tensor, v: Tensor, iterations: int, tolerance: float | None
 ) -> tuple[Tensor, Tensor, bool] | None:
     """The same iterations by scaling exp(Z + u + v); None where that loses too much range."""
+    log_alpha, log_beta, converged = _scaled(couplings, u, v, iterations, tolerance)
+    if not bool(_range_kept(log_alpha, log_beta).all()):
+        return None
+    return u + log_alpha, v + log_beta, converged
+
+
+def _range_kept(log_alpha: Tensor, log_beta: Tensor) -> Tensor:
+    """``(B,)``: entries that underflowed stay negligible however much they were scaled."""
+    growth = log_alpha.amax(1) + log_beta.amax(1)
+    return growth < -math.log(torch.finfo(growth.dtype).tiny) / 2
+
+
+def _scaled(
+    couplings: Tensor, u: Tensor, v: Tensor, iterations: int, tolerance: float | None
+) -> tuple[Tensor, Tensor, bool]:
+    """Logarithms of what scales rows and columns of exp(Z + u + v), and whether they settled."""
     a, b = (marginal.exp()[None, None] for marginal in _log_marginals(couplings))
     kernel = (couplings + u[:, :, None]).add_(v[:, None, :]).exp_()
     # A row vector times a contiguous matrix is the fast case, so both orientations are kept.
@@ -172,12 +214,7 @@ def _kernel_block(
         if step % every == 0 and float((alpha / previous).log_().abs_().max()) < limit:
             converged = True
             break
-    log_alpha, log_beta = alpha.log_()[:, 0], beta.log_()[:, 0]
-    # Entries that underflowed must stay negligible however much they would have been scaled.
-    growth = float((log_alpha.amax(1) + log_beta.amax(1)).max())
-    if not growth < -math.log(torch.finfo(kernel.dtype).tiny) / 2:
-        return None
-    return u + log_alpha, v + log_beta, converged
+    return alpha.log_()[:, 0], beta.log_()[:, 0], converged
 
 
 def _stopping(couplings: Tensor, tolerance: float | None, iterations: int) -> tuple[int, float]:

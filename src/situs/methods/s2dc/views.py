@@ -20,6 +20,7 @@ from torch import Tensor
 from situs.geometry import token_affine, token_centres
 from situs.methods.base import Batch
 from situs.methods.s2dc.config import NORMAL_AXIS, MotionConfig, S2dcConfig
+from situs.tensors import constant
 from situs.views.intensity import jitter
 from situs.views.source import ArraySource, Source
 from situs.views.subvolume import random_start
@@ -230,9 +231,9 @@ def token_geometry(
         ``source_inside`` and ``moved_inside (B, N)``: whether the token's centre, or for the
         moved copy the place it came from, lies in the scan.
     """
-    token_mm = batch["spacing_mm"] * batch["spacing_mm"].new_tensor(list(token_vox))
+    token_mm = batch["spacing_mm"] * constant(token_vox, batch["spacing_mm"])
     centres_mm = token_centres(grid_shape, token_mm) * token_mm[:, None]
-    back = torch.linalg.inv(batch["affine_mm"])
+    back = torch.linalg.inv_ex(batch["affine_mm"]).inverse
     origins_mm = centres_mm @ back[:, :3, :3].mT + back[:, None, :3, 3]
     low, high = batch["bounds_mm"][:, None].unbind(2)
 

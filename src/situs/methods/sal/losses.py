@@ -71,20 +71,16 @@ def best_matches(
     part_i, part_j = (_windows(unit, size).flatten(0, 1) for unit in (unit_i, unit_j))
     inside = where >= 0
     found = _argmaxes(part_i, part_j, inside)
-    to_j, to_i = (_from_windows(f, where, inside, unit_i.shape) for f in found)
+    to_j, to_i = (_from_windows(where.gather(1, f), size, unit_i.shape) for f in found)
     return to_j, to_i
 
 
-def _from_windows(found: Tensor, where: Tensor, inside: Tensor, shape: torch.Size) -> Tensor:
-    """Indices inside windows → indices in the map, ``(B, H·W)``."""
-    batch, _, height, width = shape
-    matched = where.gather(1, found)
-    whole = found.new_empty(batch, height * width)
-    windows = len(where) // batch
-    sample = torch.arange(batch, device=found.device).repeat_interleave(windows)[:, None]
-    sample = sample.expand_as(where)
-    whole[sample[inside], where[inside]] = matched[inside]
-    return whole
+def _from_windows(values: Tensor, size: tuple[int, int], shape: torch.Size) -> Tensor:
+    """``(B · windows, positions)`` → the map ``(B, H·W)``, without the windows' padding."""
+    (batch, _, height, width), (h, w) = shape, size
+    down, across = -(-height // h), -(-width // w)
+    whole = values.view(batch, down, across, h, w).transpose(2, 3).reshape(batch, down * h, -1)
+    return whole[:, :height, :width].flatten(1)
 
 
 def _windows(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -174,9 +170,8 @@ def position_contrast(
     """
     own = F.normalize(at_least_single(embeddings), dim=-1)
     every, at, of = gathered(own), gathered_still(positions), gathered_still(groups)
-    itself = torch.zeros(len(own), len(every), dtype=torch.bool, device=own.device)
-    index = torch.arange(len(own), device=own.device)
-    itself[index, index + rank() * len(own)] = True
+    index = torch.arange(len(every), device=own.device)
+    itself = index == index[: len(own), None] + rank() * len(own)
     near = (positions[:, None] - at).abs() < threshold
     if together is not None:
         first = rank() * len(own)

@@ -9,6 +9,7 @@ from torch import Tensor
 from situs.methods.base import Batch
 from situs.methods.distributed import mean_count
 from situs.methods.sal.losses import similarity_of_matches
+from situs.tensors import constant
 
 
 def registered(maps: Tensor, batch: Batch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -48,7 +49,7 @@ def registered(maps: Tensor, batch: Batch, shape: tuple[int, int]) -> tuple[Tens
         dim=-1,
     )
     # −1 and 1 are the outer edges of the view.
-    grid = (2 * there + 1) / there.new_tensor([columns, rows]) - 1
+    grid = (2 * there + 1) / constant((columns, rows), there) - 1
     shown = (grid.abs() < 1).all(-1)
     found = F.grid_sample(maps, grid.to(maps), padding_mode="border", align_corners=False)
     return found * shown[:, None], shown

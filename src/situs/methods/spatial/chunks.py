@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from situs.geometry import chunk_offsets
+from situs.tensors import constant
 
 
 def chunk_starts(gaps_vox: Tensor, view_size: Sequence[int], chunk_size: Sequence[int]) -> Tensor:
@@ -24,8 +25,8 @@ def chunk_starts(gaps_vox: Tensor, view_size: Sequence[int], chunk_size: Sequenc
         the distant one.
     """
     offset = chunk_offsets(gaps_vox, view_size, chunk_size)
-    view, chunk = (torch.as_tensor(s, device=offset.device) for s in (view_size, chunk_size))
-    room = view - chunk
+    sizes = zip(view_size, chunk_size, strict=True)
+    room = constant([view - chunk for view, chunk in sizes], offset, torch.long)
     # Rounded towards the view's outside, the same way in both directions of a pair.
     towards = (room / 2 + offset).round().long()
     towards = torch.minimum(towards.clamp(min=0), room)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from situs.methods.normalising import GroupNorm
 from situs.methods.precision import at_least_single
 from situs.methods.spatial.config import SpatialConfig
 
@@ -22,17 +23,17 @@ def _embedder(channels: int, width: int, strided: int, cells: int) -> nn.Sequent
 
     layers: list[nn.Module] = []
     for level in range(strided):
-        layers.append(
-            Convolution(
-                spatial_dims=3,
-                in_channels=channels if level == 0 else width,
-                out_channels=width,
-                strides=2,
-                kernel_size=3,
-                norm=("GROUP", {"num_groups": 1}),
-                act="GELU",
-            )
+        block = Convolution(
+            spatial_dims=3,
+            in_channels=channels if level == 0 else width,
+            out_channels=width,
+            strides=2,
+            kernel_size=3,
+            norm=("GROUP", {"num_groups": 1}),
+            act="GELU",
         )
+        block.adn.N = GroupNorm(1, width)
+        layers.append(block)
     projection = nn.Linear((width if strided else channels) * cells**3, width)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(cells), nn.Flatten(), projection)
 

@@ -15,8 +15,9 @@ from situs.geometry import cycle_sums, route_sums
 def off_diagonal(matrix: Tensor) -> Tensor:
     """The V(V−1) ordered pairs of different views: ``(…, V, V, K)`` → ``(…, V(V−1), K)``."""
     views = matrix.shape[-2]
-    pairs = ~torch.eye(views, dtype=torch.bool, device=matrix.device)
-    return matrix[..., pairs, :]
+    # Without the first entry, the others come in rows of V + 1 whose last is on the diagonal.
+    rest = matrix.flatten(-3, -2)[..., 1:, :].unflatten(-2, (views - 1, views + 1))
+    return rest[..., :-1, :].flatten(-3, -2)
 
 
 def safe_norm(vectors: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from situs.methods.spatial.observation import Predicted, measure, predicted, sec
 from situs.methods.spatial.views import gap_spread_mm, sample_views
 from situs.methods.spatial.voxels import voxel_errors
 from situs.observation import Section
+from situs.tensors import constant, placed
 from situs.views.source import Source
 
 
@@ -44,13 +45,12 @@ class Roles(NamedTuple):
     others: Tensor
 
 
-def roles(views: int, symmetric: bool) -> Roles:
+def roles(views: int, symmetric: bool, device: torch.device | None = None) -> Roles:
     """The main view is view 0, or every view in turn when ``symmetric``."""
+    every = torch.arange(views, device=device)
     if not symmetric:
-        others = torch.arange(1, views)
-        return Roles(torch.zeros(1, dtype=torch.long), others, (others - 1)[None])
-    every = torch.arange(views)
-    return Roles(every, every, (every[:, None] + torch.arange(1, views)) % views)
+        return Roles(every[:1], every[1:], every[None, :-1])
+    return Roles(every, every, (every[:, None] + every[1:]) % views)
 
 
 class Spatial(Method):
@@ -122,10 +122,10 @@ class Spatial(Method):
         if not self.config.symmetric:
             # A main view drawn anew for each sample: roll it to the front.
             main = share(torch.randint(count, (size() * len(views), 1), generator=generator))
-            order = ((main + torch.arange(count)) % count).to(views.device)
+            order = placed((main + torch.arange(count)) % count, views.device)
             rows = torch.arange(len(views), device=views.device)[:, None]
             views, centers_mm = views[rows, order], centers_mm[rows, order]
-        role = roles(count, self.config.symmetric)
+        role = roles(count, self.config.symmetric, views.device)
         near = self.encode(student, views[:, role.student].flatten(0, 1))
         with torch.no_grad():
             far = self.encode(teacher, views[:, role.teacher].flatten(0, 1))
@@ -186,7 +186,7 @@ class Spatial(Method):
 
     def length(self, like: Tensor) -> Tensor:
         """The normalising length ``(3,)`` in mm, on the device and dtype of ``like``."""
-        return like.new_tensor(self.config.length_mm or (1.0, 1.0, 1.0))
+        return constant(self.config.length_mm or (1.0, 1.0, 1.0), like)
 
     def _chunk_pairs(
         self,
@@ -212,7 +212,7 @@ class Spatial(Method):
         device, batch, mains = gaps_vox.device, *gaps_vox.shape[:2]
         rows = torch.arange(batch, device=device)[:, None, None]
         main = rows * mains + torch.arange(mains, device=device)[:, None]
-        others = rows * len(role.teacher) + role.others.to(device)  # (B, M, V − 1)
+        others = rows * len(role.teacher) + role.others  # (B, M, V − 1)
 
         def embed(network: Network, encoded: Encoded, which: Tensor, corner: Tensor) -> Tensor:
             chunks = cut(encoded.dense, which.flatten(), corner.reshape(-1, 3), size)
