@@ -9,10 +9,10 @@ from campaign import MAKERS, run
 
 def test_damaged_files_are_read_rightly_or_refused(tmp_path: Path) -> None:
     """Only what an independent reader confirms, or a refusal with a code that stays."""
-    outcomes = run(200, tmp_path, workers=2)
+    outcomes = run(240, tmp_path, workers=2)
     assert set(outcomes) == set(MAKERS)
     for kind, counts in outcomes.items():
-        assert counts.total() == 50
+        assert counts.total() == 40
         assert not [said for said in counts if said.startswith("WRONG")], (kind, counts)
         # Neither everything passes nor everything is refused.
-        assert 5 < counts["read"] < 50
+        assert 4 < counts["read"] < 40

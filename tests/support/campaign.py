@@ -11,10 +11,8 @@ import gzip
 import io
 import json
 import logging
-import re
 import resource
 import shutil
-import struct
 import sys
 import tempfile
 import warnings
@@ -28,11 +26,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import SimpleITK as sitk  # noqa: N813
-from dicom_files import affine_ras, noise, write_series
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from campaign_dicom import dicom, dicom_readers, enhanced, enhanced_readers, packed
+from damage import damaged
 
 from situs.errors import ScanRefused
 from situs.scans.parallel import isolated_map
@@ -73,23 +69,6 @@ def numbers(rng: np.random.Generator, dtype: np.dtype, shape: tuple[int, ...]) -
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return np.array(rng.choice(ODD_NUMBERS, shape)).astype(dtype)
-
-
-def damaged(rng: np.random.Generator, data: bytes) -> bytes:
-    """Bytes cut off, changed, doubled or added."""
-    how, place = rng.integers(5), int(rng.integers(len(data) + 1))
-    raw = bytearray(data)
-    if how == 0 or not raw:
-        return data[:place]
-    if how == 1:
-        for spot in rng.integers(0, len(raw), 3):
-            raw[spot] ^= int(rng.integers(1, 256))
-        return bytes(raw)
-    if how == 2:
-        return data + bytes(rng.integers(0, 256, 50, dtype=np.uint8))
-    if how == 3:
-        return data[:place] + data[place // 2 :]
-    return data[:place] + b"\0" * 40 + data[place:]
 
 
 # --- NIfTI ---------------------------------------------------------------------------------
@@ -240,84 +219,8 @@ def meta(rng: np.random.Generator, folder: Path) -> Path:
     return path
 
 
-# --- DICOM ---------------------------------------------------------------------------------
-
-
-def dicom(rng: np.random.Generator, folder: Path) -> Path:
-    """A series of slices with elements, lengths, syntaxes and sequences changed."""
-    voxels = noise((6, 5, 4), int(rng.integers(4)))
-    files = write_series(folder / "s", voxels)
-    syntax = rng.integers(5)
-    for number, file in enumerate(files):
-        ds = pydicom.dcmread(file)
-        if syntax == 1:
-            ds.compress(RLELossless, generate_instance_uid=False)
-        elif syntax == 2:
-            ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-        elif syntax == 3:
-            ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
-            ds.PixelData = np.frombuffer(ds.PixelData, "<i2").astype(">i2").tobytes()
-        if number == 0 or rng.random() < 0.2:
-            for _ in range(rng.integers(3)):
-                change_element(rng, ds)
-        endian = syntax != 3
-        written = io.BytesIO()
-        with suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pydicom.dcmwrite(
-                written, ds, implicit_vr=syntax == 2, little_endian=endian, force_encoding=True
-            )
-            file.write_bytes(written.getvalue())
-        if number == 0 and rng.random() < 0.4:
-            raw = file.read_bytes()
-            raw = damaged(rng, raw) if rng.random() < 0.5 else lengths_changed(rng, raw)
-            file.write_bytes(gzip.compress(raw) if rng.random() < 0.1 else raw)
-    return folder / "s"
-
-
-def change_element(rng: np.random.Generator, ds: Dataset) -> None:
-    """Leave out, empty or change one element, or hang a deep sequence in."""
-    elements = [e for e in ds if e.keyword not in ("", "PixelData")]
-    element = elements[rng.integers(len(elements))]
-    how = rng.integers(5)
-    with suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if how == 0:
-            del ds[element.tag]
-        elif how == 1:
-            element.value = None
-        elif how == 2 and element.VR in ("US", "SS", "DS", "IS", "FD", "UL"):
-            old = element.value
-            odd = float(rng.choice([0, 1, 2, 7, 16, 65535, -1, 1e6, 0.001]))
-            odd = int(odd) if element.VR not in ("DS", "FD") else odd
-            element.value = [odd, *list(old)[1:]] if isinstance(old, list) else odd
-        elif how == 3:
-            nested = Dataset()
-            nested.PatientID = "deep"
-            for _ in range(int(rng.choice([1, 5, 60]))):
-                outer = Dataset()
-                outer.ReferencedImageSequence = [nested]
-                nested = outer
-            ds.ReferencedImageSequence = [nested]
-        else:
-            extra = {"NumberOfFrames": 3, "RescaleSlope": 2, "RescaleIntercept": -7}
-            extra |= {"PixelPaddingValue": 0, "PhotometricInterpretation": "MONOCHROME1"}
-            extra |= {"SmallestImagePixelValue": 1, "BitsStored": 12, "HighBit": 11}
-            name = str(rng.choice(list(extra)))
-            setattr(ds, name, extra[name])
-
-
-def lengths_changed(rng: np.random.Generator, raw: bytes) -> bytes:
-    """The declared length of one explicit element made another."""
-    spots = [m.start(1) for m in re.finditer(rb"(?:US|DS|IS|UI|CS|LO|SH|DA|TM)(..)", raw, re.S)]
-    if not spots:
-        return raw
-    place = int(rng.choice(spots))
-    length = int(rng.choice([0, 1, 3, 2**15, 2**16 - 1, 8, 200]))
-    return raw[:place] + struct.pack("<H", length) + raw[place + 2 :]
-
-
-MAKERS = {"nifti": nifti, "nrrd": nrrd, "meta": meta, "dicom": dicom}
+MAKERS = {"nifti": nifti, "nrrd": nrrd, "meta": meta}
+MAKERS |= {"dicom": dicom, "packed": packed, "enhanced": enhanced}
 
 
 # --- What became of it ---------------------------------------------------------------------
@@ -433,49 +336,8 @@ def text_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
                 yield values * slopes[0], np.diag([unit, unit, unit, 1.0]) @ affine
 
 
-def dicom_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """GDCM through ITK, and pydicom slice by slice in the order of ImagePositionPatient."""
-    with suppress(Exception):
-        reader = sitk.ImageSeriesReader()
-        reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(path)))
-        image = reader.Execute()
-        affine = np.eye(4)
-        affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-        affine[:3, 3] = image.GetOrigin()
-        yield sitk.GetArrayFromImage(image).T[None], LPS @ affine
-    with suppress(Exception):
-        yield _by_pydicom(path)
-    # Neither reads an object whose transfer syntax is lost: then it is what was written.
-    for seed in range(4):
-        yield noise((6, 5, 4), seed)[None], affine_ras()
-
-
-def _by_pydicom(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    slices, known = [], None
-    for file in sorted(path.iterdir()):
-        with suppress(Exception):
-            raw = file.read_bytes()
-            raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-            ds = pydicom.dcmread(io.BytesIO(raw), force=True)
-            place = np.array(ds.ImagePositionPatient, float)
-            turn = np.array(ds.ImageOrientationPatient, float).reshape(2, 3)
-            values = ds.pixel_array.astype(float)
-            values = values * float(ds.get("RescaleSlope") or 1) + float(
-                ds.get("RescaleIntercept") or 0
-            )
-            normal = np.cross(*turn)
-            slices.append((float(place @ normal), place, values.T, turn, ds.PixelSpacing))
-    slices.sort(key=lambda s: s[0])
-    _, place, _, turn, spacing = slices[0]
-    step = (slices[-1][1] - place) / (len(slices) - 1)
-    affine = np.eye(4)
-    affine[:3, :4] = np.column_stack([turn[0] * spacing[1], turn[1] * spacing[0], step, place])
-    assert known is None
-    return np.stack([s[2] for s in slices], -1)[None], LPS @ affine
-
-
 READERS = {"nifti": nifti_readers, "nrrd": text_readers, "meta": text_readers}
-READERS["dicom"] = dicom_readers
+READERS |= {"dicom": dicom_readers, "packed": dicom_readers, "enhanced": enhanced_readers}
 
 
 def _folder(job: Job) -> Path:
@@ -527,7 +389,8 @@ def main() -> None:
         counts = {kind: dict(count.most_common()) for kind, count in outcomes.items()}
         (folder / "counts.json").write_text(json.dumps(counts, indent=1))
 
-    told(run(count, folder, first=first, told=told))
+    workers = int(sys.argv[3]) if len(sys.argv) > 3 else 2
+    told(run(count, folder, workers, first, told))
     sys.stdout.write((folder / "counts.json").read_text())
     sys.stdout.write(f"\nfiles that need a look: {folder}\n")
 

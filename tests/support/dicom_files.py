@@ -12,7 +12,7 @@ import pydicom
 import SimpleITK as sitk  # noqa: N813
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
@@ -103,24 +103,33 @@ def edit(file: Path, **header: Any) -> None:
 
 def jpeg_lossless(file: Path) -> None:
     """Pack the pixels of a written file as lossless JPEG, with the GDCM inside SimpleITK."""
+    _packed_by_itk(file, "JPEG", pydicom.uid.JPEGLosslessSV1)
+
+
+def jpeg_2000(file: Path) -> None:
+    """Pack the pixels of a written file as lossless JPEG 2000, with the GDCM inside SimpleITK."""
+    _packed_by_itk(file, "JPEG2000", pydicom.uid.JPEG2000Lossless)
+
+
+def _packed_by_itk(file: Path, compressor: str, syntax: UID) -> None:
     ds = pydicom.dcmread(file)
     frames = ds.pixel_array.reshape(-1, ds.Rows, ds.Columns)
     with tempfile.TemporaryDirectory() as folder:
-        packed = [_jpeg(frame, Path(folder) / "frame.dcm") for frame in frames]
+        packed = [_frame(f, Path(folder) / "frame.dcm", compressor, syntax) for f in frames]
     ds.PixelData = pydicom.encaps.encapsulate(packed)
     ds["PixelData"].is_undefined_length = True
-    ds.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLosslessSV1
+    ds.file_meta.TransferSyntaxUID = syntax
     ds.save_as(file, enforce_file_format=True)
 
 
-def _jpeg(frame: np.ndarray, file: Path) -> bytes:
+def _frame(frame: np.ndarray, file: Path, compressor: str, syntax: UID) -> bytes:
     writer = sitk.ImageFileWriter()
     writer.SetFileName(str(file))
     writer.UseCompressionOn()
-    writer.SetCompressor("JPEG")
+    writer.SetCompressor(compressor)
     writer.Execute(sitk.GetImageFromArray(frame))
     ds = pydicom.dcmread(file)
-    assert ds.file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
+    assert ds.file_meta.TransferSyntaxUID == syntax
     return next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1))
 
 

@@ -22,6 +22,7 @@ _SUFFIXES = {
     ".mhd": "mha",
     ".mgh": "mgh",
     ".mgz": "mgh",
+    ".mgh.gz": "mgh",
     ".mnc": "minc",
     ".par": "parrec",
     ".head": "afni",
@@ -41,6 +42,16 @@ _BARE_DICOM = re.compile(
     rb"[\x02\x08]\x00[\x00-\x1f]\x00([A-Z]{2}|[\x00-\x80]\x00\x00\x00)"  # little endian
     rb"|\x00[\x02\x08]\x00[\x00-\x1f]([A-Z]{2}|\x00\x00\x00[\x00-\x80])"
 )
+
+
+# Voxels beside a header of the same name; whoever names them means both.
+_HEADER_OF = {
+    ".img": ".hdr",
+    ".img.gz": ".hdr",
+    ".rec": ".par",
+    ".brik": ".head",
+    ".brik.gz": ".head",
+}
 
 
 @cache
@@ -74,6 +85,16 @@ def format_of(path: Path) -> str:
     if starts_as_dicom(path):
         return "dicom"
     raise refuse("not-an-image", path)
+
+
+def with_header(path: Path) -> Path:
+    """The header of a pair of files where the other was named (``a.img``), else the path itself."""
+    name = path.name.lower()
+    suffix = next((s for s in sorted(_HEADER_OF, key=len)[::-1] if name.endswith(s)), None)
+    if suffix is None or not path.is_file() or starts_as_dicom(path):
+        return path
+    wanted = name.removesuffix(suffix) + _HEADER_OF[suffix]
+    return next((f for f in sorted(path.parent.iterdir()) if f.name.lower() == wanted), path)
 
 
 def format_by_name(path: Path) -> str | None:

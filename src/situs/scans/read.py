@@ -13,7 +13,8 @@ import numpy.typing as npt
 from situs.errors import ScanRefused
 from situs.registry import Registry
 from situs.scans import quality
-from situs.scans.formats import format_of
+from situs.scans.formats import format_of, with_header
+from situs.scans.parallel import isolated_map
 from situs.scans.readers.options import ReadOptions
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
@@ -43,6 +44,7 @@ def read_scan(
     modality: str | None = None,
     planes: bool = False,
     max_bytes: int = quality.MAX_BYTES,
+    limit_s: float | None = None,
 ) -> Scan:
     """Read one scan with its geometry, or say why not.
 
@@ -57,6 +59,10 @@ def read_scan(
             units, and "unknown" otherwise.
         planes: Accept a volume with a single slice.
         max_bytes: Refuse a scan whose voxels take more.
+        limit_s: Seconds that reading may take. The scan is then read in a process of its own, so
+            that a decoder that hangs on a damaged file, or ends its process, costs this file only
+            (``timed-out``, ``crashed``). None reads it here, for as long as that takes; the
+            commands always read in other processes.
 
     Returns:
         The scan in the file's own voxel order, with the affine in RAS mm.
@@ -68,9 +74,10 @@ def read_scan(
         >>> scan = situs.read_scan("brain.nii.gz")  # doctest: +SKIP
         >>> scan.array.shape, scan.spacing, scan.orientation  # doctest: +SKIP
     """
-    path = Path(path)
+    path = with_header(Path(path))
     options = ReadOptions(volume, series, planes, max_bytes)
-    return finish(_read(path, options), path, modality)
+    scan = _read(path, options) if limit_s is None else _read_apart(path, options, limit_s)
+    return finish(scan, path, modality)
 
 
 def read_label(path: str | Path, *, max_bytes: int = quality.MAX_BYTES) -> Scan:
@@ -126,6 +133,32 @@ def read_series(
     """
     options = ReadOptions(volume, series, planes, max_bytes)
     return finish(_read(Path(path), options, files), Path(path), modality)
+
+
+def _read_apart(path: Path, options: ReadOptions, limit_s: float) -> Scan:
+    """Read in another process, and end it after ``limit_s``."""
+    job = path, options
+    ((_, found),) = isolated_map(
+        _read_or_refusal, [job], crashed=_crashed, timed_out=_timed_out, limit_s=limit_s, workers=1
+    )
+    if isinstance(found, ScanRefused):
+        raise found
+    return found
+
+
+def _read_or_refusal(job: tuple[Path, ReadOptions]) -> Scan | ScanRefused:
+    try:
+        return _read(*job)
+    except ScanRefused as error:
+        return error
+
+
+def _crashed(job: tuple[Path, ReadOptions]) -> Scan | ScanRefused:
+    return refuse("crashed", job[0])
+
+
+def _timed_out(job: tuple[Path, ReadOptions]) -> Scan | ScanRefused:
+    return refuse("timed-out", job[0])
 
 
 def _read(path: Path, options: ReadOptions, files: Sequence[Path] = ()) -> Scan:

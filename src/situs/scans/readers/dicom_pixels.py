@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pydicom
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_fragments
 from scipy import ndimage
 
 from situs.files import sha256
@@ -122,10 +123,35 @@ class Pixels:
         except (AttributeError, ValueError, KeyError, EOFError):
             detail = "a file of the series has damaged or too few pixels"
             raise refuse("truncated-file", self._path, detail) from None
+        if "PixelData" in dataset:
+            frames = _signed(frames, dataset)
         if signed_unknown and frames.max() >= 2 ** (int(dataset.BitsStored) - 1):
             detail = "PixelRepresentation is missing, and the values could be negative numbers"
             raise refuse("missing-attribute", self._path, detail)
         return frames[None] if frames.ndim == 2 else frames
+
+
+def _is_compressed(dataset: Dataset) -> bool:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    return bool(syntax.is_transfer_syntax and syntax.is_compressed)
+
+
+def _signed(frames: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
+    """Signed values whose sign is the highest of the bits stored (PS3.5 8.1.1).
+
+    Decoders of JPEG-LS give such values as if they had no sign; where others have put it right,
+    this changes nothing.
+    """
+    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    if not (
+        _is_compressed(dataset) and dataset.PixelRepresentation == 1 and 1 < stored < allocated
+    ):
+        return frames
+    if frames.dtype.kind not in "iu" or frames.max() < 2 ** (stored - 1):
+        return frames
+    sign = 2 ** (stored - 1)
+    wide = frames.astype(np.int64)
+    return (((wide & (2 * sign - 1)) ^ sign) - sign).astype(f"i{allocated // 8}")
 
 
 def straighten(
@@ -199,10 +225,20 @@ def _decode_with_gdcm(dataset: Dataset, path: Path) -> npt.NDArray[Any]:
     for name in _PIXEL_MODULE:
         if name in dataset:
             bare[name] = dataset[name]
+    many = int(dataset.get("NumberOfFrames") or 1)
+    if _is_compressed(dataset):
+        try:
+            # GDCM may look for the end of damaged fragments for ever: it gets whole ones.
+            fragments = list(generate_fragments(dataset.PixelData))[1:]
+        except (ValueError, EOFError):
+            detail = "a file of the series has damaged pixels"
+            raise refuse("truncated-file", path, detail) from None
+        if many == 1 or len(fragments) == many:
+            bare.PixelData = encapsulate(fragments if many > 1 else [b"".join(fragments)])
+            bare["PixelData"].is_undefined_length = True
     # GDCM inverts MONOCHROME1 for some transfer syntaxes and not for others.
     bare.PhotometricInterpretation = "MONOCHROME2"
-    many = int(dataset.get("NumberOfFrames") or 1) > 1
-    bare.SOPClassUID = _MULTIFRAME_GREY if many else _SECONDARY_CAPTURE
+    bare.SOPClassUID = _MULTIFRAME_GREY if many > 1 else _SECONDARY_CAPTURE
     bare.SOPInstanceUID = pydicom.uid.generate_uid()
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID

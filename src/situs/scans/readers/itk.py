@@ -33,6 +33,7 @@ def read(path: Path, options: ReadOptions) -> Scan:
         text_headers.check_meta_fields(fields, path)
     voxels = text_headers.voxels_of(fields, path, fmt, header_end)
     text_headers.check_spacing_text(fields, path)
+    text_headers.check_directions(fields, path)
     unit = text_headers.unit_mm(fields, path)
     sized = text_headers.names_spacing(fields)
     if unit not in (None, 1.0) and not sized:

@@ -6,6 +6,7 @@ file is long enough for what its header promises, and that nothing absurd is all
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 import zlib
@@ -21,7 +22,7 @@ from nibabel.fileholders import FileHolder
 from nibabel.parrec import PARRECError
 
 from situs.scans import quality
-from situs.scans.formats import format_by_name, without_suffix
+from situs.scans.formats import format_by_name, is_gzip, without_suffix
 from situs.scans.privacy import digest, role_words
 from situs.scans.readers.options import ReadOptions, chosen_volumes
 from situs.scans.readers.streams import DAMAGE, open_plain_or_gzip
@@ -29,6 +30,7 @@ from situs.scans.refusals import refuse
 from situs.scans.scan import Provenance, Scan
 
 _UNORDERED = ("c", "V")  # numpy kinds: complex, structured (RGB)
+_HEADER_AND_TAGS = 2**24
 _HDF5 = b"\x89HDF"
 
 
@@ -80,11 +82,22 @@ def _mgh(path: Path) -> tuple[Any, list[str]]:
     with open_plain_or_gzip(path) as file:
         image = nib.MGHImage.from_stream(file)
         goodness = int(image.header["goodRASFlag"])
-    image = nib.MGHImage.from_filename(path, mmap=False)
-    if path.suffix.lower() != ".mgz":
-        _check_raw(image, path, 284, path)
+    _check_raw(image, path, 284, path)
+    # By what the file holds, not by its name; a compressed one up to its checksum.
+    whole = io.BytesIO(_inflated(path, image)) if is_gzip(path) else path.open("rb")
+    image = nib.MGHImage.from_file_map({"image": FileHolder(fileobj=whole)}, mmap=False)
     noted = ["the header tells no orientation: taken as coronal, FreeSurfer's default"]
     return image, noted if goodness != 1 else []
+
+
+def _inflated(file: Path, image: Any) -> bytes:
+    """What a gzip stream holds, of which no more is expected than ``image`` and some tags."""
+    expected = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
+    with open_plain_or_gzip(file) as stream:
+        start = stream.read(expected + _HEADER_AND_TAGS)
+        if len(start) == expected + _HEADER_AND_TAGS:
+            raise refuse("absurd-header", file, "the file holds far more than its header says")
+    return start
 
 
 def _minc(path: Path) -> tuple[Any, list[str]]:

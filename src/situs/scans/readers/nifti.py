@@ -91,11 +91,17 @@ def _volumes(header: Any, path: Path, options: ReadOptions) -> tuple[tuple[int, 
     if not 1 <= count <= 7:
         raise refuse("absurd-header", path, f"the header has {count} dimensions")
     dims = [int(n) for n in header["dim"][1 : count + 1]]
+    # Sizes of 0 behind those of space are 1, as in nifti1_io.
+    dims = [*dims[:3], *[n or 1 for n in dims[3:]]]
     if min(dims) < 1:
         raise refuse("absurd-header", path, f"the header's shape is {dims}")
     dims += [1] * (3 - count)
-    if any(n > 1 for n in dims[4:]):
+    several = [n for n in dims[3:] if n > 1]
+    if len(several) > 1:
         raise refuse("four-dimensional", path, f"shape is {dims}; situs reads up to 4 dimensions")
+    # Components of a vector stand on the fifth axis; they are volumes like those of the fourth.
+    dims = [*dims[:3], *several]
+    header["dim"] = [len(dims), *dims, *[1] * (7 - len(dims))]
     try:
         kind = header.get_data_dtype().kind
     except (HeaderDataError, KeyError):

@@ -30,6 +30,13 @@ _META_COUNTS = {  # key → power of the number of dimensions
     "rotation": 2,
     "orientation": 2,
 }
+_META_SPELT = re.compile(
+    r"NDims|DimSize|ElementSpacing|ElementSize|Offset|Origin|Position|CenterOfRotation"
+    r"|TransformMatrix|Rotation|Orientation|ElementType|ElementNumberOfChannels|ElementDataFile"
+    r"|HeaderSize|BinaryData|BinaryDataByteOrderMSB|ElementByteOrderMSB|CompressedData"
+    r"|DistanceUnits|ElementToIntensityFunctionSlope|ElementToIntensityFunctionOffset",
+)
+_META_ANY_CASE = re.compile(_META_SPELT.pattern, re.IGNORECASE)
 _MAX_CHANNELS = 1024
 _MAX_VALUE = 1000
 _SPACING_KEYS = ("spacings", "elementspacing", "elementsize")
@@ -167,6 +174,10 @@ def header_fields(path: Path, fmt: str) -> tuple[dict[str, str], int]:
             complete = True
             break
         key, value = _field(text, fmt)
+        name = text.partition("=")[0].strip()
+        if fmt == "mha" and _META_ANY_CASE.fullmatch(name) and not _META_SPELT.fullmatch(name):
+            # MetaIO tells capitals apart, and would go on as if the field were not there.
+            raise refuse("unreadable-file", path, f"{key} is not in MetaImage's own capitals")
         if key:
             # Which of two would a reader believe? A second one could lead it round the checks.
             if key in fields:
@@ -248,6 +259,22 @@ def unit_mm(fields: dict[str, str], path: Path) -> float | None:
     if len(factors) > 1 or 0 < sum(n in known for n in names) < min(3, len(names)):
         raise refuse("bad-spacing", path, "the header gives lengths in several units")
     return next(iter(factors), None)
+
+
+def check_directions(fields: dict[str, str], path: Path) -> None:
+    """Refuse NRRD axes of space without a direction: ITK takes them for 1 mm long.
+
+    Raises:
+        ScanRefused: ``bad-spacing``.
+    """
+    given = re.findall(r"none|\([^)]*\)", fields.get("space directions", "").lower())
+    kinds = fields.get("kinds", "").lower().split()
+    bare = [axis for axis, text in enumerate(given) if text == "none"]
+    spatial = {"domain", "space"}
+    if len(given) - len(bare) < min(3, len(given)) or any(
+        kinds[axis] in spatial for axis in bare if axis < len(kinds)
+    ):
+        raise refuse("bad-spacing", path, "an axis of space has no direction")
 
 
 def _quoted(text: str) -> list[str]:
