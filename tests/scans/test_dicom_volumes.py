@@ -38,6 +38,11 @@ CLASSIC: dict[str, Told] = {
     },
     "time": lambda v, k, r: {"AcquisitionTime": f"12{v:02d}{k:02d}.5"},
     "instance number": lambda v, k, r: {"InstanceNumber": v * PLACES + k + 1},
+    "echo number": lambda v, k, r: {"EchoNumbers": v + 1},
+    "energy": lambda v, k, r: {"KVP": 80 + 30 * v},
+    "kernel": lambda v, k, r: {"ConvolutionKernel": ["B30f", "B50f", "B70f"][v]},
+    "phase of the heart": lambda v, k, r: {"NominalPercentageOfCardiacPhase": 30 * v},
+    "contrast": lambda v, k, r: {"ContrastBolusAgent": ["", "Gd 1", "Gd 2"][v]},
     "magnitude and phase": lambda v, k, r: {"ImageType": ["ORIGINAL", "PRIMARY", "IMP"[v]]},
 }
 ENHANCED: dict[str, Told] = {
@@ -48,6 +53,7 @@ ENHANCED: dict[str, Told] = {
         "MRDiffusionSequence.DiffusionBValue": 500.0 * v,
         "CardiacSynchronizationSequence.NominalCardiacTriggerDelayTime": r.uniform(300, 900),
     },
+    "energy": lambda v, k, r: {"CTXRayDetailsSequence.KVP": 80 + 30 * v},
     "gradient": lambda v, k, r: {
         "FrameContentSequence.FrameAcquisitionDateTime": f"2020010112{v:02d}{k:02d}",
         "MRDiffusionSequence.DiffusionGradientDirectionSequence.DiffusionGradientOrientation": (

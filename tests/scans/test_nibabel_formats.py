@@ -50,7 +50,7 @@ WHY = {
     "not-an-image": r".*\.(trk|tck|py|m|rst|REC|BRIK|gz|v)|\.gitignore",
     "missing-file": r".*\.(PAR|HEAD|hdr)",  # shipped without their voxels
     "unsupported-dicom": r"[01]\.dcm",  # mosaics that do not tell how many slices
-    "truncated-file": r"phantom_truncated\.PAR",
+    "truncated-file": r"phantom_truncated\.(PAR|REC)",
     "non-finite": r"resampled_anat_moved\.nii",
     "four-dimensional": r"row_major\.dconn\.nii",  # a connectivity matrix
     "sheared-affine": r"test\.mgz",  # direction cosines invented for a test

@@ -136,3 +136,27 @@ def test_a_limit_of_time_reads_in_a_process_of_its_own(tmp_path: Path) -> None:
     shutil.copyfile(tmp_path / "a.nii", tmp_path / "b.nii")
     (tmp_path / "b.nii").write_bytes(b"short")
     refused(tmp_path / "b.nii", "truncated-file", limit_s=300)
+
+
+def test_values_that_stand_at_the_upper_end_of_their_bits(tmp_path: Path) -> None:
+    """By PS3.5 8.1.1; pydicom and ITK 5.4 take the low bits and so lose the high ones."""
+    voxels = noise((12, 10, 4)) - 500
+    stored = (voxels.astype(np.int16) << 4) | 5
+    write_series(tmp_path / "a", stored, BitsStored=12, HighBit=15, PixelRepresentation=1)
+    np.testing.assert_array_equal(read_scan(tmp_path / "a").array[0], voxels)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("Float", "<f4"), ("DoubleFloat", "<f8")])
+def test_padding_of_numbers_with_a_point(tmp_path: Path, kind: str, dtype: str) -> None:
+    voxels = noise((12, 10, 4))
+    voxels[:2] = -2000
+    for file in write_series(tmp_path / "a", voxels):
+        ds = pydicom.dcmread(file)
+        values = ds.pixel_array.astype(dtype)
+        del ds.PixelData, ds.BitsStored, ds.HighBit, ds.PixelRepresentation
+        ds.BitsAllocated = 8 * values.itemsize
+        setattr(ds, f"{kind}PixelData", values.tobytes())
+        setattr(ds, f"{kind}PixelPaddingValue", -2000.0)
+        ds.save_as(file)
+    voxels[:2] = voxels[2:].min()
+    np.testing.assert_array_equal(read_scan(tmp_path / "a").array[0], voxels)

@@ -317,6 +317,11 @@ def _slice(
 
 def _padding(dataset: Dataset) -> tuple[float, float] | None:
     """PixelPaddingValue and, where there is one, its range (PS3.3 C.7.5.1.1.2)."""
+    for kind in ("Float", "DoubleFloat"):
+        if f"{kind}PixelPaddingValue" in dataset:
+            value = _number(dataset, f"{kind}PixelPaddingValue", math.nan)
+            limit = _number(dataset, f"{kind}PixelPaddingRangeLimit", value)
+            return None if math.isnan(value) else (min(value, limit), max(value, limit))
     if "PixelPaddingValue" not in dataset:
         return None
     one = _number(dataset, "PixelPaddingValue", math.nan)

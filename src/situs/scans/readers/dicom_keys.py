@@ -35,6 +35,7 @@ class Key:
 KEYS = (
     Key("temporal position"),
     Key("echo time", 1e-3),
+    Key("echo number"),
     Key("inversion time", 1e-3),
     Key("flip angle", 1e-3),
     Key("b-value", 0.02),
@@ -42,6 +43,13 @@ KEYS = (
     Key("gradient direction", 0.02, floor=1.0),
     Key("trigger time", 1e-3, ranks=True),
     Key("acquisition number", ranks=True),
+    Key("repetition time", 1e-3),
+    Key("tube voltage", 1e-3),
+    Key("kernel"),
+    Key("cardiac phase", 1e-3),
+    Key("complex component"),
+    Key("contrast agent"),
+    Key("sequence name"),
     Key("image type"),
     Key("acquisition time", weak=True, ranks=True),
     Key("instance number", weak=True, ranks=True),
@@ -69,6 +77,7 @@ def classic_keys(dataset: Dataset) -> tuple[Value, ...]:
     return (
         number(dataset, "TemporalPositionIdentifier"),
         number(dataset, "EchoTime"),
+        number(dataset, "EchoNumbers"),
         number(dataset, "InversionTime"),
         number(dataset, "FlipAngle"),
         b_value,
@@ -76,6 +85,13 @@ def classic_keys(dataset: Dataset) -> tuple[Value, ...]:
         direction,
         number(dataset, "TriggerTime"),
         number(dataset, "AcquisitionNumber"),
+        number(dataset, "RepetitionTime"),
+        number(dataset, "KVP"),
+        words(dataset, "ConvolutionKernel"),
+        number(dataset, "NominalPercentageOfCardiacPhase"),
+        words(dataset, "ComplexImageComponent"),
+        words(dataset, "ContrastBolusAgent"),
+        words(dataset, "SequenceName"),
         words(dataset, "ImageType"),
         _time(dataset),
         number(dataset, "InstanceNumber"),
@@ -99,17 +115,27 @@ def frame_keys(dataset: Dataset, group: Callable[[str], Dataset], frame: int) ->
     if temporal == MISSING:
         temporal = number(group("TemporalPositionSequence"), "TemporalPositionTimeOffset")
     kind = group("MRImageFrameTypeSequence") or group("CTImageFrameTypeSequence")
+    timing = group("MRTimingAndRelatedParametersSequence")
+    heart = group("CardiacSynchronizationSequence")
     began = str(content.get("FrameAcquisitionDateTime") or "")
     return (
         temporal,
         number(group("MREchoSequence"), "EffectiveEchoTime"),
+        MISSING,
         numbers(group("MRModifierSequence"), "InversionTimes"),
-        number(group("MRTimingAndRelatedParametersSequence"), "FlipAngle"),
+        number(timing, "FlipAngle"),
         number(diffusion, "DiffusionBValue"),
         words(diffusion, "DiffusionDirectionality"),
         numbers(gradient, "DiffusionGradientOrientation"),
-        number(group("CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime"),
+        number(heart, "NominalCardiacTriggerDelayTime"),
         number(content, "FrameAcquisitionNumber"),
+        number(timing, "RepetitionTime"),
+        number(group("CTXRayDetailsSequence"), "KVP"),
+        words(group("CTReconstructionSequence"), "ConvolutionKernel"),
+        number(heart, "NominalPercentageOfCardiacPhase"),
+        words(kind, "ComplexImageComponent"),
+        (),
+        (),
         words(kind, "FrameType") or words(dataset, "ImageType"),
         _moment(began[:8], began[8:]) if began else _time(dataset),
         number(dataset, "InstanceNumber"),

@@ -116,6 +116,7 @@ class Pixels:
         signed_unknown = "PixelRepresentation" not in dataset and "PixelData" in dataset
         if "PixelData" in dataset:
             fill_missing_attributes(dataset, self._path)
+            left = _left_aligned(dataset)
         try:
             frames = dataset.pixel_array
         except (NotImplementedError, RuntimeError):
@@ -124,7 +125,7 @@ class Pixels:
             detail = "a file of the series has damaged or too few pixels"
             raise refuse("truncated-file", self._path, detail) from None
         if "PixelData" in dataset:
-            frames = _signed(frames, dataset)
+            frames = _signed(frames, dataset) >> left
         if signed_unknown and frames.max() >= 2 ** (int(dataset.BitsStored) - 1):
             detail = "PixelRepresentation is missing, and the values could be negative numbers"
             raise refuse("missing-attribute", self._path, detail)
@@ -134,6 +135,18 @@ class Pixels:
 def _is_compressed(dataset: Dataset) -> bool:
     syntax = dataset.file_meta.TransferSyntaxUID
     return bool(syntax.is_transfer_syntax and syntax.is_compressed)
+
+
+def _left_aligned(dataset: Dataset) -> int:
+    """By how many bits stored values stand above the lowest; pydicom is told of all bits below.
+
+    pydicom takes the high bit for granted, and would cut off the values' own.
+    """
+    stored, high = int(dataset.BitsStored), int(dataset.HighBit)
+    if _is_compressed(dataset) or not stored <= high < int(dataset.BitsAllocated):
+        return 0
+    dataset.BitsStored = high + 1
+    return high + 1 - stored
 
 
 def _signed(frames: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
