@@ -149,14 +149,14 @@ def test_values_that_stand_at_the_upper_end_of_their_bits(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("kind", "dtype"), [("Float", "<f4"), ("DoubleFloat", "<f8")])
 def test_padding_of_numbers_with_a_point(tmp_path: Path, kind: str, dtype: str) -> None:
     voxels = noise((12, 10, 4))
-    voxels[:2] = -2000
+    voxels[:2] = 5000
     for file in write_series(tmp_path / "a", voxels):
         ds = pydicom.dcmread(file)
         values = ds.pixel_array.astype(dtype)
         del ds.PixelData, ds.BitsStored, ds.HighBit, ds.PixelRepresentation
         ds.BitsAllocated = 8 * values.itemsize
         setattr(ds, f"{kind}PixelData", values.tobytes())
-        setattr(ds, f"{kind}PixelPaddingValue", -2000.0)
+        setattr(ds, f"{kind}PixelPaddingValue", 5000.0)
         ds.save_as(file)
     voxels[:2] = voxels[2:].min()
     np.testing.assert_array_equal(read_scan(tmp_path / "a").array[0], voxels)
