@@ -348,6 +348,7 @@ READ = {
 }  # fmt: skip
 TRUNCATED = {"MR_truncated.dcm", "rtplan_truncated.dcm"}
 NO_PIXELS = {"UN_sequence.dcm", "no_meta_group_length.dcm", "priv_SQ.dcm"}
+NAMELESS = {"empty_charset_LEI.dcm", "no_meta.dcm"}  # they do not say what kind of object they are
 DERIVED = ("rtdose", "liver", "badVR")
 NO_PLACE = ("JPEG", "JPGExtended", "image_dfl")
 
@@ -355,10 +356,10 @@ NO_PLACE = ("JPEG", "JPGExtended", "image_dfl")
 def expected_reason(name: str) -> str | None:
     if name in READ:
         return None
-    if name in TRUNCATED:
-        return "truncated-file"
-    if name in NO_PIXELS:
-        return "no-pixels"
+    known = {"truncated-file": TRUNCATED, "no-pixels": NO_PIXELS, "unreadable-file": NAMELESS}
+    for reason, names in known.items():
+        if name in names:
+            return reason
     if name.startswith(DERIVED):
         return "unsupported-dicom"
     if name.startswith(NO_PLACE):

@@ -160,3 +160,25 @@ def test_padding_of_numbers_with_a_point(tmp_path: Path, kind: str, dtype: str) 
         ds.save_as(file)
     voxels[:2] = voxels[2:].min()
     np.testing.assert_array_equal(read_scan(tmp_path / "a").array[0], voxels)
+
+
+@pytest.mark.parametrize("left", [b"this is text", b"\0" * 128 + b"DICM" + bytes(40)])
+def test_a_slice_that_is_dicom_no_more_is_not_passed_over(tmp_path: Path, left: bytes) -> None:
+    """The stack without its last slice would look whole."""
+    files = write_series(tmp_path / "a", noise((12, 10, 4)))
+    files[-1].write_bytes(left * 20)
+    with pytest.raises(situs.ScanRefused) as caught:
+        read_scan(tmp_path / "a")
+    assert caught.value.reason in ("unreadable-file", "truncated-file")
+
+
+def test_a_rescale_that_is_no_number_is_not_the_default(tmp_path: Path) -> None:
+    for file in write_series(tmp_path / "a", noise((12, 10, 4)), intercepts=[-1024] * 4):
+        raw = file.read_bytes()
+        file.write_bytes(raw.replace(b"-1024", b"-1\x8f24"))
+    assert "RescaleIntercept" in refused(tmp_path / "a", "unreadable-file")
+
+
+def test_a_voxel_of_kilometres_is_refused(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(noise(SHAPE), np.diag([1, 1, 1e9, 1])), tmp_path / "a.nii")
+    refused(tmp_path / "a.nii", "bad-spacing")

@@ -38,7 +38,7 @@ def check_affine(affine: npt.NDArray[np.float64], path: Path) -> None:
         path: For the error.
 
     Raises:
-        ScanRefused: ``singular-affine`` or ``sheared-affine``.
+        ScanRefused: ``singular-affine``, ``bad-spacing`` or ``sheared-affine``.
     """
     if not np.isfinite(affine).all():
         raise refuse("singular-affine", path, "the affine holds NaN or infinity")
@@ -48,6 +48,8 @@ def check_affine(affine: npt.NDArray[np.float64], path: Path) -> None:
         raise refuse("singular-affine", path, "an axis of the affine has no length, or no end")
     if np.abs(affine[:3, 3]).max() > _FARTHEST_MM:
         raise refuse("singular-affine", path, "the affine puts voxels kilometres away")
+    if lengths.max() > _FARTHEST_MM:
+        raise refuse("bad-spacing", path, "a voxel is kilometres long")
     axes = affine[:3, :3] / lengths
     if abs(np.linalg.det(axes)) < 1e-3:
         raise refuse("singular-affine", path, "two axes of the affine point the same way")

@@ -302,8 +302,8 @@ def _slice(
         shape=(rows, columns) if tile is None else tile.shape,
         thickness=_number(measures, "SliceThickness", 0.0),
         step_mm=_number(measures, "SpacingBetweenSlices", 0.0),
-        slope=_number(rescale, "RescaleSlope", 1.0),
-        intercept=_number(rescale, "RescaleIntercept", 0.0),
+        slope=_rescale(rescale, "RescaleSlope", 1.0, file),
+        intercept=_rescale(rescale, "RescaleIntercept", 0.0, file),
         rescaled="RescaleSlope" in rescale or "RescaleIntercept" in rescale,
         index=index,
         keys=keys,
@@ -349,6 +349,13 @@ def _numbers(dataset: Dataset, name: str, count: int, file: Path) -> list[float]
     if len(values) != count or not finite:
         raise refuse("no-geometry", file, f"{name} is missing or has not {count} numbers")
     return values
+
+
+def _rescale(dataset: Dataset, name: str, default: float, file: Path) -> float:
+    value = _number(dataset, name, math.nan if dataset.get(name) else default)
+    if math.isnan(value):
+        raise refuse("unreadable-file", file, f"{name} is no number")
+    return value
 
 
 def _number(dataset: Dataset, name: str, default: float) -> float:

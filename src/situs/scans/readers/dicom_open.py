@@ -100,12 +100,17 @@ def _refuse_without_image(dataset: Dataset, file: Path) -> None:
     if "SOPClassUID" not in dataset and not getattr(dataset, "preamble", None):
         if format_by_name(file) == "dicom" and file.stat().st_size <= PREAMBLE_BYTES:
             raise refuse("truncated-file", file, "the file ends before its header")
+        if format_by_name(file) == "dicom":
+            # Not passed over: it may be the last slice of a stack, damaged.
+            raise refuse("unreadable-file", file, "this is no DICOM object, though named as one")
         raise refuse("not-an-image", file, "this is no DICOM object")
     known = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
     if not whole:
         raise refuse("truncated-file", file, "the header ends too early")
+    if known is None:
+        raise refuse("unreadable-file", file, "the header does not say what the object is")
     # Not passed over: the slice of a stack may have lost its pixels.
-    if known is not None and str(UID(known).name).endswith("Image Storage"):
+    if str(UID(known).name).endswith("Image Storage"):
         raise refuse("no-pixels", file)
     raise refuse("not-an-image", file, "this DICOM object holds no image")
 
