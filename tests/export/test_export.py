@@ -249,13 +249,17 @@ def gradients_afterwards():
 
 
 @pytest.mark.usefixtures("gradients_afterwards")
-def test_a_bundle_segments_as_situs_does(weights, tmp_path: Path):
+@pytest.mark.parametrize(("name", "modality"), [("cnn", "CT"), ("resnet_unet", "MR")])
+def test_a_bundle_segments_as_situs_does(name: str, modality: str, weights, tmp_path: Path):
     """MONAI's own loader and transforms, on an oblique scan stored along L, S, P."""
     import monai.bundle
 
-    model = fine_tuned(weights["cnn"], "segmentation")
+    model = fine_tuned(weights[name], "segmentation")
     rules = Preprocessing(spacing="native", crop=False, ct_window=(-800, 700), ct_range=(0, 1))
-    update = {"preprocessing": rules.model_dump(mode="json"), "intensity": ("hounsfield",)}
+    kind = "hounsfield" if modality == "CT" else "relative"
+    update = {"preprocessing": rules.model_dump(mode="json"), "intensity": (kind,)}
+    if name == "resnet_unet":
+        update |= {"patch_size": (32, 32), "slice_axis": 1}
     model.task = model.task.model_copy(update=update)
     model.save(tmp_path / "model")
     bundle = export(tmp_path / "model", "monai", tmp_path / "bundle").path
@@ -266,7 +270,9 @@ def test_a_bundle_segments_as_situs_does(weights, tmp_path: Path):
         3,
     )
     affine[:3, 3] = (-30, 12, 5)
-    values = np.random.default_rng(0).normal(-100, 500, (20, 30, 14)).astype(np.float32)
+    shape = (20, 30, 14) if name == "cnn" else (40, 9, 36)
+    values = np.random.default_rng(0).normal(-100, 500, shape).astype(np.float32)
+    values[: shape[0] // 3] -= 400  # a body, and what is darker
     stored = ornt_transform(io_orientation(affine), axcodes2ornt(("L", "S", "P")))
     file = bundle / "images" / "scan.nii.gz"
     file.parent.mkdir()
@@ -278,12 +284,12 @@ def test_a_bundle_segments_as_situs_does(weights, tmp_path: Path):
         device="$torch.device('cpu')",
     )
     theirs = nibabel.load(bundle / "predictions" / "scan.nii.gz")
-    scan = read_scan(file, modality="CT")
+    scan = read_scan(file, modality=modality)
     ours = model.segment(preprocess(scan, rules))
     np.testing.assert_allclose(theirs.affine, scan.affine, atol=1e-4)
-    assert theirs.shape == ours.shape == (20, 14, 30)
+    assert theirs.shape == ours.shape == (shape[0], shape[2], shape[1])
     assert (np.asarray(theirs.dataobj) == ours).mean() > 0.999
-    assert set(np.unique(ours)) == {0, 1, 5}
+    assert len(np.unique(ours)) > 1
 
 
 def fine_tuned(folder: Path, kind: Literal["segmentation", "classification"]) -> Model:

@@ -12,7 +12,8 @@ from typing import Any
 import monai
 import torch
 
-from situs.files import write_json
+from situs.files import write_file, write_json
+from situs.store import intensity
 from situs.store.rules import Preprocessing
 from situs.transfer.model import Task
 from situs.weights import Card
@@ -20,23 +21,42 @@ from situs.weights import Card
 _FORMAT = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
 _FORMAT += "meta_schema_20240725.json"
 
+# What stands in the script instead of an import of situs, and behind its own functions.
+_RULES = "from types import SimpleNamespace as Preprocessing\n"
+_CALL = """
+
+def scale(image):
+    \"\"\"An image (C, X, Y, Z) of MONAI, towards R, A, S, as the network was trained on it.\"\"\"
+    rules = Preprocessing(**{rules})
+    kinds, spacing = {kinds}, image.pixdim.tolist()
+    array = image.numpy()
+    start, stop = (0, 0, 0), array.shape[1:]
+    if {crop}:  # statistics are those of the body's box
+        start, stop = foreground_box(array, spacing, kinds, {margin})
+    box = tuple(map(slice, start, stop))
+    for channel, kind, target in zip(array, kinds, image):
+        how = scaling(channel[box], spacing, kind, rules)
+        target[...] = target.new_tensor(how.apply(channel))
+    return image
+"""
+
 
 def why_not(task: Task) -> str:
     """Why MONAI cannot apply a model as situs does, or an empty text where it can."""
     if task.kind != "segmentation":
         return "a bundle is written for segmentations"
-    if task.slice_axis is not None:
-        return "a bundle is written for 3D networks"
-    if any(kind != "hounsfield" for kind in task.intensity or (None,)):
-        return "a bundle is written where all scans were CT: z-scores of a body have no transform"
+    if not task.intensity or None in task.intensity:
+        return "a bundle is written where all cases' values were read in one way"
     return ""
 
 
 def write_bundle(out: Path, description: dict[str, Any], task: Task, card: Card) -> None:
     """Write ``configs/metadata.json`` and ``configs/inference.json``.
 
-    Axes, spacing, CT window, windows with Gaussian weights, flips and labels are the model's.
-    What differs: MONAI neither smooths before it makes voxels larger, nor cuts air off.
+    Axes, spacing, intensities, windows with Gaussian weights, flips and labels are the model's.
+    Where not all channels are CT, ``scripts/intensity.py`` is situs's own module, which needs
+    numpy and scipy. What differs: MONAI neither smooths before it makes voxels larger, nor cuts
+    air off, and beyond an MR lies its least value.
 
     Args:
         out: Folder of the export, with ``model.safetensors``.
@@ -47,20 +67,23 @@ def write_bundle(out: Path, description: dict[str, Any], task: Task, card: Card)
     (out / "configs").mkdir()
     write_json(out / "configs" / "metadata.json", _metadata(task, card))
     write_json(out / "configs" / "inference.json", _inference(description, task))
+    if not _hounsfield(task):
+        (out / "scripts").mkdir()
+        write_file(out / "scripts" / "intensity.py", _script(task))
 
 
 def _metadata(task: Task, card: Card) -> dict[str, Any]:
     channels = card.backbone.in_channels
     image = {
         "type": "image",
-        "format": "hounsfield",
-        "modality": "CT",
+        "format": "hounsfield" if _hounsfield(task) else "magnitude",
+        "modality": next(iter(_modalities(task)), "n/a"),
         "num_channels": channels,
         "spatial_shape": ["*"] * 3,
         "dtype": "float32",
-        "value_range": list(task.rules.ct_range),
+        "value_range": list(task.rules.ct_range) if _hounsfield(task) else [],
         "is_patch_data": True,
-        "channel_def": {str(c): "CT" for c in range(channels)},
+        "channel_def": dict(enumerate(_modalities(task)[:channels])),
     }
     labels = {
         **image,
@@ -92,6 +115,8 @@ def _inference(description: dict[str, Any], task: Task) -> dict[str, Any]:
         "imports": [
             "$import glob",
             "$import os",
+            "$import runpy",
+            "$import monai.inferers",
             "$import torch",
             "$from safetensors.torch import load_file",
         ],
@@ -103,18 +128,8 @@ def _inference(description: dict[str, Any], task: Task) -> dict[str, Any]:
         "network_def": description,
         "network": "$@network_def.to(@device).eval()",
         "weights": "$load_file(@bundle_root + '/model.safetensors')",
-        "preprocessing": {"_target_": "Compose", "transforms": _before(task.rules)},
-        "inferer": {
-            "_target_": "SlidingWindowInferer",
-            "roi_size": list(task.patch_size),
-            "sw_batch_size": 8,
-            "overlap": task.overlap,
-            "mode": "gaussian",
-            "padding_mode": "constant",
-            "cval": _air(task.rules),
-            "sw_device": "@device",
-            "device": "$torch.device('cpu')",
-        },
+        "preprocessing": {"_target_": "Compose", "transforms": _before(task)},
+        "inferer": _inferer(task),
         "flips": flips,
         "probabilities": (
             "$lambda x: sum(torch.flip(torch.softmax(@inferer(torch.flip(x, a), @network), 1), a) "
@@ -167,23 +182,55 @@ def _air(rules: Preprocessing) -> float:
     return first + (min(max(-1000.0, low), high) - low) / (high - low) * (last - first)
 
 
-def _before(rules: Preprocessing) -> list[dict[str, Any]]:
+def _hounsfield(task: Task) -> bool:
+    """Whether all channels are CT, for which MONAI has a transform."""
+    return all(kind == "hounsfield" for kind in task.intensity)
+
+
+def _modalities(task: Task) -> list[str]:
+    known = {"hounsfield": "CT", "relative": "n/a"}
+    named = task.modalities or (None,) * len(task.intensity)
+    return [m or known[str(kind)] for m, kind in zip(named, task.intensity, strict=True)]
+
+
+def _inferer(task: Task) -> str:
+    """Windows over volumes, or over slices for a 2D network; around a scan lies air."""
+    kind = "SlidingWindowInferer" if task.slice_axis is None else "SliceInferer"
+    given = {"roi_size": list(task.patch_size), "sw_batch_size": 8, "overlap": task.overlap}
+    given |= {"mode": "gaussian", "padding_mode": "constant"}
+    if task.slice_axis is not None:
+        given["spatial_dim"] = task.slice_axis
+    air = str(_air(task.rules)) if _hounsfield(task) else "float(x.min())"
+    devices = "sw_device=@device, device=torch.device('cpu')"
+    return (
+        f"$lambda x, network: monai.inferers.{kind}(**{given}, cval={air}, {devices})(x, network)"
+    )
+
+
+def _script(task: Task) -> str:
+    """The module of intensities as a file of its own, and how MONAI calls it."""
+    own = Path(intensity.__file__).read_text(encoding="utf-8")
+    alone = own.replace("from situs.store.rules import Preprocessing\n", _RULES)
+    rules = task.rules.model_dump(mode="json", include={"ct_window", "ct_range", "percentiles"})
+    called = {"rules": rules, "kinds": task.intensity, "crop": task.rules.crop}
+    return alone + _CALL.format(margin=task.rules.margin_mm, **called)
+
+
+def _before(task: Task) -> list[dict[str, Any]]:
+    rules = task.rules
     low, high = rules.ct_window
     first, last = rules.ct_range
     steps: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
-        {
-            "_target_": "ScaleIntensityRanged",
-            "keys": "image",
-            "a_min": low,
-            "a_max": high,
-            "b_min": first,
-            "b_max": last,
-            "clip": True,
-        },
     ]
+    if _hounsfield(task):
+        ends = {"a_min": low, "a_max": high, "b_min": first, "b_max": last}
+        steps.append({"_target_": "ScaleIntensityRanged", "keys": "image", **ends, "clip": True})
+    else:
+        scale = "$runpy.run_path(@bundle_root + '/scripts/intensity.py')['scale']"
+        steps.append({"_target_": "Lambdad", "keys": "image", "func": scale})
     if not isinstance(rules.spacing, str):
         steps.append(
             {
