@@ -22,6 +22,10 @@ def audit(
         float,
         typer.Option(help="Share of the run's steps that the trainings without anatomy take."),
     ] = 0.25,
+    init: Annotated[
+        str | None,
+        typer.Option(help="The weights that the run began with, where it began with any."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -29,14 +33,15 @@ def audit(
 
     Scans are emptied (every voxel has one value) and shuffled (blocks of voxels change places);
     borders, padding, geometry and sampling stay. A score that is reached on them too was not
-    learned from anatomy. The report of the run shows it from then on.
+    learned from anatomy. The report of the run shows it from then on. The same command goes on
+    with an audit that was stopped.
 
     Example: `situs audit runs/first` or `situs audit runs/first --steps-share 1`
     """
     from situs.pretraining.audit import AUDIT  # noqa: PLC0415 - loads torch
     from situs.pretraining.audit import audit as run_audit  # noqa: PLC0415 - loads torch
 
-    scores = run_audit(run, steps_share, quiet=quiet or json)
+    scores = run_audit(run, steps_share, init=init, quiet=quiet or json)
     if json:
         print_json(scores)
         return

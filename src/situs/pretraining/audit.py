@@ -7,6 +7,7 @@ whatever else solves the task is found if it can be.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from situs.backbones.base import Backbone
 from situs.config import load_config
-from situs.errors import ConfigError, RunError
+from situs.errors import ConfigError, RunError, setting
 from situs.files import write_json
 from situs.methods.base import Nets
 from situs.methods.composition import Composition, CompositionControls, compose
@@ -31,20 +33,33 @@ from situs.training.engine import engine, quick_layout, quiet_engine
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
 from situs.views.controls import CONTROLS
+from situs.weights import beginning, load_into
 
 AUDIT = "audit.json"
 """Name of the file that an audit leaves in the run's folder."""
 
 
+_UNFINISHED = "audit-unfinished.json"
+
+
 def audit(
-    run: str | Path, steps_share: float = 0.25, *, quiet: bool = False
+    run: str | Path,
+    steps_share: float = 0.25,
+    *,
+    init: str | Path | None = None,
+    quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Train a run's configuration on emptied and on shuffled scans, and write ``audit.json``.
+
+    What one of the two trainings reached is kept at once: an audit that was stopped goes on with
+    the other.
 
     Args:
         run: A finished run, with its scans or store where they were.
         steps_share: Share of the run's steps that each of the two trainings takes, above 0 and
             at most 1.
+        init: The weights that the run began with, where it began with any; both trainings begin
+            with them.
         quiet: No progress.
 
     Returns:
@@ -52,7 +67,8 @@ def audit(
         ``unit`` and ``better``; names of a composition's scores are ``part/score``.
 
     Raises:
-        ConfigError: If ``steps_share`` is out of range, or the data are not there.
+        ConfigError: If ``steps_share`` is out of range, the data are not there, or ``init`` is not
+            what the run began with.
         RunError: If there is no run, or none of its observations.
     """
     if not 0 < steps_share <= 1:
@@ -62,6 +78,7 @@ def audit(
     latest = folder.observations()
     if not latest:
         raise RunError(f"{run} was never observed: there are no scores to audit")
+    _check_init(folder, init)
     config = load_config(PretrainConfig, {**folder.config, "out": str(folder.path)}, ())
     steps = max(1, round(steps_share * config.steps))
     store = open_store(config, "resume")
@@ -70,14 +87,23 @@ def audit(
     train, held_out = split_items(
         items_of(store, composition), config.held_out, config.seed, groups
     )
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    unfinished = folder.path / _UNFINISHED
+    of = {"steps": steps, "trained_steps": latest[0].step, "config": folder.config}
+    reached = _kept(unfinished, of)
     for control in CONTROLS:
+        if control in reached:
+            continue
         backbone = build_backbone(config, composition, store)
+        if init is not None:
+            _begin(folder, backbone, init)
         module = Pretraining(_shorter(config, steps), composition, backbone, train, held_out)
         module.train_items = without_anatomy(train, control)
         _fit(module, steps, quiet)
-        reached = _values(config, composition, module, held_out, control)
-        for part, of_control in reached.items():
+        reached[control] = _values(config, composition, module, held_out, control)
+        write_json(unfinished, {"of": of, "reached": reached})
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for by_part in reached.values():
+        for part, of_control in by_part.items():
             found.setdefault(part, {}).update(of_control)
     scores = _table(latest, found)
     document = {
@@ -88,7 +114,44 @@ def audit(
         "scores": scores,
     }
     write_json(folder.path / AUDIT, document)
+    unfinished.unlink(missing_ok=True)
     return scores
+
+
+def _kept(file: Path, of: dict[str, Any]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Control → part → control → score → value of an audit that was stopped; empty if of another.
+
+    Args:
+        file: What it left.
+        of: What it must have been an audit of.
+    """
+    try:
+        left = json.loads(file.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    # As JSON, which knows no tuples.
+    same = isinstance(left, dict) and left.get("of") == json.loads(json.dumps(of, default=str))
+    return dict(left["reached"]) if same else {}
+
+
+def _check_init(folder: Run, init: str | Path | None) -> None:
+    began = folder.record.init
+    if began is not None and init is None:
+        raise ConfigError(
+            f"{folder.path} began with weights, '{began.get('name', '')}': give their folder as "
+            f"{setting('init')}, so that the trainings without anatomy begin with them too"
+        )
+    if began is None and init is not None:
+        raise ConfigError(f"{folder.path} began with random weights: leave out {setting('init')}")
+
+
+def _begin(folder: Run, backbone: Backbone, init: str | Path) -> None:
+    """Load what the run began with, once it is known to be that."""
+    began = beginning(init, load_into(backbone, init))
+    if began.sha256 != (folder.record.init or {}).get("sha256"):
+        raise ConfigError(
+            f"{setting('init')} {init} holds other weights than {folder.path} began with"
+        )
 
 
 def _shorter(config: PretrainConfig, steps: int) -> PretrainConfig:
