@@ -83,7 +83,7 @@ def _print_event(event: Any, done: int, total: int) -> None:
 
 
 def _print_plan(plan: Any, folders: Any, json: bool) -> None:
-    from situs.report.study.wording import uncompared  # noqa: PLC0415
+    from situs.report.study.wording import uncompared, unlike_views  # noqa: PLC0415
 
     jobs = plan.jobs()
     missing = [job for job in jobs if folders.result(job) is None]
@@ -96,6 +96,7 @@ def _print_plan(plan: Any, folders: Any, json: bool) -> None:
         "pool": len(plan.cases.split.train),
         "unlabelled": len(plan.cases.unlabelled),
         "uncompared": uncompared(plan.study),
+        "unlike_views": unlike_views(plan.study),
     }
     if json:
         print_json(facts)
@@ -108,7 +109,7 @@ def _print_plan(plan: Any, folders: Any, json: bool) -> None:
     )
     for name in facts["next"]:
         out.print(f"  {name}", highlight=False, markup=False)
-    for sentence in facts["uncompared"]:
+    for sentence in (*facts["uncompared"], *facts["unlike_views"]):
         out.print(sentence, highlight=False, markup=False)
 
 

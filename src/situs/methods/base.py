@@ -149,6 +149,15 @@ class MethodConfig(Config):
             raise ValueError("weights are all 0: nothing would be learned")
         return filled
 
+    @classmethod
+    def seeing(cls, size: tuple[int, ...]) -> dict[str, Any]:
+        """Options with which the network is shown views of ``size``.
+
+        Empty for a method that cannot choose: what it asks depends on the size of its views.
+        """
+        del size
+        return {}
+
     def weight(self, term: str) -> float:
         """The weight of one term."""
         return self.weights.get(term, 1.0)

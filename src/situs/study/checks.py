@@ -45,7 +45,7 @@ def _check_arm(study: StudyConfig, arm: Arm, config: BackboneConfig, network: Ba
         return
     settings = {**study.pretrain, **arm.pretrain, "backbone": config}
     validate(PretrainConfig, {"data": "d", "out": "o", **settings})
-    for part in compose(arm.method, arm.options, arm.weights).parts.values():
+    for part in compose(arm.method, study.options_of(arm), arm.weights).parts.values():
         _check_views(network, part)
         part.build_heads(network)
 

@@ -19,6 +19,7 @@ from situs.config import Config, Seed, validate
 from situs.datasets.dataset import DatasetOptions
 from situs.errors import setting
 from situs.evaluation.measures import DEFAULT, METRICS, Metric
+from situs.methods import method_class
 from situs.methods.composition import compose
 from situs.store import Preprocessing
 from situs.transfer.laterality import positional
@@ -130,6 +131,11 @@ class Tuning(Config):
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
 
 
+def _methods(arm: Arm) -> list[str]:
+    """Names of the methods that an arm is pretrained with."""
+    return [name.strip() for name in arm.method.split("+")]
+
+
 class StudyConfig(Config):
     """Everything that decides the numbers of a study, and how it is carried out.
 
@@ -158,6 +164,10 @@ class StudyConfig(Config):
         backbone: Network and size of all arms.
         preprocessing: Of all scans, for all arms.
         pretrain: Settings of :class:`~situs.pretraining.config.PretrainConfig` for all arms.
+        views: ``"patch"`` shows the network of each arm views of the fine-tuning patch's size while
+            it is pretrained, where the method can choose and nothing else is given: a method
+            that sees more of a scan at once than its rivals may win by that alone. The page
+            names the arms that keep a size of their own.
         pretrain_per_seed: Pretrain anew for each seed, instead of once an arm.
         finetune: Settings of :class:`~situs.transfer.config.FinetuneConfig` for all arms.
         tune: Choice of learning rates.
@@ -185,6 +195,7 @@ class StudyConfig(Config):
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     preprocessing: Preprocessing = Field(default_factory=Preprocessing)
     pretrain: dict[str, Any] = Field(default_factory=dict)
+    views: Literal["own", "patch"] = "own"
     pretrain_per_seed: bool = False
     finetune: dict[str, Any] = Field(default_factory=dict)
     tune: Tuning = Field(default_factory=Tuning)
@@ -220,6 +231,10 @@ class StudyConfig(Config):
             raise ValueError(
                 f"tuning learning rates needs validation cases; set {setting('validation')}"
             )
+        if self.views == "patch" and (blind := [a for a in self.arms if not self.patch_of(a)]):
+            raise ValueError(
+                f"views: patch needs a 'patch_size' in 'finetune'; arm '{blind[0].title}' has none"
+            )
         settings = [("study", self.pretrain, self.finetune)]
         settings += [(f"arm '{a.title}'", a.pretrain, a.finetune) for a in self.arms]
         for who, pretrain, finetune in settings:
@@ -249,8 +264,40 @@ class StudyConfig(Config):
             return arm.card.backbone
         values = {**self.backbone.model_dump(), **arm.backbone}
         if arm.method != SCRATCH:
-            values["spatial_dims"] = compose(arm.method, arm.options).spatial_dims
+            values["spatial_dims"] = compose(arm.method, self.options_of(arm)).spatial_dims
         return validate(BackboneConfig, values)
+
+    def patch_of(self, arm: Arm) -> tuple[int, ...]:
+        """Voxels of the arm's patch in fine-tuning; empty where it is left to the data."""
+        return tuple({**self.finetune, **arm.finetune}.get("patch_size") or ())
+
+    def options_of(self, arm: Arm) -> dict[str, Any]:
+        """The method's options, with views of the patch's size where ``views`` says so."""
+        if self.views == "own" or arm.method == SCRATCH:
+            return arm.options
+        options, names = dict(arm.options), _methods(arm)
+        for name in names:
+            seeing = method_class(name).Config.seeing(self.patch_of(arm))
+            if not seeing:
+                continue
+            if len(names) > 1 or name in options:
+                options[name] = {**seeing, **options.get(name, {})}
+            else:
+                options = {**seeing, **options}
+        return options
+
+    def own_views(self) -> list[tuple[str, str]]:
+        """Arm and method of those that keep views of a size of their own, despite ``views``."""
+        found = []
+        for arm in self.arms if self.views == "patch" else ():
+            for name in _methods(arm) if arm.method != SCRATCH else ():
+                options = self.options_of(arm)
+                options = options.get(name, options)
+                seeing = method_class(name).Config.seeing(self.patch_of(arm))
+                kept = any(tuple(options.get(k, ())) != tuple(v) for k, v in seeing.items())
+                if kept or not seeing:
+                    found.append((arm.title, name))
+        return found
 
     def labels_of(self, arm: Arm) -> tuple[int, ...]:
         """The label counts ``arm`` is run with."""

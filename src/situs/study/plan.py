@@ -131,7 +131,7 @@ class Plan:
             **study.pretrain,
             **arm.pretrain,
             "method": arm.method,
-            "options": arm.options,
+            "options": study.options_of(arm),
             "weights": arm.weights,
             "backbone": study.backbone_of(arm).model_dump(mode="json"),
             "seed": seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -65,6 +65,11 @@ class DinoConfig(MethodConfig):
     head_norm: Literal["layer", "batch"] = "layer"
     hidden: PositiveInt = 512
     bottleneck: PositiveInt = 128
+
+    @classmethod
+    def seeing(cls, size: tuple[int, ...]) -> dict[str, Any]:
+        """Views of that size, local ones of half of it."""
+        return {"global_size": size, "local_size": tuple(n // 2 for n in size)}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

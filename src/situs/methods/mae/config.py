@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -39,6 +39,11 @@ class MaeConfig(MethodConfig):
     mask_ratio: float = Field(0.6, gt=0, lt=1)
     masking: Literal["auto", "sparse", "input", "tokens"] = "auto"
     normalise: bool = True
+
+    @classmethod
+    def seeing(cls, size: tuple[int, ...]) -> dict[str, Any]:
+        """Views of that size."""
+        return {"view_size": size}
 
     @model_validator(mode="after")
     def _blocks_tile(self) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -42,6 +42,11 @@ class SimClrConfig(MethodConfig):
     temperature: float = Field(0.1, gt=0)
     hidden: PositiveInt = 256
     width: PositiveInt = 128
+
+    @classmethod
+    def seeing(cls, size: tuple[int, ...]) -> dict[str, Any]:
+        """Views of that size."""
+        return {"view_size": size}
 
     @model_validator(mode="after")
     def _zoom_is_a_range(self) -> Self:

@@ -83,7 +83,13 @@ def unstable(result: StudyResult) -> list[str]:
         "defaults may differ. Delete the older job folders to have them made anew."
     ]
     mixed = mixed if len(result.versions) > 1 else []
-    return [*mixed, *uncompared(result.study), *_unscored(result), *_lost(result)]
+    return [
+        *mixed,
+        *uncompared(result.study),
+        *unlike_views(result.study),
+        *_unscored(result),
+        *_lost(result),
+    ]
 
 
 def uncompared(study: StudyConfig) -> list[str]:
@@ -93,6 +99,15 @@ def uncompared(study: StudyConfig) -> list[str]:
         f"({_scratch_for(study, arm)}), or name one with 'against'."
         for arm in study.arms
         if not arm.scratch and study.reference_of(arm) is None
+    ]
+
+
+def unlike_views(study: StudyConfig) -> list[str]:
+    """Arms that see views of another size than the patch although ``views`` asks for it."""
+    return [
+        f"{title} keeps the views of {method}, which are not of the fine-tuning patch's size: what "
+        "it asks depends on their size, or the study gives another."
+        for title, method in study.own_views()
     ]
 
 
