@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import warnings
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from situs.scans import quality
 from situs.scans.formats import format_by_name, is_gzip, without_suffix
 from situs.scans.privacy import digest, role_words
 from situs.scans.readers.options import ReadOptions, chosen_volumes
-from situs.scans.readers.streams import DAMAGE, open_plain_or_gzip
+from situs.scans.readers.streams import BROKEN, DAMAGE, open_plain_or_gzip
 from situs.scans.refusals import refuse
 from situs.scans.scan import Provenance, Scan
 
@@ -41,7 +40,7 @@ def read(path: Path, options: ReadOptions) -> Scan:
         warnings.simplefilter("ignore")  # nibabel's; what matters of them is refused or noted
         try:
             image, notes = _LOADERS[fmt](path)
-        except (EOFError, zlib.error):
+        except BROKEN:
             raise refuse("truncated-file", path, "the header cannot be decompressed") from None
         return _as_scan(image, fmt, notes, path, options)
 

@@ -170,7 +170,7 @@ def _read_voxels(
     if raw.dtype.kind == "f" and raw.dtype != np.float32:
         with np.errstate(over="ignore"):  # infinity is found later, and refused
             raw = raw.astype(np.float32)
-    native = np.ascontiguousarray(raw, dtype=raw.dtype.newbyteorder("="))
+    native = raw.astype(raw.dtype.newbyteorder("="), copy=False)
     return native, ["bytes behind the voxels were left out"] * bool(more)
 
 
