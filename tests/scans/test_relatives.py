@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
 import gzip
 import shutil
 from pathlib import Path
@@ -182,3 +184,19 @@ def test_a_rescale_that_is_no_number_is_not_the_default(tmp_path: Path) -> None:
 def test_a_voxel_of_kilometres_is_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(noise(SHAPE), np.diag([1, 1, 1e9, 1])), tmp_path / "a.nii")
     refused(tmp_path / "a.nii", "bad-spacing")
+
+
+@pytest.mark.parametrize("encoding", ["bzip2", "gzip"])
+def test_no_flipped_bit_of_a_packed_nrrd_gives_other_voxels(tmp_path: Path, encoding: str) -> None:
+    """A damaged block of bzip2 may go on behind the voxels: its checksum stands at its end."""
+    voxels = noise(SHAPE) % 100
+    head = "NRRD0005\ntype: short\ndimension: 3\nspace: LPS\nsizes: 9 8 7\nendian: little\n"
+    head += f"space directions: (1,0,0) (0,1,0) (0,0,1)\nencoding: {encoding}\n\n"
+    pack = bz2.compress if encoding == "bzip2" else gzip.compress
+    whole = pack(voxels.tobytes(order="F"))
+    for place in range(0, len(whole), 5):
+        raw = bytearray(whole)
+        raw[place] ^= 1 << (place % 8)
+        (tmp_path / "a.nrrd").write_bytes(head.encode() + raw)
+        with contextlib.suppress(situs.ScanRefused):
+            np.testing.assert_array_equal(read_scan(tmp_path / "a.nrrd").array[0], voxels)

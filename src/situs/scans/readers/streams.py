@@ -17,7 +17,8 @@ except ImportError:  # a machine for which there is no wheel
     _inflater = zlib
 
 _PIECE = 2**17  # what is not consumed is copied at every step, so larger ones are slower
-_MOST_BEHIND = 2**28
+MOST_BEHIND = 2**28
+"""Bytes that may follow the voxels in a stream before it is taken for a bomb."""
 _GZIP = b"\x1f\x8b"
 BROKEN = (EOFError, zlib.error, _inflater.error)
 """What reading a compressed stream that is damaged or cut off raises."""
@@ -101,7 +102,7 @@ class Inflated(io.RawIOBase):
         left = 0
         while data := self.read(_PIECE):
             left += len(data)
-            if left > _MOST_BEHIND:
+            if left > MOST_BEHIND:
                 raise ValueError("the stream goes on far behind what it should hold")
         return left
 

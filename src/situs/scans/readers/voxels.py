@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from situs.scans.readers.streams import DAMAGE, Inflated, fill, open_compressed
+from situs.scans.readers.streams import DAMAGE, MOST_BEHIND, Inflated, fill, open_compressed
 from situs.scans.readers.text_headers import Voxels
 from situs.scans.refusals import refuse
 
@@ -60,7 +60,19 @@ def _from_bytes(voxels: Voxels, file: BinaryIO) -> tuple[npt.NDArray[Any], bool]
         raise EOFError
     if isinstance(stream, Inflated):
         return values, stream.finish() > 0 or stream.trailing
+    if voxels.encoding == "bzip2":
+        return values, _drained(stream) > 0
     return values, bool(stream.read(1))
+
+
+def _drained(stream: BinaryIO) -> int:
+    """Read bzip2 to its end, where its checksum is compared; how many bytes were left."""
+    left = 0
+    while data := stream.read(_PIECE):
+        left += len(data)
+        if left > MOST_BEHIND:
+            raise ValueError("the stream goes on far behind what it should hold")
+    return left
 
 
 def _skip(stream: BinaryIO, count: int) -> None:
