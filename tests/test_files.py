@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from situs.files import (
     file_inside,
     file_sha256,
     keep_file,
+    read_csv,
     remove_leftovers,
     sha256,
     write_csv,
@@ -171,3 +174,27 @@ def test_any_two_names_get_two_files_in_the_folder(names: list[str]) -> None:
     files = [file_inside("/data/out", name) for name in names]
     assert all(file.parent == Path("/data/out") and file.resolve() == file for file in files)
     assert files[0] != files[1]
+
+
+@given(st.lists(st.text(max_size=8).filter(lambda t: "\x00" not in t), min_size=1, max_size=4))
+def test_a_table_is_read_as_it_was_written_and_no_spreadsheet_runs_it(texts: list[str]) -> None:
+    texts += ["=HYPERLINK(0)", "+1+1", "-x", "@SUM(A1)", "'=marked", "-2.5", "\t=1"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "table.csv"
+        write_csv(file, [{"case": text, "=head": 1} for text in texts])
+        rows = read_csv(file, "", "case")
+        assert [row["case"] for row in rows] == texts
+        assert {row["=head"] for row in rows} == {"1"}
+        with file.open(newline="", encoding="utf-8") as stream:
+            seen = [text for text, *_ in csv.reader(stream)]
+        assert [text for text in seen if text.startswith(("=", "+", "-", "@", "\t", "\r"))] == [
+            text for text in texts if text.startswith(("+", "-", "\t", "\r")) and is_number(text)
+        ]
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import subprocess
@@ -19,6 +21,7 @@ from situs.report import summary
 from situs.report.folder import read_run
 from situs.report.report import BUDGET, write_report
 from situs.report.sections import Detail
+from situs.scans.aliases import alias
 
 
 class Page(HTMLParser):
@@ -75,7 +78,7 @@ def test_hostile_strings_are_text(page: Page) -> None:
     assert all(a.get("type") in {None, "application/json", "text/plain"} for a in scripts)
     assert len([a for a in scripts if a.get("type") is None]) == 1
     assert "\x1b" not in page.text
-    assert "data: store" in page.text
+    assert f"data: {alias('store')}" in page.text
     assert "Smith" not in page.text
 
 
@@ -184,3 +187,18 @@ def test_the_samples_reach_every_part(run_folder: Path) -> None:
     assert run.steps == [0, 200]
     assert [t.scratch for t in run.transfers] == [False, True]
     assert samples.observation().scores.keys() == run.latest[0].scores.keys()
+
+
+def test_a_page_may_run_its_own_scripts_and_load_nothing(page: Page, report: Path) -> None:
+    policies = [a["content"] for tag, a in page.tags if a.get("http-equiv")]
+    (policy,) = policies
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert "unsafe" not in rules["script-src"]
+    assert "http" not in policy
+    ours = re.findall(r"<script>(.*?)</script>", report.read_text(encoding="utf-8"), re.DOTALL)
+    for script in ours:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in rules["script-src"]
+    assert len(ours) == 1

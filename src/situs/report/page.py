@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -26,12 +28,15 @@ from situs.scans.aliases import Names
 from situs.version import __version__
 
 STATIC = Path(__file__).parent / "static"
+_POLICY_HERE = "situs-content-security-policy"
+# All text of a page is escaped, so that what looks like a script is one of ours.
+_INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 NIIVUE = STATIC / "niivue" / "niivue.umd.js"
 
 
 def render(template: str, **context: Any) -> str:
-    """A page from a template of ``observe/templates``."""
-    return (
+    """A page from a template, which may run its own scripts and load nothing from anywhere."""
+    html = (
         _environment()
         .get_template(template)
         .render(
@@ -40,6 +45,30 @@ def render(template: str, **context: Any) -> str:
             **context,
         )
     )
+    return html.replace(_POLICY_HERE, _policy(html), 1)
+
+
+def _policy(html: str) -> str:
+    """The content security policy of a page: scripts by their hashes, nothing from outside.
+
+    The viewer is unpacked by the page and is one of them; with ``--full`` its files lie beside.
+    """
+    hashes = (*(_hash(js.encode()) for js in _INLINE.findall(html)), _viewer_hash())
+    allowed = " ".join(f"'sha256-{found}'" for found in dict.fromkeys(hashes))
+    return (
+        f"default-src 'none'; script-src {allowed} 'self' file: blob:; "
+        "style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self' data: blob:; "
+        "worker-src blob:; font-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(script: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(script).digest()).decode()
+
+
+@cache
+def _viewer_hash() -> str:
+    return _hash(NIIVUE.read_bytes())
 
 
 def text_asset(name: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from situs.config import dump_yaml, load_config
 from situs.datasets.dataset import Dataset, open_dataset
 from situs.errors import ConfigError
-from situs.files import check_writable, write_file, write_json
+from situs.files import cell, check_writable, write_file, write_json
 from situs.locks import holding
 from situs.scans.aliases import Names
 from situs.study.archives import image_files
@@ -177,7 +177,8 @@ def _write_tables(result: StudyResult, plan: Plan, names: Names) -> None:
         "tuning": result.tuning,
     }
     for name, table in tables.items():
-        write_file(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+        marked = table.map(cell).rename(columns=cell)
+        write_file(out / f"{name}.csv", marked.to_csv(index=False, float_format="%.6g"))
     write_json(
         out / "split.json",
         {

@@ -101,6 +101,8 @@ def _rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
             rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
     except UnicodeDecodeError:
         raise DatasetError(f"{path.name} is not UTF-8 text") from None
+    except csv.Error as error:
+        raise DatasetError(f"{path.name} cannot be read as CSV: {error}") from None
     if "image" not in columns:
         raise DatasetError(f"{path.name}: needs a column 'image', got {', '.join(columns)}")
     for number, row in enumerate(rows, 2):
