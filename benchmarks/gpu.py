@@ -122,7 +122,7 @@ ROWS = [
         "s2dc",
         1,
         {"name": "swin_unetr", "options": {"feature_size": 48}},
-        PRESETS["reference"],
+        PRESETS["reference"].options,
         {"grid": [2, 2, 1], "crop_size": cube(8), "hidden": 16, "features": 8},
     ),
     Row("sal 224²", "sal", 8, SLICES, {**flat(224), "window": 14}, {**flat(16), "window": None}),

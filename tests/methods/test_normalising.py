@@ -81,3 +81,15 @@ def test_the_module_takes_torchs_state() -> None:
     own.load_state_dict(torchs.state_dict())
     x = torch.randn(2, 4, 3, 3, 3)
     torch.testing.assert_close(own(x), torchs(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_follows_may_work_in_place(dtype: torch.dtype) -> None:
+    x, weight, bias = drawn(3, 2)
+    given = (x.to(dtype), 3, weight.float(), bias.float())
+    mask = torch.ones(2, 1, 4, 3, 5, dtype=dtype)
+    found = nn.functional.leaky_relu(group_norm(*given, mask=mask), inplace=True)
+    wanted = nn.functional.leaky_relu(group_norm(*given))
+    torch.testing.assert_close(found, wanted)
+    (got,), (want,) = (torch.autograd.grad(y.float().square().sum(), x) for y in (found, wanted))
+    torch.testing.assert_close(got, want)

@@ -96,6 +96,6 @@ def _step(module: Pretraining, batch: dict[str, dict[str, torch.Tensor]]) -> Non
     generator = torch.Generator().manual_seed(0)
     with module.trainer.precision_plugin.train_step_context():
         result = module.composition.step(batch, module.student, module.teacher, generator)
-    result.losses["total"].backward()  # type: ignore[no-untyped-call]
+    result.losses["total"].backward()
     if module.device.type == "cuda":
         torch.cuda.synchronize(module.device)
