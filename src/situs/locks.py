@@ -68,12 +68,13 @@ class Owner:
 
 
 @contextmanager
-def holding(folder: str | Path, verb: str) -> Iterator[None]:
+def holding(folder: str | Path, verb: str, lease_s: float = LEASE_S) -> Iterator[None]:
     """Be the only one to write in a folder, while the context lasts.
 
     Args:
         folder: Made if absent, and removed again if nothing was put into it.
         verb: What is done there, for whoever is refused: ``"situs pretrain"``.
+        lease_s: Seconds after which the lock of another machine is stale.
 
     Raises:
         RunError: If another process holds it; names the machine and the process.
@@ -83,7 +84,7 @@ def holding(folder: str | Path, verb: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = None
     try:
-        handle, owner = _take(folder, verb)
+        handle, owner = _take(folder, verb, lease_s)
         ended = threading.Event()
         renewing = threading.Thread(target=_renew, args=(handle, ended), daemon=True)
         renewing.start()
@@ -107,7 +108,7 @@ def is_empty(folder: Path) -> bool:
     return all(item.name == NAME for item in folder.iterdir())
 
 
-def _take(folder: Path, verb: str) -> tuple[int, Owner]:
+def _take(folder: Path, verb: str, lease_s: float) -> tuple[int, Owner]:
     file = folder / NAME
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
@@ -115,7 +116,7 @@ def _take(folder: Path, verb: str) -> tuple[int, Owner]:
             held, there = _flock(handle), _read(file)
             if held is False and there is None:
                 there = _wait_for_owner(file)
-            if there is not None and _in_force(file, there, held):
+            if there is not None and _in_force(file, there, held, lease_s):
                 raise RunError(
                     f"{folder} is in use by {there}. Wait for it or end it, or choose another "
                     "folder"
@@ -159,12 +160,12 @@ def _flock(handle: int) -> bool | None:
     return True
 
 
-def _in_force(file: Path, there: Owner, held: bool | None) -> bool:
+def _in_force(file: Path, there: Owner, held: bool | None, lease_s: float) -> bool:
     """Whether a lock that is written down still counts."""
     if there.here:
         # What this machine does not hold any more, its owner has let go or left by dying.
         return there.alive if held is not True else False
-    return _age(file) < LEASE_S
+    return _age(file) < lease_s
 
 
 def _age(file: Path) -> float:

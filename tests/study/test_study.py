@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from situs.cli import app
@@ -25,9 +30,11 @@ from situs.study.jobs import JobFolders
 from situs.study.plan import Plan
 from situs.study.results import lost_classes
 from situs.study.scheduler import Scheduler
+from situs.study.submit import FOLDER, submit
 
 TWINS = (("fast", 1.0), ("slow", 0.5))
-FAKE = (sys.executable, str(Path(__file__).parents[1] / "support" / "fake_worker.py"))
+HERE = Path(__file__).parent
+FAKE = (sys.executable, str(HERE.parent / "support" / "fake_worker.py"))
 
 
 def config(organs: Path, out: Path, **changes) -> dict:
@@ -247,6 +254,62 @@ def test_a_kill_in_the_middle_loses_only_the_running_job(organs, tmp_path):
     assert len(order(tmp_path)) in (5, 6)
     result = run_study(study, worker=FAKE)
     assert result.done == result.expected == len(set(order(tmp_path)))
+
+
+def joined(study: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Another process on a study, in a process group of its own, as on another machine."""
+    code = "import sys; from situs.study.run import carry_out; from test_study import FAKE; "
+    code += "carry_out(sys.argv[1], join=True, worker=FAKE)"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(study)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(HERE)]), **environment},
+        start_new_session=True,
+    )
+
+
+def test_two_processes_carry_out_one_study_and_one_takes_over_what_the_other_left(
+    organs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "study"
+    values = config(organs, out, tune={}, finetune={"steps": 2, "lr": 0.01}, processes=1)
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(values))
+    begun = out / "jobs" / "begun.txt"
+    first, second = (joined(file, FAKE_SECONDS="1", FAKE_CLAIM="1") for _ in range(2))
+    end = time.monotonic() + 300
+    while time.monotonic() < end and not (
+        begun.is_file() and len({line.split()[0] for line in begun.read_text().splitlines()}) == 2
+    ):
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)  # with its workers, in the midst of their jobs
+    assert second.wait(timeout=400) == 0
+    first.wait()
+    result = run_study(values, only_report=True)
+    assert result.done == result.expected
+    finished = order(out)
+    assert len(finished) == len(set(finished)), "no job was done twice"
+    starts = [line.partition(" ")[2] for line in begun.read_text().splitlines()]
+    again = len(starts) - len(set(starts))
+    assert again <= 2, "only what the dead one was at was begun again"
+    assert not list(out.glob("jobs/*/.lock"))
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({**values, "seeds": [5]}))
+    with pytest.raises(ConfigError, match=r"other settings \(seeds\)"):
+        run_study(other, join=True, worker=FAKE)
+
+
+def test_submitted_jobs_join_the_study(organs: Path, tmp_path: Path) -> None:
+    submitit = pytest.importorskip("submitit")
+    out = tmp_path / "study"
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(config(organs, out, arms=["none"], tune={}, seeds=[0])))
+    with pytest.raises(ConfigError, match="--slurm must look like name=value, got 'fast'"):
+        submit(file, 1, parameters=["fast"])
+    overrides = ["finetune.steps=1"]
+    run_study(file, overrides=overrides, worker=FAKE)  # so that nothing but joining is left to do
+    (job,) = submit(file, 1, overrides=overrides, parameters=["timeout_min=9"], cluster="local")
+    said = submitit.LocalJob(folder=out / FOLDER, job_id=job).result()
+    assert str(out / "index.html") in said.replace("\n", "")
 
 
 def test_two_studies_do_not_share_a_folder_at_a_time(organs, tmp_path):

@@ -1,11 +1,13 @@
 """A worker that does no work: answers from a formula, so that scheduling can be tested alone.
 
-With FAKE_FAIL in the environment it fails jobs whose title contains it; with FAKE_DIE it dies.
+With FAKE_CLAIM in the environment it holds each job's folder as the true one does; with FAKE_FAIL
+it fails jobs whose title contains it, with FAKE_DIE it dies.
 """
 
 import json
 import os
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -16,16 +18,16 @@ def dice(config: dict, case: str) -> float:
     return 0.5 + 0.05 * len(config["train"]) ** 0.5 + learned - abs(config["lr"] - 0.01) + luck
 
 
-for line in sys.stdin:
-    folder = Path(line.strip())
+def carry_out(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
     title = f"{job['kind']} {job['title']}"
     if os.environ.get("FAKE_DIE", "\0") in title:
         os._exit(9)
     if os.environ.get("FAKE_FAIL", "\0") in title:
-        sys.stdout.write("failed\n")
-        sys.stdout.flush()
-        continue
+        raise ValueError(title)
+    with (folder.parent / "begun.txt").open("a") as stream:
+        stream.write(f"{os.getppid()} {title}\n")
+    time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
     config = job["config"]
     result = {"kind": job["kind"], "about": job["about"], "seconds": 1.0, "peak_memory_mib": 10}
     if job["kind"] == "store":
@@ -44,5 +46,21 @@ for line in sys.stdin:
     unfinished = folder / "result.json.part"  # the scheduler looks while others still write
     unfinished.write_text(json.dumps(result))
     unfinished.replace(folder / "result.json")
-    sys.stdout.write("done\n")
-    sys.stdout.flush()
+
+
+def answer(folder: Path) -> str:
+    try:
+        carry_out(folder)
+    except ValueError:
+        return "failed"
+    return "done"
+
+
+if __name__ == "__main__":
+    if "FAKE_CLAIM" in os.environ:  # the true protocol, at the price of its imports
+        from situs.study.worker import serve
+
+        serve(carry_out)
+    for line in sys.stdin:
+        sys.stdout.write(answer(Path(line.strip())) + "\n")
+        sys.stdout.flush()

@@ -12,6 +12,10 @@ StrategyOption = Annotated[
     str | None, typer.Option("--strategy", help="auto or ddp: a copy of the network on each.")
 ]
 AcceleratorOption = Annotated[str | None, typer.Option("--accelerator", help="auto, cpu or gpu.")]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the encoder with torch.compile."),
+]
 PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="auto, 32, bf16-mixed or 16-mixed.")
 ]

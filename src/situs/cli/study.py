@@ -24,6 +24,18 @@ def study(
     only_report: Annotated[
         bool, typer.Option("--only-report", help="Run nothing; report what is finished.")
     ] = False,
+    join: Annotated[
+        bool,
+        typer.Option("--join", help="Help others with this study, here or on other machines."),
+    ] = False,
+    submit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Queue so many SLURM jobs that join, and leave (extra 'slurm')."),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option("--slurm", help="Of --submit: name=value as for sbatch; may be repeated."),
+    ] = None,
     names: Names = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -41,11 +53,18 @@ def study(
         plan, folders = describe(config, overrides=settings or ())
         _print_plan(plan, folders, json)
         return
+    if submit is not None:
+        from situs.study.submit import submit as queue  # noqa: PLC0415
+
+        jobs = queue(config, submit, overrides=settings or (), parameters=slurm or ())
+        out.print(f"queued: {', '.join(jobs)}", markup=False, highlight=False)
+        return
     result = run_study(
         config,
         overrides=settings or (),
         report=None if quiet or json else _print_event,
         only_report=only_report,
+        join=join,
         names=names,
     )
     if json:

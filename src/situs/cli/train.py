@@ -11,6 +11,7 @@ from situs.cli import app
 from situs.cli.console import Json, Quiet, out, out_folder, print_json
 from situs.cli.devices import (
     AcceleratorOption,
+    Compile,
     Devices,
     NumNodes,
     PrecisionOption,
@@ -53,6 +54,7 @@ def pretrain(
     strategy: StrategyOption = None,
     accelerator: AcceleratorOption = None,
     precision: PrecisionOption = None,
+    compile: Compile = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue this run to its planned end.")
     ] = None,
@@ -93,6 +95,7 @@ def pretrain(
         "strategy": strategy,
         "accelerator": accelerator,
         "precision": precision,
+        "compile": compile,
     }
     values |= {key: value for key, value in given.items() if value is not None}
     if backbone:

@@ -11,7 +11,16 @@ from rich.table import Table
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, out_folder, print_json
+from situs.cli.devices import (
+    AcceleratorOption,
+    Compile,
+    Devices,
+    NumNodes,
+    PrecisionOption,
+    StrategyOption,
+)
 from situs.errors import ConfigError
+from situs.ranks import is_first
 
 Settings = Annotated[
     list[str] | None,
@@ -45,6 +54,7 @@ def finetune(
         Path | None, typer.Option(help="A second data set of the same kind, only to score on.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Patches a step and device.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Network, for --init none.")] = None,
     freeze_encoder: Annotated[
@@ -55,6 +65,12 @@ def finetune(
         typer.Option("--allow-partial", help="Accept weights that fit less than 90 %."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    devices: Devices = None,
+    num_nodes: NumNodes = None,
+    strategy: StrategyOption = None,
+    accelerator: AcceleratorOption = None,
+    precision: PrecisionOption = None,
+    compile: Compile = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
     settings: Settings = None,
     resume: Annotated[
@@ -90,6 +106,13 @@ def finetune(
         "validation": validation,
         "test": test,
         "steps": steps,
+        "batch_size": batch_size,
+        "devices": devices,
+        "num_nodes": num_nodes,
+        "strategy": strategy,
+        "accelerator": accelerator,
+        "precision": precision,
+        "compile": compile,
         "lr": lr,
         "backbone": {"name": backbone} if backbone else None,
         "freeze_encoder": freeze_encoder,
@@ -108,6 +131,8 @@ def finetune(
         resume=resume is not None,
         quiet=quiet or json,
     )
+    if not is_first():
+        return
     if json:
         print_json(result.model_dump(mode="json"))
         return

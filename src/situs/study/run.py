@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def carry_out(
     overrides: Sequence[str] = (),
     report: Callable[[Event, int, int], None] | None = None,
     only_report: bool = False,
+    join: bool = False,
     worker: Sequence[str] = WORKER,
     names: bool = False,
 ) -> tuple[StudyResult, Plan]:
@@ -45,6 +47,8 @@ def carry_out(
         overrides: ``key.path=value`` strings.
         report: Called with each event, the number of finished jobs and of all jobs.
         only_report: Run nothing; compare what has been finished so far.
+        join: Work beside other processes on the same study, here or on other machines that see
+            the folder; each job is carried out by one of them, and taken over where that one dies.
         worker: Command line of a worker process.
         names: Write names of cases into the tables; by default short ids, which ``names.csv``
             tells apart.
@@ -55,7 +59,7 @@ def carry_out(
     Raises:
         ConfigError: If the configuration, or that of any of its runs, cannot be used.
         LeakError: If test scans would be known from training.
-        RunError: If another process is at work in ``out``.
+        RunError: If another process is at work in ``out`` and ``join`` was not said.
     """
     study = load_config(StudyConfig, config, overrides)
     check_settings(study)
@@ -64,7 +68,9 @@ def carry_out(
     plan, folders = open_plan(study)
     failed: dict[str, Job] = {}
     if not only_report:
-        with holding(study.out, "situs study"):
+        with nullcontext() if join else holding(study.out, "situs study"):
+            if join:
+                _check_joined(study)
             write_file(study.out / "study.yaml", dump_yaml(study))
             scheduler = Scheduler(folders, processes(study), study.threads, worker, _gpus())
             total = plan.expected()
@@ -79,6 +85,21 @@ def carry_out(
     result = collect(plan, folders, [job.name for job in failed.values()])
     _write_tables(result, plan, Names(shown=names))
     return result, plan
+
+
+def _check_joined(study: StudyConfig) -> None:
+    """Refuse to help with a study that is another one."""
+    file = study.out / "study.yaml"
+    if not file.is_file():
+        return
+    free = {"out", "processes", "threads"}
+    there = load_config(StudyConfig, file).model_dump(mode="json", exclude=free)
+    asked = study.model_dump(mode="json", exclude=free)
+    if differing := [key for key in asked if asked[key] != there[key]]:
+        raise ConfigError(
+            f"{study.out} holds a study with other settings ({', '.join(differing)}); join it "
+            f"with its own, {file}"
+        )
 
 
 def describe(

@@ -19,6 +19,10 @@ WORKER: tuple[str, ...] = (sys.executable, "-m", "situs.study.worker")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+_AGAIN_S = 5.0
+"""Until a job that another study process is at is looked at again."""
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened to a job: ``"started"``, ``"done"`` or ``"failed"``."""
@@ -55,9 +59,12 @@ class Scheduler:
         self._gpus = itertools.cycle(gpus or ("",))
         self._idle: list[subprocess.Popen[str]] = []
         self._busy: dict[str, tuple[Job, subprocess.Popen[str], float]] = {}
+        self._elsewhere: dict[str, float] = {}  # when to ask for it again
 
     def run(self, plan: Callable[[], list[Job]], report: Callable[[Event], None]) -> None:
         """Carry out every job of ``plan``, which is asked anew after each job.
+
+        Jobs that another study process is at are waited for, and taken over where it dies.
 
         A job that fails is reported and left; what does not build on it goes on. When this
         process is interrupted, the workers are ended; what they were doing can be resumed.
@@ -67,16 +74,23 @@ class Scheduler:
                 for job in self._ready(plan())[: self.processes - len(self._busy)]:
                     self._start(job)
                     report(Event("started", job, self.folders.folder(job)))
-                if not self._busy:
+                if self._busy:
+                    for event in self._wait():
+                        report(event)
+                elif self._elsewhere:
+                    time.sleep(_AGAIN_S / 5)
+                else:
                     return
-                for event in self._wait():
-                    report(event)
         finally:
             self._end()
 
     def _ready(self, jobs: Sequence[Job]) -> list[Job]:
         done = {job.key for job in jobs if self.folders.result(job) is not None}
-        taken = done | set(self._busy) | set(self.failed)
+        now = time.monotonic()
+        self._elsewhere = {
+            key: due for key, due in self._elsewhere.items() if due > now and key not in done
+        }
+        taken = done | set(self._busy) | set(self.failed) | set(self._elsewhere)
         return [job for job in jobs if job.key not in taken and done.issuperset(job.needs)]
 
     def _start(self, job: Job) -> None:
@@ -98,12 +112,13 @@ class Scheduler:
         )
 
     def _wait(self) -> list[Event]:
-        """Wait until at least one job has ended."""
+        """Wait until a job has ended, or one that is done elsewhere is to be looked at."""
+        timeout = _AGAIN_S if self._elsewhere else None
         with selectors.DefaultSelector() as selector:
             for key, (_, process, _) in self._busy.items():
                 assert process.stdout is not None
                 selector.register(process.stdout, selectors.EVENT_READ, key)
-            ended = [selected.data for selected, _ in selector.select()]
+            ended = [selected.data for selected, _ in selector.select(timeout)]
         events = []
         for key in ended:
             job, process, start = self._busy.pop(key)
@@ -113,6 +128,9 @@ class Scheduler:
                 self._idle.append(process)
             else:  # it died, for instance of too little memory
                 process.wait()
+            if answer == "taken":
+                self._elsewhere[key] = time.monotonic() + _AGAIN_S
+                continue
             good = answer == "done" and self.folders.result(job) is not None
             if not good:
                 self.failed[key] = job

@@ -1,6 +1,7 @@
 """Carries out jobs in a process of its own: ``python -m situs.study.worker``.
 
-It reads one job folder a line from standard input and answers each with ``done`` or ``failed``.
+It reads one job folder a line from standard input and answers each with ``done``, ``failed``, or
+``taken`` where a worker of another study process is at the job, on this machine or another.
 One process does many jobs, so that imports and the preparation of labelled cases are paid once.
 """
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from situs.errors import NonFiniteLoss, RunError
 from situs.files import write_json
+from situs.locks import LEASE_S, holding
 from situs.observation import verdicts
 from situs.orphans import end_with_parent
 from situs.study.cost import Cost
@@ -27,6 +29,10 @@ from situs.version import __version__
 
 if TYPE_CHECKING:
     from situs.transfer.cases import Cohort
+
+
+_CLAIM_S = LEASE_S + 60
+"""Of a machine that died; longer than the lease of the run inside, which is then free, too."""
 
 
 class Worker:
@@ -190,26 +196,44 @@ def _output_to(file: Path) -> Iterator[None]:
             os.close(old)
 
 
-def main() -> None:
-    """Entry point."""
+def serve(carry_out: Callable[[Path], Any]) -> None:
+    """Carry out the jobs that standard input names, each held while it lasts."""
     study = os.environ.get(STUDY)
     if study is not None and os.getppid() != int(study):
         return  # it ended while this process imported
     end_with_parent(os.getppid())
-    worker = Worker()
     for line in sys.stdin:
         folder = Path(line.strip())
-        answer = "done"
-        with _output_to(folder / LOG):
+        with contextlib.ExitStack() as claim:
             try:
-                worker.carry_out(folder)
-            except Exception:  # whatever a job dies of belongs in its log, and others go on
-                traceback.print_exc()
-                answer = "failed"
-            except (KeyboardInterrupt, SystemExit) as end:  # a signal, with what was done saved
-                print(end, flush=True)  # noqa: T201 - the job's log
-                return
+                claim.enter_context(holding(folder, "a job of a study", _CLAIM_S))
+                answer = _tried(carry_out, folder)
+            except RunError:
+                answer = "taken"
+        if not answer:
+            return
         print(answer, flush=True)  # noqa: T201 - the protocol
+
+
+def _tried(carry_out: Callable[[Path], Any], folder: Path) -> str:
+    """How a job ended; nothing after a signal."""
+    if (folder / RESULT).is_file():
+        return "done"  # by another, before this process had it
+    with _output_to(folder / LOG):
+        try:
+            carry_out(folder)
+        except Exception:  # whatever a job dies of belongs in its log, and others go on
+            traceback.print_exc()
+            return "failed"
+        except (KeyboardInterrupt, SystemExit) as end:  # with what was done saved
+            print(end, flush=True)  # noqa: T201 - the job's log
+            return ""
+    return "done"
+
+
+def main() -> None:
+    """Entry point."""
+    serve(Worker().carry_out)
 
 
 if __name__ == "__main__":

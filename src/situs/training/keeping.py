@@ -44,6 +44,8 @@ class StateKeeper(pl.Callback):
     ) -> None:
         """Save when due."""
         step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
         due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
         if due and self.steps.whole:
             self.states.keep(self.states.partial(trainer), step)
@@ -54,5 +56,5 @@ class StateKeeper(pl.Callback):
         """Keep the last whole step; where the disk took nothing, the state before it is there."""
         if not_writable(exception):
             return
-        if trainer.global_step > 0 and self.steps.whole:
+        if trainer.is_global_zero and trainer.global_step > 0 and self.steps.whole:
             self.states.keep(self.states.partial(trainer), trainer.global_step)

@@ -34,6 +34,10 @@ class Drawn:
     brightness: Tensor
     noise: Tensor
 
+    def rows(self, own: slice) -> Drawn:
+        """The parameters of some of the patches."""
+        return Drawn(**{name: values[own] for name, values in vars(self).items()})
+
     def crop_size(self, patch_size: tuple[int, ...]) -> tuple[int, ...]:
         """Voxels along each axis that every changed patch of ``patch_size`` looks at.
 
@@ -115,8 +119,19 @@ def move(
     return moved, picked[:, 0].long()
 
 
-def recolour(images: Tensor, drawn: Drawn, generator: torch.Generator) -> Tensor:
-    """Gamma, contrast, brightness and noise; ``(B, C, *spatial)`` in and out."""
+def recolour(
+    images: Tensor, drawn: Drawn, generator: torch.Generator, own: slice = slice(None)
+) -> Tensor:
+    """Gamma, contrast, brightness and noise; ``(B, C, *spatial)`` in and out.
+
+    Args:
+        images: The patches ``own`` of a batch.
+        drawn: From :func:`draw`, for the whole batch.
+        generator: Of the noise, which is drawn for the whole batch too.
+        own: Which patches of it ``images`` are.
+    """
+    whole = len(drawn.noise)
+    drawn = drawn.rows(own)
 
     def column(values: Tensor) -> Tensor:
         return values.reshape(-1, *(1,) * (images.ndim - 1))
@@ -129,7 +144,11 @@ def recolour(images: Tensor, drawn: Drawn, generator: torch.Generator) -> Tensor
     changed = (curved - mean) * column(drawn.contrast) + mean + std * column(drawn.brightness)
     if not bool(drawn.noise.any()):
         return changed
-    return changed + std * column(drawn.noise) * torch.randn(images.shape, generator=generator)
+    return changed + std * column(drawn.noise) * _noise(images, whole, generator)[own]
+
+
+def _noise(images: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    return torch.randn((batch, *images.shape[1:]), generator=generator)
 
 
 def _rotations(angles: Tensor, spacing: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from situs.backbones import BackboneConfig
-from situs.config import Config, Seed
+from situs.config import Accelerator, Config, Precision, Seed, Strategy
 from situs.datasets.dataset import DatasetOptions
 from situs.errors import setting
 from situs.store import Preprocessing
@@ -102,7 +102,7 @@ class FinetuneConfig(Config):
             fifth of the patients (or the cases that the data set declares) are tested, a tenth
             are for validation, and the rest is trained on.
         steps: Optimiser steps.
-        batch_size: Patches a step.
+        batch_size: Patches a step and device.
         patch_size: Voxels along each axis; by default the cases' median size, at most 96 (of
             slices: 256), made a multiple of what the network needs.
         lr: Peak learning rate of the head, and of the rest before ``layer_decay``.
@@ -126,7 +126,14 @@ class FinetuneConfig(Config):
         save_model: Write the weights.
         precision: ``"auto"`` takes bf16 or fp16 mixed precision on a GPU that has it.
         workers: Loader processes; 0 draws patches in the main process. The numbers are the same.
-        threads: CPU threads of torch; None takes the cores that are free.
+        threads: CPU threads of torch on each device; None takes the cores that are free.
+        devices: Devices of each machine that train one network; on a CPU, processes. Each reads
+            all cases; the first one validates and tests.
+        num_nodes: Machines.
+        strategy: ``"ddp"`` (a copy of the network on each device), which is also what ``"auto"``
+            takes for more than one.
+        accelerator: ``"auto"`` takes a GPU where there is one.
+        compile: Compile the encoder with ``torch.compile``.
         seed: Of everything random.
         overwrite: Replace an earlier result in ``out``.
     """
@@ -169,11 +176,21 @@ class FinetuneConfig(Config):
     checkpoint_every: int = Field(100, ge=1)
     save_predictions: bool = True
     save_model: bool = True
-    precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "auto"
+    precision: Precision = "auto"
     workers: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1)
+    devices: PositiveInt = 1
+    num_nodes: PositiveInt = 1
+    strategy: Strategy = "auto"
+    accelerator: Accelerator = "auto"
+    compile: bool = False
     seed: Seed = 0
     overwrite: bool = False
+
+    @property
+    def world_size(self) -> int:
+        """Devices in all."""
+        return self.devices * self.num_nodes
 
     @model_validator(mode="before")
     @classmethod

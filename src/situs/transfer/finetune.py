@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ from situs.errors import ConfigError, setting
 from situs.evaluation.metrics import Summary
 from situs.files import check_writable
 from situs.locks import holding
+from situs.methods.distributed import alone
+from situs.ranks import is_first
 from situs.splits.split import Split
 from situs.store import Preprocessing
+from situs.training.processes import Group, together
 from situs.training.run import MetricsFile
 from situs.training.states import States
 from situs.training.stopping import StopSignals, resume_command, stop_signals, stopped
@@ -81,17 +84,30 @@ def finetune(
         Terminated: After SIGTERM likewise.
     """
     config = load_config(FinetuneConfig, config, overrides)
-    check_writable(config.out, folder=True)
-    with holding(config.out, "situs finetune"):
+    with ExitStack() as stack:
+        if is_first():
+            check_writable(config.out, folder=True)
+            stack.enter_context(holding(config.out, "situs finetune"))
         if resume and (config.out / RESULT).is_file():
             return Result.open(config.out)
-        check_folder(config, resume)
-        return _finetune(config, cohort, resume, quiet)
+        if is_first():
+            check_folder(config, resume)
+        stops = stack.enter_context(stop_signals())
+        group = stack.enter_context(together(config.devices, config.num_nodes, config.accelerator))
+        return _finetune(config, cohort, resume, group, stops, quiet or not group.first)
 
 
-def _finetune(config: FinetuneConfig, cohort: Cohort | None, resume: bool, quiet: bool) -> Result:
+def _finetune(
+    config: FinetuneConfig,
+    cohort: Cohort | None,
+    resume: bool,
+    group: Group,
+    stops: StopSignals,
+    quiet: bool,
+) -> Result:
+    """One process's part: all train, the first one writes, validates and tests."""
     clock = _Clock()
-    with isolate_rng(), _threads(config.threads), stop_signals() as stops:
+    with isolate_rng(), _threads(config):
         _, card = starting_point(config.init, config.backbone, channels=1)
         cohort = _cohort(config, cohort, card.preprocessing)
         config = _settled(config, cohort, card.method, quiet)
@@ -100,12 +116,35 @@ def _finetune(config: FinetuneConfig, cohort: Cohort | None, resume: bool, quiet
             Console(stderr=True).print(described(split, cohort), markup=False, highlight=False)
         model, ledger, pretrained = _model(config, cohort, split)
         # Only now: weights that do not fit must not cost an earlier result.
-        enter_folder(_resolved(config, model.task, cohort), split, cohort, resume)
+        resolved = _resolved(config, model.task, cohort)
+        if group.first:
+            enter_folder(resolved, split, cohort, resume)
+        group.in_turn(lambda: None)  # from here on the folder is this training's
         if ledger is not None and not quiet:
             Console(stderr=True).print(ledger)
         clock.lap("prepare")
-        watch = _train(config, model, cohort, split, pretrained, stops, quiet)
+        watch = _train(config, model, cohort, split, pretrained, group, stops, quiet)
         clock.lap("train")
+
+        def finish() -> Result:
+            if not group.first:
+                return Result.open(config.out)
+            return _scored(config, model, cohort, split, ledger, watch, clock)
+
+        return group.in_turn(finish)
+
+
+def _scored(
+    config: FinetuneConfig,
+    model: Model,
+    cohort: Cohort,
+    split: Split,
+    ledger: Ledger | None,
+    watch: ValidationCheckpoint,
+    clock: _Clock,
+) -> Result:
+    """Save the model, test it, and write the result."""
+    with alone():
         if config.save_model:
             # Before the test: whatever goes wrong there must not cost the training.
             model.save(config.out / "model")
@@ -224,16 +263,19 @@ def _train(
     cohort: Cohort,
     split: Split,
     pretrained: Sequence[nn.Module],
+    group: Group,
     stops: StopSignals,
     quiet: bool,
 ) -> ValidationCheckpoint:
+    own = slice(group.rank * config.batch_size, (group.rank + 1) * config.batch_size)
     sampler = PatchSampler(
         cohort.load(split.train),
         model.task.framing,
-        config.batch_size,
+        config.batch_size * config.world_size,
         config.augmentation,
         config.foreground_share,
         config.seed,
+        own,
     )
     segmenting = config.task == "segmentation"
     weights = config.class_weights
@@ -299,9 +341,9 @@ def _resolved(config: FinetuneConfig, task: Task, cohort: Cohort) -> FinetuneCon
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def _threads(config: FinetuneConfig) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(number or look().threads())
+    torch.set_num_threads(config.threads or look().threads(config.devices))
     try:
         yield
     finally:

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceLoss, FocalLoss
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+
+from situs.methods.distributed import mean_count, size
 
 Terms = dict[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Terms]
@@ -27,7 +30,7 @@ def segmentation_loss(kind: Kind, class_weights: Sequence[float] | None = None) 
         ``dice``, ``ce`` or ``focal``, and ``total``.
     """
     weights = None if class_weights is None else torch.tensor(class_weights)
-    dice = DiceLoss(
+    dice = _Dice(
         include_background=False,
         to_onehot_y=True,
         softmax=True,
@@ -75,13 +78,35 @@ def classification_loss(
     return several
 
 
+class _Dice(DiceLoss):
+    """MONAI's soft Dice over the batch of all processes: sums first, then the quotient."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Logits ``(B, K, *spatial)`` and labels ``(B, 1, *spatial)`` to a scalar."""
+        if size() == 1:
+            return super().forward(input, target)
+        shares = input.softmax(1)[:, 1:].transpose(0, 1).flatten(1)
+        truth = F.one_hot(target[:, 0], input.shape[1]).movedim(-1, 0)[1:].flatten(1).to(shares)
+        sums = [(shares * truth).sum(1), shares.sum(1), truth.sum(1)]
+        both, predicted, true = all_reduce(torch.stack(sums))
+        loss = 1 - (2 * both + self.smooth_nr) / (predicted + true + self.smooth_dr)
+        weights = self.class_weight
+        if weights is not None and len(loss) > 1:  # MONAI weighs several classes only
+            loss = loss * weights.to(loss)
+        return loss.mean()
+
+
 def _multiclass(kind: Kind, weights: Tensor | None) -> Loss:
-    if kind == "dice_ce":
-        return lambda logits, labels: {
-            "ce": F.cross_entropy(
-                logits, labels, weight=None if weights is None else weights.to(logits)
-            )
-        }
+    if kind == "dice_ce" and weights is None:
+        return lambda logits, labels: {"ce": F.cross_entropy(logits, labels)}
+    if kind == "dice_ce" and weights is not None:
+        return lambda logits, labels: {"ce": _weighted(logits, labels, weights.to(logits))}
     focal = FocalLoss(to_onehot_y=True, use_softmax=True, weight=weights)
     # MONAI also averages over classes, all but one of which are zero at a voxel.
     return lambda logits, labels: {"focal": logits.shape[1] * focal(logits, labels[:, None])}
+
+
+def _weighted(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy over the weights of all processes."""
+    total = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
+    return total / mean_count(weights[labels].sum()).to(total)

@@ -63,10 +63,12 @@ class PatchSampler(IterableDataset[Batch]):
     Args:
         cases: Prepared, in memory.
         framing: Patch size and slice axis.
-        batch_size: Patches a batch.
+        batch_size: Patches a batch, of all processes together.
         augmentation: Random changes.
         foreground_share: Of patches centred near a labelled voxel.
         seed: Of everything random.
+        own: Which patches of every batch this process takes; what is drawn depends on the batch
+            alone.
     """
 
     def __init__(
@@ -77,7 +79,9 @@ class PatchSampler(IterableDataset[Batch]):
         augmentation: Augmentation,
         foreground_share: float,
         seed: int,
+        own: slice = slice(None),
     ) -> None:
+        self.own = own
         self.cases = cases
         self.framing = framing
         self.batch_size = batch_size
@@ -124,7 +128,8 @@ class PatchSampler(IterableDataset[Batch]):
         spacing = torch.tensor([[c.spacing[a] for a in framing.axes] for c in cases])
         drawn = draw(self.augmentation, spacing.float(), framing.axes, generator)
         size = framing.in_volume(drawn.crop_size(framing.patch_size))
-        starts = [self._start(case, size, rng) for case in cases]
+        starts = [self._start(case, size, rng) for case in cases][self.own]
+        cases = cases[self.own]
         images = self._stacked(
             crop_padded(c.image, s, size, c.background) for c, s in zip(cases, starts, strict=True)
         )
@@ -133,8 +138,8 @@ class PatchSampler(IterableDataset[Batch]):
             labels = self._stacked(
                 crop_padded(_label(c)[None], s, size) for c, s in zip(cases, starts, strict=True)
             )[:, 0]
-        image, label = move(images, labels, drawn, framing.patch_size)
-        batch = {"image": recolour(image, drawn, generator)}
+        image, label = move(images, labels, drawn.rows(self.own), framing.patch_size)
+        batch = {"image": recolour(image, drawn, generator, self.own)}
         if label is not None:
             batch["label"] = label
         if cases[0].target is not None:

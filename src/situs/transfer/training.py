@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from situs.errors import NonFiniteLoss, setting
-from situs.training.engine import precision, quick_layout, quiet_engine, seed_generators
+from situs.methods.distributed import alone, synchronise
+from situs.training.engine import engine, quick_layout, quiet_engine, seed_generators
 from situs.training.keeping import StateKeeper, count_whole_steps
 from situs.training.loading import WatchedLoader
 from situs.training.progress import TrainingProgress
@@ -159,10 +160,13 @@ class ValidationCheckpoint(pl.Callback):
         assert isinstance(pl_module, Finetuning)
         step = trainer.global_step
         if step % 10 == 0 or step in (1, self.config.steps):
-            terms = {f"loss/{k}": float(v) for k, v in pl_module.latest.items()}
+            # Losses are means over devices, as gradients are.
+            latest = {k: trainer.strategy.reduce(v) for k, v in pl_module.latest.items()}
+            terms = {f"loss/{k}": float(v) for k, v in latest.items()}
             rate = float(trainer.optimizers[0].param_groups[0]["lr"])
             seconds = time.perf_counter() - self._began
-            self.metrics.add(step, {**terms, "lr": rate, "seconds": seconds})
+            if trainer.is_global_zero:
+                self.metrics.add(step, {**terms, "lr": rate, "seconds": seconds})
             pl_module.progress["loss"] = (terms["loss/total"], "")
         last = step == self.config.steps
         if self.score is not None and (step % self.config.validate_every == 0 or last):
@@ -171,7 +175,8 @@ class ValidationCheckpoint(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what was measured."""
-        self.metrics.flush()
+        if trainer.is_global_zero:
+            self.metrics.flush()
 
     def take_best(self, model: Model) -> None:
         """Put the best weights into the model."""
@@ -200,10 +205,14 @@ class ValidationCheckpoint(pl.Callback):
     def _validate(
         self, trainer: pl.Trainer, module: Finetuning, score: Callable[[], float]
     ) -> None:
-        module.eval()
-        value = score()
-        module.train()
-        self.metrics.add(trainer.global_step, {"score/validation": value})
+        value = 0.0
+        if trainer.is_global_zero:
+            module.eval()
+            with alone():
+                value = score()
+            module.train()
+            self.metrics.add(trainer.global_step, {"score/validation": value})
+        value = trainer.strategy.broadcast(value)
         module.progress["validation"] = (value, "")
         if self.best_score is None or value > self.best_score:
             self.best_score, self.best_step = value, trainer.global_step
@@ -231,6 +240,10 @@ def fit(
     """
     config = module.config
     quick_layout(module)
+    if config.world_size > 1:
+        synchronise(module)
+    if config.compile:
+        module.model.backbone.encoder.compile()
     module.names = batches.names
     state = _latest(states)
     if state is not None:
@@ -285,9 +298,8 @@ def _loader(batches: PatchSampler, workers: int) -> DataLoader[Batch]:
 def _trainer(config: FinetuneConfig, callbacks: list[pl.Callback], out: Path) -> pl.Trainer:
     return pl.Trainer(
         max_steps=config.steps,
-        accelerator="auto",
-        devices=1,
-        precision=precision(config.precision),
+        **engine(config.devices, config.num_nodes, config.accelerator, config.precision),
+        use_distributed_sampler=False,  # the sampler knows which patches are this process's
         gradient_clip_val=1.0,
         callbacks=callbacks,
         logger=False,

@@ -48,6 +48,7 @@ def run_study(
     overrides: Sequence[str] = (),
     report: Callable[[Event, int, int], None] | None = None,
     only_report: bool = False,
+    join: bool = False,
     worker: Sequence[str] = WORKER,
     names: bool = False,
 ) -> StudyResult:
@@ -58,6 +59,7 @@ def run_study(
         overrides: ``key.path=value`` strings.
         report: Called with each event, the number of finished jobs and of all jobs.
         only_report: Run nothing; compare what has been finished so far.
+        join: Work beside other processes on the same study, here or on other machines.
         worker: Command line of a worker process.
         names: Show names of scans and cases in tables and page; by default short ids, which
             ``names.csv`` in the study's folder tells apart.
@@ -68,13 +70,14 @@ def run_study(
     Raises:
         ConfigError: If the configuration, or that of any of its runs, cannot be used.
         LeakError: If test scans would be known from training.
-        RunError: If another process is at work in ``out``.
+        RunError: If another process is at work in ``out`` and ``join`` was not said.
     """
     result, plan = carry_out(
         config,
         overrides=overrides,
         report=report,
         only_report=only_report,
+        join=join,
         worker=worker,
         names=names,
     )
