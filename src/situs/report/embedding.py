@@ -71,7 +71,7 @@ def write_page(table: str | Path, out: str | Path | None = None, *, names: bool 
         tiles=[
             _map(places, modality, "component", f"two components, {share} of the variance")
             if umap is None
-            else _map(umap, modality, "axis of the map", "UMAP")
+            else _map(umap, modality, "", "UMAP")
         ],
         caption=_CAPTIONS["pca" if umap is None else "umap"].format(share=share),
         provenance=settings(provenance, called),
@@ -131,8 +131,8 @@ def _sentence(rows: list[dict[str, Any]], modality: list[str]) -> str:
     n = len(rows)
     chance = float((kinds * (kinds - 1)).sum() / (n * (n - 1)))
     return (
-        f"The nearest scan is of the same modality for {100 * share:.0f} % of the scans; "
-        f"by chance it would be for {100 * chance:.0f} %."
+        f"The nearest scan is of the same modality for {100 * share:.0f}\u00a0% of the scans; "
+        f"by chance it would be for {100 * chance:.0f}\u00a0%."
     )
 
 
@@ -152,7 +152,11 @@ def _map(places: npt.NDArray[np.float64], modality: list[str], axis: str, by: st
                 markeredgewidth=0,
                 label=text.printable(kind),
             )
-        axes.set_xlabel(f"first {axis}")
-        axes.set_ylabel(f"second {axis}")
+        if axis:
+            axes.set_xlabel(f"first {axis}")
+            axes.set_ylabel(f"second {axis}")
+        else:  # places on such a map have no unit, and directions no meaning
+            axes.set_xticklabels([])
+            axes.set_yticklabels([])
         axes.legend(loc="best")
         return tile(figure, f"Map of {len(places)} scans by {by}")
