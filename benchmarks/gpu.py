@@ -107,6 +107,8 @@ def cube(size: int) -> list[int]:
 NNUNET = {"name": "nnunet"}
 SPATIAL = {"view_size": cube(96), "chunk_size": cube(32)}
 SMALL_SPATIAL = {"view_size": cube(8), "chunk_size": cube(4)}
+REFERENCE = PRESETS["reference"].options
+SMALL_REFERENCE = {"grid": [2, 2, 1], "crop_size": cube(8), "hidden": 16, "features": 8}
 SLICES = {"name": "cnn", "options": CNN_2D}
 
 
@@ -122,8 +124,16 @@ ROWS = [
         "s2dc",
         1,
         {"name": "swin_unetr", "options": {"feature_size": 48}},
-        PRESETS["reference"].options,
-        {"grid": [2, 2, 1], "crop_size": cube(8), "hidden": 16, "features": 8},
+        REFERENCE,
+        SMALL_REFERENCE,
+    ),
+    Row(
+        "s2dc reference, activations recomputed",
+        "s2dc",
+        1,
+        {"name": "swin_unetr", "options": {"feature_size": 48, "use_checkpoint": True}},
+        REFERENCE,
+        SMALL_REFERENCE,
     ),
     Row("sal 224²", "sal", 8, SLICES, {**flat(224), "window": 14}, {**flat(16), "window": None}),
     Row("planes 224²", "planes", 4, SLICES, flat(224), flat(16)),
@@ -524,7 +534,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for gpu.json and gpu.md")
     parser.add_argument("--only", nargs="*", default=[], help="rows whose name has a word of these")
     parser.add_argument("--small", action="store_true", default=not CUDA, help="as without a GPU")
-    parser.add_argument("--compile", action="store_true", help="also with a compiled encoder")
+    parser.add_argument(
+        "--compile", nargs="*", default=[], help="rows that are also measured with it compiled"
+    )
     parser.add_argument("--page", type=Path, help="page that takes the table, between its marks")
     parser.add_argument("--made", type=Path, help="a gpu.json of another machine: no run, its page")
     arguments = parser.parse_args()
@@ -548,11 +560,12 @@ def main() -> None:
     longest = 0.0
     for row in chosen:
         started = time.perf_counter()
+        compiling = any(word in row.name for word in arguments.compile)
         if started - begin + longest / 2 > limit:
             print(f"{row.name}: no time left")
             continue
         try:
-            rows.append(measure(row, scan, arguments.small, rate, pace, arguments.compile))
+            rows.append(measure(row, scan, arguments.small, rate, pace, compiling))
         except Exception:  # one row must not cost the others
             error = traceback.format_exc()[-2000:]
             title, size = row.title(arguments.small), row.size(arguments.small)

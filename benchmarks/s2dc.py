@@ -220,7 +220,7 @@ def plots(folder: Path) -> None:
 
 def samples(draws: int = 5) -> None:
     """Time of the reference's moved copy and of its samples, medians over ``draws`` motions."""
-    config = validate(S2dcConfig, PRESETS["reference"])
+    config = validate(S2dcConfig, PRESETS["reference"].options)
     size = config.region_size
     rng = np.random.default_rng(0)
     source = ArraySource(rng.standard_normal((1, 400, 400, 128), dtype=np.float32))

@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from situs.methods.composition import compose
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -38,3 +42,13 @@ def test_rows_are_measured_whole_and_written_as_they_come(tmp_path: Path):
     # The replayed calls are part of the step: they can start nothing that it does not start.
     assert 0 < first["network_launches"] < first["launches"]
     assert first["tflop"] > 0
+
+
+def test_every_row_has_settings_that_its_method_takes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.gpu import ROWS  # noqa: PLC0415 - stands outside the package
+
+    for row in ROWS:
+        for small in (False, True):
+            config = row.config(small)
+            compose(config.method, config.options)
