@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from situs.config import load_config
-from situs.study import StudyConfig
+from situs.errors import ConfigError
+from situs.study import StudyConfig, describe
 from situs.study.config import SCRATCH
 from situs.study.run import check_settings
 
@@ -27,3 +28,12 @@ def test_every_arm_has_valid_settings_and_a_scratch_arm_of_its_kind(file):
             start = {"load_decoder", "freeze_encoder"}
             own = {k: v for k, v in arm.finetune.items() if k not in start}
             assert own == scratch.finetune, "the same fine-tuning for both"
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_data_that_a_clone_lacks_are_asked_for_in_words(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"data is not there: data/\w+.*images/NAME\.nii\.gz"):
+        describe(file)
+    assert not list(tmp_path.iterdir())
+    assert "# Data: " in file.read_text() or "see there for where to get" in file.read_text()

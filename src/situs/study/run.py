@@ -12,7 +12,7 @@ import torch
 
 from situs.config import dump_yaml, load_config
 from situs.datasets.dataset import Dataset, open_dataset
-from situs.errors import ConfigError
+from situs.errors import ConfigError, setting
 from situs.files import cell, check_writable, write_file, write_json
 from situs.locks import holding
 from situs.scans.aliases import Names
@@ -63,6 +63,7 @@ def carry_out(
     """
     study = load_config(StudyConfig, config, overrides)
     check_settings(study)
+    _check_there(study)
     check_writable(study.out, folder=True)
     study.out.mkdir(parents=True, exist_ok=True)
     plan, folders = open_plan(study)
@@ -108,6 +109,7 @@ def describe(
     """The plan of a study without running anything; every setting is checked."""
     study = load_config(StudyConfig, config, overrides)
     check_settings(study)
+    _check_there(study)
     check_writable(study.out, folder=True)
     study.out.mkdir(parents=True, exist_ok=True)
     return open_plan(study)
@@ -130,6 +132,16 @@ def open_plan(study: StudyConfig) -> tuple[Plan, JobFolders]:
     for labels in {max(study.labels), *study.tune.labels}:
         plan.training(labels, study.seeds[0])  # says now if there are too few cases
     return plan, folders
+
+
+def _check_there(study: StudyConfig) -> None:
+    """Refuse data that are elsewhere, as those of the examples are at first."""
+    if not study.data.exists():
+        raise ConfigError(
+            f"data is not there: {study.data}. Say where it lies with {setting('data')}=PATH: a "
+            "folder with images/NAME.nii.gz and labels/NAME.nii.gz, or any other layout that "
+            "'situs finetune' reads. Where the data of an example come from stands at its top"
+        )
 
 
 def processes(study: StudyConfig) -> int:
