@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from situs.cli import app
-from situs.errors import RunError, SitusError
+from situs.errors import RunError, SitusError, StoreError
 from situs.pretraining.pretrain import pretrain
 from situs.report.report import write_report
 from situs.store import Preprocessing, Store, prepare
@@ -191,3 +194,31 @@ def test_check_tells_by_its_exit_code(finished: Run, store: Store) -> None:
         file.write_bytes(content)
     assert bad.exit_code == 1
     assert file.name in bad.stdout
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_scan_cut_while_training_is_left_out_counted_and_reported(
+    store: Store, tmp_path: Path, workers: int
+) -> None:
+    """A few may go; that many have gone is an error."""
+    copied = tmp_path / "store"
+    shutil.copytree(store.path, copied)
+    config = settings(store, tmp_path / "run", data=str(copied), workers=workers, steps=12)
+    trained = [r["key"] for r in pretrain(config, quiet=True).data["records"] if not r["held_out"]]
+    cut(copied, trained[0])
+    with pytest.warns(UserWarning, match="goes on") if workers == 0 else nullcontext():
+        run = pretrain(config, mode="overwrite", quiet=True)
+    assert run.status == "finished"
+    assert run.record.left_out == 1
+    page = write_report(run.path, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "1 scan could not be read any more" in page
+    cut(copied, trained[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(StoreError, match="is damaged"):
+            pretrain(config, mode="overwrite", quiet=True)
+
+
+def cut(store: Path, key: str) -> None:
+    file = next(store.glob(f"scans/*/{key}.b2nd"))
+    file.write_bytes(file.read_bytes()[:-100])

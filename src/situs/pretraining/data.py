@@ -5,38 +5,74 @@ A run can therefore be continued at any step, in any number of workers, with the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, Sampler
 
+from situs.errors import StoreError
 from situs.methods.composition import Composition, CompositionBatch
 from situs.training.loading import LIMIT_S, UnderWay, WatchedLoader
 from situs.views.source import Source
 
 Item = Sequence[Source]
+# Share of the items that may become unreadable before a training ends; one always may.
+_FEW = 0.05
 _ORDER, _DRAW, _HELD_OUT, _OBSERVE = range(4)  # what a random stream is for
 
 
 class ViewDataset(Dataset[dict[str, Any]]):
-    """Sample number i is drawn from item (permutation of epoch i // n)[i % n]."""
+    """Sample number i is drawn from item (permutation of epoch i // n)[i % n].
+
+    Where the files of a few items have been damaged or cut since the training began, the next item
+    takes the place of each. Items in memory that all loader processes share say which.
+    """
 
     def __init__(self, items: Sequence[Item], composition: Composition, seed: int) -> None:
         self.items = items
         self.composition = composition
         self.seed = seed
         self.under_way = UnderWay(0)
+        self._gone = torch.zeros(len(items), dtype=torch.bool).share_memory_()
         self._epoch: tuple[int, np.ndarray[Any, Any]] | None = None
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         """The views of sample ``number``, and the item they were drawn from."""
         index = self.item_index(number)
         rng = np.random.default_rng([self.seed, _DRAW, number])
-        self.under_way.begin(index)
-        views = self.composition.sample(self.items[index], rng)
-        self.under_way.done()
-        return {"item": index, "views": views}
+        for turn in range(len(self.items)):
+            item = (index + turn) % len(self.items)
+            self.under_way.begin(item)
+            try:
+                views = self.composition.sample(self.items[item], rng)
+            except StoreError as error:
+                self._leave_out(item, error)
+                rng = np.random.default_rng([self.seed, _DRAW, number])
+                continue
+            self.under_way.done()
+            return {"item": item, "views": views}
+        raise StoreError("no scan of the store can be read")  # not reached: few may be left out
+
+    @property
+    def left_out(self) -> int:
+        """Items that could not be read, in any loader process."""
+        return int(self._gone.sum())
+
+    def _leave_out(self, item: int, error: StoreError) -> None:
+        """Go on without an item; the next one takes its place.
+
+        Raises:
+            StoreError: The error, where too many are gone.
+        """
+        known = bool(self._gone[item])
+        self._gone[item] = True
+        if self.left_out > max(1, _FEW * len(self.items)):
+            raise error
+        if not known:
+            warnings.warn(f"{error}. Training goes on without this scan", stacklevel=2)
 
     def item_index(self, number: int) -> int:
         """Every item once an epoch, in an order drawn anew."""
@@ -142,6 +178,4 @@ def observed_batch(
 
 
 def _has_gpu() -> bool:
-    import torch  # noqa: PLC0415
-
     return torch.cuda.is_available()

@@ -66,6 +66,7 @@ class Pretraining(SteppedModule):
         self.teacher = make_teacher(self.student) if composition.uses_teacher else None
         self.progress: dict[str, tuple[float, str]] = {}
         self.data_wait_share = 0.0
+        self._samples: ViewDataset | None = None
         self.latest: dict[str, Tensor] = {}
         self.step_scores: dict[str, StepScore] = {}
         self.finiteness: Spoiled | None = None
@@ -79,6 +80,7 @@ class Pretraining(SteppedModule):
         sampler = EndlessSampler(
             first, self.config.batch_size, self.trainer.global_rank, self.trainer.world_size
         )
+        self._samples = dataset
         workers = self.config.workers
         if isinstance(workers, str):
             workers = workers_for(self, dataset)
@@ -94,6 +96,11 @@ class Pretraining(SteppedModule):
                 kept = optimiser.state.get(parameter, {})
                 if "step" in kept:
                     kept["step"] = kept["step"].to(self.device if fused else "cpu")
+
+    @property
+    def left_out(self) -> int:
+        """Training items whose files became unreadable, so that others took their place."""
+        return 0 if self._samples is None else self._samples.left_out
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up, cosine."""

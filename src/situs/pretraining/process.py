@@ -192,6 +192,7 @@ def _train(
                 wall_seconds=round(before + time.perf_counter() - start, 1),
                 data_wait_share=round(module.data_wait_share, 4),
                 peak_memory_mib=peak_memory_mib(),
+                left_out=module.left_out or None,
             )
             run.release_room()
             if ending == "terminated" and requeue(stops):
