@@ -110,7 +110,7 @@ class _Decoder(nn.Module):
     ) -> None:
         super().__init__()
         # All of MONAI comes with it, which takes seconds; other backbones bring their own.
-        from monai.networks.blocks.dynunet_block import (  # noqa: PLC0415
+        from monai.networks.blocks.dynunet_block import (  # noqa: PLC0415 - MONAI is slow
             UnetBasicBlock,
             UnetUpBlock,
         )

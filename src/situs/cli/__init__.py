@@ -85,7 +85,7 @@ def situs(
         typer.echo(__version__)
         raise typer.Exit
     if modules:
-        from situs.registry import import_code  # noqa: PLC0415 - imports pydantic
+        from situs.registry import import_code
 
         for module in modules:
             import_code(module)

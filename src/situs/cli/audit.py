@@ -38,8 +38,8 @@ def audit(
 
     Example: `situs audit runs/first` or `situs audit runs/first --steps-share 1`
     """
-    from situs.pretraining.audit import AUDIT  # noqa: PLC0415 - loads torch
-    from situs.pretraining.audit import audit as run_audit  # noqa: PLC0415 - loads torch
+    from situs.pretraining.audit import AUDIT
+    from situs.pretraining.audit import audit as run_audit
 
     scores = run_audit(run, steps_share, init=init, quiet=quiet or json)
     if json:

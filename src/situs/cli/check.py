@@ -52,11 +52,11 @@ def _tell(progress: Progress, bar: TaskID, done: int, total: int) -> None:
 
 
 def _check(path: Path, progress: Callable[[int, int], None]) -> list[Fault]:
-    from situs.store import Store  # noqa: PLC0415
-    from situs.store.check import check_store  # noqa: PLC0415
-    from situs.training.check import check_run, check_weights  # noqa: PLC0415 - imports torch
-    from situs.transfer.check import check_result  # noqa: PLC0415
-    from situs.weights.weights import CARD  # noqa: PLC0415
+    from situs.store import Store
+    from situs.store.check import check_store
+    from situs.training.check import check_run, check_weights
+    from situs.transfer.check import check_result
+    from situs.weights.weights import CARD
 
     if Store.is_store(path):
         return check_store(path, progress)

@@ -61,8 +61,8 @@ def scan(
     Exit code 0 where everything can be used, 1 where something was refused (label maps do not
     count), 2 where nothing can be used.
     """
-    from situs.catalog.catalog import build_catalog  # noqa: PLC0415 - reads pandas and pyarrow
-    from situs.catalog.patients import one_patient_warning  # noqa: PLC0415
+    from situs.catalog.catalog import build_catalog
+    from situs.catalog.patients import one_patient_warning
 
     with _progress(quiet or json) as progress:
         found = build_catalog(
@@ -120,9 +120,9 @@ def prepare(
 
     A second call does only what is missing. Exit code 1 where something was refused on the way.
     """
-    from situs.config import load_config  # noqa: PLC0415
-    from situs.store import Preprocessing  # noqa: PLC0415 - torch-free, yet slow to import
-    from situs.store import prepare as make_store  # noqa: PLC0415
+    from situs.config import load_config
+    from situs.store import Preprocessing
+    from situs.store import prepare as make_store
 
     overrides = [*(settings or ()), *([f"spacing={_spacing(spacing)}"] if spacing else ())]
     rules = load_config(Preprocessing, config or {}, overrides)
@@ -215,7 +215,7 @@ def _cells(entry: Entry, names: dict[str, str]) -> list[str]:
 
 
 def _print_refused(refused: list[Entry], rows: int, console: Console) -> None:
-    from situs.scans.refusals import REASONS  # noqa: PLC0415
+    from situs.scans.refusals import REASONS
 
     if not refused:
         return

@@ -29,9 +29,9 @@ def doctor(json: Json = False) -> None:
 
     Example: `situs doctor`
     """
-    import importlib.metadata  # noqa: PLC0415 - slow to import
+    import importlib.metadata
 
-    import torch  # noqa: PLC0415 - slow to import
+    import torch
 
     cores = look()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -42,7 +42,7 @@ def export(
 
     What is written is loaded back and compared with the original before it counts.
     """
-    from situs.export import export as write  # noqa: PLC0415 - imports torch
+    from situs.export import export as write
 
     exported = write(
         run,

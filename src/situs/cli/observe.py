@@ -36,9 +36,9 @@ def observe(
 
     Example: `situs observe runs/first` or `situs observe runs/first --transfer results/few`
     """
-    from situs.report.folder import read_run  # noqa: PLC0415
-    from situs.report.report import write_report  # noqa: PLC0415
-    from situs.report.terminal import print_scores, score_rows  # noqa: PLC0415
+    from situs.report.folder import read_run
+    from situs.report.report import write_report
+    from situs.report.terminal import print_scores, score_rows
 
     page = write_report(run, out_path, full=full, transfers=transfer or (), names=names)
     if json:
@@ -60,9 +60,9 @@ def compare(
 
     Example: `situs compare runs/spatial runs/s2dc --out comparison.html`
     """
-    from situs.report.compare import write_comparison  # noqa: PLC0415
-    from situs.report.folder import read_run  # noqa: PLC0415
-    from situs.report.terminal import score_rows  # noqa: PLC0415
+    from situs.report.compare import write_comparison
+    from situs.report.folder import read_run
+    from situs.report.terminal import score_rows
 
     page = write_comparison(runs, out_path or Path("comparison.html"), names=names)
     if json:
@@ -83,7 +83,7 @@ def serve(
 
     Example: `situs serve runs`
     """
-    from situs.report.serve import make_server  # noqa: PLC0415
+    from situs.report.serve import make_server
 
     server = make_server(folder, port)
     address = f"http://127.0.0.1:{server.server_address[1]}/"

@@ -48,10 +48,10 @@ def plan(
     Angle and distance to the acquired plane are given where the study has it. Exit code 1 says
     that some planes could not be planned; each with the reason.
     """
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.progress import Progress
 
-    from situs.planning import plan as run_planning  # noqa: PLC0415 - imports torch
-    from situs.planning import summarise  # noqa: PLC0415
+    from situs.planning import plan as run_planning
+    from situs.planning import summarise
 
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
         bar = progress.add_task("planning", total=None)
@@ -87,8 +87,8 @@ def studies(
 
     Exit code 0 where every study has two roles or more, 1 where some have not, 2 where none has.
     """
-    from situs.catalog.studies import load_rules, study_table  # noqa: PLC0415
-    from situs.planning import open_catalog  # noqa: PLC0415 - imports torch
+    from situs.catalog.studies import load_rules, study_table
+    from situs.planning import open_catalog
 
     rows = study_table(open_catalog(paths).accepted, load_rules(rules))
     roles: dict[str, set[str]] = {}
@@ -119,7 +119,7 @@ def demo_studies(
 
     Only their geometry is that of a heart or knee examination.
     """
-    from situs.demo.studies import write_demo  # noqa: PLC0415 - imports torch
+    from situs.demo.studies import write_demo
 
     if kind not in ("heart", "knee"):
         raise typer.BadParameter(f"must be heart or knee, got '{kind}'")
@@ -130,7 +130,7 @@ def demo_studies(
 
 
 def _print_plans(plans: list[RolePlan], summary: list[RoleSummary], quiet: bool) -> None:
-    from situs.planning import summary_table  # noqa: PLC0415 - imports torch
+    from situs.planning import summary_table
 
     if not quiet:
         table = Table(box=None, pad_edge=False)

@@ -19,7 +19,7 @@ def methods(json: Json = False) -> None:
 
     Example: `situs methods`
     """
-    from situs.methods import available, method_class  # noqa: PLC0415 - imports torch
+    from situs.methods import available, method_class
 
     rows = []
     for name in available():
@@ -46,8 +46,8 @@ def backbones(json: Json = False) -> None:
 
     Example: `situs backbones`, then `situs pretrain --backbone resenc_l …`
     """
-    from situs.backbones import available, backbone_class  # noqa: PLC0415 - imports torch
-    from situs.backbones.presets import PRESETS  # noqa: PLC0415
+    from situs.backbones import available, backbone_class
+    from situs.backbones.presets import PRESETS
 
     rows = []
     for name in available():
@@ -69,9 +69,9 @@ def config(
 
     What is left empty is required: `data` and `out`, which may be given as options as well.
     """
-    from situs.methods import method_class  # noqa: PLC0415 - imports torch
-    from situs.pretraining.config import PretrainConfig  # noqa: PLC0415
-    from situs.settings import commented_yaml  # noqa: PLC0415
+    from situs.methods import method_class
+    from situs.pretraining.config import PretrainConfig
+    from situs.settings import commented_yaml
 
     options = method_class(method).Config
     typer.echo(commented_yaml(PretrainConfig, {"method": method}, {"options": options}), nl=False)

@@ -46,15 +46,15 @@ def study(
 
     A second call goes on where the first one stopped. Exit code 1 if a job failed.
     """
-    from situs.report.study import run_study  # noqa: PLC0415
-    from situs.study import describe  # noqa: PLC0415
+    from situs.report.study import run_study
+    from situs.study import describe
 
     if dry_run:
         plan, folders = describe(config, overrides=settings or ())
         _print_plan(plan, folders, json)
         return
     if submit is not None:
-        from situs.study.submit import submit as queue  # noqa: PLC0415
+        from situs.study.submit import submit as queue
 
         jobs = queue(config, submit, overrides=settings or (), parameters=slurm or ())
         out.print(f"queued: {', '.join(jobs)}", markup=False, highlight=False)
@@ -84,9 +84,9 @@ def study(
 
 
 def _print_event(event: Any, done: int, total: int) -> None:
-    from rich.markup import escape  # noqa: PLC0415
+    from rich.markup import escape
 
-    from situs.text import duration  # noqa: PLC0415
+    from situs.text import duration
 
     what = escape(f"{event.job.kind} {event.job.title}")
     if event.what == "started":
@@ -102,7 +102,7 @@ def _print_event(event: Any, done: int, total: int) -> None:
 
 
 def _print_plan(plan: Any, folders: Any, json: bool) -> None:
-    from situs.report.study.wording import uncompared, unlike_views  # noqa: PLC0415
+    from situs.report.study.wording import uncompared, unlike_views
 
     jobs = plan.jobs()
     missing = [job for job in jobs if folders.result(job) is None]
@@ -133,10 +133,10 @@ def _print_plan(plan: Any, folders: Any, json: bool) -> None:
 
 
 def _print_summary(result: Any) -> None:
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.markup import escape
+    from rich.table import Table
 
-    from situs.report.study.wording import difference, findings, interval, number, p_value  # noqa: PLC0415
+    from situs.report.study.wording import difference, findings, interval, number, p_value
 
     metric = result.study.score
     table = Table(title=escape(result.study.name))

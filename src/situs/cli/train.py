@@ -72,10 +72,10 @@ def pretrain(
     Any setting can be given as `--set optimiser.lr=3e-4` or `--set options.view_size=[32,32,32]`;
     `situs pretrain --resume runs/first` goes on where a stopped run stood.
     """
-    from situs.config import read_yaml  # noqa: PLC0415
-    from situs.pretraining.like_plan import like_plan as follow  # noqa: PLC0415
-    from situs.pretraining.pretrain import pretrain as run_pretraining  # noqa: PLC0415
-    from situs.training.run import Run  # noqa: PLC0415
+    from situs.config import read_yaml
+    from situs.pretraining.like_plan import like_plan as follow
+    from situs.pretraining.pretrain import pretrain as run_pretraining
+    from situs.training.run import Run
 
     if resume is not None:
         if init or overwrite:
@@ -131,7 +131,7 @@ def demo(
 
     `--method planes` cuts DICOM studies out of the cohort and plans the planes of unseen ones.
     """
-    from situs.demo import run_demo  # noqa: PLC0415
+    from situs.demo import run_demo
 
     result = run_demo(folder, method=method, subjects=subjects, steps=steps, seed=seed, quiet=quiet)
     if json:
@@ -141,8 +141,8 @@ def demo(
 
 
 def _finish(run: Any, report: bool, json: bool, quiet: bool) -> None:
-    from situs.report.report import write_report  # noqa: PLC0415
-    from situs.report.terminal import print_scores, score_rows  # noqa: PLC0415
+    from situs.report.report import write_report
+    from situs.report.terminal import print_scores, score_rows
 
     observations = run.observations()
     page = write_report(run.path) if report else None

@@ -88,9 +88,9 @@ def finetune(
     results/scratch`. Any setting can be given as `--set layer_decay=0.7`; what the data set's files
     do not say, as `--set dataset.patient='^(p[0-9]+)'` or `--set dataset.allow_unlabelled=true`.
     """
-    from situs.config import load_config, read_yaml  # noqa: PLC0415
-    from situs.transfer import FinetuneConfig  # noqa: PLC0415
-    from situs.transfer import finetune as run_finetuning  # noqa: PLC0415
+    from situs.config import load_config, read_yaml
+    from situs.transfer import FinetuneConfig
+    from situs.transfer import finetune as run_finetuning
 
     if resume is not None and (overwrite or config):
         raise ConfigError("--resume goes with neither --overwrite nor --config")
@@ -177,11 +177,11 @@ def predict(
 
     Exit code 1 says that some scans were refused; they are named with the reason.
     """
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.progress import Progress
 
-    from situs.config import load_config  # noqa: PLC0415
-    from situs.transfer.ensemble import PredictSettings  # noqa: PLC0415
-    from situs.transfer.predict import predict as run_prediction  # noqa: PLC0415
+    from situs.config import load_config
+    from situs.transfer.ensemble import PredictSettings
+    from situs.transfer.predict import predict as run_prediction
 
     chosen = load_config(PredictSettings, {}, settings or ())
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
@@ -239,9 +239,9 @@ def probe(
 
     Where the files do not say which scans are one patient's: `--set dataset.patient='^(p[0-9]+)'`.
     """
-    from situs.config import load_config  # noqa: PLC0415
-    from situs.transfer.probe import ProbeSettings  # noqa: PLC0415
-    from situs.transfer.probe import probe as run_probe  # noqa: PLC0415
+    from situs.config import load_config
+    from situs.transfer.probe import ProbeSettings
+    from situs.transfer.probe import probe as run_probe
 
     values = {"train": labels, "test": test, "voxels_per_class": voxels, "seed": seed}
     result = run_probe(run, data, load_config(ProbeSettings, values, settings or ()))

@@ -48,7 +48,7 @@ def import_(
     What comes out goes wherever a run goes: `pretrain --init`, `finetune --init`, `probe`,
     arms of a study, `export`. Nothing in the file is run.
     """
-    from situs.weights.foreign import import_weights  # noqa: PLC0415 - imports torch
+    from situs.weights.foreign import import_weights
 
     rules: dict[str, Any] = {"spacing": spacing, "ct_window": ct_window}
     imported = import_weights(
@@ -106,10 +106,10 @@ def embed(
     Rows hold the scan's name, modality, spacing and the encoder's mean feature at every scale;
     with `--grid 20`, the features at places 20 mm apart and where they are.
     """
-    from rich.progress import Progress  # noqa: PLC0415
+    from rich.progress import Progress
 
-    from situs.report.embedding import write_page  # noqa: PLC0415 - imports matplotlib
-    from situs.transfer.embed import embed as write  # noqa: PLC0415 - imports torch
+    from situs.report.embedding import write_page
+    from situs.transfer.embed import embed as write
 
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
         bar = progress.add_task("embedding", total=None)

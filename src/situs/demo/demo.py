@@ -12,22 +12,25 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from situs.demo.cohort import demo_cohort
+from situs.demo.studies import cut_demo
 from situs.errors import SitusError
 from situs.evaluation.gains import Account, account
 from situs.files import write_json
+from situs.planning import RoleSummary, open_catalog, plan, summarise, summary_table
+from situs.pretraining.pretrain import pretrain
+from situs.report.report import write_report
+from situs.store import Preprocessing, Store, prepare
 from situs.text import duration
 from situs.training.run import Run
-from situs.transfer import Result
-
-if TYPE_CHECKING:
-    from situs.planning import RoleSummary
-    from situs.store import Store
+from situs.transfer import FinetuneConfig, Result, finetune
+from situs.weights import load_card
 
 LABELLED = 2
 """Subjects with labels."""
@@ -113,8 +116,6 @@ class DemoResult:
         spent = ", ".join(f"{stage} {duration(value)}" for stage, value in self.seconds.items())
         planes: list[RenderableType] = []
         if self.planes:
-            from situs.planning import summary_table  # noqa: PLC0415
-
             planes = ["planes of held-out studies, planned:", summary_table(self.planes)]
         return Group(
             *planes,
@@ -149,10 +150,6 @@ def run_demo(
     """
     if subjects < 6:
         raise SitusError(f"the demo needs at least 6 subjects, got {subjects}")
-    from situs.demo.cohort import demo_cohort  # noqa: PLC0415
-    from situs.pretraining.pretrain import pretrain  # noqa: PLC0415
-    from situs.report.report import write_report  # noqa: PLC0415
-    from situs.store import Preprocessing, prepare  # noqa: PLC0415
 
     seconds: dict[str, float] = {}
     began = time.perf_counter()
@@ -197,18 +194,12 @@ def run_demo(
 
 def _studies(volumes: Sequence[Path], out: Path, seed: int) -> Store:
     """A store of DICOM studies cut from volumes, the way that real studies take."""
-    from situs.demo.studies import cut_demo  # noqa: PLC0415
-    from situs.planning import open_catalog  # noqa: PLC0415
-    from situs.store import Preprocessing, prepare  # noqa: PLC0415
-
     cut_demo(volumes, out / "dicom", "heart", seed)
     return prepare(open_catalog([out / "dicom"]), out / "store", Preprocessing(spacing="native"))
 
 
 def _planned(run: Run) -> list[RoleSummary]:
     """Plan the planes of the held-out studies; all of them are kept beside the run."""
-    from situs.planning import plan, summarise  # noqa: PLC0415
-
     plans = plan(run.path)
     write_json(run.path / "planes.json", [one.as_dict() for one in plans])
     return summarise(plans)
@@ -245,9 +236,6 @@ def _finetune(
     seed: int,
     quiet: bool,
 ) -> Result:
-    from situs.transfer import FinetuneConfig, finetune  # noqa: PLC0415
-    from situs.weights import load_card  # noqa: PLC0415
-
     out = run.path / "transfer" / name
     if (out / "result.json").is_file():
         return Result.open(out)

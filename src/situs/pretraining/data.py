@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from situs.errors import StoreError
 from situs.methods.composition import Composition, CompositionBatch
@@ -167,8 +167,6 @@ def observed_batch(
     items: Sequence[Item], composition: Composition, count: int, seed: int
 ) -> tuple[CompositionBatch, list[Item]]:
     """The same ``count`` held-out samples at every observation of a run."""
-    from torch.utils.data import default_collate  # noqa: PLC0415
-
     chosen = [items[i % len(items)] for i in range(count)]
     samples = [
         composition.sample(item, np.random.default_rng([seed, _OBSERVE, i]))

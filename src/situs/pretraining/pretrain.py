@@ -64,8 +64,8 @@ def pretrain(
             check_mode(run, mode, config.paths, init)
         stops = stack.enter_context(stop_signals())
         # Lightning takes seconds to import: what is wrong with the settings is told without it.
-        from situs.pretraining.process import pretrain_in_group  # noqa: PLC0415
-        from situs.training.processes import together  # noqa: PLC0415
+        from situs.pretraining.process import pretrain_in_group  # noqa: PLC0415 - as said
+        from situs.training.processes import together  # noqa: PLC0415 - as said
 
         group = stack.enter_context(together(config.devices, config.num_nodes, config.accelerator))
         mode = group.agreed(mode)

@@ -27,7 +27,7 @@ def view(item: Scan | Volume | Panel) -> Any:
     """
     require("ipyniivue", "notebook")
     from ipyniivue import Mesh, NiiVue  # noqa: PLC0415 - optional
-    from ipyniivue import Volume as Shown  # noqa: PLC0415
+    from ipyniivue import Volume as Shown  # noqa: PLC0415 - optional
 
     files = scene.Assets(longest=256)
     built = scene.build(_panel_of(item), files)

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from situs import text
+from situs.errors import ConfigError
 from situs.files import check_writable, write_file
 from situs.report import page, scene, summary
 from situs.report.figures import training
@@ -232,7 +233,6 @@ def _methods(run: RunFolder) -> list[dict[str, Any]]:
 
 def _installed(name: str) -> About:
     from situs import methods  # noqa: PLC0415 - imports torch
-    from situs.errors import ConfigError  # noqa: PLC0415
 
     try:
         method = methods.method_class(name)

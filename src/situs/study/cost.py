@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from situs.files import write_json
 
 _RAPL = Path("/sys/class/powercap")
@@ -109,15 +111,12 @@ def _reset_peaks() -> None:
     """One worker does many jobs; without this the largest would count for all after it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    import torch  # noqa: PLC0415
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def _gpu_memory_mib() -> int | None:
-    import torch  # noqa: PLC0415
-
     if not torch.cuda.is_available():
         return None
     return int(torch.cuda.max_memory_allocated() / 2**20)

@@ -16,20 +16,26 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from situs.backbones import backbone_class
+from situs.catalog.catalog import build_catalog
+from situs.datasets.dataset import open_dataset
 from situs.errors import NonFiniteLoss, RunError
 from situs.files import write_json
 from situs.locks import LEASE_S, holding
 from situs.observation import verdicts
 from situs.orphans import end_with_parent
+from situs.pretraining.pretrain import pretrain
+from situs.store import Preprocessing, prepare
 from situs.study.cost import Cost
 from situs.study.jobs import COST, JOB, LOG, RESULT, RUN, STUDY
+from situs.training.run import Run
+from situs.transfer.cases import Cohort
+from situs.transfer.finetune import finetune
+from situs.transfer.folder import BEGUN
 from situs.version import __version__
-
-if TYPE_CHECKING:
-    from situs.transfer.cases import Cohort
-
+from situs.weights import load_card
 
 _CLAIM_S = LEASE_S + 60
 """Of a machine that died; longer than the lease of the run inside, which is then free, too."""
@@ -60,9 +66,6 @@ class Worker:
         return result
 
     def _store(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
-        from situs.catalog.catalog import build_catalog  # noqa: PLC0415
-        from situs.store import Preprocessing, prepare  # noqa: PLC0415
-
         rules = Preprocessing.model_validate(config["rules"])
         # Channels of one image are scans of their own here: pretraining reads one channel.
         catalog = build_catalog(
@@ -79,8 +82,6 @@ class Worker:
         }
 
     def _pretrain(self, config: dict[str, Any], out: Path, resumed: bool) -> dict[str, Any]:
-        from situs.pretraining.pretrain import pretrain  # noqa: PLC0415
-
         mode: Literal["resume", "new"] = "resume" if resumed else "new"
         if not resumed and out.exists():
             _set_aside(out)
@@ -101,10 +102,6 @@ class Worker:
         return {"scores": scores, "explained": explained, "run": RUN}
 
     def _finetune(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
-        from situs.backbones import backbone_class  # noqa: PLC0415
-        from situs.transfer.finetune import finetune  # noqa: PLC0415
-        from situs.weights import load_card  # noqa: PLC0415
-
         start = Path(config.get("init", "none"))
         if start.is_dir() and start.is_relative_to(out.resolve().parents[1]):
             # Pretrained by this very study, whose configuration named the backbone.
@@ -128,11 +125,6 @@ class Worker:
             return {"scores": {}, "cases": [], "diverged": True, "run": RUN}
 
     def _cohort_for(self, config: dict[str, Any]) -> Cohort:
-        from situs.datasets.dataset import open_dataset  # noqa: PLC0415
-        from situs.store import Preprocessing  # noqa: PLC0415
-        from situs.transfer.cases import Cohort  # noqa: PLC0415
-        from situs.weights import load_card  # noqa: PLC0415
-
         rules = config.get("preprocessing") or load_card(config["init"]).preprocessing
         options = config["dataset"]
         key = json.dumps([config["data"], options, rules], sort_keys=True, default=str)
@@ -145,8 +137,6 @@ class Worker:
 
 def _resumable(run: Path) -> bool:
     """Whether a pretraining left a state to go on from."""
-    from situs.training.run import Run  # noqa: PLC0415
-
     if not (run / "run.json").is_file():
         return False
     try:
@@ -158,8 +148,6 @@ def _resumable(run: Path) -> bool:
 
 def _was_begun(out: Path) -> bool:
     """Whether a fine-tuning left something to go on from."""
-    from situs.transfer.folder import BEGUN  # noqa: PLC0415
-
     return (out / BEGUN).is_file()
 
 

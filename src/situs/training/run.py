@@ -124,7 +124,7 @@ class Run:
 
     def encoder(self) -> Backbone:
         """The pretrained backbone of the best checkpoint."""
-        from situs.weights import load_encoder  # noqa: PLC0415
+        from situs.weights import load_encoder  # noqa: PLC0415 - reports load no torch
 
         return load_encoder(self.path)
 

@@ -19,7 +19,7 @@ def _embedder(channels: int, width: int, strided: int, cells: int) -> nn.Sequent
     all point the same way, and their cosines would start, and stay, near 1.
     """
     # MONAI takes seconds to import, and `situs methods` lists what it does not build.
-    from monai.networks.blocks import Convolution  # noqa: PLC0415
+    from monai.networks.blocks import Convolution  # noqa: PLC0415 - MONAI is slow
 
     layers: list[nn.Module] = []
     for level in range(strided):
