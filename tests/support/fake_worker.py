@@ -15,7 +15,8 @@ from pathlib import Path
 def dice(config: dict, case: str) -> float:
     luck = zlib.crc32(f"{case}{config['seed']}".encode()) % 1000 / 20_000
     learned = 0.0 if "init" not in config else 0.1
-    return 0.5 + 0.05 * len(config["train"]) ** 0.5 + learned - abs(config["lr"] - 0.01) + luck
+    rate = abs(config.get("lr", 0.01) - 0.01)
+    return 0.5 + 0.05 * len(config["train"]) ** 0.5 + learned - rate + luck
 
 
 def carry_out(folder: Path) -> None:
