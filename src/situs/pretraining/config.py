@@ -75,6 +75,8 @@ class PretrainConfig(Config):
             is held against an untrained one, and the reach of each loss term is measured.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between rows of the metrics file.
+        loggers: Also ``"wandb"`` (offline unless WANDB_MODE=online) or ``"mlflow"`` (a folder of
+            the run unless MLFLOW_TRACKING_URI is set); extras of the same names.
     """
 
     method: str = "spatial"
@@ -104,6 +106,7 @@ class PretrainConfig(Config):
     observe_controls: ControlTimes = "last"
     checkpoint_every: PositiveInt = 250
     log_every: PositiveInt = 10
+    loggers: tuple[Literal["wandb", "mlflow"], ...] = ()
 
     @model_validator(mode="before")
     @classmethod

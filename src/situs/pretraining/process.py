@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 
 from situs.catalog.patients import one_patient_warning
@@ -29,6 +28,7 @@ from situs.splits.groups import scan_groups
 from situs.store import Store
 from situs.training.engine import engine, quick_layout, quiet_engine
 from situs.training.folder import Mode, check_same_data, check_same_settings, make_folder
+from situs.training.loggers import loggers
 from situs.training.processes import Group
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
@@ -217,7 +217,7 @@ def _trainer(
         **engine(config.devices, config.num_nodes, config.accelerator, config.precision),
         accumulate_grad_batches=config.optimiser.accumulate,
         use_distributed_sampler=False,  # the endless sampler knows its rank
-        logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
+        logger=loggers(config.loggers, run.path),
         callbacks=[
             steps,
             StopBetweenSteps(stops, lambda: steps.whole),

@@ -25,6 +25,7 @@ _FREE_ON_RESUME = {
     "observe_controls",
     "checkpoint_every",
     "log_every",
+    "loggers",
     # On how many devices the same batch is computed; see _bound.
     "batch_size",
     "devices",
