@@ -12,7 +12,12 @@ from situs.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 # Where conda calls a package otherwise than the index does.
-CONDA = {"torch": "pytorch", "blosc2": "python-blosc2", "matplotlib": "matplotlib-base"}
+CONDA = {
+    "torch": "pytorch",
+    "blosc2": "python-blosc2",
+    "matplotlib": "matplotlib-base",
+    "isal": "python-isal",
+}
 
 
 def test_the_conda_recipe_asks_for_the_packages_of_the_wheel() -> None:
