@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from situs.catalog.studies import by_role, load_rules
+from situs.cli.tables import demonstrated
 from situs.demo import demo
 from situs.store import Store
 
@@ -32,7 +33,7 @@ def test_the_demo_of_planes_goes_from_dicom_studies_to_planned_planes(
     assert [row.role for row in result.planes] == ["sax", "2ch", "3ch", "4ch", "all"]
     assert result.report.is_file()
     console = Console(width=100, record=True, quiet=True)
-    console.print(result.summary())
+    console.print(demonstrated(result))
     assert set(result.seconds) >= {"pretrain", "plan", "finetune scratch", "report"}
     assert 0 <= result.results["scratch"].scores["dice"] <= 1
     assert json.dumps(result.as_dict(), default=str)

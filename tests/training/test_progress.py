@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from situs.training.progress import TrainingProgress
+from situs.training.shown import silenced
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\r]")
 
@@ -73,5 +74,7 @@ def test_the_last_line_of_a_log_stands_once() -> None:
 
 def test_quiet_and_other_ranks_write_nothing() -> None:
     stream = io.StringIO()
-    run_progress(TrainingProgress(quiet=True, console=Console(file=stream)), steps=3)
+    with silenced(True):
+        callback = TrainingProgress(console=Console(file=stream))
+    run_progress(callback, steps=3)
     assert stream.getvalue() == ""

@@ -18,12 +18,41 @@ from situs.files import check_writable
 out = Console()
 err = Console(stderr=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON instead.")]
+
+class _Teller(RichHandler):
+    """Warnings under their name; what is only told as a plain line."""
+
+    def render(self, **parts: Any) -> Any:
+        """A record as it is printed."""
+        if parts["record"].levelno < logging.WARNING:
+            return parts["message_renderable"]
+        return super().render(**parts)
+
+
+_TELLER = _Teller(logging.INFO, err, show_time=False, show_path=False, markup=False)
+
+
+def hush(wanted: bool) -> bool:
+    """From here on only warnings and errors are told."""
+    if wanted:
+        _TELLER.setLevel(logging.WARNING)
+    return wanted
+
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", callback=hush, help="Print machine-readable JSON instead."),
+]
 Names = Annotated[
     bool,
     typer.Option("--names", help="Show the names of scans and cases instead of short ids."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", callback=hush, help="Print only results and errors."),
+]
 
 
 def out_folder(path: Path | None) -> Path | None:
@@ -48,12 +77,12 @@ def out_any(path: Path | None) -> Path | None:
 
 
 def log_to_terminal() -> None:
-    """Let what the library logs, from warnings on, appear on standard error."""
+    """Let what the library logs appear on standard error, until ``--quiet`` says otherwise."""
     log = logging.getLogger("situs")
-    if not any(isinstance(handler, RichHandler) for handler in log.handlers):
-        log.addHandler(
-            RichHandler(logging.WARNING, err, show_time=False, show_path=False, markup=False)
-        )
+    log.setLevel(logging.INFO)
+    _TELLER.setLevel(logging.INFO)
+    if _TELLER not in log.handlers:
+        log.addHandler(_TELLER)
 
 
 def print_json(value: Any) -> None:

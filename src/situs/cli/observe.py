@@ -9,6 +9,7 @@ import typer
 
 from situs.cli import app
 from situs.cli.console import Json, Names, Quiet, err, out, out_any, print_json
+from situs.cli.scores import print_scores, score_rows
 
 Out = Annotated[
     Path | None, typer.Option("--out", callback=out_any, help="HTML file or folder to write.")
@@ -38,7 +39,6 @@ def observe(
     """
     from situs.report.folder import read_run
     from situs.report.report import write_report
-    from situs.report.terminal import print_scores, score_rows
 
     page = write_report(run, out_path, full=full, transfers=transfer or (), names=names)
     if json:
@@ -62,7 +62,6 @@ def compare(
     """
     from situs.report.compare import write_comparison
     from situs.report.folder import read_run
-    from situs.report.terminal import score_rows
 
     page = write_comparison(runs, out_path or Path("comparison.html"), names=names)
     if json:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, out_file, out_folder, print_json
+from situs.cli.tables import planned
 from situs.files import write_json
 
 if TYPE_CHECKING:
@@ -130,8 +131,6 @@ def demo_studies(
 
 
 def _print_plans(plans: list[RolePlan], summary: list[RoleSummary], quiet: bool) -> None:
-    from situs.planning import summary_table
-
     if not quiet:
         table = Table(box=None, pad_edge=False)
         for heading in ("study", "plane", "lines", "residual (mm)", "angle (°)", "distance (mm)"):
@@ -154,7 +153,7 @@ def _print_plans(plans: list[RolePlan], summary: list[RoleSummary], quiet: bool)
         words = f"{len(without)} of {len(plans)}: {reason} ({shown})"
         err.print(f"[yellow]no plane for[/] {escape(words)}", highlight=False, soft_wrap=True)
     if summary[-1].compared:
-        out.print(summary_table(summary))
+        out.print(planned(summary))
 
 
 def _studies_table(rows: list[StudyRow]) -> Table:

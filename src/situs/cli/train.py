@@ -17,6 +17,8 @@ from situs.cli.devices import (
     PrecisionOption,
     StrategyOption,
 )
+from situs.cli.scores import print_scores, score_rows
+from situs.cli.tables import demonstrated
 from situs.errors import ConfigError
 from situs.ranks import is_first
 
@@ -137,12 +139,11 @@ def demo(
     if json:
         print_json(result.as_dict())
     else:
-        out.print(result.summary())
+        out.print(demonstrated(result))
 
 
 def _finish(run: Any, report: bool, json: bool, quiet: bool) -> None:
     from situs.report.report import write_report
-    from situs.report.terminal import print_scores, score_rows
 
     observations = run.observations()
     page = write_report(run.path) if report else None

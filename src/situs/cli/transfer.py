@@ -19,6 +19,7 @@ from situs.cli.devices import (
     PrecisionOption,
     StrategyOption,
 )
+from situs.cli.tables import finetuned, probed
 from situs.errors import ConfigError
 from situs.ranks import is_first
 
@@ -136,7 +137,7 @@ def finetune(
     if json:
         print_json(result.model_dump(mode="json"))
         return
-    out.print(result)
+    out.print(finetuned(result))
 
 
 @app.command()
@@ -248,7 +249,7 @@ def probe(
     if json:
         print_json(result.model_dump(mode="json"))
     else:
-        out.print(result)
+        out.print(probed(result))
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -14,21 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-
 from situs.demo.cohort import demo_cohort
 from situs.demo.studies import cut_demo
 from situs.errors import SitusError
 from situs.evaluation.gains import Account, account
 from situs.files import write_json
-from situs.planning import RoleSummary, open_catalog, plan, summarise, summary_table
+from situs.planning import RoleSummary, open_catalog, plan, summarise
 from situs.pretraining.pretrain import pretrain
 from situs.report.report import write_report
 from situs.store import Preprocessing, Store, prepare
-from situs.text import duration
 from situs.training.run import Run
+from situs.training.shown import silenced
 from situs.transfer import FinetuneConfig, Result, finetune
 from situs.weights import load_card
 
@@ -104,27 +100,6 @@ class DemoResult:
             "planes": [row._asdict() for row in self.planes],
         }
 
-    def summary(self) -> RenderableType:
-        """Scores, time and the verdict."""
-        table = Table(box=None, pad_edge=False)
-        for heading in ("labelled scans", "Dice", "HD95 (mm)", "surface Dice"):
-            table.add_column(heading, justify="left" if heading == "labelled scans" else "right")
-        for name, result in self.results.items():
-            scores = [result.scores[key] for key in ("dice", "hd95_mm", "surface_dice")]
-            row = ["–" if score is None else f"{score:.3f}" for score in scores]
-            table.add_row(f"{LABELLED}, {name}", *row)
-        spent = ", ".join(f"{stage} {duration(value)}" for stage, value in self.seconds.items())
-        planes: list[RenderableType] = []
-        if self.planes:
-            planes = ["planes of held-out studies, planned:", summary_table(self.planes)]
-        return Group(
-            *planes,
-            table,
-            self.account().sentence,
-            f"time: {spent}",
-            escape(f"report: {self.report}"),
-        )
-
 
 def run_demo(
     out: Path,
@@ -150,7 +125,11 @@ def run_demo(
     """
     if subjects < 6:
         raise SitusError(f"the demo needs at least 6 subjects, got {subjects}")
+    with silenced(quiet):
+        return _run_demo(out, method, subjects, steps, seed)
 
+
+def _run_demo(out: Path, method: str, subjects: int, steps: int | None, seed: int) -> DemoResult:
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 
@@ -175,9 +154,9 @@ def run_demo(
     config = demo_config(method, store.path, out / "run", steps, seed)
     run = Run(out / "run")
     if not (run.path / "run.json").exists():
-        pretrain(config, quiet=quiet)
+        pretrain(config)
     elif run.status != "finished":
-        pretrain(config, mode="resume", quiet=quiet)
+        pretrain(config, mode="resume")
     finished("pretrain")
     planes = _planned(run) if method == "planes" else []
     if planes:
@@ -185,7 +164,7 @@ def run_demo(
 
     results: dict[str, Result] = {}
     for name, init in (("scratch", "none"), ("pretrained", str(run.path))):
-        results[name] = _finetune(cohort, run, name, init, names[:LABELLED], test, seed, quiet)
+        results[name] = _finetune(cohort, run, name, init, names[:LABELLED], test, seed)
         finished(f"finetune {name}")
     report = write_report(run.path)
     finished("report")
@@ -234,7 +213,6 @@ def _finetune(
     train: list[str],
     test: list[str],
     seed: int,
-    quiet: bool,
 ) -> Result:
     out = run.path / "transfer" / name
     if (out / "result.json").is_file():
@@ -253,4 +231,4 @@ def _finetune(
         **settings,
         **(scratch if init == "none" else {}),
     )
-    return finetune(config, quiet=quiet)
+    return finetune(config)

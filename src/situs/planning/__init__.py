@@ -7,7 +7,6 @@ from situs.planning.planning import (
     plan,
     prepared_studies,
     summarise,
-    summary_table,
 )
 
 __all__ = [
@@ -17,5 +16,4 @@ __all__ = [
     "plan",
     "prepared_studies",
     "summarise",
-    "summary_table",
 ]

@@ -10,8 +10,6 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from situs.catalog.catalog import Catalog, build_catalog
 from situs.config import validate
@@ -192,16 +190,3 @@ def _summary(role: str, plans: Sequence[RolePlan]) -> RoleSummary:
         angle_deg=median(angles) if angles else None,
         distance_mm=median(distances) if distances else None,
     )
-
-
-def summary_table(rows: Sequence[RoleSummary]) -> Table:
-    """For the terminal."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("plane")
-    for heading in ("compared", "median angle (°)", "median distance (mm)"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        numbers = (row.angle_deg, row.distance_mm)
-        shown = ("–" if value is None else f"{value:.1f}" for value in numbers)
-        table.add_row(escape(row.role), str(row.compared), *shown)
-    return table

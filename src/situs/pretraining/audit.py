@@ -32,6 +32,7 @@ from situs.splits.groups import scan_groups
 from situs.training.engine import engine, quick_layout, quiet_engine
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
+from situs.training.shown import silenced
 from situs.views.controls import CONTROLS
 from situs.weights import beginning, load_into
 
@@ -98,7 +99,8 @@ def audit(
             _begin(folder, backbone, init)
         module = Pretraining(_shorter(config, steps), composition, backbone, train, held_out)
         module.train_items = without_anatomy(train, control)
-        _fit(module, steps, quiet)
+        with silenced(quiet):
+            _fit(module, steps)
         reached[control] = _values(config, composition, module, held_out, control)
         write_json(unfinished, {"of": of, "reached": reached})
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -163,7 +165,7 @@ def _shorter(config: PretrainConfig, steps: int) -> PretrainConfig:
     )
 
 
-def _fit(module: Pretraining, steps: int, quiet: bool) -> None:
+def _fit(module: Pretraining, steps: int) -> None:
     quick_layout(module)
     with quiet_engine():
         trainer = pl.Trainer(
@@ -172,7 +174,7 @@ def _fit(module: Pretraining, steps: int, quiet: bool) -> None:
             accumulate_grad_batches=module.config.optimiser.accumulate,
             use_distributed_sampler=False,
             logger=False,
-            callbacks=[TrainingProgress(quiet=quiet)],
+            callbacks=[TrainingProgress()],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

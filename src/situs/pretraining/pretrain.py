@@ -16,6 +16,7 @@ from situs.pretraining.config import PretrainConfig
 from situs.ranks import is_first
 from situs.training.folder import Mode, check_mode, is_run
 from situs.training.run import Run
+from situs.training.shown import silenced
 from situs.training.stopping import stop_signals, was_requeued
 
 
@@ -69,9 +70,8 @@ def pretrain(
 
         group = stack.enter_context(together(config.devices, config.num_nodes, config.accelerator))
         mode = group.agreed(mode)
-        pretrain_in_group(
-            run, config, composition, mode, init, group, stops, quiet or not group.first
-        )
+        stack.enter_context(silenced(quiet))
+        pretrain_in_group(run, config, composition, mode, init, group, stops)
     return run
 
 

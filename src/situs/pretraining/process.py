@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from rich.console import Console
 
 from situs.catalog.patients import one_patient_warning
 from situs.cores import look
@@ -44,6 +44,8 @@ from situs.training.stopping import (
 )
 from situs.weights import Beginning, Card, beginning, load_into
 
+_LOG = logging.getLogger(__name__)
+
 
 def pretrain_in_group(
     run: Run,
@@ -53,10 +55,9 @@ def pretrain_in_group(
     init: str | Path | None,
     group: Group,
     stops: StopSignals,
-    quiet: bool,
 ) -> None:
     """One process's part: the first one writes, the others find what it wrote."""
-    _choose_threads(run, config, mode, quiet)
+    _choose_threads(run, config, mode, group.first)
     store = group.in_turn(lambda: open_store(config, mode, group.first))
     items = items_of(store, composition)
     groups = scan_groups(store.records)
@@ -106,10 +107,10 @@ def pretrain_in_group(
         outside="background",
         began=began,
     )
-    _train(run, config, module, card, state, stops, quiet)
+    _train(run, config, module, card, state, stops)
 
 
-def _choose_threads(run: Run, config: PretrainConfig, mode: Mode, quiet: bool) -> None:
+def _choose_threads(run: Run, config: PretrainConfig, mode: Mode, first: bool) -> None:
     """As asked for; as the run was begun with, whose sums then stay the same; as cores are free."""
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -118,13 +119,10 @@ def _choose_threads(run: Run, config: PretrainConfig, mode: Mode, quiet: bool) -
     before = run.record.hardware.threads if mode == "resume" else None
     threads = int(before or cores.threads(config.devices))
     torch.set_num_threads(threads)
-    if not quiet:
+    if first:
         why = "as the run was begun with" if before else "chosen by what is free"
-        Console(stderr=True).print(
-            f"{cores.said()}: threads {threads} ({why}), loader processes {config.workers}",
-            markup=False,
-            highlight=False,
-        )
+        line = "%s: threads %d (%s), loader processes %d"
+        _LOG.info(line, cores.said(), threads, why, config.workers)
 
 
 def _resumed(
@@ -164,7 +162,6 @@ def _train(
     card: Card,
     state: Path | None,
     stops: StopSignals,
-    quiet: bool,
 ) -> None:
     quick_layout(module)
     if config.world_size > 1:
@@ -174,7 +171,7 @@ def _train(
     before = (run.record.wall_seconds or 0.0) if state is not None else 0.0
     start, failure = time.perf_counter(), None
     with quiet_engine():
-        trainer = _trainer(run, config, card, stops, quiet)
+        trainer = _trainer(run, config, card, stops)
         try:
             trainer.fit(module, ckpt_path=state, weights_only=True)
         except BaseException as error:
@@ -205,9 +202,7 @@ def _train(
         raise failure
 
 
-def _trainer(
-    run: Run, config: PretrainConfig, card: Card, stops: StopSignals, quiet: bool
-) -> pl.Trainer:
+def _trainer(run: Run, config: PretrainConfig, card: Card, stops: StopSignals) -> pl.Trainer:
     steps = StepRollback()
     books = MetricsLogger(run, config.log_every, steps)
     observing = ObservationCallback(run, config.observe_every, books, config.observe_controls)
@@ -225,7 +220,7 @@ def _trainer(
             books,
             observing,
             Checkpoints(run, config.checkpoint_every, card, observing, steps),
-            TrainingProgress(quiet=quiet),
+            TrainingProgress(),
             DataClock(),
         ],
         enable_checkpointing=False,  # ours are atomic and checksummed

@@ -23,6 +23,7 @@ from rich.table import Column
 from rich.text import Text
 
 from situs import text
+from situs.training.shown import is_silent
 
 # A log gets a line at every twentieth of the way, but not more often than this, and a sign of
 # life at least once a minute.
@@ -46,18 +47,15 @@ class TrainingProgress(pl.Callback):
 
     It reads ``trainer.lightning_module.progress`` (name → (value, unit)) and
     ``.data_wait_share`` (0 to 1), where they exist. Only the first process of a distributed run
-    writes.
+    writes; nothing at all is written inside :func:`situs.training.shown.silenced`.
 
     Args:
-        quiet: Write nothing at all.
         console: Where to write; standard error by default, so that results can be piped.
         what: The word before the bar.
     """
 
-    def __init__(
-        self, quiet: bool = False, console: Console | None = None, what: str = "pretraining"
-    ) -> None:
-        self._quiet = quiet
+    def __init__(self, console: Console | None = None, what: str = "pretraining") -> None:
+        self._quiet = is_silent()
         self._console = console or Console(stderr=True)
         self._what = what
         self._bar: Progress | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
-from rich.console import Console
 from torch import nn
 
 from situs.backbones import Backbone
@@ -29,6 +29,7 @@ from situs.splits.split import Split
 from situs.store import Preprocessing
 from situs.training.processes import Group, together
 from situs.training.run import MetricsFile
+from situs.training.shown import silenced
 from situs.training.states import States
 from situs.training.stopping import StopSignals, resume_command, stop_signals, stopped
 from situs.transfer.cases import Cohort, PreparedCase
@@ -46,6 +47,8 @@ from situs.transfer.splits import choose, described
 from situs.transfer.training import Finetuning, ValidationCheckpoint, fit
 from situs.weights import beginning
 from situs.weights.ledger import Ledger
+
+_LOG = logging.getLogger(__name__)
 
 
 def finetune(
@@ -92,9 +95,10 @@ def finetune(
             return Result.open(config.out)
         if is_first():
             check_folder(config, resume)
+        stack.enter_context(silenced(quiet))
         stops = stack.enter_context(stop_signals())
         group = stack.enter_context(together(config.devices, config.num_nodes, config.accelerator))
-        return _finetune(config, cohort, resume, group, stops, quiet or not group.first)
+        return _finetune(config, cohort, resume, group, stops)
 
 
 def _finetune(
@@ -103,27 +107,26 @@ def _finetune(
     resume: bool,
     group: Group,
     stops: StopSignals,
-    quiet: bool,
 ) -> Result:
     """One process's part: all train, the first one writes, validates and tests."""
     clock = _Clock()
     with isolate_rng(), _threads(config):
         _, card = starting_point(config.init, config.backbone, channels=1)
         cohort = _cohort(config, cohort, card.preprocessing)
-        config = _settled(config, cohort, card.method, quiet)
+        config = _settled(config, cohort, card.method)
         split = choose(cohort, config.train, config.validation, config.test, config.seed)
-        if not quiet:
-            Console(stderr=True).print(described(split, cohort), markup=False, highlight=False)
+        if is_first():
+            _LOG.info(described(split, cohort))
         model, ledger, pretrained = _model(config, cohort, split)
         # Only now: weights that do not fit must not cost an earlier result.
         resolved = _resolved(config, model.task, cohort)
         if group.first:
             enter_folder(resolved, split, cohort, resume)
         group.in_turn(lambda: None)  # from here on the folder is this training's
-        if ledger is not None and not quiet:
-            Console(stderr=True).print(ledger)
+        if ledger is not None and is_first():
+            _LOG.info(ledger.told())
         clock.lap("prepare")
-        watch = _train(config, model, cohort, split, pretrained, group, stops, quiet)
+        watch = _train(config, model, cohort, split, pretrained, group, stops)
         clock.lap("train")
 
         def finish() -> Result:
@@ -178,12 +181,12 @@ def _cohort(config: FinetuneConfig, cohort: Cohort | None, carded: Mapping[str, 
     return cohort
 
 
-def _settled(config: FinetuneConfig, cohort: Cohort, method: str, quiet: bool) -> FinetuneConfig:
+def _settled(config: FinetuneConfig, cohort: Cohort, method: str) -> FinetuneConfig:
     """The configuration with flips that the data and the pretext task bear."""
     classes = list(cohort.classes.values())
     augmentation, why = with_flips(config.augmentation, classes, cohort.names, method)
-    if not quiet:
-        Console(stderr=True).print(why, markup=False)
+    if is_first():
+        _LOG.info(why)
     return config.model_copy(update={"augmentation": augmentation})
 
 
@@ -265,7 +268,6 @@ def _train(
     pretrained: Sequence[nn.Module],
     group: Group,
     stops: StopSignals,
-    quiet: bool,
 ) -> ValidationCheckpoint:
     own = slice(group.rank * config.batch_size, (group.rank + 1) * config.batch_size)
     sampler = PatchSampler(
@@ -294,7 +296,7 @@ def _train(
 
     watch = ValidationCheckpoint(metrics, score if split.validation else None, config)
     states = States(config.out / STATE)
-    step = fit(module, sampler, watch, config.out, states, stops, quiet)
+    step = fit(module, sampler, watch, config.out, states, stops)
     if stops.received is not None and not watch.ended:
         saved = states.any()
         again = resume_command("finetune", config.out) if saved else "the same command"

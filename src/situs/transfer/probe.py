@@ -12,9 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
@@ -28,7 +25,6 @@ from situs.datasets.dataset import DatasetOptions
 from situs.errors import ConfigError
 from situs.splits.split import Split
 from situs.store import Preprocessing
-from situs.text import duration
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import Cases
 from situs.transfer.features import scan_feature, slice_axis_of, voxel_features
@@ -104,26 +100,6 @@ class ProbeResult(Config):
             f"{row.probe} on {row.features} {row.balanced_accuracy:.3f}" for row in self.rows
         )
         return f"ProbeResult('{self.run}', {self.what}: {scores}, chance {self.chance:.3f})"
-
-    def __rich__(self) -> RenderableType:
-        """A table with a row a probe."""
-        table = Table(title=f"{self.what} from frozen features: balanced accuracy")
-        table.add_column("probe")
-        for heading in ("pretrained", "random weights", "chance"):
-            table.add_column(heading, justify="right")
-        score = {(r.probe, r.features): r.balanced_accuracy for r in self.rows}
-        for probe, words in (("knn", "nearest neighbours"), ("linear", "linear")):
-            cells = [f"{score[probe, kind]:.3f}" for kind in ("pretrained", "random")]  # type: ignore[index]
-            table.add_row(words, *cells, f"{self.chance:.3f}")
-        counts = ", ".join(
-            f"{part}: {self.samples[part]} {self.what.split()[0]}s of {len(names)} cases"
-            for part, names in self.cases.items()
-        )
-        lines: list[RenderableType] = [table, f"{counts}; {duration(self.seconds)}"]
-        if self.left_out:
-            names = escape(", ".join(self.left_out))
-            lines.append(f"left out, as all or none of the training scans have it: {names}")
-        return Group(*lines)
 
 
 def probe(

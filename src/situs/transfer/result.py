@@ -7,14 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-
 from situs.config import Config, validate
 from situs.errors import RunError
 from situs.files import read_csv, read_json, write_csv, write_json
-from situs.text import duration
 from situs.version import __version__
 from situs.weights.ledger import Ledger
 
@@ -22,7 +17,7 @@ RESULT = "result.json"
 OBSERVATION = "observation.obs"
 _REMEDY = "restore it from a copy, or fine-tune again"
 
-_HEADINGS = {
+HEADINGS = {
     "dice": "Dice",
     "hd95_mm": "HD95 (mm)",
     "surface_dice": "surface Dice",
@@ -33,7 +28,7 @@ _HEADINGS = {
     "cases": "cases",
     "hd95_undefined": "HD95 undefined",
 }
-_DIGITS = {"hd95_mm": 2, "cases": 0, "hd95_undefined": 0}
+"""Score → what it is called; others go by their own name."""
 
 
 class Result(Config):
@@ -91,7 +86,7 @@ class Result(Config):
         write_json(self.folder / RESULT, self.model_dump(mode="json", exclude={"folder"}))
 
     def __repr__(self) -> str:
-        known = {_HEADINGS.get(k, k): v for k, v in self.scores.items() if v is not None}
+        known = {HEADINGS.get(k, k): v for k, v in self.scores.items() if v is not None}
         (name, value), *_ = known.items() or [("no score", math.nan)]
         start = "scratch" if self.init == "none" else f"{self.method} weights"
         return (
@@ -103,22 +98,6 @@ class Result(Config):
         """Rows of ``cases.csv``."""
         return read_csv(self.folder / "cases.csv", _REMEDY, "case")
 
-    def __rich__(self) -> RenderableType:
-        """A table with a row a class, and the time it took."""
-        keys = list(self.scores)
-        table = Table(title=f"{self.task}, {len(self.split['test'])} test cases")
-        table.add_column("class")
-        for key in keys:
-            table.add_column(_HEADINGS.get(key, key), justify="right")
-        for name, row in self.classes.items():
-            table.add_row(escape(name), *(_cell(key, row.get(key)) for key in keys))
-        table.add_section()
-        table.add_row("mean", *(_cell(key, self.scores[key]) for key in keys), style="bold")
-        start = "from scratch" if self.init == "none" else f"from {self.method} weights"
-        spent = ", ".join(f"{name} {duration(value)}" for name, value in self.seconds.items())
-        words = f"{len(self.split['train'])} labelled cases, {start}; {spent}; {self.folder}"
-        return Group(table, escape(words))
-
 
 def defined(scores: Mapping[str, float]) -> dict[str, float | None]:
     """NaN, which JSON does not know, becomes None."""
@@ -128,7 +107,3 @@ def defined(scores: Mapping[str, float]) -> dict[str, float | None]:
 def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]], name: str = "cases.csv") -> None:
     """Write a table with one row a case (or class of a case)."""
     write_csv(folder / name, rows)
-
-
-def _cell(key: str, value: float | None) -> str:
-    return "–" if value is None else f"{value:.{_DIGITS.get(key, 3)}f}"

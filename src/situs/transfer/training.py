@@ -231,7 +231,6 @@ def fit(
     out: Path,
     states: States,
     stops: StopSignals,
-    quiet: bool,
 ) -> int:
     """Run Lightning's loop for the configured number of steps, from a state where there is one.
 
@@ -257,7 +256,7 @@ def fit(
         watch,
         StopBetweenSteps(stops, lambda: steps.whole),
         StateKeeper(states, config.checkpoint_every, steps),
-        TrainingProgress(quiet=quiet, what="fine-tuning"),
+        TrainingProgress(what="fine-tuning"),
     ]
     with quiet_engine():
         trainer = _trainer(config, callbacks, out)

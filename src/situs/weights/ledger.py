@@ -8,9 +8,6 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 
 from situs.config import Config
@@ -81,16 +78,14 @@ class Ledger(Config):
         lines = [f"{e.part}.{e.name} {e.status}: {e.reason}" for e in odd[:limit]]
         return lines + ([f"… and {len(odd) - limit} more"] if len(odd) > limit else [])
 
-    def __rich__(self) -> RenderableType:
-        """A table of parts, and the tensors that were not simply loaded."""
-        table = Table(title=f"weights from {escape(self.source)}", title_justify="left")
-        for heading in ("part", "loaded", "adapted", "skipped", "of the network's parameters"):
-            table.add_column(heading, justify="left" if heading == "part" else "right")
+    def told(self) -> str:
+        """Where the weights came from, what became of each part's tensors, the odd ones by name."""
+        lines = [f"weights from {self.source}"]
         for part in dict.fromkeys(e.part for e in self.entries):
             tally = Counter(e.status for e in self.entries if e.part == part)
-            counts = [str(tally[s]) for s in ("loaded", "adapted", "skipped")]
-            table.add_row(part, *counts, f"{100 * self.share(part):.1f} %")
-        return Group(table, *(escape(line) for line in self.problems()))
+            counts = ", ".join(f"{tally[s]} {s}" for s in ("loaded", "adapted", "skipped"))
+            lines.append(f"{part}: {counts}; {100 * self.share(part):.1f} % of its parameters")
+        return "\n".join([*lines, *self.problems()])
 
 
 class Beginning(Config):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 
+import pytest
 from rich.console import Console
 
+from situs.cli.console import hush, log_to_terminal
+from situs.cli.scores import print_scores, score_rows
 from situs.observation import Observation, Score, Section
-from situs.report.terminal import print_scores, score_rows
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\r]")
 
@@ -51,3 +54,17 @@ def test_rows_carry_the_verdict() -> None:
     (row,) = score_rows([observation(score())])
     assert row["score"] == "gap_mae"
     assert row["verdict"] == "better"
+
+
+def test_what_the_library_logs_is_plain_lines_and_quiet_leaves_the_warnings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = logging.getLogger("situs.transfer.finetune")
+    for quiet in (False, True):
+        log_to_terminal()
+        hush(quiet)
+        log.info("3 cases to train on [p1]")
+        log.warning("few cases")
+        told = capsys.readouterr().err.splitlines()
+        lines = [] if quiet else ["3 cases to train on [p1]"]
+        assert [line.rstrip() for line in told] == [*lines, "WARNING  few cases"]
