@@ -126,7 +126,11 @@ def import_code(module: str) -> Any:
 
 
 def getattr_of(module: Any, attribute: str, what: str) -> Any:
-    """An attribute of a module, or an error that lists what is there."""
+    """An attribute of a module, or an error that lists what is there.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
     if not hasattr(module, attribute):
         known = [name for name in vars(module) if not name.startswith("_")]
         raise ConfigError(f"{what}: {unknown_name('name', attribute, known)}")

@@ -89,7 +89,12 @@ def quantity(value: float | None, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them: ``"41 s"``, ``"4 min 10 s"``, ``"2 h 05 min"``."""
+    """Seconds as a person would say them.
+
+    Example:
+        >>> duration(41), duration(250), duration(7500)
+        ('41 s', '4 min 10 s', '2 h 05 min')
+    """
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -137,7 +137,11 @@ def filled(
 
 
 def network_arguments(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
-    """MONAI's class and its arguments for a backbone, JSON-able."""
+    """MONAI's class and its arguments for a backbone, JSON-able.
+
+    Raises:
+        SitusError: For a backbone that MONAI has no class for.
+    """
     shared = {
         "spatial_dims": config.spatial_dims,
         "in_channels": config.in_channels,

@@ -35,6 +35,10 @@ def gap_matrix(centers_mm: ArrayT) -> ArrayT:
 
     Returns:
         ``(…, V, V, 3)``; antisymmetric, and additive along any path.
+
+    Example:
+        >>> gap_matrix(np.array([[0.0, 0.0, 0.0], [30.0, -10.0, 5.0]]))[0, 1].tolist()
+        [30.0, -10.0, 5.0]
     """
     return centers_mm[..., None, :, :] - centers_mm[..., :, None, :]
 

@@ -244,6 +244,9 @@ class Method(ABC):
         Returns:
             Tensors without batch dimension and with shapes that do not depend on the scan, so
             that samples stack.
+
+        Raises:
+            NotImplementedError: If a method of scans does not define it.
         """
         if self.item == "scan":
             raise NotImplementedError(f"'{self.name}' must define sample(scan, rng)")
@@ -261,6 +264,9 @@ class Method(ABC):
         Returns:
             As of :meth:`sample`, and ``scan``, the indices in ``scans`` of the scans that the
             views were cut from, ``(K,)`` or a single one.
+
+        Raises:
+            NotImplementedError: If a method of studies does not define it.
         """
         if self.item == "study":
             raise NotImplementedError(f"'{self.name}' must define sample_study(scans, rng)")

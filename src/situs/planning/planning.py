@@ -114,7 +114,14 @@ def _held_out(run: Run) -> Iterator[list[Source]]:
 
 
 def prepared_studies(paths: Sequence[str | Path], rules: Preprocessing) -> Iterator[list[Source]]:
-    """Scans of each study, from a store or prepared in memory by ``rules``, one study at a time."""
+    """Scans of each study, from a store or prepared in memory by ``rules``, one study at a time.
+
+    Yields:
+        The scans of a study.
+
+    Raises:
+        ScanRefused: If a scan cannot be read or used.
+    """
     first = Path(paths[0])
     if len(paths) == 1 and Store.is_store(first):
         for study in Store.open(first).studies():

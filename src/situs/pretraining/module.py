@@ -125,7 +125,11 @@ class Pretraining(SteppedModule):
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The composition's step under random numbers that depend only on seed and step."""
+        """The composition's step under random numbers that depend only on seed and step.
+
+        Raises:
+            NonFiniteLoss: If a term stops being finite.
+        """
         generator = self._seed_step(batch_idx)
         result = self.composition.step(batch["views"], self.student, self.teacher, generator)
         terms = {k: v.detach() for k, v in result.losses.items()}
@@ -150,6 +154,9 @@ class Pretraining(SteppedModule):
         """Clip the norm; a gradient that is not finite stops the run before it spoils weights.
 
         Under fp16 the scaler meets infinite gradients by design and skips the step.
+
+        Raises:
+            NonFiniteLoss: If the gradient is not finite.
         """
         norm = torch.nn.utils.clip_grad_norm_(
             self.student.parameters(), self.config.optimiser.gradient_clip

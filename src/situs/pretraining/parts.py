@@ -20,7 +20,11 @@ from situs.views.source import Source
 
 
 def open_store(config: PretrainConfig, mode: Mode, first: bool = True) -> Store:
-    """The store asked for, or one of the run's own, prepared from scans."""
+    """The store asked for, or one of the run's own, prepared from scans.
+
+    Raises:
+        ConfigError: If a path is not there.
+    """
     paths = config.paths
     own = config.out / "store"
     if not first and Store.is_store(own) and not Store.is_store(paths[0]):

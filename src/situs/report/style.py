@@ -135,6 +135,9 @@ def figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of ``width`` by ``height`` CSS pixels in the house style.
 
     It never touches pyplot's global state, so that it can be used beside a user's own figures.
+
+    Yields:
+        The figure, to be drawn and saved inside.
     """
     with mpl.rc_context(_RC):
         # The SVG backend counts 72 units an inch; one unit is one CSS pixel in the page.

@@ -59,6 +59,9 @@ def walk(
     Args:
         top: Where to begin.
         enter: Whether to go into a folder.
+
+    Yields:
+        A folder, and the names of its files.
     """
     seen: set[tuple[int, int]] = set()
     for here, below, names in os.walk(top, followlinks=True):

@@ -43,6 +43,10 @@ def linked(items: Iterable[T], links: Iterable[tuple[T, T]]) -> dict[T, T]:
 
     Returns:
         Item → the first item of its group, in the order given.
+
+    Example:
+        >>> linked(["a", "b", "c"], [("c", "b")])
+        {'a': 'a', 'b': 'b', 'c': 'b'}
     """
     pairs = list(links)
     order = list(dict.fromkeys([*items, *(end for pair in pairs for end in pair)]))

@@ -119,6 +119,7 @@ def open_plan(study: StudyConfig) -> tuple[Plan, JobFolders]:
     """Read the data, split it, and plan the jobs.
 
     Raises:
+        ConfigError: If the data do not fit what is asked.
         LeakError: For near-duplicates that are not one patient.
     """
     dataset = open_dataset(study.data, study.dataset)

@@ -49,7 +49,8 @@ def split_cases(facts: Sequence[CaseFacts], test: int | str, validation: int, se
         seed: Fixes the split.
 
     Raises:
-        SitusError: If nothing is left to train on, or ``"given"`` divides a patient.
+        LeakError: If ``"given"`` divides a patient.
+        SitusError: If nothing is left to train on.
     """
     order = [list(group) for group in _interleaved(facts, np.random.default_rng(seed))]
     if test == "given":

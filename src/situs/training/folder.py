@@ -86,7 +86,11 @@ def check_same_settings(run: Run, config: Config) -> None:
 
 
 def check_unchanged(folder: Path, was: Mapping[str, Any], config: Config) -> None:
-    """Likewise, for a folder that was begun with the settings ``was``."""
+    """Likewise, for a folder that was begun with the settings ``was``.
+
+    Raises:
+        RunError: Naming what differs.
+    """
     asked = _bound(config.model_dump(mode="json"))
     differing = _differences(_bound(was), asked)
     if differing:

@@ -202,6 +202,9 @@ def together(devices: int, num_nodes: int, accelerator: str) -> Iterator[Group]:
     Where no scheduler started them, this process starts those of its machine: the same command
     again. They end where the context ends; those of a scheduler go on.
 
+    Yields:
+        The processes of this training.
+
     Raises:
         ConfigError: If a scheduler started another number of processes.
         ProcessFailed: If another process failed, whatever that did to this one.

@@ -62,6 +62,7 @@ class Run:
         """The resolved configuration.
 
         Raises:
+            RunError: If it is empty.
             SitusError: If it is absent or damaged.
         """
         file = self.path / "config.yaml"
@@ -90,7 +91,11 @@ class Run:
         return self.record.status
 
     def metrics(self) -> list[dict[str, float]]:
-        """Rows of ``metrics.csv``; absent values are absent keys."""
+        """Rows of ``metrics.csv``; absent values are absent keys.
+
+        Raises:
+            RunError: If it is damaged.
+        """
         file = self.path / "metrics.csv"
         if not file.is_file():
             return []

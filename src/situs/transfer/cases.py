@@ -138,7 +138,11 @@ class Cohort:
         return self._cases[name].split
 
     def target(self, name: str) -> tuple[int, ...]:
-        """The class index of a scan, or 0/1 a class; empty for segmentation."""
+        """The class index of a scan, or 0/1 a class; empty for segmentation.
+
+        Raises:
+            ConfigError: If the target is none of the classes.
+        """
         target = self._cases[name].target
         if target is None:
             return ()

@@ -80,7 +80,11 @@ class Finetuning(SteppedModule):
             freeze(self.model.backbone.encoder)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Losses of one batch."""
+        """Losses of one batch.
+
+        Raises:
+            NonFiniteLoss: If a term stops being finite; names the cases of the batch.
+        """
         terms = self.loss(self.model(batch["image"]), batch[self.answer])
         for name, value in terms.items():
             if not bool(torch.isfinite(value)):

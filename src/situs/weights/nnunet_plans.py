@@ -59,7 +59,11 @@ class Plan:
 
     @classmethod
     def of(cls, values: Any, name: str, source: str) -> Plan:
-        """Check plans that were read; as :meth:`read`."""
+        """Check plans that were read; as :meth:`read`.
+
+        Raises:
+            ConfigError: If they are no plans of nnU-Net v2, or lack the configuration.
+        """
         if not isinstance(values, dict) or not isinstance(values.get("configurations"), dict):
             raise ConfigError(f"{source} is not a plans file of nnU-Net v2: no 'configurations'")
         if name not in values["configurations"]:

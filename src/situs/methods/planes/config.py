@@ -75,7 +75,11 @@ class PlanesConfig(MethodConfig):
 
     @property
     def grid(self) -> ViewGrid:
-        """Pixels of a view."""
+        """Pixels of a view.
+
+        Raises:
+            ConfigError: While they are left to the data.
+        """
         if self.size is None or self.spacing_mm is None:
             raise ConfigError(
                 "'size' and 'spacing_mm' are left to the data: call resolve_for_data(sources) first"

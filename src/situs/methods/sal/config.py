@@ -111,7 +111,11 @@ class SalConfig(MethodConfig):
 
     @property
     def threshold(self) -> float:
-        """``position_threshold`` once it is known."""
+        """``position_threshold`` once it is known.
+
+        Raises:
+            ConfigError: While it is left to the data.
+        """
         if self.position_threshold is None:
             raise ConfigError(
                 "'position_threshold' is left to the data: call resolve_for_data(sources) first"
@@ -120,7 +124,11 @@ class SalConfig(MethodConfig):
 
     @property
     def grid(self) -> ViewGrid:
-        """Pixels of a view."""
+        """Pixels of a view.
+
+        Raises:
+            ConfigError: While they are left to the data.
+        """
         if self.size is None or self.spacing_mm is None:
             raise ConfigError(
                 "'size' and 'spacing_mm' are left to the data: call resolve_for_data(sources) first"

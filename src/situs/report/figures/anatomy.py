@@ -61,7 +61,11 @@ class Canonical:
 
 
 def canonical(array: Array, affine: Array) -> Canonical:
-    """Reorder an array so that its axes point closest to right, anterior, superior."""
+    """Reorder an array so that its axes point closest to right, anterior, superior.
+
+    Raises:
+        ValueError: If an axis has no direction.
+    """
     affine = np.asarray(affine, dtype=float)
     orientation = nib.orientations.io_orientation(affine)
     if np.isnan(orientation).any():

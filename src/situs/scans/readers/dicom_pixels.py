@@ -56,7 +56,11 @@ class Pixels:
         return sha256(self.stored(slice_).tobytes())
 
     def stored(self, slice_: Slice) -> npt.NDArray[Any]:
-        """Stored values ``(rows, columns)`` before rescaling."""
+        """Stored values ``(rows, columns)`` before rescaling.
+
+        Raises:
+            ScanRefused: If the file has no such frame, or none that can be decoded.
+        """
         frames = self._decoded(slice_.file)
         if slice_.frame >= len(frames):
             raise refuse("truncated-file", self._path, "a file holds fewer frames than it says")

@@ -26,7 +26,11 @@ _IO = {"nrrd": "NrrdImageIO", "mha": "MetaImageIO"}
 
 
 def read(path: Path, options: ReadOptions) -> Scan:
-    """Read one NRRD or MetaImage file; see :func:`situs.scans.read.read_scan`."""
+    """Read one NRRD or MetaImage file; see :func:`situs.scans.read.read_scan`.
+
+    Raises:
+        ScanRefused: If it cannot be read or trusted.
+    """
     fmt = "nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "mha"
     fields, header_end = text_headers.header_fields(path, fmt)
     if fmt == "mha":

@@ -34,7 +34,11 @@ _HDF5 = b"\x89HDF"
 
 
 def read(path: Path, options: ReadOptions) -> Scan:
-    """Read one file; see :func:`situs.scans.read.read_scan`."""
+    """Read one file; see :func:`situs.scans.read.read_scan`.
+
+    Raises:
+        ScanRefused: If it cannot be read or trusted.
+    """
     fmt = format_by_name(path) or ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nibabel's; what matters of them is refused or noted
@@ -52,6 +56,9 @@ def read_analyze(path: Path, image_file: Path, options: ReadOptions) -> Scan:
         path: The header.
         image_file: The voxels.
         options: As for every reader.
+
+    Raises:
+        ScanRefused: If it does not say how it lies in space.
     """
     with path.open("rb") as file:
         header = AnalyzeHeader(file.read(348), check=False)
