@@ -170,7 +170,8 @@ class Method(ABC):
         name: Registry and CLI name.
         title: Heading of a report on it.
         paper: Where it was published.
-        spatial_dims: Of the backbone it trains, 2 or 3.
+        shows: Setting that says how large a view the network is shown.
+        spatial_dims: Of the backbone it trains, 2 or 3; that of what is shown once it is known.
         trains_decoder: Whether the loss reaches the backbone's decoder.
         uses_teacher: Whether :meth:`losses` needs an averaged copy of the network.
         least_batch: Samples that one step needs, over all devices; 2 for methods whose samples
@@ -188,6 +189,7 @@ class Method(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str] = ""
+    shows: ClassVar[str] = ""
     spatial_dims: int = 3
     trains_decoder: bool = False
     uses_teacher: bool = False
@@ -202,6 +204,8 @@ class Method(ABC):
 
     def __init__(self, config: MethodConfig) -> None:
         self.config = config
+        if size := self.input_size:
+            self.spatial_dims = len(size)
 
     @property
     def lower_bound(self) -> float:
@@ -211,7 +215,7 @@ class Method(ABC):
     @property
     def input_size(self) -> tuple[int, ...]:
         """Voxels along each axis of what the network is shown; empty until it is known."""
-        return ()
+        return (getattr(self.config, self.shows) if self.shows else None) or ()
 
     def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """This method with every field that was left to the data filled in (sizes, lengths).
@@ -338,9 +342,8 @@ class Method(ABC):
         """
 
     def features(self, predicted: Any) -> Tensor | None:
-        """Features ``(N, D)`` that are watched for collapse; None for none."""
-        del predicted
-        return None
+        """Features ``(N, D)`` that are watched for collapse, by default those predicted."""
+        return getattr(predicted, "features", None)
 
     def sections(
         self, samples: Samples, predicted: Any, nets: Nets, scores: Scores

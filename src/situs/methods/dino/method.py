@@ -48,17 +48,9 @@ class Dino(ViewRetrieval):
         "lower teacher_temperature or the learning rate, or raise the teacher's momentum"
     )
     uses_teacher = True
+    shows: ClassVar[str] = "global_size"
     Config: ClassVar[type[MethodConfig]] = DinoConfig
     config: DinoConfig
-
-    def __init__(self, config: DinoConfig) -> None:
-        super().__init__(config)
-        self.spatial_dims = len(config.global_size)
-
-    @property
-    def input_size(self) -> tuple[int, ...]:
-        """Voxels of a global view."""
-        return self.config.global_size
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """Global and local views; see :func:`~situs.methods.dino.views.sample_views`."""

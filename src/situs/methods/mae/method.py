@@ -49,12 +49,9 @@ class Mae(Method):
     monitor = "reconstruction_r2"
     remedy: ClassVar[str] = "hide more (mask_ratio), use larger blocks, or lower the learning rate"
     trains_decoder = True
+    shows: ClassVar[str] = "view_size"
     Config: ClassVar[type[MethodConfig]] = MaeConfig
     config: MaeConfig
-
-    def __init__(self, config: MaeConfig) -> None:
-        super().__init__(config)
-        self.spatial_dims = len(config.view_size)
 
     def resolve_for_backbone(self, backbone: Backbone) -> Self:
         """Fill ``block_size``; see :func:`~situs.methods.mae.views.fitted_block`."""
@@ -63,11 +60,6 @@ class Mae(Method):
         block = fitted_block(self.config.block_size, stride)
         filled = {**self.config.model_dump(), "block_size": block}
         return type(self)(validate(MaeConfig, filled))
-
-    @property
-    def input_size(self) -> tuple[int, ...]:
-        """Voxels of the sub-volume."""
-        return self.config.view_size
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """One masked sub-volume; see :func:`~situs.methods.mae.views.sample_masked`."""
@@ -124,10 +116,6 @@ class Mae(Method):
     def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
         """Rebuilt beside true, on hidden voxels."""
         return measure(self.config, predicted, samples.batch)
-
-    def features(self, predicted: Predicted) -> Tensor:
-        """Pooled coarsest features."""
-        return predicted.features
 
     def sections(
         self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores

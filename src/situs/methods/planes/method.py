@@ -56,6 +56,7 @@ class Planes(Method):
         "another plane cuts the slice; missing and near-parallel planes masked",
         "location": "MSE(predicted, (z − z_first) / (z_last − z_first))",
     }
+    shows: ClassVar[str] = "size"
     Config: ClassVar[type[MethodConfig]] = PlanesConfig
     config: PlanesConfig
 
@@ -81,11 +82,6 @@ class Planes(Method):
         )
         filled = {"sigma_mm": config.sigma * config.grid.spacing_mm}
         return type(self)(config.model_copy(update=filled))
-
-    @property
-    def input_size(self) -> tuple[int, ...]:
-        """Pixels of a slice's view."""
-        return self.config.size or ()
 
     def sample_study(self, scans: Sequence[Source], rng: np.random.Generator) -> Batch:
         """Slices of one study; see :func:`~situs.methods.planes.views.sample_study`."""
@@ -118,10 +114,6 @@ class Planes(Method):
             *measure_places(predicted, samples.batch),
             *measure_planning(predicted, samples.batch),
         ]
-
-    def features(self, predicted: Predictions) -> Tensor:
-        """Pooled encoder features of all slices."""
-        return predicted.features
 
     def sections(
         self, samples: Samples, predicted: Predictions, nets: Nets, scores: Scores

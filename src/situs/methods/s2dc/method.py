@@ -69,13 +69,9 @@ class S2dc(Method):
         "M = (1 + S) / 2,  w = softmax((max − mean) / std)",
         "global": "−log softmax(q·k / τ) of a crop and its augmented copy, among crops and queue",
     }
+    shows: ClassVar[str] = "crop_size"
     Config: ClassVar[type[MethodConfig]] = S2dcConfig
     config: S2dcConfig
-
-    @property
-    def input_size(self) -> tuple[int, ...]:
-        """Voxels of a crop."""
-        return self.config.crop_size
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """A region and its moved copy; see :func:`~situs.methods.s2dc.views.sample_region`."""

@@ -56,6 +56,7 @@ class Sal(Method):
         "≠ j of a scan show (ours)",
         "spread": "1 + ¼ log mean exp(−2‖u_p − u_q‖²) over positions p ≠ q of one slice (ours)",
     }
+    shows: ClassVar[str] = "size"
     Config: ClassVar[type[MethodConfig]] = SalConfig
     config: SalConfig
 
@@ -84,11 +85,6 @@ class Sal(Method):
             "position_threshold": self.config.position_threshold or (0.35 if short else 0.1),
         }
         return type(self)(self.config.model_copy(update=filled))
-
-    @property
-    def input_size(self) -> tuple[int, ...]:
-        """Pixels of a slice's view."""
-        return self.config.size or ()
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """Pairs of one scan; see :func:`~situs.methods.sal.views.sample_pairs`."""

@@ -40,17 +40,9 @@ class SimClr(ViewRetrieval):
     remedy: ClassVar[str] = (
         "enlarge the batch, strengthen the intensity changes, or raise the temperature"
     )
+    shows: ClassVar[str] = "view_size"
     Config: ClassVar[type[MethodConfig]] = SimClrConfig
     config: SimClrConfig
-
-    def __init__(self, config: SimClrConfig) -> None:
-        super().__init__(config)
-        self.spatial_dims = len(config.view_size)
-
-    @property
-    def input_size(self) -> tuple[int, ...]:
-        """Voxels of a view."""
-        return self.config.view_size
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """Two views; see :func:`~situs.methods.simclr.views.sample_pair`."""

@@ -78,6 +78,7 @@ class Spatial(Method):
         "antisymmetry": "‖dᵢⱼ + dⱼᵢ‖²  (pairwise head only)",
         "voxel": "SmoothL1(qⱼ(o) − qᵢ(o), g),  q(o) from F about o, every voxel o of a view",
     }
+    shows: ClassVar[str] = "view_size"
     Config = SpatialConfig
     config: SpatialConfig
 
@@ -85,11 +86,6 @@ class Spatial(Method):
     def lower_bound(self) -> float:
         """Both chunk terms are cosines, down to −1; all others are at least 0."""
         return -(self.config.weight("chunk_adjacent") + self.config.weight("chunk_distant"))
-
-    @property
-    def input_size(self) -> tuple[int, ...]:
-        """Voxels of a view."""
-        return self.config.view_size
 
     def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """Fill ``length_mm`` from the spread of gaps that the scans give."""

@@ -53,17 +53,13 @@ class Voco(Method):
     remedy: ClassVar[str] = (
         "raise weights.regularization, or use larger crops so that bases differ more"
     )
+    shows: ClassVar[str] = "seen_size"
     Config: ClassVar[type[MethodConfig]] = VocoConfig
     config: VocoConfig
 
     def __init__(self, config: VocoConfig) -> None:
         super().__init__(config)
         self.uses_teacher = config.teacher
-
-    @property
-    def input_size(self) -> tuple[int, ...]:
-        """Voxels of a crop as the network sees it."""
-        return self.config.seen_size
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """A region; see :func:`~situs.methods.voco.views.sample_region`."""
@@ -107,10 +103,6 @@ class Voco(Method):
     def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
         """Predicted beside true overlaps, and where the crops would lie by them."""
         return measure(predicted, samples)
-
-    def features(self, predicted: Predicted) -> Tensor:
-        """Pooled features of all crops."""
-        return predicted.features
 
     def sections(
         self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
