@@ -74,6 +74,9 @@ class WatchedLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Batches.
 
+        Yields:
+            What the workers collated.
+
         Raises:
             ProcessFailed: Where a process has died, or gives no batch in time; names the scans.
         """
