@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.situs-setup
 
-.PHONY: setup demo test coverage fuzz campaign faults lint bench docs clean
+.PHONY: setup demo test quick coverage fuzz campaign faults lint bench docs clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ lint: setup
 # so that what they share is made once.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# What a change is tried with while it is made: no test that takes long, and no browser.
+quick: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not browser'
 
 # The floor for everything is in pyproject.toml; what is computed in mm and degrees is run whole.
 coverage: setup

@@ -10,7 +10,7 @@ import base64
 import io
 import re
 from dataclasses import dataclass
-from xml.sax.saxutils import quoteattr
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
@@ -30,11 +30,12 @@ _PLACEHOLDER = re.compile(
     "|".join(tone.placeholder for tone in style.TONES.values()), re.IGNORECASE
 )
 _BY_PLACEHOLDER = {tone.placeholder: tone for tone in style.TONES.values()}
-_IMAGE = re.compile(r"data:image/png;base64,\s*([A-Za-z0-9+/=\s]+)")
-_PATH = re.compile(r' d="([^"]+)"')
 _DECIMALS = re.compile(r"-?\d+\.\d{3,}")
-_ID = re.compile(r' id="([^"]+)"')
-_REFERENCE = re.compile(r'(?:url\(#|href="#)([^)"]+)')
+_REFERENCE = re.compile(r"^#(.+)|url\(#([^)]+)\)")
+_PNG = "data:image/png;base64,"
+_SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+ElementTree.register_namespace("", _SVG.strip("{}"))
+ElementTree.register_namespace("xlink", _HREF.strip("{").partition("}")[0])
 
 
 @dataclass(frozen=True)
@@ -73,50 +74,65 @@ def tile(figure: Figure, alt: str, heading: str = "") -> Tile:
 
 
 def _clean(content: str, width: float, alt: str) -> tuple[str, str]:
-    body = content[content.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
-    body = _themed(body)
-    body = _IMAGE.sub(lambda match: _webp(match.group(1)), body)
-    # A hundredth of a pixel is enough.
-    body = _PATH.sub(lambda match: f' d="{_rounded(match.group(1))}"', body)
-    body, own = _own_ids(body)
-    body = re.sub(r">\s+<", "><", body)
-    view_box = re.search(r'viewBox="([^"]+)"', body)
-    assert view_box is not None, "matplotlib always writes a viewBox"
-    opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{view_box.group(1)}" width="{width:.0f}" role="img" '
-        f"aria-label={quoteattr(text.printable(alt))}>"
-    )
-    return opening + body[body.index(">") + 1 :].strip(), own
+    root = ElementTree.fromstring(content)  # which leaves comments out
+    for metadata in root.findall(f"{_SVG}metadata"):
+        root.remove(metadata)
+    own = f"fig{sha256(content, digits=10)}-"
+    used = {
+        name for part in root.iter() for value in part.attrib.values() for name in _names(value)
+    }
+    for part in root.iter():
+        if part.tag == f"{_SVG}style":
+            part.text = _themed(part.text or "")
+        part.text, part.tail = _unless_blank(part.text), _unless_blank(part.tail)
+        if part.attrib.get("id") in used:
+            part.attrib["id"] = own + part.attrib["id"]
+        else:
+            part.attrib.pop("id", None)
+        for key, value in part.attrib.items():
+            part.attrib[key] = _attribute(key, value, own)
+    root.attrib = {
+        "viewBox": root.attrib["viewBox"],
+        "width": f"{width:.0f}",
+        "role": "img",
+        "aria-label": text.printable(alt),
+    }
+    return ElementTree.tostring(root, encoding="unicode"), own
 
 
-def _themed(body: str) -> str:
+def _unless_blank(words: str | None) -> str | None:
+    """White space between elements says nothing."""
+    return words if words and not words.isspace() else None
+
+
+def _names(value: str) -> list[str]:
+    """The ids that an attribute refers to."""
+    return [link or url for link, url in _REFERENCE.findall(value)]
+
+
+def _attribute(key: str, value: str, own: str) -> str:
+    """A value in the page's colours and fonts, small, and with ids of this figure's own."""
+    if key == "d":
+        # A hundredth of a pixel is enough.
+        return _DECIMALS.sub(
+            lambda match: f"{float(match.group(0)):.2f}".rstrip("0").rstrip("."), value
+        )
+    if value.startswith(_PNG):
+        return _webp(value.removeprefix(_PNG))
+    if key == _HREF and value.startswith("#"):
+        return f"#{own}{value[1:]}"
+    return _themed(value).replace("url(#", f"url(#{own}")
+
+
+def _themed(value: str) -> str:
     def variable(match: re.Match[str]) -> str:
         tone = _BY_PLACEHOLDER[match.group(0).lower()]
         return f"var(--{tone.css},{tone.light})"
 
     # Fonts: the page's own.
-    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)
-    body = re.sub(r"font-family: [^;\"]*;?", "", body)
-    return _PLACEHOLDER.sub(variable, body)
-
-
-def _rounded(path: str) -> str:
-    return _DECIMALS.sub(lambda match: f"{float(match.group(0)):.2f}".rstrip("0").rstrip("."), path)
-
-
-def _own_ids(body: str) -> tuple[str, str]:
-    """Drop the ids that nothing refers to; make the others unique to this figure."""
-    used = set(_REFERENCE.findall(body))
-    own = f"fig{sha256(body, digits=10)}-"
-
-    def renamed(match: re.Match[str]) -> str:
-        return f' id="{own}{match.group(1)}"' if match.group(1) in used else ""
-
-    body = _ID.sub(renamed, body)
-    return re.sub(r'(url\(#|href="#)', rf"\g<1>{own}", body), own
+    value = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", value)
+    value = re.sub(r"font-family: [^;]*;?", "", value)
+    return _PLACEHOLDER.sub(variable, value)
 
 
 def _webp(encoded: str) -> str:
