@@ -59,6 +59,11 @@ def test_problems_are_said_in_plain_words_and_in_those_of_the_interface() -> Non
         ]
         (line,) = said(FinetuneConfig, {"data": "x", "out": "y", "train": "five"})
         assert line.startswith("--labels must be a whole number, or must be a number")
+    with pytest.raises(ConfigError, match=r"'options\.spacing' must be"):
+        validate(Preprocessing, {"spacing": "coarse"}, "options")
+    assert said(Preprocessing, {"spacing": [1, 2]}) == [
+        "'spacing' must be 'median' or 'native', or must be a list of 3 or more"
+    ]
     # Two forms that a value may take are one line, without the library's names for them.
     assert said(Preprocessing, {"spacing": "coarse"}) == [
         "'spacing' must be 'median' or 'native', or must be a list, got 'coarse'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,11 +62,14 @@ def test_methods_are_listed_without_what_trains_them() -> None:
     assert not imported(code) & {"monai", "pytorch_lightning", "matplotlib", "sklearn"}
 
 
-def test_wrong_settings_are_told_before_lightning_is_imported() -> None:
+@pytest.mark.parametrize("wrong", ["stepz", "nowhere"])
+def test_what_is_wrong_is_told_before_lightning_is_imported(wrong: str, tmp_path: Path) -> None:
+    settings = {"data": "nowhere", "out": str(tmp_path / "run"), "steps": 3}
+    settings |= {wrong: 3} if wrong == "stepz" else {}
     code = (
         "import situs\n"
-        "try:\n    situs.pretrain({'data': 'nowhere', 'out': 'run', 'stepz': 3})\n"
-        "except situs.SitusError as error:\n    assert 'stepz' in str(error), error\n"
+        f"try:\n    situs.pretrain({settings!r})\n"
+        f"except situs.SitusError as error:\n    assert {wrong!r} in str(error), error\n"
         "else:\n    raise AssertionError('accepted')"
     )
     assert not imported(code) & {"pytorch_lightning", "monai", "torchmetrics"}

@@ -77,12 +77,18 @@ def load_config(
     return validate(model, values)
 
 
-def validate(model: type[C], values: Mapping[str, Any]) -> C:
-    """Validate ``values`` against ``model``; raise one readable :class:`ConfigError`."""
+def validate(model: type[C], values: Mapping[str, Any], within: str = "") -> C:
+    """Validate ``values`` against ``model``; raise one readable :class:`ConfigError`.
+
+    Args:
+        model: The pydantic model to fill.
+        values: By key.
+        within: Dotted key that the values stand under, so that an error names all of it.
+    """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(_explain(model, error)) from None
+        raise ConfigError(_explain(model, error, f"{within}." if within else "")) from None
 
 
 def dump_yaml(config: BaseModel) -> str:
@@ -141,24 +147,24 @@ def _in_a_line(error: Exception) -> str:
     return f"{getattr(error, 'problem', None) or 'it cannot be read'}{place}"
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> str:
+def _explain(model: type[BaseModel], error: ValidationError, within: str) -> str:
     """Every problem in a line of its own; what a value may be instead is joined by "or"."""
     lines: list[str] = []
     wishes: dict[str, tuple[list[str], str]] = {}
     for problem in error.errors():
         path = _own_path(model, problem["loc"])
-        key = ".".join(map(str, path))
+        key = within + ".".join(map(str, path))
         if problem["type"] == "extra_forbidden":
             known = _known_keys(model, path[:-1])
             lines.append(f"unknown key '{key}'{_nearest(str(path[-1]), known)}")
         elif not path:
-            lines.append(_wish(problem))
-        elif problem["type"] == "missing":
+            lines.append(wish(problem))
+        elif problem["type"] == "missing" and len(problem["loc"]) == len(path):
             lines.append(f"{setting(key)} is missing")
         else:
             inside = len(problem["loc"]) > len(path)  # in one of the forms that a value may take
             said, _ = wishes.setdefault(key, ([], _shown(problem["input"], inside)))
-            said += [_wish(problem)] if _wish(problem) not in said else []
+            said += [wish(problem)] if wish(problem) not in said else []
     lines += [f"{setting(key)} {', or '.join(said)}{got}" for key, (said, got) in wishes.items()]
     return "configuration cannot be used:\n  " + "\n  ".join(lines)
 
@@ -180,12 +186,15 @@ _WISHES = {
 }
 
 
-def _wish(problem: Mapping[str, Any]) -> str:
+def wish(problem: Mapping[str, Any]) -> str:
     """What is wrong with a value, without words of Python or pydantic."""
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
+    if problem["type"] == "missing":  # an item of a list
+        return f"must be a list of {int(problem['loc'][-1]) + 1} or more"
     said = _WISHES.get(problem["type"], problem["msg"])
-    return said.replace("Input should", "must").replace("Tuple", "the list")
+    said = said.replace(" after validation", "").replace("Input should", "must")
+    return said.replace("Tuple should", "must").replace("Tuple", "the list")
 
 
 def _shown(value: Any, inside: bool) -> str:

@@ -263,7 +263,7 @@ def test_instance_normalisation_of_a_single_voxel_is_refused():
 
 @pytest.mark.parametrize("name", available())
 def test_unknown_options_are_errors(name: str):
-    with pytest.raises(ConfigError, match="unknown key 'chanels'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'backbone\.options\.chanels'"):
         build(BackboneConfig(name=name, options={"chanels": [8, 16]}))
 
 

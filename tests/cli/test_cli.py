@@ -94,3 +94,11 @@ def test_brackets_in_paths_are_no_markup(
     run = SimpleNamespace(path=tmp_path / "[red]", observations=list)
     _finish(run, report=False, json=False, quiet=True)
     assert "[red]" in capsys.readouterr().out
+
+
+def test_a_wrong_option_is_told_in_plain_words(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["situs", "finetune", "--labels", "nobody"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    told = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "'--labels': must be a whole number, got 'nobody'" in told

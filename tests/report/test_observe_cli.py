@@ -23,6 +23,9 @@ def test_observe_writes_the_report_and_prints_the_scores_as_json(
     answer = json.loads(result.stdout)
     assert Path(answer["report"]).is_file()
     assert answer["scores"] == []
+    told = CliRunner().invoke(app, ["observe", str(tmp_path / "run")]).stdout
+    assert "nothing was observed" in told
+    assert "sub-task" not in told  # no empty table
 
 
 def test_observe_refuses_what_is_no_run(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from situs.cli import app
 from situs.config import validate
 from situs.errors import ConfigError, RunError, SitusError
 from situs.locks import holding
-from situs.report.study.wording import findings, uncompared, unstable
+from situs.report.study.wording import counted, findings, labelled, uncompared, unstable
 from situs.study import StudyConfig, describe, run_study
 from situs.study.checks import check_settings
 from situs.study.jobs import JobFolders
@@ -509,3 +509,11 @@ def test_labels_are_saved_from_scratch_whatever_an_arm_is_tested_against(organs,
     result = run_study(config(organs, tmp_path, arms=["none", "mae", both]), worker=FAKE)
     table = result.summary.set_index(["arm", "labels"])["scratch_labels_is"]
     assert table[("both", 2)] == table[("mae", 2)] == "≥"
+
+
+def test_labels_that_count_patients_are_called_patients(organs, tmp_path):
+    study = validate(StudyConfig, config(organs, tmp_path))
+    assert [labelled(study, n) for n in (1, 4, 2.5)] == ["1 label", "4 labels", "2.5 labels"]
+    study = validate(StudyConfig, config(organs, tmp_path, labels_are="patients"))
+    assert [labelled(study, n) for n in (1, 4)] == ["1 labelled patient", "4 labelled patients"]
+    assert counted(study) == "labelled patients"

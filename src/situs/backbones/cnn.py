@@ -118,7 +118,11 @@ class Cnn(Backbone):
     @classmethod
     def from_config(cls, config: BackboneConfig) -> Self:
         """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        return cls(config.spatial_dims, config.in_channels, validate(CnnOptions, config.options))
+        return cls(
+            config.spatial_dims,
+            config.in_channels,
+            validate(CnnOptions, config.options, "backbone.options"),
+        )
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """See :meth:`Backbone.encode`."""

@@ -126,7 +126,7 @@ class Nnunet(Backbone):
     @classmethod
     def from_config(cls, config: BackboneConfig) -> Self:
         """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        options = validate(NnunetOptions, config.options)
+        options = validate(NnunetOptions, config.options, "backbone.options")
         return cls(config.spatial_dims, config.in_channels, options)
 
     def encode(self, x: Tensor) -> list[Tensor]:

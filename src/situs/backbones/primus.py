@@ -89,5 +89,5 @@ class Primus(TokenBackbone):
     @classmethod
     def from_config(cls, config: BackboneConfig) -> Self:
         """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        options = validate(PrimusOptions, config.options)
+        options = validate(PrimusOptions, config.options, "backbone.options")
         return cls(config.spatial_dims, config.in_channels, options)

@@ -65,7 +65,7 @@ class ResnetUnet(Backbone):
     @classmethod
     def from_config(cls, config: BackboneConfig) -> Self:
         """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        options = validate(ResnetUnetOptions, config.options)
+        options = validate(ResnetUnetOptions, config.options, "backbone.options")
         return cls(config.spatial_dims, config.in_channels, options)
 
     def encode(self, x: Tensor) -> list[Tensor]:

@@ -133,7 +133,7 @@ class SwinUnetr(Backbone):
     @classmethod
     def from_config(cls, config: BackboneConfig) -> Self:
         """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        options = validate(SwinUnetrOptions, config.options)
+        options = validate(SwinUnetrOptions, config.options, "backbone.options")
         return cls(config.spatial_dims, config.in_channels, options)
 
     def encode(self, x: Tensor) -> list[Tensor]:

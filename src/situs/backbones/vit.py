@@ -91,4 +91,8 @@ class Vit(TokenBackbone):
     @classmethod
     def from_config(cls, config: BackboneConfig) -> Self:
         """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        return cls(config.spatial_dims, config.in_channels, validate(VitOptions, config.options))
+        return cls(
+            config.spatial_dims,
+            config.in_channels,
+            validate(VitOptions, config.options, "backbone.options"),
+        )

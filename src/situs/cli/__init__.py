@@ -47,9 +47,17 @@ class InOrder(TyperGroup):
         return known + [verb for verb in super().list_commands(ctx) if verb not in panels]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; what a Ctrl-C has to say gets out."""
+        """Run the verb; what a Ctrl-C has to say gets out, and what is wrong is told plainly."""
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            problems = getattr(error.__cause__, "errors", None)
+            if problems is not None:
+                from situs.config import wish
+
+                first = problems()[0]
+                error.message = f"{wish(first)}, got '{first['input']}'"
+            raise
         except KeyboardInterrupt as error:
             raise _Stopped from error
 

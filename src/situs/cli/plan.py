@@ -12,6 +12,7 @@ from rich.table import Table
 from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, out_file, out_folder, print_json
 from situs.cli.tables import planned
+from situs.errors import SitusError
 from situs.files import write_json
 
 if TYPE_CHECKING:
@@ -92,6 +93,12 @@ def studies(
     from situs.planning import open_catalog
 
     rows = study_table(open_catalog(paths).accepted, load_rules(rules))
+    if not rows:
+        where = ", ".join(map(str, paths))
+        raise SitusError(
+            f"no study in {where}: no DICOM file, or all of them were refused; "
+            "'situs scan' says more"
+        )
     roles: dict[str, set[str]] = {}
     for row in rows:
         roles.setdefault(row.study, set()).update({row.recognised.role} - {""})

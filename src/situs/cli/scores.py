@@ -67,6 +67,13 @@ def print_scores(observations: Sequence[Observation], console: Console | None = 
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=_PIPE_WIDTH, color_system=None)
+    if not observations:
+        console.print(
+            "nothing was observed: the run ended before its first look at held-out scans "
+            "(observe_every says how often it looks)",
+            soft_wrap=True,
+        )
+        return
     console.print(_score_table(observations))
     for observation in observations:
         for score in observation.scores.values():

@@ -136,11 +136,25 @@ def _print_summary(result: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from situs.report.study.wording import difference, findings, interval, number, p_value
+    from situs.report.study.wording import (
+        counted,
+        difference,
+        findings,
+        interval,
+        number,
+        p_value,
+    )
 
     metric = result.study.score
     table = Table(title=escape(result.study.name))
-    for name in ("method", "labels", metric.name, "95 % interval", "gain", "adjusted p"):
+    for name in (
+        "method",
+        counted(result.study),
+        metric.name,
+        "95 % interval",
+        "gain",
+        "adjusted p",
+    ):
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in result.summary.to_dict("records"):
         table.add_row(

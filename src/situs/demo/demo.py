@@ -19,6 +19,7 @@ from situs.demo.studies import cut_demo
 from situs.errors import SitusError
 from situs.evaluation.gains import Account, account
 from situs.files import write_json
+from situs.methods.composition import compose
 from situs.planning import RoleSummary, open_catalog, plan, summarise
 from situs.pretraining.pretrain import pretrain
 from situs.report.report import write_report
@@ -121,6 +122,7 @@ def run_demo(
         quiet: No progress.
 
     Raises:
+        ConfigError: For a method that is not known.
         SitusError: If there are too few subjects, or ``out`` holds a demo of other settings.
     """
     if subjects < 6:
@@ -130,6 +132,7 @@ def run_demo(
 
 
 def _run_demo(out: Path, method: str, subjects: int, steps: int | None, seed: int) -> DemoResult:
+    compose(method)  # an unknown one is told before anything is made
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 

@@ -271,8 +271,10 @@ def compose(
     if len(set(names)) != len(names):
         raise ConfigError(f"'{expression}' names a method twice; each may stand once")
     options, weights = dict(options or {}), dict(weights or {})
+    within = {name: f"options.{name}" for name in names}
     if len(names) == 1 and names[0] not in options:
         options = {names[0]: options}
+        within = {names[0]: "options"}
     for what, given in (("options", options), ("weights", weights)):
         if strangers := set(given) - set(names):
             raise ConfigError(
@@ -282,7 +284,10 @@ def compose(
     bad = {n: w for n, w in weights.items() if not (math.isfinite(w) and w > 0)}
     if bad:
         raise ConfigError(f"weights must be finite and positive, got {bad}")
-    parts = {cls.name: cls(validate(cls.Config, options.get(cls.name) or {})) for cls in classes}
+    parts = {
+        cls.name: cls(validate(cls.Config, options.get(cls.name) or {}, within[cls.name]))
+        for cls in classes
+    }
     dims = {name: part.spatial_dims for name, part in parts.items()}
     if len(set(dims.values())) > 1:
         raise ConfigError(f"methods of one composition must share a dimension, got {dims}")

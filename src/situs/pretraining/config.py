@@ -10,10 +10,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from situs.backbones.base import BackboneConfig
 from situs.config import Accelerator, Config, Precision, Seed, Strategy
+from situs.errors import ConfigError, setting
 from situs.methods import method_class
 from situs.methods.presets import under
 from situs.pretraining.teacher import TeacherConfig
-from situs.store import Preprocessing
+from situs.store import Preprocessing, Store
 
 
 class OptimiserConfig(Config):
@@ -131,3 +132,14 @@ class PretrainConfig(Config):
     def world_size(self) -> int:
         """Devices in all."""
         return self.devices * self.num_nodes
+
+
+def check_data_there(config: PretrainConfig, mode: str) -> None:
+    """Refuse paths that are not there, unless a run goes on with a store of its own.
+
+    Raises:
+        ConfigError: With the paths.
+    """
+    absent = [str(path) for path in config.paths if not path.exists()]
+    if absent and not (mode == "resume" and Store.is_store(config.out / "store")):
+        raise ConfigError(f"{setting('data')} is not there: {', '.join(absent)}")

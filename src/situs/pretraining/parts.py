@@ -9,9 +9,8 @@ import pytorch_lightning as pl
 
 from situs import backbones
 from situs.backbones.base import Backbone
-from situs.errors import ConfigError, setting
 from situs.methods.composition import Composition
-from situs.pretraining.config import PretrainConfig
+from situs.pretraining.config import PretrainConfig, check_data_there
 from situs.pretraining.data import Item
 from situs.store import Store, prepare
 from situs.training.folder import Mode, check_same_paths, is_run
@@ -32,9 +31,7 @@ def open_store(config: PretrainConfig, mode: Mode, first: bool = True) -> Store:
     if mode == "resume" and Store.is_store(own) and not Store.is_store(paths[0]):
         check_same_paths(Run(config.out), paths)
         return Store.open(own)
-    absent = [str(path) for path in paths if not path.exists()]
-    if absent:
-        raise ConfigError(f"{setting('data')} is not there: {', '.join(absent)}")
+    check_data_there(config, mode)
     if len(paths) == 1 and Store.is_store(paths[0]):
         return Store.open(paths[0])
     if mode == "overwrite" and is_run(config.out):

@@ -12,7 +12,7 @@ from situs.errors import ConfigError
 from situs.files import check_writable
 from situs.locks import holding
 from situs.methods.composition import Composition, compose
-from situs.pretraining.config import PretrainConfig
+from situs.pretraining.config import PretrainConfig, check_data_there
 from situs.ranks import is_first
 from situs.training.folder import Mode, check_mode, is_run
 from situs.training.run import Run
@@ -63,6 +63,7 @@ def pretrain(
             stack.enter_context(holding(run.path, "situs pretrain"))
             mode = _mode(run, mode)
             check_mode(run, mode, config.paths, init)
+            check_data_there(config, mode)
         stops = stack.enter_context(stop_signals())
         # Lightning takes seconds to import: what is wrong with the settings is told without it.
         from situs.pretraining.process import pretrain_in_group  # noqa: PLC0415 - as said

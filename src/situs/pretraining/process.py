@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from situs.backbones import backbone_class
 from situs.catalog.patients import one_patient_warning
 from situs.cores import look
 from situs.files import write_json
@@ -57,6 +58,7 @@ def pretrain_in_group(
     stops: StopSignals,
 ) -> None:
     """One process's part: the first one writes, the others find what it wrote."""
+    backbone_class(config.backbone.name)  # an unknown one is told before scans are prepared
     _choose_threads(run, config, mode, group.first)
     store = group.in_turn(lambda: open_store(config, mode, group.first))
     items = items_of(store, composition)

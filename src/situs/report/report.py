@@ -226,6 +226,12 @@ def _methods(run: RunFolder) -> list[dict[str, Any]]:
                 "formulas": {
                     text.printable(k): text.printable(v) for k, v in about.formulas.items()
                 },
+                "reach": [
+                    (text.printable(r.term), f"{r.encoder:.0f} %", f"{r.decoder:.0f} %")
+                    for observation in run.latest
+                    if observation.method == name
+                    for r in observation.reach
+                ],
             }
         )
     return found

@@ -93,21 +93,9 @@ def sentences(run: RunFolder) -> list[str]:
         if verdicts.told_first(score)
     ]
     found += _audited(run)
-    found += [_reach(observation) for observation in run.latest if observation.reach]
     if run.record.held_out_is_training:
         found.append(f"Mind that {_FEW_WARNING}.")
     return found
-
-
-def _reach(observation: Observation) -> str:
-    """Which share of the backbone each loss term trains, as a sentence."""
-    parts = [
-        f"{reach.term} {reach.encoder:.0f} % of the encoder, {reach.decoder:.0f} % of the decoder"
-        for reach in observation.reach
-    ]
-    return text.printable(f"Parameters trained by each loss term ({observation.method}): ") + (
-        "; ".join(map(text.printable, parts)) + "."
-    )
 
 
 def _audited(run: RunFolder) -> list[str]:

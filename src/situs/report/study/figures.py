@@ -65,11 +65,13 @@ def efficiency(
         axes.set_ylabel(f"{metric.name} (mean, 95 % interval)")
         axes.grid(axis="y")
         axes.legend(loc="lower right", ncols=2)
-        return tile(figure, _said(summary, metric), "Label efficiency")
+        return tile(figure, _said(summary, metric, counted), "Label efficiency")
 
 
-def gains(summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]]) -> Tile | None:
-    """Gain over scratch of each arm and label count, with 95 % intervals."""
+def gains(
+    summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]], counted: str = "cases"
+) -> Tile | None:
+    """Gain over scratch of each arm and label count, with 95 % intervals; see ``efficiency``."""
     rows = summary[summary["gain"].notna()] if "gain" in summary else summary.iloc[:0]
     if rows.empty:
         return None
@@ -90,7 +92,7 @@ def gains(summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]]) ->
                     marker = {k: style_of[name][k] for k in ("color", "marker")}
                     here.errorbar([gain], [place], xerr=spread, capsize=2, ls="", **marker)
             here.axvline(0, color=style.chart("guess"), linewidth=1)
-            here.set_title(f"{count} label{'' if count == 1 else 's'}")
+            here.set_title(f"{count} {counted.removesuffix('s' if count == 1 else '')}")
             here.grid(axis="x")
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
@@ -99,14 +101,13 @@ def gains(summary: pd.DataFrame, metric: Metric, arms: list[tuple[str, str]]) ->
         alt = (
             f"Gain over scratch for {len(names)} methods; the largest is "
             f"{metric.factor * best['gain']:.1f} {metric.unit}, {best['arm']} with "
-            f"{best['labels']} labels."
+            f"{best['labels']} labelled {counted}."
         )
         return tile(figure, alt, "Gain over training from scratch")
 
 
-def _said(summary: pd.DataFrame, metric: Metric) -> str:
+def _said(summary: pd.DataFrame, metric: Metric, counted: str) -> str:
     parts = [
-        f"{row['arm']} {row['mean']:.3f} with {row['labels']} labels"
-        for row in summary.to_dict("records")
+        f"{row['arm']} {row['mean']:.3f} with {row['labels']}" for row in summary.to_dict("records")
     ]
-    return f"{metric.name} by number of labelled cases: " + "; ".join(parts)
+    return f"{metric.name} by number of labelled {counted}: " + "; ".join(parts)

@@ -17,6 +17,7 @@ from situs.report import page
 from situs.report.study.figures import efficiency, gains
 from situs.report.study.wording import (
     best_rows,
+    counted,
     difference,
     duration,
     finding,
@@ -100,15 +101,16 @@ def view(result: StudyResult, cases: StudyCases, names: Names) -> dict[str, Any]
     return {
         "name": study.name,
         "metric": metric.name,
+        "counted": counted(study),
         "progress": f"{result.done} of {result.expected} jobs done",
         "extent": _extent(study, cases),
-        "findings": _findings(result, metric),
+        "findings": _findings(result),
         "unstable": unstable(result),
         "failed": result.failed,
         "tiles": _tiles(result),
-        "result_headings": _result_headings(metric),
+        "result_headings": _result_headings(study),
         "results": [_result_row(row, metric) for row in result.summary.to_dict("records")],
-        "rival_headings": _rival_headings(metric),
+        "rival_headings": _rival_headings(study),
         "rivals": [_rival_row(row, metric) for row in result.rivals.to_dict("records")],
         "cost_headings": _COST_HEADINGS,
         "costs": [_cost_row(row) for row in result.pretrainings.to_dict("records")],
@@ -117,9 +119,9 @@ def view(result: StudyResult, cases: StudyCases, names: Names) -> dict[str, Any]
             {"arm": row["arm"], "scores": _scores(row["scores"]), "explained": row["explained"]}
             for row in result.pretrainings.to_dict("records")
         ],
-        "run_headings": _run_headings(metric),
+        "run_headings": _run_headings(study),
         "runs": [_run_row(row) for row in result.runs.to_dict("records")],
-        "tuning_headings": _run_headings(metric),
+        "tuning_headings": _run_headings(study),
         "tuning": [_run_row(row) for row in result.tuning.to_dict("records")],
         "test_cases": len(cases.split.test),
         "validation_cases": len(cases.split.validation),
@@ -141,13 +143,16 @@ _COST_HEADINGS = (
 )
 
 
-def _result_headings(metric: Metric) -> tuple[str, ...]:
+def _result_headings(study: StudyConfig) -> tuple[str, ...]:
+    metric = study.score
     gain = (f"gain, {metric.unit}", "95 % interval", "p", "adjusted p", "scratch needs")
-    return ("method", "labels", metric.name, "95 % interval", *gain, "learning rate", "seeds")
+    kind = counted(study)
+    return ("method", kind, metric.name, "95 % interval", *gain, "learning rate", "seeds")
 
 
-def _rival_headings(metric: Metric) -> tuple[str, ...]:
-    return ("best", "labels", "beside", f"ahead, {metric.unit}", "95 % interval", "adjusted p")
+def _rival_headings(study: StudyConfig) -> tuple[str, ...]:
+    ahead = f"ahead, {study.score.unit}"
+    return ("best", counted(study), "beside", ahead, "95 % interval", "adjusted p")
 
 
 def _rival_row(row: Record, metric: Metric) -> dict[str, Any]:
@@ -188,8 +193,8 @@ def _cost_row(row: Record) -> dict[str, Any]:
     return {"cells": cells, "folder": row["folder"], "file": "run/report/index.html"}
 
 
-def _run_headings(metric: Metric) -> tuple[str, ...]:
-    return ("method", "labels", "seed", metric.name, "learning rate", "time", "folder")
+def _run_headings(study: StudyConfig) -> tuple[str, ...]:
+    return ("method", counted(study), "seed", study.score.name, "learning rate", "time", "folder")
 
 
 def _run_row(row: Record) -> dict[str, Any]:
@@ -211,14 +216,15 @@ def _tiles(result: StudyResult) -> list[Any]:
     metric = result.study.score
     drawn = [
         efficiency(result.summary, metric, arms, result.study.labels_are),
-        gains(result.summary, metric, arms),
+        gains(result.summary, metric, arms, result.study.labels_are),
     ]
     return [tile for tile in drawn if tile is not None]
 
 
-def _findings(result: StudyResult, metric: Metric) -> list[dict[str, str]]:
+def _findings(result: StudyResult) -> list[dict[str, str]]:
     told = [
-        {"sentence": finding(row, metric), "verdict": verdict(row)} for row in best_rows(result)
+        {"sentence": finding(row, result.study), "verdict": verdict(row)}
+        for row in best_rows(result)
     ]
     if (sentence := missing(result)) is not None:
         told.append({"sentence": sentence, "verdict": ""})

@@ -121,7 +121,7 @@ def _unscored(result: StudyResult) -> list[str]:
     if result.summary.empty:
         return []
     return [
-        f"{row['arm']} with {row['labels']} {_labels(row['labels'])}: {row['unscored']} of "
+        f"{row['arm']} with {labelled(result.study, row['labels'])}: {row['unscored']} of "
         f"{row['cases'] * row['runs']} cases have no {result.study.score.name}, because a class "
         "was missed or invented there or none is present. They are in no mean, and gains are over "
         "the cases that both arms score."
@@ -153,15 +153,16 @@ def best_rows(result: StudyResult) -> list[Record]:
     return [max(rows, key=lambda row: row["gain"]) for rows in by_count if rows]
 
 
-def finding(best: Record, metric: Metric) -> str:
+def finding(best: Record, study: StudyConfig) -> str:
     """What the best method of a label count gives."""
+    metric = study.score
     base = best["mean"] - metric.sign * best["gain"]
     start = "scratch" if best["against_scratch"] else best["against"]
     told = partial(difference, metric=metric)
     verb = "reaches" if best["gain"] > 0 else "reaches only"
     doubt = _doubt(best)
     sentence = (
-        f"With {best['labels']} {_labels(best['labels'])} the best method, {best['arm']}, "
+        f"With {labelled(study, best['labels'])} the best method, {best['arm']}, "
         f"{verb} {metric.name} "
         f"{best['mean']:.3f} against {base:.3f} from {start}: "
         f"{told(best['gain'])} {metric.unit} "
@@ -172,11 +173,17 @@ def finding(best: Record, metric: Metric) -> str:
     if _absent(count) or best["gain"] <= 0 or sign == "≤" or count <= best["labels"]:
         return sentence
     more = "more than" if sign == "≥" else "about"
-    return f"{sentence} From scratch the same takes {more} {_few(count)} {_labels(count)}."
+    return f"{sentence} From scratch the same takes {more} {labelled(study, count)}."
 
 
-def _labels(count: float) -> str:
-    return "label" if count == 1 else "labels"
+def counted(study: StudyConfig) -> str:
+    """Heading of a column of label counts: what they are counted in."""
+    return "labels" if study.labels_are == "cases" else "labelled patients"
+
+
+def labelled(study: StudyConfig, count: float) -> str:
+    """So many labels, or labelled patients: ``"4 labels"``, ``"1 labelled patient"``."""
+    return f"{_few(count)} {counted(study).removesuffix('s' if count == 1 else '')}"
 
 
 def _doubt(best: Record) -> str:
@@ -185,7 +192,7 @@ def _doubt(best: Record) -> str:
 
 def findings(result: StudyResult) -> list[str]:
     """All sentences, for the terminal."""
-    told = [finding(row, result.study.score) for row in best_rows(result)]
+    told = [finding(row, result.study) for row in best_rows(result)]
     rest = missing(result)
     return [*told, *unstable(result), *([] if rest is None else [rest])]
 
@@ -195,7 +202,8 @@ def markdown(result: StudyResult) -> str:
     metric = result.study.score
     told = partial(difference, metric=metric)
     gain = (f"gain, {metric.unit}", "95 % interval", "adjusted p", "scratch needs")
-    headings = ("method", "labels", metric.name, "95 % interval", *gain, "seeds")
+    kind = counted(result.study)
+    headings = ("method", kind, metric.name, "95 % interval", *gain, "seeds")
     lines = [_line(headings), _line(["---"] + ["--:"] * (len(headings) - 1))]
     for row in result.summary.to_dict("records"):
         cells = (
