@@ -9,7 +9,6 @@ import typer
 
 from situs.cli import app
 from situs.cli.console import Json, Names, Quiet, err, out, out_any, print_json
-from situs.cli.scores import print_scores, score_rows
 
 Out = Annotated[
     Path | None, typer.Option("--out", callback=out_any, help="HTML file or folder to write.")
@@ -37,6 +36,7 @@ def observe(
 
     Example: `situs observe runs/first` or `situs observe runs/first --transfer results/few`
     """
+    from situs.cli.scores import print_scores, score_rows  # imports scipy
     from situs.report.folder import read_run
     from situs.report.report import write_report
 
@@ -60,6 +60,7 @@ def compare(
 
     Example: `situs compare runs/spatial runs/s2dc --out comparison.html`
     """
+    from situs.cli.scores import score_rows
     from situs.report.compare import write_comparison
     from situs.report.folder import read_run
 

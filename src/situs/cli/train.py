@@ -17,7 +17,6 @@ from situs.cli.devices import (
     PrecisionOption,
     StrategyOption,
 )
-from situs.cli.scores import print_scores, score_rows
 from situs.cli.tables import demonstrated
 from situs.errors import ConfigError
 from situs.ranks import is_first
@@ -143,6 +142,7 @@ def demo(
 
 
 def _finish(run: Any, report: bool, json: bool, quiet: bool) -> None:
+    from situs.cli.scores import print_scores, score_rows  # imports scipy
     from situs.report.report import write_report
 
     observations = run.observations()
