@@ -79,15 +79,25 @@ class TransferError(SitusError):
 
 
 class NonFiniteLoss(SitusError):
-    """A loss term became NaN or infinite; names the term and the scans of the batch."""
+    """A loss term became NaN or infinite; names the term and the scans of the batch.
 
-    def __init__(self, term: str, scans: list[str], step: int) -> None:
+    Attributes:
+        batch: Number of the batch from the start of the training: the step, but where several
+            batches make a step.
+    """
+
+    def __init__(self, term: str, scans: list[str], step: int, batch: int | None = None) -> None:
         self.term, self.scans, self.step = term, scans, step
+        self.batch = step if batch is None else batch
         super().__init__(
             f"loss term '{term}' is not finite at step {step}; scans in the batch: "
             f"{', '.join(scans)}. The last good state is saved. Look at these scans with "
             "'situs scan', or lower the learning rate."
         )
+
+    def saved(self, command: str) -> None:
+        """Say which command shows where in the step it began."""
+        self.args = (f"{self} Where in the step it began says: {command}",)
 
 
 class NotWritten(SitusError):

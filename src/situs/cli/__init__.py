@@ -22,7 +22,7 @@ from situs.version import __version__
 PANELS = {
     "Begin": ("demo", "doctor"),
     "Scans": ("scan", "studies", "prepare", "check"),
-    "Pretraining": ("pretrain", "observe", "audit", "compare", "serve"),
+    "Pretraining": ("pretrain", "observe", "audit", "replay", "compare", "serve"),
     "Transfer": ("finetune", "predict", "probe", "embed", "plan", "import", "export"),
     "Comparison": ("study",),
     "What there is": ("methods", "backbones", "config", "demo-studies"),
@@ -136,6 +136,7 @@ from situs.cli import (  # noqa: E402
     observe,  # noqa: F401
     plan,  # noqa: F401
     reference,  # noqa: F401
+    replay,  # noqa: F401
     study,  # noqa: F401
     train,  # noqa: F401
     transfer,  # noqa: F401

@@ -123,7 +123,7 @@ class FiniteSteps(pl.Callback):
         self.steps.restore()
         module.updating = False
         wind_back(trainer, step)
-        return NonFiniteLoss(term, module.scans_of(batch), step)
+        return NonFiniteLoss(term, module.scans_of(batch), step, batch)
 
 
 def wind_back(trainer: pl.Trainer, step: int) -> None:

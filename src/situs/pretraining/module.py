@@ -131,6 +131,7 @@ class Pretraining(SteppedModule):
             NonFiniteLoss: If a term stops being finite.
         """
         generator = self._seed_step(batch_idx)
+        self._batch, self._batch_number = batch, self._number(batch_idx)
         result = self.composition.step(batch["views"], self.student, self.teacher, generator)
         terms = {k: v.detach() for k, v in result.losses.items()}
         if self.finiteness is not None:
@@ -138,11 +139,10 @@ class Pretraining(SteppedModule):
         # One transfer a step, not one a term.
         elif not torch.isfinite(torch.stack(list(terms.values()))).all():
             bad = next(k for k, v in terms.items() if not torch.isfinite(v))
-            raise NonFiniteLoss(bad, self._scans(batch), self.global_step)
+            raise NonFiniteLoss(bad, self._scans(batch), self.global_step, self._batch_number)
         self.latest = {f"loss/{k}": v for k, v in terms.items()}
         self.latest |= {f"step/{k}": score.value.detach() for k, score in result.scores.items()}
         self.step_scores = result.scores
-        self._batch, self._batch_number = batch, self._number(batch_idx)
         return result.losses["total"]
 
     def configure_gradient_clipping(
@@ -164,7 +164,9 @@ class Pretraining(SteppedModule):
         if self.finiteness is not None:
             self.finiteness.note_gradient(norm, self._batch_number)
         elif self.trainer.precision != "16-mixed" and not torch.isfinite(norm):
-            raise NonFiniteLoss(GRADIENT, self._scans(self._batch), self.global_step)
+            raise NonFiniteLoss(
+                GRADIENT, self._scans(self._batch), self.global_step, self._batch_number
+            )
         self.latest["gradient_norm"] = norm
         self.updating = True  # nothing else stands between here and the optimiser
 
@@ -243,11 +245,31 @@ class Pretraining(SteppedModule):
 
     def scans_of(self, number: int) -> list[str]:
         """The scans that this process drew its batch ``number`` from."""
+        return self._scans(self._drawn(number))
+
+    def offending(self, number: int) -> dict[str, Any]:
+        """As :meth:`situs.training.steps.SteppedModule.offending` says."""
+        batch = self._batch if number == self._batch_number else self._drawn(number)
+        backbone = self.student.backbone
+        return {
+            "stage": "pretrain",
+            "config": self.config.model_dump(mode="json"),
+            "backbone": {
+                "spatial_dims": backbone.spatial_dims,
+                "in_channels": backbone.in_channels,
+            },
+            "micro": number % self.config.optimiser.accumulate,
+            "batch": batch["views"],
+            "scans": self._scans_by_sample(batch),
+        }
+
+    def _drawn(self, number: int) -> dict[str, Any]:
         dataset = ViewDataset(self.train_items, self.composition, self.config.seed)
         count = self.config.batch_size
         first = (number * self.trainer.world_size + self.trainer.global_rank) * count
         samples = [dataset[sample] for sample in range(first, first + count)]
-        return self._scans(default_collate(samples))
+        drawn: dict[str, Any] = default_collate(samples)
+        return drawn
 
     def _number(self, batch_idx: int) -> int:
         """Number of a batch from the start of the run."""
@@ -257,15 +279,31 @@ class Pretraining(SteppedModule):
     def _seed_step(self, batch_idx: int) -> torch.Generator:
         """Seed the global generators (dropout) and make the step's own, alike in all processes."""
         micro = batch_idx % self.config.optimiser.accumulate
-        sequence = np.random.SeedSequence([self.config.seed, self.global_step, micro, 0])
-        dropout, drawn = (int(word) for word in sequence.generate_state(2))
-        # Units are dropped from other samples in each process, so by other draws.
-        seed_generators(dropout + self.global_rank, self.device)
-        # Methods draw for the samples of all processes, and take those of their own.
-        return torch.Generator().manual_seed(drawn)
+        return step_generator(
+            self.config.seed, self.global_step, micro, self.global_rank, self.device
+        )
 
     def _scans(self, batch: dict[str, Any]) -> list[str]:
+        by_sample = self._scans_by_sample(batch)
+        return list(dict.fromkeys(scan for scans in by_sample for scan in scans))
+
+    def _scans_by_sample(self, batch: dict[str, Any]) -> list[list[str]]:
         items = [self.train_items[int(i)] for i in batch["item"]]
-        scans = [scan for part in batch["views"].values() for scan in looked_at(part, items)]
-        keys = dict.fromkeys(source.key for sources in scans for source in sources)
-        return [self.names.get(key, key) for key in keys]
+        parts = [looked_at(part, items) for part in batch["views"].values()]
+        keys = [
+            dict.fromkeys(source.key for sources in sample for source in sources)
+            for sample in zip(*parts, strict=True)
+        ]
+        return [[self.names.get(key, key) for key in sample] for sample in keys]
+
+
+def step_generator(
+    seed: int, step: int, micro: int, rank: int, device: torch.device
+) -> torch.Generator:
+    """Seed the global generators (dropout) and make a step's own, alike in all processes."""
+    sequence = np.random.SeedSequence([seed, step, micro, 0])
+    dropout, drawn = (int(word) for word in sequence.generate_state(2))
+    # Units are dropped from other samples in each process, so by other draws.
+    seed_generators(dropout + rank, device)
+    # Methods draw for the samples of all processes, and take those of their own.
+    return torch.Generator().manual_seed(drawn)

@@ -48,7 +48,7 @@ def pretrain(
             resumed: with other settings or data than the run was begun with, or without a whole
             state.
         NonFiniteLoss: If a loss term or the gradient stops being finite; the last good state
-            is saved.
+            is saved, and the batch for ``situs replay``.
         ProcessFailed: If another process of this run failed.
         Interrupted: After Ctrl-C, when the step under way is whole and saved.
         Terminated: After SIGTERM likewise.

@@ -30,6 +30,7 @@ from situs.store import Store
 from situs.training.engine import engine, quick_layout, quiet_engine
 from situs.training.folder import Mode, check_same_data, check_same_settings, make_folder
 from situs.training.loggers import loggers
+from situs.training.offending import KeepOffending
 from situs.training.processes import Group
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
@@ -219,6 +220,7 @@ def _trainer(run: Run, config: PretrainConfig, card: Card, stops: StopSignals) -
             steps,
             StopBetweenSteps(stops, lambda: steps.whole),
             FiniteSteps(steps, (config.log_every, config.observe_every, config.checkpoint_every)),
+            KeepOffending(run.path),
             books,
             observing,
             Checkpoints(run, config.checkpoint_every, card, observing, steps),

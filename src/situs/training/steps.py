@@ -28,6 +28,14 @@ class SteppedModule(pl.LightningModule):
     updating: bool = False
     spoiled: Tensor | None = None
 
+    def offending(self, number: int) -> dict[str, Any]:
+        """All that the step with batch ``number`` depends on but the network's state.
+
+        ``stage``, ``config``, ``batch`` and the ``scans`` of each of its samples, and what else
+        the stage needs to take the step again.
+        """
+        raise NotImplementedError
+
 
 class StepRollback(pl.Callback):
     """Knows whether the network is that of a finished step, and brings it back to one.

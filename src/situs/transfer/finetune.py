@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from situs.transfer.evaluate import evaluate, validation_score
 from situs.transfer.features import slice_axis_of
 from situs.transfer.folder import STATE, check_folder, enter_folder, leave_folder
 from situs.transfer.laterality import with_flips
-from situs.transfer.losses import classification_loss, segmentation_loss
+from situs.transfer.losses import loss_of
 from situs.transfer.model import Model, Task, assemble, initialise, starting_point
 from situs.transfer.observation import observe_segmentation
 from situs.transfer.patches import PatchSampler
@@ -82,7 +82,8 @@ def finetune(
         TransferError: If the weights do not fit.
         ScanRefused: If a case of any part cannot be read, or its label does not belong to it;
             before the training.
-        NonFiniteLoss: If a loss term stops being finite; names the cases of the batch.
+        NonFiniteLoss: If a loss term or the gradient stops being finite; names the cases of the
+            batch, which is kept for ``situs replay``.
         Interrupted: After Ctrl-C, when the step under way is whole and saved.
         Terminated: After SIGTERM likewise.
     """
@@ -279,16 +280,15 @@ def _train(
         config.seed,
         own,
     )
-    segmenting = config.task == "segmentation"
-    weights = config.class_weights
-    loss = (
-        segmentation_loss(config.loss, weights)
-        if segmenting
-        else classification_loss(config.loss, model.task.multi_label, weights)
-    )
-    module = Finetuning(
-        model.network, loss, config, "label" if segmenting else "target", pretrained
-    )
+    several = model.task.multi_label
+    loss = loss_of(config.task, config.loss, config.class_weights, several)
+    answer: Literal["label", "target"] = "label" if config.task == "segmentation" else "target"
+    module = Finetuning(model.network, loss, config, answer, pretrained)
+    module.built = {
+        "backbone": model.card.backbone.model_dump(mode="json"),
+        "classes": len(cohort.classes),
+        "multi_label": several,
+    }
     metrics = MetricsFile(config.out / "metrics.csv")
 
     def score() -> float:

@@ -14,6 +14,7 @@ from situs.files import read_json, sha256, write_file, write_json
 from situs.locks import NAME, is_empty
 from situs.splits.split import Split
 from situs.training.folder import check_outside, check_unchanged, clear
+from situs.training.offending import OFFENDING
 from situs.transfer.cases import Cohort
 from situs.transfer.config import FinetuneConfig, renamed
 from situs.transfer.result import OBSERVATION, RESULT
@@ -24,6 +25,7 @@ CONFIG, BEGUN, STATE, JOURNAL = "config.yaml", "begun.json", "state", "evaluated
 _OWN = {CONFIG, BEGUN, STATE, JOURNAL, RESULT, OBSERVATION, NAME, "cases.csv", "metrics.csv"} | {
     "model",
     "predictions",
+    OFFENDING,
 }
 _REMEDY = "begin anew in another folder"
 

@@ -18,6 +18,15 @@ Loss = Callable[[Tensor, Tensor], Terms]
 Kind = Literal["dice_ce", "dice_focal"]
 
 
+def loss_of(
+    task: str, kind: Kind, class_weights: Sequence[float] | None, multi_label: bool
+) -> Loss:
+    """The loss of a task, see :func:`segmentation_loss` and :func:`classification_loss`."""
+    if task == "segmentation":
+        return segmentation_loss(kind, class_weights)
+    return classification_loss(kind, multi_label, class_weights)
+
+
 def segmentation_loss(kind: Kind, class_weights: Sequence[float] | None = None) -> Loss:
     """Soft Dice over the batch's foreground classes plus cross-entropy or focal loss.
 

@@ -19,6 +19,7 @@ from situs.methods.distributed import alone, synchronise
 from situs.training.engine import engine, quick_layout, quiet_engine, seed_generators
 from situs.training.keeping import StateKeeper, count_whole_steps
 from situs.training.loading import WatchedLoader
+from situs.training.offending import KeepOffending
 from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile
 from situs.training.schedule import warmup_cosine
@@ -34,6 +35,7 @@ from situs.transfer.optim import freeze, parameter_groups
 from situs.transfer.patches import Batch, PatchSampler
 
 Model = Segmenter | Classifier
+GRADIENT_CLIP = 1.0
 
 
 class Finetuning(SteppedModule):
@@ -45,6 +47,10 @@ class Finetuning(SteppedModule):
         config: Learning rates and schedule.
         answer: Which entry of a batch the loss compares with.
         pretrained: Modules that came from weights; they rest during the head's warm-up.
+
+    Attributes:
+        built: What the network was built from, for whoever builds it again: ``backbone``,
+            ``classes`` and ``multi_label``.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class Finetuning(SteppedModule):
         self.pretrained = pretrained
         self.latest: dict[str, Tensor] = {}
         self.progress: dict[str, tuple[float, str]] = {}
+        self.built: dict[str, Any] = {}
         self.names: Callable[[int], list[str]] = lambda number: [f"batch {number}"]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -71,8 +78,8 @@ class Finetuning(SteppedModule):
         What is drawn while the step lasts (dropout) depends on the seed and the step alone, so
         that a resumed training goes on to the same numbers.
         """
-        drawn = np.random.SeedSequence([self.config.seed, self.global_step]).generate_state(1)
-        seed_generators(int(drawn[0]), self.device)
+        self._batch = batch
+        seed_generators(step_seed(self.config.seed, self.global_step), self.device)
         warm = self.global_step >= self.config.head_warmup_steps
         for module in self.pretrained:
             freeze(module, frozen=not warm)
@@ -98,9 +105,29 @@ class Finetuning(SteppedModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm; from here to the step's end the parameters are of no step."""
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        """Clip the norm; a gradient that is not finite stops the training before it spoils weights.
+
+        From here to the step's end the parameters are of no step. Under fp16 the scaler meets
+        infinite gradients by design and skips the step.
+
+        Raises:
+            NonFiniteLoss: If the gradient is not finite; names the cases of the batch.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+        if self.trainer.precision != "16-mixed" and not torch.isfinite(norm):
+            raise NonFiniteLoss("gradient", self.names(self.global_step), self.global_step)
         self.updating = True
+
+    def offending(self, number: int) -> dict[str, Any]:
+        """As :meth:`situs.training.steps.SteppedModule.offending` says."""
+        return {
+            "stage": "finetune",
+            "config": self.config.model_dump(mode="json"),
+            "built": self.built,
+            "batch": self._batch,
+            "scans": [[name] for name in self.names(number)],
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the loop count whole steps only."""
@@ -119,6 +146,11 @@ class Finetuning(SteppedModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def step_seed(seed: int, step: int) -> int:
+    """What a step's own random draws (dropout) begin with."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
 class ValidationCheckpoint(pl.Callback):
@@ -260,6 +292,7 @@ def fit(
         watch,
         StopBetweenSteps(stops, lambda: steps.whole),
         StateKeeper(states, config.checkpoint_every, steps),
+        KeepOffending(out),
         TrainingProgress(what="fine-tuning"),
     ]
     with quiet_engine():
@@ -303,7 +336,7 @@ def _trainer(config: FinetuneConfig, callbacks: list[pl.Callback], out: Path) ->
         max_steps=config.steps,
         **engine(config.devices, config.num_nodes, config.accelerator, config.precision),
         use_distributed_sampler=False,  # the sampler knows which patches are this process's
-        gradient_clip_val=1.0,
+        gradient_clip_val=GRADIENT_CLIP,
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
