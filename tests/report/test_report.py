@@ -118,7 +118,8 @@ def test_a_fine_tuning_shows_truth_and_prediction(report: Path) -> None:
     section = text[text.index('<section id="transfer"') : text.index('<section id="curves"')]
     assert section.count('class="viewer"') == 1
     assert section.count("true labels filled and predicted labels outlined") == 3
-    assert "Median case case-3&lt;script&gt;" in section
+    assert f"Median case {alias('case-3')}&lt;script&gt;" in section
+    assert "case-3" not in section
 
 
 def test_a_run_that_just_began_or_broke_still_gives_a_page(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from situs.catalog.catalog import build_catalog
 from situs.config import validate
-from situs.errors import ConfigError, StoreError
+from situs.errors import ConfigError, NotWritten, StoreError
 from situs.scans import read_scan
 from situs.store import Preprocessing, Store, estimate_bytes, prepare, preprocess, restore
 from situs.store import prepare as prepare_function
@@ -270,7 +270,7 @@ def test_a_full_disk_stops_before_and_while_writing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(prepare_module, "write_array", full)
-    with pytest.raises(StoreError, match="No space left"):
+    with pytest.raises(NotWritten, match="No space left"):
         prepare(scans, tmp_path / "store", RULES, workers=0)
 
 
