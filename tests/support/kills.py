@@ -29,7 +29,12 @@ import numpy as np
 import yaml
 
 _MOST = 4  # kills of one run
-_TIMES = {"seconds", "data_wait_share", "step_seconds"}
+_COSTS = (
+    "seconds",
+    "data_wait_share",
+    "_mib",
+    "_kj",
+)  # of time, memory and energy: no two runs have the same
 _NETWORK = {"name": "cnn", "options": {"channels": [4, 8]}}
 _VIEWS = {"view_size": [12, 12, 8], "chunk_size": [4, 4, 4], "width": 8}
 _FINETUNE = {"steps": 12, "patch_size": [16, 16, 8], "checkpoint_every": 3, "validate_every": 4}
@@ -120,7 +125,7 @@ def ended(child: int, seconds: float) -> int | None:
 
 
 def written(out: Path) -> dict[str, list[str]]:
-    """Digests of everything computed, by the name of its file; times are left out."""
+    """Digests of everything computed, by the name of its file; costs are left out."""
     readers: dict[str, Callable[[Path], bytes]] = {
         ".safetensors": Path.read_bytes,
         ".b2nd": Path.read_bytes,
@@ -140,10 +145,7 @@ def written(out: Path) -> dict[str, list[str]]:
 def _rows(file: Path) -> bytes:
     with file.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    kept = [
-        {k: v for k, v in row.items() if k not in _TIMES and not k.endswith("seconds")}
-        for row in rows
-    ]
+    kept = [{k: v for k, v in row.items() if not k.endswith(_COSTS)} for row in rows]
     return repr(kept).encode()
 
 
