@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_sco
 
 from situs.evaluation.measures import METRICS, case_scores, mean_score
 from situs.report.study.wording import finding
+from situs.study.config import StudyConfig
 
 NAMES = ["a thing", "b", "c"]
 
@@ -98,11 +99,15 @@ def test_a_scan_that_nothing_is_said_of_does_not_change_what_balanced_accuracy_m
     assert mean(written, "balanced_accuracy") == pytest.approx(expected)
 
 
+def study(metric: str) -> StudyConfig:
+    return StudyConfig(data="data", out="out", metric=metric, arms=["none"], labels=[4])
+
+
 def test_a_smaller_distance_is_told_as_a_gain_in_millimetres():
     row = {"labels": 4, "arm": "mae", "mean": 4.5, "gain": 1.0, "gain_low": 0.5, "gain_high": 1.5}
     row |= {"against": "none", "against_scratch": True, "p_holm": 0.01}
     row |= {"scratch_labels": 10.0, "scratch_labels_is": "="}
-    sentence = finding(row, METRICS["hd95_mm"])
+    sentence = finding(row, study("hd95_mm"))
     assert "reaches HD95 (mm) 4.500 against 5.500 from scratch: +1.0 mm" in sentence
     assert "From scratch the same takes about 10 labels" in sentence
 
@@ -111,14 +116,14 @@ def test_what_may_be_chance_is_told_so():
     row = {"labels": 4, "arm": "mae", "mean": 0.8, "gain": 0.01, "gain_low": -0.01}
     row |= {"gain_high": 0.03, "against": "none", "against_scratch": True, "p_holm": 0.001}
     row |= {"scratch_labels": float("nan"), "scratch_labels_is": ""}
-    assert "chance" not in finding(row, METRICS["dice"])
-    assert "may be chance" in finding(row | {"p_holm": 0.2}, METRICS["dice"])
+    assert "chance" not in finding(row, study("dice"))
+    assert "may be chance" in finding(row | {"p_holm": 0.2}, study("dice"))
 
 
 def test_one_label_is_one_label_and_a_little_more_is_not_the_same():
     row = {"labels": 1, "arm": "mae", "mean": 0.73, "gain": 0.03, "gain_low": 0.01}
     row |= {"gain_high": 0.05, "against": "none", "against_scratch": True, "p_holm": 0.001}
     row |= {"scratch_labels": 1.24, "scratch_labels_is": "="}
-    sentence = finding(row, METRICS["dice"])
+    sentence = finding(row, study("dice"))
     assert sentence.startswith("With 1 label the best")
     assert sentence.endswith("takes about 1.2 labels.")

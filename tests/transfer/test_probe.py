@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from situs.backbones import BackboneConfig, build
 from situs.cli import app
+from situs.cli.tables import probed
 from situs.errors import ConfigError
 from situs.store import Preprocessing
 from situs.transfer import features
@@ -32,7 +33,7 @@ def saved(folder: Path, rules: Preprocessing, dims: int = 3) -> Path:
 def capture(result: ProbeResult) -> str:
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(result)
+        console.print(probed(result))
     return captured.get()
 
 
