@@ -1,15 +1,23 @@
-"""Processes that end with the one that started them, however that one ends."""
+"""Processes that end with the one that started them, however that one ends.
+
+``python -m situs.orphans MODULE`` runs a module so from its first moment on: the imports of the
+module take seconds in which its parent may die.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import threading
 import time
 from multiprocessing.connection import wait
+
+PARENT = "SITUS_PARENT"
+"""Environment variable of a module that is run here: the process that started it."""
 
 _PR_SET_PDEATHSIG = 1
 _LOOK_S = 1.0
@@ -53,3 +61,15 @@ def _watch(parent: int | None) -> None:
     else:
         return
     os._exit(1)
+
+
+def main() -> None:
+    """Run the module that is named, unless its parent is gone already."""
+    parent = int(os.environ[PARENT])
+    if os.getppid() == parent:
+        end_with_parent(parent)
+        runpy.run_module(sys.argv[1], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,9 @@ import tiny
 
 from situs.errors import ProcessFailed
 from situs.methods.composition import compose
+from situs.orphans import PARENT
 from situs.pretraining.data import EndlessSampler, ViewDataset, loader
+from situs.study.scheduler import WORKER
 from situs.views import ArraySource
 
 # A decoder that holds the interpreter's lock can be ended by the kernel alone.
@@ -77,12 +79,12 @@ def test_a_pool_ends_with_its_killed_parent(tmp_path: Path, work: str) -> None:
 def test_a_worker_whose_study_died_while_it_imported_does_nothing(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.write(write, f"{tmp_path}\n".encode())  # the job that it must not begin
-    environment = {**os.environ, "SITUS_STUDY_PROCESS": "1"}
+    environment = {**os.environ, PARENT: "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "situs.study.worker"],
+        list(WORKER),
         stdin=read,
         env=environment,
-        timeout=500,
+        timeout=60,  # far less than its imports take on a busy machine
         check=False,
     )
     os.close(read)

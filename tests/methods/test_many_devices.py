@@ -36,11 +36,15 @@ S2DC = {
 }
 SLICES = {"size": [16, 16], "spacing_mm": 1.0}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "spatial": ("spatial", {**CUBE, "chunk_size": [4, 4, 4], "width": 8, "head": "pairwise"}),
+    "spatial": (
+        "spatial",
+        {**CUBE, "chunk_size": [4, 4, 4], "width": 8, "head": "pairwise", "weights": {"voxel": 1}},
+    ),
     "s2dc": ("s2dc", S2DC),
     "s2dc, layer norm": ("s2dc", {**S2DC, "norm": "layer"}),
     "sal": ("sal", {**SLICES, "window": 4, "weights": {"local": 1, "global": 1, "spread": 1}}),
     "sal, regress": ("sal", {**SLICES, "position": "regress"}),
+    "sal, pixels": ("sal", {**SLICES, "weights": {"local": 0, "spread": 0, "pixel": 1}}),
     "planes": ("planes", {**SLICES, "studies": "virtual"}),
     "mae": ("mae", {**CUBE, "block_size": [4, 4, 4]}),
     "simclr": ("simclr", CUBE),

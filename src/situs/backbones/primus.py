@@ -8,13 +8,12 @@ from pydantic import Field
 
 from situs.backbones.base import BackboneConfig
 from situs.backbones.options import Positive
-from situs.backbones.tokens import TokenBackbone, per_axis
-from situs.backbones.transformer import Shape
-from situs.config import Config, validate
+from situs.backbones.tokens import TokenBackbone, TokenOptions
+from situs.config import validate
 from situs.errors import ConfigError
 
 
-class PrimusOptions(Config):
+class PrimusOptions(TokenOptions):
     """Options of the ``primus`` backbone; the defaults are those of Primus-S.
 
     Attributes:
@@ -35,8 +34,6 @@ class PrimusOptions(Config):
     patch: list[Positive] = Field(default=[8], min_length=1, max_length=3)
     grid: list[Positive] = Field(default=[12], max_length=3)
     layer_scale: Annotated[float, Field(gt=0)] = 0.1
-    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    decoder_channels: Positive = 32
 
 
 class Primus(TokenBackbone):
@@ -63,25 +60,14 @@ class Primus(TokenBackbone):
                 f"width {options.width} must be a multiple of {pairs} × heads ({options.heads}): "
                 f"each head turns pairs of numbers along {spatial_dims} axes"
             )
-        try:
-            patch = per_axis(options.patch, spatial_dims)
-            grid = per_axis(options.grid, spatial_dims) if options.grid else ()
-        except ValueError as error:
-            raise ConfigError(f"patch and grid of backbone 'primus' {error}") from None
-        shape = Shape(
-            spatial_dims=spatial_dims,
-            in_channels=in_channels,
-            patch=patch,
-            width=options.width,
-            depth=options.depth,
-            heads=options.heads,
+        shape = options.shape(
+            "primus",
+            spatial_dims,
+            in_channels,
             hidden=options.width * 8 // 3,
             gated=True,
             rotary=True,
-            grid=grid,
             prefix=0,
-            scale=options.layer_scale,
-            drop_path=options.drop_path_rate,
             epsilon=1e-5,
         )
         super().__init__(shape, options.decoder_channels)

@@ -3,14 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
+from situs.backbones.options import Positive
 from situs.backbones.transformer import Mixer, Shape, TokenEncoder
+from situs.config import Config
+from situs.errors import ConfigError
 
 _UP: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+class TokenOptions(Config):
+    """What every transformer is told.
+
+    Attributes:
+        width: Numbers a token.
+        depth: Blocks.
+        heads: Attention heads.
+        patch: Voxels of a token: one number for all axes, or one an axis.
+        grid: Tokens along each axis for which positions are stored; for other sizes they are
+            interpolated.
+        layer_scale: What each branch is multiplied by at first.
+        drop_path_rate: Stochastic depth.
+        decoder_channels: Channels of the dense features.
+    """
+
+    width: Positive
+    depth: Positive
+    heads: Positive
+    patch: list[Positive] = Field(min_length=1, max_length=3)
+    grid: list[Positive] = Field(max_length=3)
+    layer_scale: Annotated[float, Field(gt=0)] = 1.0
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    decoder_channels: Positive = 32
+
+    def shape(self, name: str, spatial_dims: int, in_channels: int, **own: Any) -> Shape:
+        """The network's shape, with what the backbone ``name`` says itself.
+
+        Raises:
+            ConfigError: If ``patch`` or ``grid`` do not fit the axes.
+        """
+        try:
+            patch = per_axis(self.patch, spatial_dims)
+            grid = per_axis(self.grid, spatial_dims) if self.grid else ()
+        except ValueError as error:
+            raise ConfigError(f"patch and grid of backbone '{name}' {error}") from None
+        return Shape(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            patch=patch,
+            grid=grid,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            scale=self.layer_scale,
+            drop_path=self.drop_path_rate,
+            **own,
+        )
 
 
 class _LayerNormNd(nn.LayerNorm):

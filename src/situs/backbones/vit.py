@@ -8,13 +8,12 @@ from pydantic import Field
 
 from situs.backbones.base import BackboneConfig
 from situs.backbones.options import Positive
-from situs.backbones.tokens import TokenBackbone, per_axis
-from situs.backbones.transformer import Shape
-from situs.config import Config, validate
+from situs.backbones.tokens import TokenBackbone, TokenOptions
+from situs.config import validate
 from situs.errors import ConfigError
 
 
-class VitOptions(Config):
+class VitOptions(TokenOptions):
     """Options of the ``vit`` backbone; the defaults are those of ViT-S.
 
     Attributes:
@@ -38,9 +37,6 @@ class VitOptions(Config):
     grid: list[Positive] = Field(default=[6], min_length=1, max_length=3)
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
     registers: Annotated[int, Field(ge=0)] = 0
-    layer_scale: Annotated[float, Field(gt=0)] = 1.0
-    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    decoder_channels: Positive = 32
 
 
 class Vit(TokenBackbone):
@@ -65,25 +61,14 @@ class Vit(TokenBackbone):
             raise ConfigError(
                 f"width {options.width} must be a multiple of 2 × heads ({options.heads})"
             )
-        try:
-            patch = per_axis(options.patch, spatial_dims)
-            grid = per_axis(options.grid, spatial_dims)
-        except ValueError as error:
-            raise ConfigError(f"patch and grid of backbone 'vit' {error}") from None
-        shape = Shape(
-            spatial_dims=spatial_dims,
-            in_channels=in_channels,
-            patch=patch,
-            width=options.width,
-            depth=options.depth,
-            heads=options.heads,
+        shape = options.shape(
+            "vit",
+            spatial_dims,
+            in_channels,
             hidden=int(options.width * options.mlp_ratio),
             gated=False,
             rotary=False,
-            grid=grid,
             prefix=1 + options.registers,
-            scale=options.layer_scale,
-            drop_path=options.drop_path_rate,
             epsilon=1e-6,
         )
         super().__init__(shape, options.decoder_channels)

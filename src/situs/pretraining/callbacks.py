@@ -14,13 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from situs.errors import not_writable
 from situs.methods.composition import Composition
 from situs.methods.distributed import alone
 from situs.methods.observing import reach_warnings
 from situs.observation import Observation
 from situs.pretraining.config import ControlTimes
 from situs.pretraining.module import Pretraining
+from situs.training.keeping import StateKeeper
 from situs.training.run import MetricsFile, Run
 from situs.training.states import States
 from situs.training.steps import StepRollback
@@ -182,7 +182,7 @@ class ObservationCallback(pl.Callback):
         self.books.write(trainer, step, values)
 
 
-class Checkpoints(pl.Callback):
+class Checkpoints(StateKeeper):
     """``last`` (weights and resumable state) and ``best`` (weights), each written whole.
 
     ``best`` follows the monitored scores of all parts; see :func:`is_best`. Runs that observe
@@ -192,8 +192,8 @@ class Checkpoints(pl.Callback):
     def __init__(
         self, run: Run, every: int, card: Card, observing: ObservationCallback, steps: StepRollback
     ) -> None:
-        self.run, self.every, self.card = run, every, card
-        self.observing, self.steps = observing, steps
+        self.run, self.card, self.observing = run, card, observing
+        super().__init__(States(self._folder("last")), every, steps)
         self.judged: list[dict[str, float]] = []
         self._judged_step = -1
 
@@ -205,32 +205,15 @@ class Checkpoints(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save when due; judge each new observation."""
+        """Judge each new observation, and save when due."""
         assert isinstance(pl_module, Pretraining)
-        if not self.steps.whole:
-            return
-        self._judge(trainer, pl_module)
-        step = trainer.global_step
-        if step % self.every == 0 or step == trainer.max_steps or trainer.should_stop:
-            self.save_last(trainer, pl_module)
+        if self.steps.whole:
+            self._judge(trainer, pl_module)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Keep the state of the last whole step, whatever stopped the run but a full disk."""
-        if not_writable(exception):
-            return
-        if trainer.global_step > 0 and self.steps.whole:
-            self.save_last(trainer, pl_module)
-
-    def save_last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Weights, then the state; by the first process alone."""
-        if not trainer.is_global_zero:
-            return
-        states = States(self._folder("last"))
-        partial = states.partial(trainer)
+    def beside(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The weights that the state holds."""
         self._save_weights("last", trainer, pl_module)
-        states.keep(partial, trainer.global_step)
 
     def _judge(self, trainer: pl.Trainer, pl_module: Pretraining) -> None:
         if not trainer.is_global_zero or not self.observing.latest:

@@ -13,9 +13,6 @@ from situs.files import sha256, write_json
 
 RESULT, JOB, LOG, RUN, COST = "result.json", "job.json", "log.txt", "run", "cost.json"
 
-STUDY = "SITUS_STUDY_PROCESS"
-"""Environment variable of a worker: the process that started it, and that it ends with."""
-
 # How a job is carried out, not what it computes: another value must not cost a second run.
 _FREE = {"out", "threads", "workers", "save_predictions", "save_model"}
 

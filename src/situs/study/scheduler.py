@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from situs.cores import sleep_when_idle
-from situs.study.jobs import STUDY, Job, JobFolders
+from situs.orphans import PARENT
+from situs.study.jobs import Job, JobFolders
 
-WORKER: tuple[str, ...] = (sys.executable, "-m", "situs.study.worker")
+WORKER: tuple[str, ...] = (sys.executable, "-m", "situs.orphans", "situs.study.worker")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -108,7 +109,7 @@ class Scheduler:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**self.environment, **seen, STUDY: str(os.getpid())},
+            env={**self.environment, **seen, PARENT: str(os.getpid())},
         )
 
     def _wait(self) -> list[Event]:

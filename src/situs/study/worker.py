@@ -1,4 +1,4 @@
-"""Carries out jobs in a process of its own: ``python -m situs.study.worker``.
+"""Carries out jobs in a process of its own, which ends with the study that started it.
 
 It reads one job folder a line from standard input and answers each with ``done``, ``failed``, or
 ``taken`` where a worker of another study process is at the job, on this machine or another.
@@ -25,11 +25,10 @@ from situs.errors import NonFiniteLoss, RunError
 from situs.files import write_json
 from situs.locks import LEASE_S, holding
 from situs.observation import verdicts
-from situs.orphans import end_with_parent
 from situs.pretraining.pretrain import pretrain
 from situs.store import Preprocessing, prepare
 from situs.study.cost import Cost
-from situs.study.jobs import COST, JOB, LOG, RESULT, RUN, STUDY
+from situs.study.jobs import COST, JOB, LOG, RESULT, RUN
 from situs.training.run import Run
 from situs.transfer.cases import Cohort
 from situs.transfer.finetune import finetune
@@ -186,10 +185,6 @@ def _output_to(file: Path) -> Iterator[None]:
 
 def serve(carry_out: Callable[[Path], Any]) -> None:
     """Carry out the jobs that standard input names, each held while it lasts."""
-    study = os.environ.get(STUDY)
-    if study is not None and os.getppid() != int(study):
-        return  # it ended while this process imported
-    end_with_parent(os.getppid())
     for line in sys.stdin:
         folder = Path(line.strip())
         with contextlib.ExitStack() as claim:

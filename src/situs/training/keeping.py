@@ -44,11 +44,9 @@ class StateKeeper(pl.Callback):
     ) -> None:
         """Save when due."""
         step = trainer.global_step
-        if not trainer.is_global_zero:
-            return
         due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
         if due and self.steps.whole:
-            self.states.keep(self.states.partial(trainer), step)
+            self.save(trainer, pl_module)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -56,5 +54,16 @@ class StateKeeper(pl.Callback):
         """Keep the last whole step; where the disk took nothing, the state before it is there."""
         if not_writable(exception):
             return
-        if trainer.is_global_zero and trainer.global_step > 0 and self.steps.whole:
-            self.states.keep(self.states.partial(trainer), trainer.global_step)
+        if trainer.global_step > 0 and self.steps.whole:
+            self.save(trainer, pl_module)
+
+    def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save now; by the first process alone."""
+        if not trainer.is_global_zero:
+            return
+        partial = self.states.partial(trainer)
+        self.beside(trainer, pl_module)
+        self.states.keep(partial, trainer.global_step)
+
+    def beside(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What belongs beside a state, written before the state takes its place; here nothing."""
