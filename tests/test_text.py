@@ -66,7 +66,9 @@ def test_a_difference_within_two_standard_errors_is_guessing() -> None:
     between = score(value=40.0)  # beats guessing, but not the constant
     assert verdicts.verdict(between) == "guessing"
     assert verdicts.judged(between) == "between guessing and a constant answer"
-    assert verdicts.verdict(score(value=31.0)) == "guessing"
+    close = score(value=31.0)  # beats the constant by less than can be told
+    assert verdicts.verdict(close) == "guessing"
+    assert verdicts.judged(close) == "not clearly better than a constant answer"
     assert verdicts.verdict(score(value=float("nan"))) == "unknown"
 
 

@@ -102,8 +102,12 @@ def judged(score: Score) -> str:
     line = VERDICTS[found]
     if found == "better" and hardest(score) is not None:
         line += ", but not than without anatomy"
-    if found == "guessing" and None not in (score.chance, score.constant):
-        line = "between guessing and a constant answer"
+    against = reference(score)
+    if found == "guessing" and against is not None:
+        if _gain(score, against[1]) > 0:
+            line = f"not clearly better than {against[0]}"
+        elif None not in (score.chance, score.constant):
+            line = "between guessing and a constant answer"
     if found in {"given", "monitor", "unknown"} or not score.groups:
         return line
     count = len(set(score.groups))

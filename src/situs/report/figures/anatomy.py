@@ -290,12 +290,12 @@ def _scale_bar(axes: Axes, view: SliceView) -> None:
     )
     axes.annotate(
         f"{length:g} mm",
-        (x - length / 2, y),
+        (x, y),
         xytext=(0, 2.5),
         textcoords="offset points",
         color="#ffffff",
         fontsize=11,
-        ha="center",
+        ha="left" if axes.xaxis_inverted() else "right",  # inwards: a bar may be shorter
         va="bottom",
         path_effects=HALO,
     )
