@@ -115,6 +115,37 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_numbers(
     assert check_result(out) == []
 
 
+def test_weights_pull_a_fine_tuning_and_its_resumption_alike(
+    data: Path, whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = load_file(whole.folder / "model/encoder.safetensors")
+    real = Finetuning.training_step
+
+    def tuned(out: Path, pull: float, stop: int = 99) -> Result:
+        def stops(self: Finetuning, *arguments: Any) -> torch.Tensor:
+            if self.global_step == stop:
+                raise Stop
+            return real(self, *arguments)
+
+        config = settings(data, out, init=str(whole.folder / "model"), lr=0.01, l2_sp=pull)
+        del config["backbone"]
+        with monkeypatch.context() as patched:
+            patched.setattr(Finetuning, "training_step", stops)
+            try:
+                return finetune(config, quiet=True)
+            except Stop:
+                pass
+        return finetune(config, resume=True, quiet=True)
+
+    def far(result: Result) -> float:
+        ended = load_file(result.folder / "model/encoder.safetensors")
+        return sum(float((ended[k] - begun[k]).square().sum()) for k in begun) ** 0.5
+
+    pulled, free = tuned(tmp_path / "pulled", 20.0), tuned(tmp_path / "free", 0.0)
+    assert 0 < far(pulled) < 0.7 * far(free)
+    assert_same(pulled, tuned(tmp_path / "again", 20.0, stop=5))
+
+
 def test_a_stopped_test_goes_on_with_the_other_cases(
     data: Path, whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from situs.backbones import BackboneConfig, build
 from situs.transfer import windows
 from situs.transfer.losses import classification_loss, segmentation_loss
 from situs.transfer.networks import Classifier, Segmenter, pooled
-from situs.transfer.optim import parameter_groups
+from situs.transfer.optim import PullToWeights, parameter_groups
 from situs.transfer.patches import Framing
 
 SMALL = {"channels": [4, 8, 8]}
@@ -38,6 +38,34 @@ def test_each_block_learns_slower_than_the_next() -> None:
     listed = [id(p) for g in groups for p in g["params"]]
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
     assert len(set(listed)) == len(listed)
+
+
+def test_pulled_weights_follow_the_formula_and_the_head_goes_its_way() -> None:
+    def trained(strength: float) -> dict[str, Tensor]:
+        model = small()
+        groups = parameter_groups(model.backbone, model.head, lr=0.01, layer_decay=0.5)
+        optimiser = torch.optim.AdamW(groups, weight_decay=0.1)
+        begun = {n: p.detach().clone() for n, p in model.backbone.encoder.named_parameters()}
+        rates = {id(p): g["lr"] for g in groups for p in g["params"]}
+        if strength:
+            PullToWeights([model.backbone.encoder], strength).hold(optimiser)
+        else:  # the same by hand: Adam without decay, then the pull
+            for group in optimiser.param_groups:
+                group["weight_decay"] = 0.1 if group["name"] in ("head", "decoder") else 0.0
+        torch.manual_seed(1)
+        for _ in range(4):
+            optimiser.zero_grad()
+            model(torch.randn(2, 1, 8, 8, 8)).square().mean().backward()
+            optimiser.step()
+            for name, parameter in model.backbone.encoder.named_parameters():
+                if not strength:
+                    far = rates[id(parameter)] * 3.0
+                    parameter.data -= far * (parameter.data - begun[name])
+        return {n: p.detach() for n, p in model.named_parameters()}
+
+    found, expected = trained(3.0), trained(0.0)
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=2e-5), name  # Adam divides rounding too
 
 
 class Pointwise(nn.Module):

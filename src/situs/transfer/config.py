@@ -108,6 +108,8 @@ class FinetuneConfig(Config):
         lr: Peak learning rate of the head, and of the rest before ``layer_decay``.
         weight_decay: Of AdamW.
         layer_decay: Each earlier encoder block learns this many times as fast as the next.
+        l2_sp: Pull of what came from the weights back to them, in place of weight decay towards 0;
+            0 for none. See :class:`~situs.transfer.optim.PullToWeights`.
         warmup_steps: Linear warm-up, then cosine to zero.
         freeze_encoder: Train decoder and head only.
         head_warmup_steps: For so many steps only what did not come from the weights is trained.
@@ -159,6 +161,7 @@ class FinetuneConfig(Config):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     layer_decay: float = Field(1.0, gt=0, le=1)
+    l2_sp: float = Field(0.0, ge=0)
     warmup_steps: int = Field(20, ge=0)
     freeze_encoder: bool = False
     head_warmup_steps: int = Field(0, ge=0)
@@ -213,6 +216,10 @@ class FinetuneConfig(Config):
             raise ValueError(
                 f"{setting('freeze_encoder')} would freeze random weights; give {setting('init')} "
                 "a run"
+            )
+        if self.l2_sp and self.init == "none":
+            raise ValueError(
+                f"{setting('l2_sp')} would pull to random weights; give {setting('init')} a run"
             )
         if self.patience and self.validation == 0:
             raise ValueError(

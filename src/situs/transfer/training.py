@@ -31,7 +31,7 @@ from situs.training.stopping import (
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.losses import Loss
 from situs.transfer.networks import Classifier, Segmenter
-from situs.transfer.optim import freeze, parameter_groups
+from situs.transfer.optim import PullToWeights, freeze, parameter_groups
 from situs.transfer.patches import Batch, PatchSampler
 
 Model = Segmenter | Classifier
@@ -67,6 +67,8 @@ class Finetuning(SteppedModule):
         self.config = config
         self.answer = answer
         self.pretrained = pretrained
+        # Made before a state is restored: the weights that the training began with.
+        self.pull = PullToWeights(pretrained, config.l2_sp) if config.l2_sp else None
         self.latest: dict[str, Tensor] = {}
         self.progress: dict[str, tuple[float, str]] = {}
         self.built: dict[str, Any] = {}
@@ -134,12 +136,14 @@ class Finetuning(SteppedModule):
         count_whole_steps(checkpoint, self.global_step)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with layer-wise learning rates, linear warm-up and cosine decay."""
+        """AdamW with layer-wise rates, linear warm-up, cosine decay and the pull to the weights."""
         config = self.config
         groups = parameter_groups(
             self.model.backbone, self.model.head, config.lr, config.layer_decay
         )
         optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        if self.pull is not None:
+            self.pull.hold(optimiser)
         factor = warmup_cosine(config.warmup_steps, config.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {
