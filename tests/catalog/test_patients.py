@@ -8,9 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
-from situs.catalog.catalog import build_catalog
+from situs.catalog.catalog import Catalog, build_catalog
 from situs.catalog.patients import one_patient_warning, patient_in
+from situs.cli import app
 from situs.scans.privacy import digest_patient
 from situs.splits.groups import scan_groups
 from situs.store import prepare
@@ -78,3 +81,30 @@ def test_one_identifier_for_all_studies_is_warned_of() -> None:
     assert not one_patient_warning([("p", f"study{n % 3}") for n in range(9)])
     assert not one_patient_warning([(f"p{n % 2}", f"study{n}") for n in range(9)])
     assert not one_patient_warning([("", f"study{n}") for n in range(9)])
+
+
+def test_a_pattern_tells_whose_scans_with_other_names_are(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "catalog.json"
+    for seed, name in enumerate(("patient001_ED", "patient001_ES", "patient002_ED", "other")):
+        save(data / f"{name}.nii.gz", seed)
+
+    def scanned(pattern: str, *more: str) -> Result:
+        return CliRunner().invoke(
+            app, ["scan", str(data), "--patient", pattern, "--workers=0", *more]
+        )
+
+    told = scanned(r"(patient\d+)_", "--out", str(out))
+    assert told.exit_code == 0, told.output
+    assert "--patient matches 3 of 4 scans" in told.output
+    patients = {e.path.split(".")[0]: e.patient for e in Catalog.load(out).accepted}
+    first, second = (digest_patient(f"patient00{n}") for n in (1, 2))
+    assert patients == {
+        "patient001_ED": first,
+        "patient001_ES": first,
+        "patient002_ED": second,
+        "other": "",
+    }
+    store = prepare(Catalog.load(out), tmp_path / "store", workers=0)
+    assert len(set(scan_groups(store.records).values())) == 3
+    for pattern, why in (("(", "no regular expression"), ("subject", "matches none of 4 paths")):
+        assert why in str(scanned(pattern).exception)

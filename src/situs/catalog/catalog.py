@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from situs.catalog.duplicates import mark_duplicates
 from situs.catalog.measure import Entry, Job, Measured, Volumes, measure, read_entry, refused_entry
-from situs.catalog.patients import with_cases
+from situs.catalog.patients import patient_pattern, with_cases, with_patients
 from situs.errors import ScanRefused, SitusError
 from situs.files import write_file, write_json, writing
 from situs.scans.discovery import Candidate, common_root, discover
@@ -175,6 +175,7 @@ def build_catalog(
     progress: Progress | None = None,
     volumes: Volumes = "refuse",
     modality: str | None = None,
+    patient: str | None = None,
     planes: bool = False,
     skip: Sequence[Path] = (),
     limit_s: float = LIMIT_S,
@@ -193,16 +194,20 @@ def build_catalog(
         volumes: What becomes of a scan that holds several volumes: refused, its first taken, or
             an entry for each.
         modality: Of all scans whose files do not tell.
+        patient: Regular expression whose first group (or whole match) in a scan's path is its
+            patient; by default headers say it, or BIDS's ``sub-…``.
         planes: Accept single slices, as cardiac long-axis series are.
         skip: Files and folders to leave alone.
         limit_s: Seconds that reading one scan may take in a process of its own.
 
     Raises:
-        SitusError: Where a path does not lie below ``root``, or there is none.
+        SitusError: Where a path does not lie below ``root``, or there is none, or where
+            ``patient`` is no regular expression or matches no path.
     """
     asked = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if not asked:
         raise SitusError("no path to look for scans in")
+    whose = None if patient is None else patient_pattern(patient)
     tell: Progress = progress or (lambda what, done, total: None)
     base = common_root(asked) if root is None else Path(os.path.abspath(root))
     for path in asked:
@@ -225,7 +230,8 @@ def build_catalog(
         measured.extend(results)
         tell("scans", number, len(jobs))
     measured.sort(key=lambda m: (m.entry.path, m.entry.series, m.entry.volume or 0))
-    entries = with_cases(mark_duplicates(measured))
+    entries = mark_duplicates(measured)
+    entries = with_cases(entries if whose is None else with_patients(entries, whose))
     return Catalog(tuple(entries), base, found.ignored, planes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from situs.errors import SitusError, setting
 from situs.scans.formats import without_suffix
 from situs.scans.names import SUBJECT, channel_of
 from situs.scans.privacy import digest_patient
@@ -17,6 +19,7 @@ from situs.scans.privacy import digest_patient
 if TYPE_CHECKING:
     from situs.catalog.measure import Entry
 
+_LOG = logging.getLogger(__name__)
 _SUBJECT = re.compile(rf"({SUBJECT.pattern})(?:[_.]|$)")
 _CHANNELS = 10
 _MANY_STUDIES = 4
@@ -59,6 +62,53 @@ def with_cases(entries: Sequence[Entry]) -> list[Entry]:
         if entry.key in patients
         else entry
         for entry in entries
+    ]
+
+
+def patient_pattern(given: str) -> re.Pattern[str]:
+    """What ``--patient`` says, ready to be searched for.
+
+    Raises:
+        SitusError: If it is no regular expression.
+    """
+    try:
+        return re.compile(given)
+    except re.error as error:
+        raise SitusError(
+            f"{setting('patient')} {given!r} is no regular expression: {error}"
+        ) from None
+
+
+def with_patients(entries: Sequence[Entry], pattern: re.Pattern[str]) -> list[Entry]:
+    """Let a scan be of the patient that its path names; where it names none, of whom it was.
+
+    Args:
+        entries: All of a catalog.
+        pattern: Searched for in an entry's path; its first group, or the whole match, is the
+            patient.
+
+    Raises:
+        SitusError: If it matches no path.
+    """
+    named = {e.key: found for e in entries if e.accepted and (found := pattern.search(e.path))}
+    accepted = [e.path for e in entries if e.accepted]
+    if accepted and not named:
+        raise SitusError(
+            f"{setting('patient')} {pattern.pattern!r} matches none of {len(accepted)} paths, the "
+            f"first of them {accepted[0]}"
+        )
+    if len(named) < len(accepted):
+        _LOG.warning(
+            "%s matches %d of %d scans; the others are of whom their files say, or alone",
+            setting("patient"),
+            len(named),
+            len(accepted),
+        )
+    return [
+        e.model_copy(update={"patient": digest_patient(named[e.key][min(pattern.groups, 1)])})
+        if e.key in named
+        else e
+        for e in entries
     ]
 
 

@@ -49,6 +49,10 @@ def scan(
     modality: Annotated[
         str | None, typer.Option(help="Of all scans whose files do not tell, e.g. MR.")
     ] = None,
+    patient: Annotated[
+        str | None,
+        typer.Option(help="Regular expression; its first group in a scan's path is the patient."),
+    ] = None,
     planes: Annotated[bool, typer.Option(help="Accept single slices (for 'planes').")] = False,
     rows: Annotated[int, typer.Option(help="Scans to list; 0 for all.")] = 50,
     json: Json = False,
@@ -72,6 +76,7 @@ def scan(
             progress=_teller(progress),
             volumes=_volumes(volumes),
             modality=modality,
+            patient=patient,
             planes=planes,
             skip=[catalog] if catalog is not None else [],
         )
