@@ -22,11 +22,13 @@ from typer.testing import CliRunner
 
 from situs.cli import app
 from situs.errors import RunError, SitusError, StoreError
+from situs.pretraining.callbacks import ObservationCallback
 from situs.pretraining.pretrain import pretrain
 from situs.report.report import write_report
 from situs.store import Preprocessing, Store, prepare
 from situs.training.check import check_run
 from situs.training.run import Run
+from situs.views import decoded
 from situs.weights import load_encoder
 
 
@@ -217,6 +219,56 @@ def test_a_scan_cut_while_training_is_left_out_counted_and_reported(
         warnings.simplefilter("ignore")
         with pytest.raises(StoreError, match="is damaged"):
             pretrain(config, mode="overwrite", quiet=True)
+
+
+@pytest.mark.parametrize(("method", "controls"), [("spatial", "last"), ("sal", "every")])
+def test_a_held_out_scan_cut_while_training_is_left_out_of_observations(
+    store: Store, tmp_path: Path, method: str, controls: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Controls and panels read scans long after the samples were drawn."""
+    monkeypatch.setattr(decoded, "_LARGEST", 0)  # larger scans are not kept in memory
+    copied = tmp_path / "store"
+    shutil.copytree(store.path, copied)
+    changes: dict[str, Any] = {"method": method, "observe_controls": controls, "held_out": 0.34}
+    if method == "sal":
+        changes["options"] = {"size": [16, 16], "spacing_mm": 1.0}
+    config = settings(store, tmp_path / "run", data=str(copied), **changes)
+    whole = last_weights(pretrain(config, quiet=True))
+    real, lost = ObservationCallback.observe, []
+
+    def damaging(self: ObservationCallback, trainer: Any, module: Any) -> None:
+        real(self, trainer, module)
+        if trainer.global_step == 3:
+            scan = module.held_out.samples()[1][0][0]
+            cut(copied, scan.key)
+            lost.append(module.names[scan.key])
+
+    monkeypatch.setattr(ObservationCallback, "observe", damaging)
+    with pytest.warns(UserWarning, match="held-out scan .*go on without it") as told:
+        run = pretrain(config, mode="overwrite", quiet=True)
+    assert any(lost[0] in str(warning.message) for warning in told)
+    assert (run.status, run.record.left_out) == ("finished", None)
+    assert run.record.held_out_left_out == 1
+    # Nothing but what is looked at has changed.
+    assert all(torch.equal(v, whole[k]) for k, v in last_weights(run).items())
+    assert [seen.step for seen in run.observations()] == [6]
+    page = write_report(run.path, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "1 held-out scan could not be read any more" in page
+
+
+def test_a_run_whose_only_held_out_scan_is_lost_ends_well(store: Store, tmp_path: Path) -> None:
+    copied = tmp_path / "store"
+    shutil.copytree(store.path, copied)
+    config = settings(store, tmp_path / "run", data=str(copied), observe_controls="last")
+    held = [r["key"] for r in pretrain(config, quiet=True).data["records"] if r["held_out"]]
+    assert len(held) == 1
+    cut(copied, held[0])
+    with pytest.warns(UserWarning, match="Nothing is observed any more"):
+        run = pretrain(config, mode="overwrite", quiet=True)
+    assert (run.status, run.record.held_out_left_out) == ("finished", 1)
+    assert run.observations() == []
+    assert write_report(run.path, tmp_path / "page.html").is_file()
+    assert load_encoder(run.path) is not None
 
 
 def cut(store: Path, key: str) -> None:

@@ -1,19 +1,22 @@
-"""Kill small prepares, pretrainings, fine-tunings and studies at random moments and go on.
+"""Kill small runs of every stage at random moments and go on.
 
-    python tests/support/kills.py KILLS [SEED] [SECONDS] [STAGE …]
+    python tests/support/kills.py KILLS [SEED] [SECONDS] [STAGE …] [--record FILE]
 
 Each process is forked from one that has imported everything, so that the moments fall into the work
 and not into imports, and ended by SIGKILL. After up to four kills a run is let go on to its end,
 and must have written what an uninterrupted one did: weights, losses, scores, predictions, voxels.
 Prints kills a stage, finished runs that were compared, and what differed; 1 if anything did.
+FILE gets a line a finished run; called with it again, the campaign goes on, with other moments.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import hashlib
 import importlib
+import json
 import os
 import re
 import shutil
@@ -21,8 +24,10 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -40,6 +45,17 @@ _VIEWS = {"view_size": [12, 12, 8], "chunk_size": [4, 4, 4], "width": 8}
 _FINETUNE = {"steps": 12, "patch_size": [16, 16, 8], "checkpoint_every": 3, "validate_every": 4}
 _PRETRAIN = {"steps": 12, "batch_size": 2, "workers": 0, "checkpoint_every": 3, "log_every": 1}
 _PRETRAIN |= {"observe_every": 6, "observe_samples": 2}
+_METHODS: dict[str, dict[str, object]] = {
+    "spatial": _VIEWS,
+    "s2dc": {"grid": [2, 1, 1], "crop_size": [8, 8, 8], "global_crops": 2, "norm": "layer"},
+    "mae": {"view_size": [12, 12, 8]},
+    "simclr": {"view_size": [12, 12, 8]},
+    "dino": {"global_size": [12, 12, 8], "local_size": [8, 8, 4], "locals": 2, "prototypes": 16},
+    "voco": {"crop_size": [8, 8, 4]},
+    "sal": {"size": [16, 16], "spacing_mm": 1.0, "weights": {"pixel": 1.0}},
+    "planes": {"size": [16, 16], "spacing_mm": 1.0, "studies": "virtual", "slices": 4},
+}
+STAGES = ["prepare", *_METHODS, "finetune", "evaluation", "predict", "study"]
 _NOTHING_YET = re.compile(r"no resumable state|holds no fine-tuning that can be resumed")
 
 
@@ -57,9 +73,18 @@ def make_data(folder: Path) -> None:
         nib.save(nib.Nifti1Image(label, np.eye(4)), folder / f"labels/c{case}.nii.gz")
     method = {"method": "spatial", "options": _VIEWS}
     parts = {"test": 2, "validation": 1, "backbone": _NETWORK}
-    configs = {
-        "pretrain": {**_PRETRAIN, **method, "threads": 1, "backbone": _NETWORK},
+    configs: dict[str, dict[str, object]] = {
+        name: {**_PRETRAIN, "method": name, "options": options, "threads": 1, "backbone": _NETWORK}
+        for name, options in _METHODS.items()
+    }
+    configs |= {
         "finetune": {**_FINETUNE, **parts, "train": 2, "threads": 1},
+        # Windows so many that nearly all of the time is the test's.
+        "evaluation": {
+            **_FINETUNE,
+            **parts,
+            **{"steps": 2, "train": 1, "test": 6, "threads": 1, "overlap": 0.9},
+        },
         "study": {
             **parts,
             "arms": ["none", method],
@@ -71,7 +96,7 @@ def make_data(folder: Path) -> None:
         },
     }
     for name, config in configs.items():
-        where = folder / "images" if name == "pretrain" else folder
+        where = folder / "images" if name in _METHODS else folder
         text = yaml.safe_dump({**config, "data": str(where)})
         (folder / f"{name}.yaml").write_text(text)
 
@@ -82,11 +107,16 @@ def command(stage: str, data: Path, out: Path, anew: bool) -> list[str]:
         return ["prepare", str(data / "images"), "--out", str(out), "--quiet"]
     if stage == "study":
         return ["study", str(data / "study.yaml"), "--set", f"out={out}", "--quiet"]
-    begun = out / ("run.json" if stage == "pretrain" else "begun.json")
+    if stage == "predict":
+        paths = [str(data / "model"), str(data / "images"), "--out", str(out)]
+        again = ["--resume"] if out.exists() else []
+        return ["predict", *paths, "--set", "overlap=0.9", "--quiet", *again]
+    verb = "pretrain" if stage in _METHODS else "finetune"
+    begun = out / ("run.json" if verb == "pretrain" else "begun.json")
     if begun.is_file() and not anew:
-        return [stage, "--resume", str(out), "--quiet"]
+        return [verb, "--resume", str(out), "--quiet"]
     again = ["--overwrite"] if any(out.glob("[!.]*")) else []
-    return [stage, "--config", str(data / f"{stage}.yaml"), "--out", str(out), "--quiet", *again]
+    return [verb, "--config", str(data / f"{stage}.yaml"), "--out", str(out), "--quiet", *again]
 
 
 def begin(arguments: list[str], log: Path) -> int:
@@ -157,15 +187,21 @@ class Campaign:
         self.kills = self.compared = 0
         self.wrong: list[str] = []
         self.log = home / f"{stage}.log"
-        start = time.monotonic()
+        if stage == "predict" and not (data / "model").is_dir():
+            self._alone("finetune", data / "model")
         whole = home / f"{stage}-whole"
-        code = ended(begin(command(stage, data, whole, False), self.log), 300)
-        if code != 0:
-            raise SystemExit(f"{stage} did not end well by itself ({code}): {self.log.read_text()}")
+        start = time.monotonic()
+        self._alone(stage, whole)
         self.seconds = time.monotonic() - start
         self.expected = written(whole)
         if not self.expected:
             raise SystemExit(f"{stage} wrote nothing that can be compared")
+
+    def _alone(self, stage: str, out: Path) -> None:
+        """A run that nothing interrupts."""
+        code = ended(begin(command(stage, self.data, out, False), self.log), 600)
+        if code != 0:
+            raise SystemExit(f"{stage} did not end well by itself ({code}): {self.log.read_text()}")
 
     def one(self) -> None:
         """One run, killed up to four times, then let go on to its end."""
@@ -173,7 +209,9 @@ class Campaign:
         here, anew, refused = 0, False, 0
         while True:
             child = begin(command(self.stage, self.data, out, anew), self.log)
-            until = self.rng.uniform(0, 0.8 * self.seconds) if here < _MOST else 300.0
+            until = self.rng.uniform(0, 0.8 * self.seconds) if here < _MOST else 600.0
+            if self.stage == "evaluation":
+                _wait_for(out / "model", child)
             code = ended(child, until)
             if code is None:
                 os.kill(child, signal.SIGKILL)
@@ -199,40 +237,81 @@ class Campaign:
         shutil.rmtree(out)
 
 
-def main(kills: int, seed: int, seconds: float, stages: list[str]) -> int:
+def _wait_for(file: Path, child: int) -> None:
+    """Wait until a child has written a file, or has ended; its end is left to be seen."""
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while not file.exists() and os.waitid(os.P_PID, child, options) is None:
+        time.sleep(0.002)
+
+
+def main(kills: int, seed: int, seconds: float, stages: list[str], record: Path | None) -> int:
     """Spread the kills over the stages."""
-    for name in ("cli", "store", "pretraining.process", "transfer.finetune", "study", "report"):
+    for name in ("cli", "store", "pretraining.process", "transfer.finetune", "transfer.predict"):
         importlib.import_module(f"situs.{name}")
+    for name in ("study", "report"):
+        importlib.import_module(f"situs.{name}")
+    lines = record.read_text().splitlines() if record is not None and record.is_file() else []
+    rows = [json.loads(line) for line in lines]
+    done = Counter({stage: 0 for stage in stages})
+    for row in rows:
+        done[row["stage"]] += row["kills"]
     until = time.monotonic() + seconds
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, len(rows)])
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "data").mkdir()
         make_data(home / "data")
-        campaigns = [Campaign(stage, home / "data", home, rng) for stage in stages]
-        while sum(c.kills for c in campaigns) < kills and time.monotonic() < until:
-            least = min(campaigns, key=lambda c: c.kills)
-            least.one()
-            if least.wrong:
+        campaigns: dict[str, Campaign] = {}
+        while sum(done[s] for s in stages) < kills and time.monotonic() < until:
+            least = min(stages, key=lambda stage: done[stage])
+            if least not in campaigns:
+                campaigns[least] = Campaign(least, home / "data", home, rng)
+            campaign = campaigns[least]
+            before = campaign.kills
+            campaign.one()
+            here = campaign.kills - before
+            row = {
+                "stage": least,
+                "kills": here,
+                "files": sum(map(len, campaign.expected.values())),
+                "wrong": list(campaign.wrong),
+            }
+            rows.append(row)
+            done[least] += here
+            campaign.wrong.clear()
+            if record is not None:
+                with record.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            if row["wrong"]:
                 break
-    lines = [
-        f"{c.stage}: {c.kills} kills, {c.compared} finished runs compared in "
-        f"{sum(map(len, c.expected.values()))} files, {len(c.wrong)} wrong"
-        for c in campaigns
-    ]
-    wrong = [line for c in campaigns for line in c.wrong]
-    lines += [f"{sum(c.kills for c in campaigns)} kills in all", *wrong]
-    sys.stdout.write("\n".join(lines) + "\n")
-    return int(bool(wrong))
+    return _tell(rows)
+
+
+def _tell(rows: list[dict[str, Any]]) -> int:
+    """Print what came of it; 1 where anything differed."""
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        of = [row for row in rows if row["stage"] == stage]
+        wrong = sum(map(len, (row["wrong"] for row in of)))
+        sys.stdout.write(
+            f"{stage}: {sum(row['kills'] for row in of)} kills, {len(of)} runs compared in "
+            f"{of[-1]['files']} files, {wrong} wrong\n"
+        )
+    wrong_ones = [line for row in rows for line in row["wrong"]]
+    told = [f"{sum(row['kills'] for row in rows)} kills in all", *wrong_ones]
+    sys.stdout.write("\n".join(told) + "\n")
+    return int(bool(wrong_ones))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kills", type=int, nargs="?", default=100)
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    parser.add_argument("seconds", type=float, nargs="?", default=3600.0)
+    parser.add_argument("stages", nargs="*", choices=[*STAGES, []], default=[])
+    parser.add_argument("--record", type=Path)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    sys.exit(
-        main(
-            int(given[0]) if given else 100,
-            int(given[1]) if len(given) > 1 else 0,
-            float(given[2]) if len(given) > 2 else 3600.0,
-            given[3:] or ["prepare", "pretrain", "finetune", "study"],
-        )
-    )
+    given = _arguments()
+    sys.exit(main(given.kills, given.seed, given.seconds, given.stages or STAGES, given.record))

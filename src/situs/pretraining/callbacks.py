@@ -175,11 +175,13 @@ class ObservationCallback(pl.Callback):
             for name, score in observation.scores.items():
                 values[f"score/{part}/{name}" if prefixed else f"score/{name}"] = score.value
         for part, method in pl_module.composition.parts.items():
-            monitored = self.latest[part].scores.get(method.monitor)
-            if monitored is not None:
+            seen = self.latest.get(part)
+            monitored = seen and seen.scores.get(method.monitor)
+            if monitored:
                 label = f"held-out {monitored.label or monitored.name}"
                 pl_module.progress[label] = (monitored.value, monitored.unit)
-        self.books.write(trainer, step, values)
+        if values:
+            self.books.write(trainer, step, values)
 
 
 class Checkpoints(StateKeeper):

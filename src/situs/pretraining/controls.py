@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -20,7 +20,11 @@ _SEED = 0  # of untrained weights
 
 
 def controls_of(
-    config: PretrainConfig, composition: Composition, backbone: Backbone, held_out: Sequence[Item]
+    config: PretrainConfig,
+    composition: Composition,
+    backbone: Backbone,
+    held_out: Sequence[Item],
+    gone: Collection[int] = (),
 ) -> CompositionControls:
     """The controls of a run's observations, on the CPU.
 
@@ -29,11 +33,13 @@ def controls_of(
         composition: Draws the samples.
         backbone: The trained one, for its dimensions and channels.
         held_out: What observed samples are drawn from.
+        gone: Numbers of those that cannot be read.
     """
     count, seed = config.observe_samples, config.seed
+    without = {control: without_anatomy(held_out, control) for control in CONTROLS}
     batches = {
-        control: observed_batch(without_anatomy(held_out, control), composition, count, seed)[0]
-        for control in CONTROLS
+        control: observed_batch(items, composition, count, seed, gone)[0]
+        for control, items in without.items()
     }
     return CompositionControls(batches, untrained(config, composition, backbone))
 

@@ -6,7 +6,7 @@ A run can therefore be continued at any step, in any number of workers, with the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
         """
         known = bool(self._gone[item])
         self._gone[item] = True
-        if self.left_out > max(1, _FEW * len(self.items)):
+        if not few_enough(self.left_out, len(self.items)):
             raise error
         if not known:
             warnings.warn(f"{error}. Training goes on without this scan", stacklevel=2)
@@ -81,6 +81,11 @@ class ViewDataset(Dataset[dict[str, Any]]):
             rng = np.random.default_rng([self.seed, _ORDER, epoch])
             self._epoch = (epoch, rng.permutation(len(self.items)))
         return int(self._epoch[1][position])
+
+
+def few_enough(gone: int, items: int) -> bool:
+    """Whether a training goes on where files of so many of its items became unreadable."""
+    return gone <= max(1, _FEW * items)
 
 
 class EndlessSampler(Sampler[int]):
@@ -164,10 +169,26 @@ def split_items(
 
 
 def observed_batch(
-    items: Sequence[Item], composition: Composition, count: int, seed: int
+    items: Sequence[Item],
+    composition: Composition,
+    count: int,
+    seed: int,
+    gone: Collection[int] = (),
 ) -> tuple[CompositionBatch, list[Item]]:
-    """The same ``count`` held-out samples at every observation of a run."""
-    chosen = [items[i % len(items)] for i in range(count)]
+    """The same ``count`` held-out samples at every observation of a run.
+
+    Args:
+        items: Held out.
+        composition: Draws the samples.
+        count: Of samples.
+        seed: Of the run.
+        gone: Numbers of items that cannot be read, not all; the next one stands in for each.
+    """
+    there = [
+        next(n % len(items) for n in range(first, first + len(items)) if n % len(items) not in gone)
+        for first in range(len(items))
+    ]
+    chosen = [items[there[i % len(items)]] for i in range(count)]
     samples = [
         composition.sample(item, np.random.default_rng([seed, _OBSERVE, i]))
         for i, item in enumerate(chosen)

@@ -21,9 +21,9 @@ from situs.methods.composition import (
 )
 from situs.observation import Observation, Reach
 from situs.pretraining.config import PretrainConfig
-from situs.pretraining.controls import controls_of
-from situs.pretraining.data import EndlessSampler, Item, ViewDataset, loader, observed_batch
+from situs.pretraining.data import EndlessSampler, Item, ViewDataset, loader
 from situs.pretraining.finite import GRADIENT, Spoiled, looks_later
+from situs.pretraining.held_out import HeldOut, everywhere
 from situs.pretraining.pace import workers_for
 from situs.pretraining.teacher import make_teacher, momentum_at, update_teacher
 from situs.training.engine import seed_generators
@@ -45,6 +45,7 @@ class Pretraining(SteppedModule):
         step_scores: The latest step's scores with unit and direction.
         patients: Patient by the key of a scan.
         names: Key of a scan → the file a person would look for, for errors.
+        held_out: What observations look at.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Pretraining(SteppedModule):
         super().__init__()
         self.config = config
         self.composition = composition
-        self.train_items, self.held_out_items = train, held_out
+        self.train_items = train
         self.names, self.patients = dict(names or {}), dict(patients or {})
+        self.held_out = HeldOut(config, composition, held_out, self.names)
         self.student = Network(backbone, composition.build_heads(backbone))
         self.teacher = make_teacher(self.student) if composition.uses_teacher else None
         self.progress: dict[str, tuple[float, str]] = {}
@@ -70,8 +72,6 @@ class Pretraining(SteppedModule):
         self.latest: dict[str, Tensor] = {}
         self.step_scores: dict[str, StepScore] = {}
         self.finiteness: Spoiled | None = None
-        self._observed: tuple[CompositionBatch, list[Item]] | None = None
-        self._controls: CompositionControls | None = None
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Samples from the step that the trainer stands at, so that a resumed run goes on."""
@@ -188,8 +188,17 @@ class Pretraining(SteppedModule):
 
         Args:
             controls: Also look at them without anatomy, and with an untrained network.
+
+        Returns:
+            By part; empty where no held-out scan can be read any more.
+
+        Raises:
+            StoreError: Where many of them cannot.
         """
-        batch, items = self._held_out_samples()
+        return self.held_out.look(lambda: self._observe(controls)) or {}
+
+    def _observe(self, controls: bool) -> dict[str, Observation]:
+        batch, items = self.held_out.samples()
         self.student.eval()
         try:
             return self.composition.observe(
@@ -206,7 +215,10 @@ class Pretraining(SteppedModule):
 
     def reach(self) -> dict[str, tuple[Reach, ...]]:
         """Which share of the backbone each loss term trains, by part; in every process alike."""
-        batch = self._here(self._held_out_samples()[0])
+        drawn = self.held_out.look(self.held_out.samples)
+        if not everywhere(drawn is not None, self.device) or drawn is None:
+            return {}
+        batch = self._here(drawn[0])
         few = {part: {k: v[:_REACH] for k, v in views.items()} for part, views in batch.items()}
         self.student.eval()
         try:
@@ -214,24 +226,11 @@ class Pretraining(SteppedModule):
         finally:
             self.student.train()
 
-    def _held_out_samples(self) -> tuple[CompositionBatch, list[Item]]:
-        if self._observed is None:
-            self._observed = observed_batch(
-                self.held_out_items,
-                self.composition,
-                self.config.observe_samples,
-                self.config.seed,
-            )
-        return self._observed
-
     def _held_against(self) -> CompositionControls:
-        if self._controls is None:
-            self._controls = controls_of(
-                self.config, self.composition, self.student.backbone, self.held_out_items
-            )
-        untrained = self._controls.untrained
+        controls = self.held_out.controls(self.student.backbone)
+        untrained = controls.untrained
         return CompositionControls(
-            {control: self._here(batch) for control, batch in self._controls.batches.items()},
+            {control: self._here(batch) for control, batch in controls.batches.items()},
             untrained
             and Nets(
                 untrained.student.to(self.device),

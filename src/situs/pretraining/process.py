@@ -193,6 +193,7 @@ def _train(
                 data_wait_share=round(module.data_wait_share, 4),
                 peak_memory_mib=peak_memory_mib(),
                 left_out=module.left_out or None,
+                held_out_left_out=len(module.held_out.gone) or None,
             )
             run.release_room()
             if ending == "terminated" and requeue(stops):

@@ -144,11 +144,16 @@ def warnings(run: RunFolder) -> list[str]:
             f"There were too few scans to hold any out: {_FEW_WARNING}. Add scans, or raise "
             "'held_out'."
         )
-    if gone := run.record.left_out:
-        found.append(
-            f"{gone} scan{'s' if gone != 1 else ''} could not be read any more and took no further "
-            "part. 'situs check' on the store names them, 'situs prepare --verify' mends them."
-        )
+    for gone, kind, part in (
+        (run.record.left_out, "", "took no further part"),
+        (run.record.held_out_left_out, "held-out ", "are in no observation since"),
+    ):
+        if gone:
+            found.append(
+                f"{gone} {kind}scan{'s' if gone != 1 else ''} could not be read any more and "
+                f"{part}. 'situs check' on the store names them, 'situs prepare --verify' mends "
+                "them."
+            )
     waiting = run.record.data_wait_share or 0.0
     if waiting > 0.3:
         found.append(

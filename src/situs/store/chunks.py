@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,11 @@ import numpy.typing as npt
 from situs.errors import StoreError
 from situs.files import file_sha256, sha256, write_file
 from situs.store.paths import sums_file
+
+try:  # the same numbers, ten times as fast
+    from isal.isal_zlib import crc32
+except ImportError:  # a machine for which there is no wheel
+    from zlib import crc32
 
 CHUNK = 64
 """Voxels along each axis of what is found and decompressed at a time; a block, half of that,
@@ -74,7 +78,7 @@ def _checksums(frame: bytes, stored: Any) -> bytes:
             break
         ends.append(ends[-1] + len(content))
     pieces = [frame[a:b] for a, b in itertools.pairwise([0, *ends, len(frame)])]
-    return np.array([(len(piece), zlib.crc32(piece)) for piece in pieces], _ROW).tobytes()
+    return np.array([(len(piece), crc32(piece)) for piece in pieces], _ROW).tobytes()
 
 
 class StoredArray:
@@ -133,14 +137,18 @@ class StoredArray:
         unread = [piece for piece in pieces if not self._whole[piece]]
         if not unread:
             return
-        with self.file.open("rb") as content:
-            for piece in unread:
-                start = int(self._ends[piece - 1]) if piece else 0
-                content.seek(start)
-                found = zlib.crc32(content.read(int(self._ends[piece]) - start))
-                if found != self._crc32[piece]:
-                    raise damaged(self.file, "its checksum does not fit")
-                self._whole[piece] = True
+        try:
+            # Not through the mapping: what a disk cannot read would end the process there.
+            with self.file.open("rb") as content:
+                for piece in unread:
+                    start = int(self._ends[piece - 1]) if piece else 0
+                    content.seek(start)
+                    found = content.read(int(self._ends[piece]) - start)
+                    if crc32(found) != self._crc32[piece]:
+                        raise damaged(self.file, "its checksum does not fit")
+                    self._whole[piece] = True
+        except OSError as error:
+            raise damaged(self.file, error.strerror or "cannot be read") from None
 
     def _check_size(self) -> None:
         try:

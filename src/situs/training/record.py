@@ -77,6 +77,7 @@ class RunRecord(_Part):
         data_wait_share: Of that time, 0 to 1, for which the network waited for data.
         peak_memory_mib: Of the GPU where there is one, else of the first process.
         left_out: Scans, or studies, whose files became unreadable while it trained.
+        held_out_left_out: Likewise of those that are only observed.
         requeued: Whether SLURM was asked to go on with it.
     """
 
@@ -103,6 +104,7 @@ class RunRecord(_Part):
     data_wait_share: float | None = None
     peak_memory_mib: int | None = None
     left_out: int | None = None
+    held_out_left_out: int | None = None
     requeued: bool = False
 
     def document(self) -> dict[str, Any]:
