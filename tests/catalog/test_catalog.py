@@ -444,3 +444,35 @@ def test_identifiers_appear_nowhere(tmp_path: Path, caplog, recwarn) -> None:
 def _telling_words() -> list[str]:
     words = [word for value in TELLING.values() for word in value.replace("^", " ").split()]
     return [w for w in words if len(w) > 3 and w.lower() not in ("post",)]
+
+
+def test_text_burnt_into_pixels_is_told_and_can_be_refused(tmp_path: Path) -> None:
+    """One slice that says so is enough; a scan that does not say so is as before."""
+    for name, flagged in (("plain", None), ("flagged", 3)):
+        files = write_series(tmp_path / "dicom" / name, noise((9, 8, 6), seed=len(name)))
+        for number, file in enumerate(files):
+            edit(file, BurnedInAnnotation="YES" if number == flagged else "NO")
+    asked = ["scan", str(tmp_path / "dicom"), "--workers", "0"]
+    told = runner.invoke(app, [*asked, "--out", str(tmp_path / "catalog")])
+    assert told.exit_code == 0, told.output
+    assert "text is burnt into the pixels of 1 scan, " in told.stderr
+    assert "flagged" in told.stderr
+    assert "plain" not in told.stderr
+    for suffix in ("json", "parquet"):
+        loaded = Catalog.load(tmp_path / "catalog" / f"catalog.{suffix}")
+        assert {e.path.rpartition("/")[2]: e.burned_in for e in loaded.accepted} == {
+            "flagged": True,
+            "plain": False,
+        }
+    kept = runner.invoke(app, [*asked, "--burned-in", "refuse", "--json"])
+    assert kept.exit_code == 1
+    found = json.loads(kept.stdout)
+    assert [(e["path"], e["reason"]) for e in found["entries"] if e["reason"]] == [
+        ("flagged", "burned-in")
+    ]
+    bad = runner.invoke(app, [*asked, "--burned-in", "mask"])
+    assert "must be accept or refuse, got 'mask'" in bad.stderr
+    making = ["prepare", str(tmp_path / "catalog"), "--out", str(tmp_path / "store")]
+    ready = runner.invoke(app, [*making, "--workers", "0"])
+    assert ready.exit_code == 0, ready.output
+    assert "text is burnt into the pixels of 1 scan, " in " ".join(ready.stderr.split())

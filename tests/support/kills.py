@@ -48,7 +48,7 @@ _PRETRAIN |= {"observe_every": 6, "observe_samples": 2}
 _METHODS: dict[str, dict[str, object]] = {
     "spatial": _VIEWS,
     "s2dc": {"grid": [2, 1, 1], "crop_size": [8, 8, 8], "global_crops": 2, "norm": "layer"},
-    "mae": {"view_size": [12, 12, 8]},
+    "mae": {"view_size": [16, 16, 8]},
     "simclr": {"view_size": [12, 12, 8]},
     "dino": {"global_size": [12, 12, 8], "local_size": [8, 8, 4], "locals": 2, "prototypes": 16},
     "voco": {"crop_size": [8, 8, 4]},

@@ -16,7 +16,16 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from situs.catalog.duplicates import mark_duplicates
-from situs.catalog.measure import Entry, Job, Measured, Volumes, measure, read_entry, refused_entry
+from situs.catalog.measure import (
+    BurnedIn,
+    Entry,
+    Job,
+    Measured,
+    Volumes,
+    measure,
+    read_entry,
+    refused_entry,
+)
 from situs.catalog.patients import patient_pattern, with_cases, with_patients
 from situs.errors import ScanRefused, SitusError
 from situs.files import write_file, write_json, writing
@@ -177,6 +186,7 @@ def build_catalog(
     modality: str | None = None,
     patient: str | None = None,
     planes: bool = False,
+    burned_in: BurnedIn = "accept",
     skip: Sequence[Path] = (),
     limit_s: float = LIMIT_S,
 ) -> Catalog:
@@ -197,6 +207,7 @@ def build_catalog(
         patient: Regular expression whose first group (or whole match) in a scan's path is its
             patient; by default headers say it, or BIDS's ``sub-…``.
         planes: Accept single slices, as cardiac long-axis series are.
+        burned_in: What becomes of scans whose header says that text is burnt into the pixels.
         skip: Files and folders to leave alone.
         limit_s: Seconds that reading one scan may take in a process of its own.
 
@@ -221,7 +232,7 @@ def build_catalog(
         skip=skip,
         progress=lambda done, total: tell("headers", done, total),
     )
-    jobs = [Job(base, c, volumes, modality, planes) for c in found.candidates]
+    jobs = [Job(base, c, volumes, modality, planes, burned_in) for c in found.candidates]
     measured = [Measured(_refused(error, base)) for error in found.refused]
     results_of = isolated_map(
         measure, jobs, crashed=_crashed, timed_out=_timed_out, limit_s=limit_s, workers=workers
@@ -274,6 +285,7 @@ _ARROW_TYPES = {
     "spacing": pa.list_(pa.float64()),
     "affine": pa.list_(pa.float64()),
     "notes": pa.list_(pa.string()),
+    "burned_in": pa.bool_(),
     **{f"intensity_{name}": pa.float64() for name in ("min", "p1", "p99", "max")},
 }
 _COLUMNS = list(Entry.model_fields)

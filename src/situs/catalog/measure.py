@@ -21,6 +21,7 @@ from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
 
 Volumes = Literal["refuse", "first", "each"]
+BurnedIn = Literal["accept", "refuse"]
 _SAMPLE = 500_000
 _COARSE = 8
 
@@ -57,6 +58,7 @@ class Entry(BaseModel):
         duplicate_of: Key of an earlier scan with the same voxels.
         near_duplicate_of: Key of an earlier scan with almost the same voxels.
         notes: What was handled while reading.
+        burned_in: Whether the header says that text stands in the pixels, perhaps a name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,6 +89,7 @@ class Entry(BaseModel):
     duplicate_of: str = ""
     near_duplicate_of: str = ""
     notes: tuple[str, ...] = ()
+    burned_in: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -103,6 +106,7 @@ class Job:
     volumes: Volumes = "refuse"
     modality: str | None = None
     planes: bool = False
+    burned_in: BurnedIn = "accept"
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Measured:
 def measure(job: Job) -> list[Measured]:
     """Describe the scans of one candidate; raises nothing, so that one scan stops no run."""
     try:
-        return [_measured(job.candidate, scan, volume) for volume, scan in _volumes(job)]
+        return [_measured(job, scan, volume) for volume, scan in _volumes(job)]
     except ScanRefused as error:
         return [Measured(refused_entry(job.candidate, error))]
     except Exception as error:
@@ -201,7 +205,10 @@ def _read(job: Job, volume: int | Literal["all"] | None) -> Scan:
     )
 
 
-def _measured(candidate: Candidate, scan: Scan, volume: int | None) -> Measured:
+def _measured(job: Job, scan: Scan, volume: int | None) -> Measured:
+    candidate = job.candidate
+    if scan.provenance.burned_in and job.burned_in == "refuse":
+        raise refuse("burned-in", candidate.path)
     values = np.ascontiguousarray(scan.array)
     if looks_like_labels(values):
         raise refuse("label-map", candidate.path)
@@ -232,6 +239,7 @@ def _measured(candidate: Candidate, scan: Scan, volume: int | None) -> Measured:
         patient=provenance.patient or patient_in(candidate.path),
         content=_content(values),
         notes=provenance.notes,
+        burned_in=provenance.burned_in,
     )
     return Measured(entry, coarse_picture(scan))
 

@@ -23,6 +23,7 @@ _LOG = logging.getLogger(__name__)
 _SUBJECT = re.compile(rf"({SUBJECT.pattern})(?:[_.]|$)")
 _CHANNELS = 10
 _MANY_STUDIES = 4
+_SHOWN = 5  # paths in a warning
 
 
 def patient_in(path: str) -> str:
@@ -129,6 +130,24 @@ def one_patient_warning(scans: Iterable[tuple[str, str]]) -> str:
         f"all {len(studies)} studies carry one patient identifier; an anonymiser may have "
         "overwritten it. As they count as one patient, none can be held out: give each patient "
         "an identifier of their own, and scan again."
+    )
+
+
+def burned_in_warning(scans: Iterable[tuple[str, bool]]) -> str:
+    """What to say where pixels may show a name; empty where no header says so.
+
+    Args:
+        scans: Path of each, and whether its header says that text is burnt into the pixels.
+    """
+    paths = list(dict.fromkeys(path for path, burned_in in scans if burned_in))
+    if not paths:
+        return ""
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return (
+        f"text is burnt into the pixels of {len(paths)} scan{'s' if len(paths) != 1 else ''}, "
+        f"their headers say (BurnedInAnnotation): {', '.join(paths[:_SHOWN])}{more}. It may be a "
+        "name, and pictures in reports show it; 'situs scan --burned-in refuse' leaves such scans "
+        "out."
     )
 
 

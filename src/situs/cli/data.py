@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,12 @@ def scan(
         typer.Option(help="Regular expression; its first group in a scan's path is the patient."),
     ] = None,
     planes: Annotated[bool, typer.Option(help="Accept single slices (for 'planes').")] = False,
+    burned_in: Annotated[
+        str,
+        typer.Option(
+            help="DICOM whose header says that text stands in the pixels: accept or refuse."
+        ),
+    ] = "accept",
     rows: Annotated[int, typer.Option(help="Scans to list; 0 for all.")] = 50,
     json: Json = False,
     quiet: Quiet = False,
@@ -66,7 +73,7 @@ def scan(
     count), 2 where nothing can be used.
     """
     from situs.catalog.catalog import build_catalog
-    from situs.catalog.patients import one_patient_warning
+    from situs.catalog.patients import burned_in_warning, one_patient_warning
 
     with _progress(quiet or json) as progress:
         found = build_catalog(
@@ -74,10 +81,11 @@ def scan(
             root,
             workers=workers,
             progress=_teller(progress),
-            volumes=_volumes(volumes),
+            volumes=_one_of("volumes", volumes, ("refuse", "first", "each")),
             modality=modality,
             patient=patient,
             planes=planes,
+            burned_in=_one_of("burned-in", burned_in, ("accept", "refuse")),
             skip=[catalog] if catalog is not None else [],
         )
     if not found.entries:
@@ -92,8 +100,12 @@ def scan(
         _print(found, rows)
     if not json:
         _print_summary(found, saved)
-    if told := one_patient_warning((e.patient, e.study) for e in found.accepted):
-        err.print(f"warning: {told}", markup=False, highlight=False, soft_wrap=True)
+    for told in (
+        one_patient_warning((e.patient, e.study) for e in found.accepted),
+        burned_in_warning((e.path, e.burned_in) for e in found.accepted),
+    ):
+        if told:
+            err.print(f"warning: {told}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(2 if not found.accepted else int(bool(_summary(found)["refused"])))
 
 
@@ -155,9 +167,10 @@ def _spacing(text: str) -> str:
     return f"[{text}]" if "," in text else text
 
 
-def _volumes(asked: str) -> Any:
-    if asked not in ("refuse", "first", "each"):
-        raise typer.BadParameter(f"must be refuse, first or each, got '{asked}'")
+def _one_of(option: str, asked: str, known: Sequence[str]) -> Any:
+    if asked not in known:
+        *some, last = known
+        raise typer.BadParameter(f"--{option} must be {', '.join(some)} or {last}, got '{asked}'")
     return asked
 
 
@@ -246,6 +259,7 @@ def _summary(catalog: Catalog) -> dict[str, int]:
         "duplicates": len(catalog.accepted) - len(catalog.unique),
         "near_duplicates": sum(bool(e.near_duplicate_of) for e in catalog.accepted),
         "studies": len(catalog.studies()),
+        "burned_in": sum(e.burned_in for e in catalog.accepted),
         "ignored": catalog.ignored,
     }
 

@@ -112,6 +112,12 @@ REASONS = MappingProxyType(
             "no decoder at hand for this DICOM transfer syntax",
             "decompress it first (gdcmconv --raw, dcmdjpeg)",
         ),
+        "burned-in": Reason(
+            "the header says that text is burnt into the pixels (BurnedInAnnotation), perhaps a "
+            "name",
+            "mask the text, or take the scan with burned_in='accept'",
+            "mask the text, or take the scan with --burned-in accept",
+        ),
         "localizer": Reason("the series is a localizer (scout)", "leave it out"),
         "several-series": Reason(
             "the folder holds more than one image series",

@@ -21,6 +21,7 @@ class Provenance:
         description: Role words recognised in the series' description ("t1", "sax"); never the
             free text itself.
         notes: What was handled on the way in ("sorted 22 slices by position"), for the catalog.
+        burned_in: Whether a DICOM header says that text stands in the pixels, perhaps a name.
     """
 
     format: str = "array"
@@ -29,6 +30,7 @@ class Provenance:
     patient: str = ""
     description: str = ""
     notes: tuple[str, ...] = ()
+    burned_in: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)

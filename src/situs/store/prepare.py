@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
 import shutil
@@ -16,6 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from situs.catalog.measure import Entry, read_entry
+from situs.catalog.patients import burned_in_warning
 from situs.config import Config
 from situs.errors import NotWritten, ScanRefused, SitusError, StoreError, not_writable
 from situs.files import check_writable, remove_leftovers, sha256, write_file
@@ -33,6 +35,8 @@ from situs.store.store import Refusal, Store, check_rules, is_whole, read_head
 
 if TYPE_CHECKING:
     from situs.catalog.catalog import Catalog, Progress
+
+_LOG = logging.getLogger(__name__)
 
 # A PET scan of 4 mm becomes 64 times as many voxels of 1 mm; a unit that is wrong, 10⁹ times.
 _MOST_GROWTH = 1000
@@ -108,6 +112,8 @@ def _prepare(
     if catalog.root is None:
         raise StoreError("the catalog does not know where its scans are; load it with root=…")
     entries = catalog.unique
+    if told := burned_in_warning((e.path, e.burned_in) for e in entries):
+        _LOG.warning(told)
     if head is None:
         spacing = median_spacing(entries) if entries and rules.spacing == "median" else None
         head = Head(rules=rules, spacing_mm=spacing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,7 @@ def read_files(files: Sequence[Path], path: Path, options: ReadOptions) -> Scan:
         patient=series.patient,
         description=_description(series, localizer),
         notes=tuple(notes),
+        burned_in=series.burned_in,
     )
     return Scan(np.stack(volumes), turn_affine_lps_ras(affine), series.modality, provenance)
 
@@ -107,6 +108,7 @@ class _Group:
     slices: list[Slice] = field(default_factory=list)
     scouts: list[Slice] = field(default_factory=list)
     refused: list[tuple[ScanRefused, str]] = field(default_factory=list)
+    burned_in: bool = False  # in any slice
 
 
 def _one_series(
@@ -125,6 +127,7 @@ def _one_series(
                 others += 1
             continue
         group = groups.setdefault(header.series.uid, _Group(header.series))
+        group.burned_in |= header.series.burned_in
         if header.refusal is not None:
             group.refused.append((header.refusal, header.kind))
         elif header.series.localizer:
@@ -138,7 +141,7 @@ def _one_series(
         notes.append(f"passed over {others} files without an image")
     notes += _check_beside(chosen, unknown, files, path, options)
     notes += _passed_over([g for g in groups.values() if g is not chosen])
-    return chosen.series, chosen.slices, notes
+    return replace(chosen.series, burned_in=chosen.burned_in), chosen.slices, notes
 
 
 def _chosen(

@@ -50,6 +50,7 @@ class Series:
         localizer: Whether ImageType says so.
         called_localizer: Whether the description may mean a localizer; a matter of geometry.
         nameless: Whether the patient's identifier is one that an anonymiser gives to all.
+        burned_in: Whether BurnedInAnnotation says that text stands in the pixels.
     """
 
     uid: str
@@ -60,6 +61,7 @@ class Series:
     localizer: bool
     called_localizer: bool = False
     nameless: bool = False
+    burned_in: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,7 @@ def _series(dataset: Dataset) -> Series:
         called_localizer="localizer" in description.split()
         or bool(_PERHAPS_LOCALIZER.search(told)),
         nameless=is_placeholder(text("PatientID")),
+        burned_in=text("BurnedInAnnotation").strip().upper() == "YES",
     )
 
 
