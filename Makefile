@@ -8,15 +8,17 @@ STAMP  := $(VENV)/.situs-setup
 
 setup: $(STAMP)
 
+# nnU-Net asks for packages that pull torchvision, and for readers of formats that no test has; what
+# its U-Net, planner and trainer import is in the extra 'dev'. timm is for Primus, the reference;
+# later ones size its 3D positions wrongly.
+$(STAMP): export PIP_DISABLE_PIP_VERSION_CHECK = 1
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
 	$(BIN)/pip install -q -c constraints.txt -e '.[demo,dev]'
-	# nnU-Net asks for packages that pull torchvision, and for readers of formats that no test
-	# has; what its U-Net, planner and trainer import is in the extra 'dev'.
 	$(BIN)/pip install -q -c constraints.txt --no-deps 'dynamic-network-architectures>=0.4.4' \
 	    'nnunetv2>=2.6' 'acvl-utils>=0.2.6' 'batchgenerators>=0.25.1' 'batchgeneratorsv2>=0.3.2' \
-	    'timm==1.0.15'  # Primus, the reference; later ones size its 3D positions wrongly
+	    'timm==1.0.15'
 	touch $(STAMP)
 
 demo: setup

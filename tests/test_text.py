@@ -72,6 +72,14 @@ def test_a_difference_within_two_standard_errors_is_guessing() -> None:
     assert verdicts.verdict(score(value=float("nan"))) == "unknown"
 
 
+def test_the_words_say_over_how_many_patients() -> None:
+    values = (9.0, 10.0, 9.5, 9.7)
+    two = score(samples=values, groups=(0, 0, 1, 1))
+    assert verdicts.judged(two).endswith("(over 2 patients)")
+    one = score(samples=values, groups=(0, 0, 0, 0))
+    assert verdicts.judged(one).endswith("(1 patient, no interval)")
+
+
 def test_skill_runs_from_the_reference_to_perfect() -> None:
     assert verdicts.skill(score(value=15.6)) == pytest.approx(0.5)
     accuracy = score(better="higher", unit="%", value=75.0, chance=50.0, constant=None)

@@ -77,6 +77,7 @@ def test_two_cases_have_no_interval_and_no_verdict() -> None:
     assert found is not None
     assert found.verdict == "unclear"
     assert "with 1 labelled case:" in found.sentence
+    assert "not clear; over 2 cases, too few for an interval)" in found.sentence
     assert account(one, [], "segmentation", 1) is None
 
 

@@ -275,6 +275,19 @@ def test_the_track_says_what_its_mark_is(opened: webdriver.Chrome, width: int) -
             " * Math.hypot(t.getScreenCTM().a, t.getScreenCTM().b)))"
         )
         assert smallest >= 9.9
+        touching = opened.execute_script(
+            "return [...document.querySelectorAll('.gauge')].filter((g) => {"
+            "const words = g.querySelector('.g-verdict').getBoundingClientRect();"
+            "return [...g.querySelectorAll('.g-value span')].some((s) => {"
+            "const r = s.getBoundingClientRect();"
+            "return r.right > words.left - 10 && r.bottom > words.top && r.top < words.bottom})"
+            "}).map((g) => g.textContent)"
+        )
+        assert touching == []
+        if width == 1280:
+            cut = "return [...document.querySelectorAll('.scores')].filter((t) => t.clientHeight"
+            cut += " && (t.scrollWidth > t.clientWidth || t.scrollHeight > t.clientHeight)).length"
+            assert opened.execute_script(cut) == 0, "a score table is cut"
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -18,7 +18,16 @@ from scipy.spatial.transform import Rotation
 
 from situs import text
 from situs.methods.planes import scoring
-from situs.observation import PANELS, BoxesPanel, LinesPanel, OverlayPanel, Panel, ScatterPanel
+from situs.observation import (
+    PANELS,
+    BoxesPanel,
+    LinesPanel,
+    MatchesPanel,
+    OverlayPanel,
+    Panel,
+    ScatterPanel,
+    Volume,
+)
 from situs.report import figures, scene, style
 from situs.report.figures.boxes import roles_of
 from situs.report.figures.lines import clip, line_errors, upright
@@ -51,6 +60,30 @@ def test_an_unknown_kind_is_refused_by_name() -> None:
 
     with pytest.raises(ValueError, match=r"hologram.*matrix"):
         figures.draw(Hologram(title="x"))
+
+
+def test_matches_are_shown_in_tissue_not_in_air() -> None:
+    """Seven wrong matches lie in an empty slice, six right ones in a slice with tissue."""
+    array = np.zeros((24, 24, 24), np.float32)
+    array[:, :, 18] = 100.0
+    volume = Volume(array, np.eye(4), "scan")
+    points = np.asarray(
+        [[2 + 3 * n, 8, 5] for n in range(7)] + [[2 + 3 * n, 9, 18] for n in range(6)]
+    )
+    right = points[:, 2] == 18
+    drawn = figures.draw(
+        MatchesPanel(
+            title="Matches",
+            left=volume,
+            right=volume,
+            left_vox=points,
+            predicted_vox=points + np.where(right, 0, 4)[:, None],
+            true_vox=points,
+            right_or_wrong=right,
+        )
+    )
+    assert drawn[1].heading == "axial: 6 of 13 right"
+    assert drawn[-1].heading == "how far off, in mm (0 mm on average)"
 
 
 def test_the_scan_shows_through_a_heat_map() -> None:

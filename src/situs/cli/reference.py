@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Annotated
 
 import typer
@@ -32,7 +33,7 @@ def methods(json: Json = False) -> None:
                 "looks at": f"{'studies' if found.item == 'study' else 'scans'}, "
                 f"{found.spatial_dims}D",
                 "trains": trains,
-                "paper": found.paper,
+                "paper": found.paper if json else _short(found.paper),
             }
         )
     _show(rows, json)
@@ -75,6 +76,12 @@ def config(
 
     options = method_class(method).Config
     typer.echo(commented_yaml(PretrainConfig, {"method": method}, {"options": options}), nl=False)
+
+
+def _short(paper: str) -> str:
+    """The numbers under which a paper is found; the whole of what has none."""
+    found = re.findall(r"arXiv [\d.]+\d", paper)
+    return ", ".join(found) or paper
 
 
 def _show(rows: list[dict[str, str]], json: bool) -> None:

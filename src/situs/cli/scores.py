@@ -70,7 +70,7 @@ def print_scores(observations: Sequence[Observation], console: Console | None = 
     if not observations:
         console.print(
             "nothing was observed: the run ended before its first look at held-out scans "
-            "(observe_every says how often it looks)",
+            "(observe_every says how often it looks); situs pretrain --resume goes on to it",
             soft_wrap=True,
         )
         return

@@ -74,6 +74,9 @@ class Gain:
         if self.interval is not None:
             low, high = map(self._signed, self.interval)
             line += f"; 95 % interval {low} to {high} over {self.cases} cases"
+        else:
+            cases = f"{self.cases} case{'s' if self.cases != 1 else ''}"
+            line += f"; over {cases}, too few for an interval"
         return f"{line})"
 
     def _signed(self, difference: float) -> str:

@@ -111,7 +111,8 @@ def judged(score: Score) -> str:
     if found in {"given", "monitor", "unknown"} or not score.groups:
         return line
     count = len(set(score.groups))
-    return f"{line} (over {count} patient{'s' if count != 1 else ''})"
+    # One patient's samples tell nothing of the next patient: there is no interval over them.
+    return f"{line} ({'1 patient, no interval' if count == 1 else f'over {count} patients'})"
 
 
 def mark(score: Score) -> str:

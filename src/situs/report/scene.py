@@ -328,7 +328,8 @@ def _label_asset(values: Array, affine: Array, assets: Assets) -> str:
 
 
 def _scan_layer(volume: Volume, assets: Assets) -> Layer:
-    name = text.printable(assets.names.of(volume.name)) or "scan"
+    # A copy of a scan has the scan's key within its name.
+    name = text.printable(assets.names.within(assets.names.of(volume.name))) or "scan"
     return Layer(name, "scan", add_scan(volume, assets))
 
 

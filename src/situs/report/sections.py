@@ -141,7 +141,7 @@ def score_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "emptied": text.quantity(s.emptied, s.unit),
             "shuffled": text.quantity(s.shuffled, s.unit),
             "untrained": text.quantity(s.untrained, s.unit),
-            "samples": len(s.samples) or "–",
+            "samples": len(s.samples),
             "verdict": verdicts.mark(s),
             "words": verdicts.judged(s),
             "explained": verdicts.explanation(s),

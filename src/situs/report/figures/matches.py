@@ -33,7 +33,7 @@ def tiles(panel: MatchesPanel) -> list[Tile]:
     ]
     plane = _busiest_plane(planes or list(anatomy.planes_of(left.array.shape))[:1], points)
     axis = anatomy.slice_view(left, plane).axes[0]
-    at = _fullest(points[:, axis])
+    at = _fullest(points[:, axis], _in_tissue(left, points))
     near = _near(points[:, axis], at)
     few = near[_best_and_worst(miss[near])]
     view_l = anatomy.slice_view(left, plane, at)
@@ -65,12 +65,28 @@ def _busiest_plane(planes: list[str], points: Array) -> str:
     return min(planes, key=lambda p: len(np.unique(np.round(points[:, normal[p]], 1))))
 
 
-def _fullest(places: Array) -> float | None:
-    """The place along an axis at which most points lie; the median where none share one."""
+def _in_tissue(volume: anatomy.Canonical, points: Array) -> np.ndarray:
+    """Whether each point lies where the image is brighter than its mean, which air is not."""
+    array = np.asarray(volume.array, float)
+    if array.ndim != 3 or not np.isfinite(points).all():
+        return np.ones(len(points), dtype=bool)
+    edge = np.asarray(array.shape) - 1
+    inside = np.clip(np.rint(points), 0, edge).astype(int)
+    return array[tuple(inside.T)] > array.mean()
+
+
+def _fullest(places: Array, wanted: np.ndarray) -> float | None:
+    """The place along an axis with most of the wanted points, then with most points.
+
+    The median where no two points share a place.
+    """
     if not len(places):
         return None
-    values, counts = np.unique(np.round(places, 1), return_counts=True)
-    return float(values[counts.argmax()] if counts.max() > 1 else np.median(places))
+    values, at, counts = np.unique(np.round(places, 1), return_inverse=True, return_counts=True)
+    if counts.max() <= 1:
+        return float(np.median(places))
+    best = np.lexsort((counts, np.bincount(at.ravel(), wanted)))[-1]
+    return float(values[best])
 
 
 def _near(places: Array, at: float | None) -> np.ndarray:
