@@ -75,6 +75,26 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
     write_file(path, json.dumps(value, indent=indent, allow_nan=True, default=str) + "\n")
 
 
+def parse_json(content: str | bytes) -> Any:
+    """What JSON holds; brackets that stand too deep are an error like any other.
+
+    Raises:
+        ValueError: Where it is none.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("brackets stand too deep") from None
+
+
+def remembered(path: str | Path) -> dict[str, Any]:
+    """What a file holds that is made anew where it is absent or damaged."""
+    try:
+        return read_json(path, "")
+    except (FileNotFoundError, SitusError):
+        return {}
+
+
 def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
     """A JSON object that situs wrote.
 
@@ -88,8 +108,8 @@ def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):  # the latter where brackets stand too deep
+        found = parse_json(path.read_bytes())
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise SitusError(f"{path} is damaged (no JSON object); {remedy}")

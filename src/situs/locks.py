@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from situs.errors import RunError
+from situs.files import parse_json
 
 NAME = ".lock"
 LEASE_S = 120.0
@@ -186,7 +187,7 @@ def _wait_for_owner(file: Path) -> Owner | None:
 
 def _read(file: Path) -> Owner | None:
     try:
-        return Owner(**json.loads(file.read_bytes()))
+        return Owner(**parse_json(file.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 

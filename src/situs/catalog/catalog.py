@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +27,7 @@ from situs.catalog.measure import (
 )
 from situs.catalog.patients import patient_pattern, with_cases, with_patients
 from situs.errors import ScanRefused, SitusError
-from situs.files import write_file, write_json, writing
+from situs.files import parse_json, write_file, write_json, writing
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.names import escaped, unescaped
 from situs.scans.parallel import LIMIT_S, isolated_map
@@ -266,7 +265,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read_json(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    document = json.loads(file.read_text(encoding="utf-8"))
+    document = parse_json(file.read_bytes())
     return document["entries"], document
 
 

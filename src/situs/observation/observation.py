@@ -82,7 +82,7 @@ class Observation:
         """
         try:
             with zipfile.ZipFile(path) as archive:
-                document = json.loads(archive.read("observation.json"))
+                document = json.loads(_member(archive, "observation.json"))
 
                 def array(name: str) -> Array:
                     return _array(archive, name)
@@ -113,13 +113,17 @@ _DAMAGED = (
     MemoryError,
     OverflowError,
 )
-_LARGEST_ARRAY = 2**31  # bytes; panels hold pictures and crops
+_LARGEST = 2**31  # bytes; panels hold pictures and crops
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > _LARGEST:
+        raise ValueError(name)
+    return archive.read(name)
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> Array:
-    if archive.getinfo(f"{name}.npy").file_size > _LARGEST_ARRAY:
-        raise ValueError(name)
-    return np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+    return np.load(io.BytesIO(_member(archive, f"{name}.npy")), allow_pickle=False)
 
 
 _TYPES: dict[str, type] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +100,7 @@ def plan(
 
 
 def _held_out(run: Run) -> Iterator[list[Source]]:
-    records = json.loads((run.path / "data.json").read_text(encoding="utf-8"))["records"]
+    records = run.data["records"]
     held_out = {record["key"] for record in records if record["held_out"]}
     data = run.config["data"]
     places = [run.path / "store", *map(Path, [data] if isinstance(data, str) else data)]

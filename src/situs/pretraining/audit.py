@@ -19,7 +19,7 @@ import torch
 from situs.backbones.base import Backbone
 from situs.config import load_config
 from situs.errors import ConfigError, RunError, setting
-from situs.files import write_json
+from situs.files import remembered, write_json
 from situs.methods.base import Nets
 from situs.methods.composition import Composition, CompositionControls, compose
 from situs.observation import Observation
@@ -127,12 +127,9 @@ def _kept(file: Path, of: dict[str, Any]) -> dict[str, dict[str, dict[str, dict[
         file: What it left.
         of: What it must have been an audit of.
     """
-    try:
-        left = json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+    left = remembered(file)
     # As JSON, which knows no tuples.
-    same = isinstance(left, dict) and left.get("of") == json.loads(json.dumps(of, default=str))
+    same = left.get("of") == json.loads(json.dumps(of, default=str))
     return dict(left["reached"]) if same else {}
 
 

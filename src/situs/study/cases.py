@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.datasets.dataset import Case, Dataset
-from situs.files import sha256, write_json
+from situs.files import remembered, sha256, write_json
 from situs.splits.near_duplicates import pack, pairs_alike, thumbnail, unpack
 
 _STRATA = 3
@@ -56,10 +56,9 @@ def inspect(dataset: Dataset, cache: Path, cases: Sequence[Case] | None = None) 
         ScanRefused: For a case that cannot be read.
     """
     known: dict[str, dict[str, Any]] = {}
-    if cache.is_file():
-        document = json.loads(cache.read_text(encoding="utf-8"))
-        if isinstance(document, dict) and document.get("format") == _FORMAT:
-            known = {row["name"]: row for row in document["cases"]}
+    document = remembered(cache)
+    if document.get("format") == _FORMAT:
+        known = {row["name"]: row for row in document["cases"]}
     cases = dataset.labelled if cases is None else cases
     rows = []
     for case in cases:

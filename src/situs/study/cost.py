@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import resource
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from situs.files import write_json
+from situs.files import remembered, write_json
 
 _RAPL = Path("/sys/class/powercap")
 _EVERY_SECONDS = 10.0
@@ -34,7 +33,7 @@ class Cost:
         _reset_peaks()
         self._file, self._earlier = file, _Spent()
         if file is not None and resumed and file.is_file():
-            self._earlier = _Spent(**json.loads(file.read_text(encoding="utf-8")))
+            self._earlier = _Spent(**remembered(file))
         self._start = time.perf_counter()
         self._cpu = _cpu_seconds()
         self._energy = package_energy()

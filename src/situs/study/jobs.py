@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from situs.files import sha256, write_json
+from situs.errors import SitusError
+from situs.files import read_json, sha256, write_json
 
 RESULT, JOB, LOG, RUN, COST = "result.json", "job.json", "log.txt", "run", "cost.json"
 
@@ -81,7 +84,13 @@ class JobFolders:
             file = self.folder(job) / RESULT
             if not file.is_file():
                 return None
-            known = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                known = read_json(file, "the job is done again, and the file kept as .damaged")
+            except SitusError as error:
+                warnings.warn(str(error), stacklevel=2)
+                with suppress(FileNotFoundError):  # another process may do so as well
+                    file.rename(file.with_suffix(".json.damaged"))
+                return None
             known["folder"] = str(file.parent)
             self._results[job.name] = known
         return known

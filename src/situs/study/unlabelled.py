@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from situs.catalog.catalog import build_catalog
 from situs.datasets.dataset import DatasetError, DatasetOptions
 from situs.datasets.layouts.common import patient_of
-from situs.files import write_json
+from situs.files import remembered, write_json
 from situs.scans.formats import stem
 from situs.scans.names import unescaped
 from situs.scans.privacy import digest_patient
@@ -36,10 +35,9 @@ def read_unlabelled(paths: Sequence[Path], options: DatasetOptions, cache: Path)
         Facts whose names are the scans' paths.
     """
     asked = [os.path.abspath(p) for p in paths]
-    if cache.is_file():
-        known = json.loads(cache.read_text(encoding="utf-8"))
-        if known["paths"] == asked and known.get("format") == _FORMAT:
-            return [_facts(row, options) for row in known["scans"]]
+    known = remembered(cache)
+    if known.get("paths") == asked and known.get("format") == _FORMAT:
+        return [_facts(row, options) for row in known["scans"]]
     catalog = build_catalog(paths)
     root = Path(os.path.abspath(catalog.root)) if catalog.root is not None else Path()
     rows = []

@@ -22,7 +22,7 @@ from situs.backbones import backbone_class
 from situs.catalog.catalog import build_catalog
 from situs.datasets.dataset import open_dataset
 from situs.errors import NonFiniteLoss, RunError
-from situs.files import write_json
+from situs.files import read_json, write_json
 from situs.locks import LEASE_S, holding
 from situs.observation import verdicts
 from situs.pretraining.pretrain import pretrain
@@ -48,7 +48,7 @@ class Worker:
 
     def carry_out(self, folder: Path) -> dict[str, Any]:
         """Do the job of ``folder`` and write ``result.json`` as the very last thing."""
-        job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+        job = read_json(folder / JOB, "start the study again, which writes it anew")
         resumed = job["kind"] == "pretrain" and _resumable(folder / RUN)
         actions: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
             "store": self._store,

@@ -22,7 +22,7 @@ from situs.evaluation.metrics import (
     score_segmentation,
     summarise_segmentation,
 )
-from situs.files import file_inside, naming, writing
+from situs.files import file_inside, naming, parse_json, writing
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.folder import JOURNAL
@@ -89,7 +89,7 @@ class Journal:
         lines = path.read_bytes().splitlines() if path.is_file() else []
         for line in lines:
             with suppress(ValueError):  # the last one, of a process that was killed
-                name, rows = json.loads(line)
+                name, rows = parse_json(line)
                 self.done[name] = rows
 
     def add(self, name: str, rows: list[dict[str, Any]]) -> None:

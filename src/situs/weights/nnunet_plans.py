@@ -7,7 +7,6 @@ size, spacing, strides and kernels of a configuration are given in that order.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from situs.backbones.nnunet import NnunetOptions
 from situs.backbones.options import per_step
 from situs.config import unknown_name, validate
 from situs.errors import ConfigError
+from situs.files import parse_json
 from situs.weights.axes import inverse, reordered
 
 _PACKAGE = "dynamic_network_architectures.architectures.unet."
@@ -52,7 +52,7 @@ class Plan:
         """
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read as nnU-Net plans: {error}") from None
         return cls.of(values, name, str(path))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from situs.backbones import Backbone, BackboneConfig, backbone_class, build
 from situs.config import Config, validate
 from situs.errors import ConfigError, TransferError
-from situs.files import file_sha256, sha256, write_files, writing
+from situs.files import file_sha256, parse_json, sha256, write_files, writing
 from situs.version import __version__
 from situs.weights.hub import fetch, is_hub_name
 from situs.weights.ledger import Beginning, Ledger, fill, left_out, unlacking
@@ -159,7 +159,7 @@ def load_card(path: str | Path) -> Card:
     """
     file = weights_folder(path) / CARD
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse_json(file.read_bytes())
     except (ValueError, OSError) as error:
         raise TransferError(f"{file} cannot be read: {error}. The copy may be damaged.") from None
     if not isinstance(values, dict):

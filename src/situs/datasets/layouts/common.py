@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from situs.datasets.dataset import DatasetError, DatasetOptions
+from situs.files import parse_json
 from situs.scans.formats import format_by_name, stem
 from situs.scans.names import SUBJECT
 from situs.scans.read import read_label
@@ -87,8 +87,8 @@ def read_json(path: Path) -> dict[str, Any]:
         DatasetError: Where the file is none.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        value = parse_json(path.read_bytes())
+    except (OSError, ValueError):
         raise DatasetError(f"{path} is not valid JSON") from None
     if not isinstance(value, dict):
         raise DatasetError(f"{path} must hold a JSON object")
