@@ -6,21 +6,29 @@ import csv
 import hashlib
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from situs.catalog.catalog import Catalog
+from situs.datasets.dataset import DatasetOptions, open_dataset
+from situs.datasets.layouts import bids
+from situs.datasets.layouts.common import read_json as read_dataset_json
+from situs.errors import SitusError
 from situs.files import (
     file_inside,
     file_sha256,
     keep_file,
     read_csv,
+    remembered,
     remove_leftovers,
     sha256,
     write_csv,
@@ -30,6 +38,8 @@ from situs.files import (
     writing,
     writing_folder,
 )
+from situs.weights.nnunet_plans import Plan
+from situs.weights.weights import load_card
 
 _KILLED = """
 import os, signal, sys
@@ -198,3 +208,36 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"{", b"\xff"])
+def test_json_of_others_that_is_none_is_an_error_with_the_file(
+    tmp_path: Path, content: bytes
+) -> None:
+    """Wherever a file comes from outside; the interpreter's own error says nothing of it."""
+    readers: dict[str, Callable[[Path], object]] = {
+        "dataset.json": read_dataset_json,
+        "plans.json": lambda file: Plan.read(file, "3d_fullres"),
+        "card.json": lambda file: load_card(file.parent),
+        "catalog.json": Catalog.load,
+    }
+    for name, read in readers.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SitusError, match=re.escape(name)):
+            read(tmp_path / name)
+    assert remembered(tmp_path / "card.json") == remembered(tmp_path / "absent.json") == {}
+
+
+def test_a_table_with_an_endless_field_is_an_error_with_the_file(tmp_path: Path) -> None:
+    endless = "image,label\n" + "x" * 200_000 + ",y\n"
+    (tmp_path / "cases.csv").write_text(endless)
+    with pytest.raises(SitusError, match=r"cases\.csv is damaged \(Error\); copy it"):
+        read_csv(tmp_path / "cases.csv", "copy it", "image")
+    with pytest.raises(SitusError, match=r"cases\.csv cannot be read as CSV: field larger"):
+        open_dataset(tmp_path / "cases.csv", DatasetOptions())
+    (tmp_path / "sub-1_dseg.tsv").write_text("index\tname\n1\t" + "x" * 200_000 + "\n")
+    with pytest.raises(SitusError, match=r"dseg\.tsv cannot be read as a table: field larger"):
+        bids._rows(tmp_path / "sub-1_dseg.tsv")
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(SitusError, match="no column 'image'"):
+        read_csv(tmp_path / "empty.csv", "copy it", "image")

@@ -124,6 +124,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_whole_yaml(path: Path, late: str) -> dict[str, Any]:
+    """The mapping of a YAML file that situs wrote, of which nothing may be missing.
+
+    A file that was cut can be YAML as well: a setting that stands near its end must be there.
+
+    Args:
+        path: Of the file.
+        late: The setting.
+
+    Raises:
+        ConfigError: As :func:`read_yaml`, or without the setting.
+    """
+    values = read_yaml(path)
+    if late not in values:
+        raise ConfigError(f"{path} is cut off (no '{late}'); restore it from a copy")
+    return values
+
+
 def _set(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:

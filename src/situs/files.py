@@ -159,10 +159,11 @@ def read_csv(path: str | Path, remedy: str, column: str) -> list[dict[str, str]]
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             table = csv.DictReader(stream, strict=True)
+            known = [_written(name) for name in table.fieldnames or ()]
             rows = list(table)
     except (UnicodeDecodeError, csv.Error) as error:
         raise SitusError(f"{path} is damaged ({type(error).__name__}); {remedy}") from None
-    if column not in map(_written, table.fieldnames or ()):
+    if column not in known:
         raise SitusError(f"{path} is damaged (no column '{column}'); {remedy}")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from typer.testing import CliRunner
 
 from situs.cli import app
 from situs.errors import RunError, SitusError, StoreError
+from situs.observation import Observation
 from situs.pretraining.callbacks import ObservationCallback
 from situs.pretraining.pretrain import pretrain
 from situs.report.report import write_report
@@ -274,3 +277,34 @@ def test_a_run_whose_only_held_out_scan_is_lost_ends_well(store: Store, tmp_path
 def cut(store: Path, key: str) -> None:
     file = next(store.glob(f"scans/*/{key}.b2nd"))
     file.write_bytes(file.read_bytes()[:-100])
+
+
+def test_observations_that_claim_or_nest_too_much_are_named(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrays larger than memory, a document without end, brackets without end."""
+    good = next((finished.path / "observations").glob("0000006-*.obs"))
+    with zipfile.ZipFile(good) as archive:
+        whole = {name: archive.read(name) for name in archive.namelist()}
+    array = next(name for name in whole if name.endswith(".npy"))
+    claim = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": (2**46,)}
+    np.lib.format.write_array_header_1_0(claim, header)
+    for name, content in {
+        array: claim.getvalue(),
+        "observation.json": b"[" * 100_000,
+    }.items():
+        with zipfile.ZipFile(tmp_path / "bad.obs", "w") as archive:
+            for member, was in whole.items():
+                archive.writestr(member, content if member == name else was)
+        with pytest.raises(SitusError, match=r"bad\.obs is no whole observation"):
+            Observation.load(tmp_path / "bad.obs")
+    # The directory says how long a member is: nothing longer is inflated.
+    monkeypatch.setattr("situs.observation.observation._LARGEST", 2**20)
+    assert Observation.load(good).step == 6
+    with zipfile.ZipFile(tmp_path / "bad.obs", "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, was in whole.items():
+            more = b" " * 2**20 if member == "observation.json" else b""
+            archive.writestr(member, was + more)
+    with pytest.raises(SitusError, match=r"bad\.obs is no whole observation"):
+        Observation.load(tmp_path / "bad.obs")

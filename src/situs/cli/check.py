@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,14 +11,16 @@ from rich.progress import Progress, TaskID
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, print_json
-from situs.errors import Fault, SitusError
+from situs.errors import Fault
 
 
 @app.command()
 def check(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Stores, run folders, result folders, weights.", metavar="FOLDER…"),
+        typer.Argument(
+            help="Stores, runs, results, predictions, studies, weights.", metavar="FOLDER…"
+        ),
     ],
     json: Json = False,
     quiet: Quiet = False,
@@ -30,11 +31,13 @@ def check(
 
     Exit code 0 where all is whole, 1 where a fault was found.
     """
+    from situs.study.check import check_folder
+
     faults: list[Fault] = []
     with Progress(console=err, transient=True, disable=quiet or json) as progress:
         for path in paths:
             bar = progress.add_task(f"checking {path.name}", total=None)
-            faults += _check(path, partial(_tell, progress, bar))
+            faults += check_folder(path, partial(_tell, progress, bar))
     if json:
         print_json({"faults": [{"file": fault.file, "what": fault.what} for fault in faults]})
     else:
@@ -49,23 +52,3 @@ def check(
 
 def _tell(progress: Progress, bar: TaskID, done: int, total: int) -> None:
     progress.update(bar, completed=done, total=total)
-
-
-def _check(path: Path, progress: Callable[[int, int], None]) -> list[Fault]:
-    from situs.store import Store
-    from situs.store.check import check_store
-    from situs.training.check import check_run, check_weights
-    from situs.transfer.check import check_result
-    from situs.weights.weights import CARD
-
-    if Store.is_store(path):
-        return check_store(path, progress)
-    if (path / "run.json").is_file():
-        return check_run(path, progress)
-    if (path / "result.json").is_file():
-        return check_result(path)
-    if (path / CARD).is_file():
-        return check_weights(path)
-    raise SitusError(
-        f"{path} is nothing that can be checked: no store.json, run.json, result.json or {CARD}"
-    )

@@ -8,9 +8,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from situs.errors import Fault, StoreError
-from situs.store.paths import array_file, record_file
+from situs.files import file_sha256
+from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file, sums_file
 from situs.store.record import Record, is_sealed
-from situs.store.store import Store, is_whole
+from situs.store.store import Store
 
 _AGAIN = "'situs prepare --verify' with the same catalog and settings writes it again"
 
@@ -26,15 +27,25 @@ def check_store(path: Path, progress: Callable[[int, int], None] | None = None) 
         store = Store.open(path)
         _ = store.refused
     except StoreError as error:
-        return [Fault(str(path), str(error))]
+        named = (name for name in (RECORDS, REFUSED) if str(path / name) in str(error))
+        return [Fault(str(path / next(named, HEAD)), str(error))]
     faults = []
     for number, scan in enumerate(store, 1):
-        if not is_whole(store.path, scan.record):
-            faults.append(Fault(str(array_file(store.path, scan.key)), f"is damaged; {_AGAIN}"))
+        voxels = array_file(store.path, scan.key)
+        faults += _file(voxels, scan.record.checksum)
+        if scan.record.sums:
+            faults += _file(sums_file(voxels), scan.record.sums)
         faults += _record(store.path, scan.record)
         if progress is not None:
             progress(number, len(store))
     return faults
+
+
+def _file(file: Path, checksum: str) -> list[Fault]:
+    found = file_sha256(file)
+    if found == checksum:
+        return []
+    return [Fault(str(file), f"is {'damaged' if found else 'missing'}; {_AGAIN}")]
 
 
 def _record(store: Path, listed: Record) -> list[Fault]:

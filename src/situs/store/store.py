@@ -291,7 +291,7 @@ def _lines(path: Path, model: type[Any], count: int, checksum: str) -> list[Any]
         text = path.read_bytes()
         rows = [model.model_validate_json(line) for line in text.splitlines()]
     except (OSError, ValidationError):
-        text, rows = b"", []
-    if len(rows) != count or (checksum and sha256(text) != checksum):
+        text, rows = b"", None
+    if rows is None or len(rows) != count or (checksum and sha256(text) != checksum):
         raise StoreError(f"{path} is damaged; 'situs prepare' with the same settings repairs it")
     return rows

@@ -144,9 +144,7 @@ class Model:
                 f"{path} holds an encoder, but no task to predict (no {TASK}); fine-tune it "
                 "first with 'situs finetune'"
             )
-        task = validate(
-            Task, read_json(folder / TASK, "restore it from a copy, or fine-tune again")
-        )
+        task = read_task(folder)
         card = load_card(folder)
         backbone_class(card.backbone.name, trusted=False)
         network = assemble(card.backbone, task.kind, len(task.classes))
@@ -204,3 +202,13 @@ def starting_point(
     card = load_card(init)
     backbone_class(card.backbone.name, trusted=False)
     return card.backbone.model_copy(update={"in_channels": channels}), card
+
+
+def read_task(folder: Path) -> Task:
+    """What a fine-tuned model is asked, from its folder.
+
+    Raises:
+        ConfigError: If the file is another one's.
+        SitusError: If it is damaged.
+    """
+    return validate(Task, read_json(folder / TASK, "restore it from a copy, or fine-tune again"))

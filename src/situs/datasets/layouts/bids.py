@@ -143,10 +143,19 @@ def _classes(path: Path, labels: Iterable[Path]) -> dict[int, str]:
         tables = [t for t, kind in found.items() if kind == "dseg"]
     classes: dict[int, str] = {}
     for table in tables:
-        with table.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                index, name = row.get("index") or "", row.get("name") or ""
-                if not index.isdigit() or classes.get(int(index), name) != name:
-                    raise DatasetError(f"{table.name}: index '{index}' is no number or named twice")
-                classes[int(index)] = name
+        for row in _rows(table):
+            index, name = row.get("index") or "", row.get("name") or ""
+            if not index.isdigit() or classes.get(int(index), name) != name:
+                raise DatasetError(f"{table.name}: index '{index}' is no number or named twice")
+            classes[int(index)] = name
     return dict(sorted({0: "background", **classes}.items())) if classes else {}
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file, delimiter="\t"))
+    except UnicodeDecodeError:
+        raise DatasetError(f"{table.name} is not UTF-8 text") from None
+    except csv.Error as error:
+        raise DatasetError(f"{table.name} cannot be read as a table: {error}") from None
