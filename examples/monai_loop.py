@@ -58,4 +58,6 @@ def main(folder: str, out: str, method: str = "mae", epochs: int = 10, batch: in
 
 
 if __name__ == "__main__":
-    print(main(*sys.argv[1:3]))
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    print(main(*sys.argv[1:]))

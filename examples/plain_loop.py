@@ -32,4 +32,6 @@ def main(store_path: str, out: str, method: str = "spatial", steps: int = 100) -
 
 
 if __name__ == "__main__":
-    print(main(*sys.argv[1:3]))
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    print(main(*sys.argv[1:]))

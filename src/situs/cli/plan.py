@@ -134,7 +134,8 @@ def demo_studies(
     chosen: Literal["heart", "knee"] = "heart" if kind == "heart" else "knee"
     written = write_demo(folder, chosen, subjects, seed)
     if not quiet:
-        out.print(f"{len(written)} studies in {folder}", markup=False, soft_wrap=True)
+        studies = "1 study" if len(written) == 1 else f"{len(written)} studies"
+        out.print(f"{studies} in {folder}", markup=False, soft_wrap=True)
 
 
 def _print_plans(plans: list[RolePlan], summary: list[RoleSummary], quiet: bool) -> None:
