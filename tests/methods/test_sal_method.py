@@ -89,7 +89,7 @@ def test_the_second_slice_is_brought_under_the_first() -> None:
     planes = [planes_of(batch, 0, p) for p in range(4)]
     maps = torch.tensor(np.stack([grid(second).transpose(2, 0, 1) for _, second in planes]))
     maps.requires_grad_()
-    under, shown = registered(maps, batch, (32, 24))
+    under, shown = registered(maps, batch)
     assert 0.5 < shown.double().mean() < 1
     for p, (first, second) in enumerate(planes):
         here = grid(first)
@@ -119,13 +119,14 @@ def test_alignment_in_the_patient_asks_for_the_right_place() -> None:
             d = plane.to_mm(pixel)[:, :, None, None, :2] - centers
             maps.append(np.exp(-(d**2).sum(-1) / 32).reshape(8, 8, -1).transpose(2, 0, 1))
     pairs = torch.tensor(np.stack(maps), dtype=torch.float32).unflatten(0, (4, 2))
-    right = alignment_in_patient(pairs[:, 0], pairs[:, 1], batch, (32, 32), 2)
-    wrong = alignment_in_patient(pairs[:, 0], pairs[:, 1].flip(-1), batch, (32, 32), 2)
+    right = alignment_in_patient(pairs, batch, 2)
+    mirrored = torch.stack([pairs[:, 0], pairs[:, 1].flip(-1)], 1)
+    wrong = alignment_in_patient(mirrored, batch, 2)
     image = local_alignment(pairs[:, 0], pairs[:, 1], 2)
     assert right < 0.1
     assert right < image < wrong
-    apart = {**batch, "origin_mm": batch["origin_mm"] + torch.tensor([[0.0], [900.0]])}
-    assert alignment_in_patient(pairs[:, 0], pairs[:, 1], apart, (32, 32), 2) == 0
+    apart = {"across": batch["across"] + torch.tensor([[0.0, 0.0, 900.0], [0.0, 0.0, 0.0]])}
+    assert alignment_in_patient(pairs, apart, 2) == 0
 
 
 def test_embeddings_and_alignment_do_not_depend_on_the_batch() -> None:

@@ -103,8 +103,10 @@ def line_heatmap(
     if isinstance(lines, Tensor):
         across, down = _profile(lines, mm_per_unit(lines, spacing), shape, sigma_mm)
         if out is None and (lines.requires_grad or lines.device.type != "cpu"):
-            u = (across[..., None, :] + down[..., :, None]).clamp(-_FAR, _FAR)
-            return torch.exp2(-u.square())
+            u = across[..., None, :] + down[..., :, None]
+            if torch.is_grad_enabled() and lines.requires_grad:
+                return torch.exp2(-u.clamp(-_FAR, _FAR).square())
+            return u.clamp_(-_FAR, _FAR).square_().neg_().exp2_()
         maps = across.new_empty((*lines.shape[:-1], *shape)) if out is None else out
         return _fill(maps, across, down)
     return _numpy_heatmap(lines, shape, np.asarray(spacing, np.float64), sigma_mm, out)

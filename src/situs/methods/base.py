@@ -13,8 +13,9 @@ teacher is simply an average of one, and a composition shares one backbone betwe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -79,6 +80,11 @@ class StepResult:
 
     losses: dict[str, Tensor]
     scores: dict[str, StepScore] = field(default_factory=dict)
+
+
+def weighted_sum(terms: Iterable[tuple[float, Tensor]]) -> Tensor:
+    """Sum of weights × scalars; a weight of 1 costs a device nothing."""
+    return reduce(torch.add, [term if weight == 1 else weight * term for weight, term in terms])
 
 
 class Samples(NamedTuple):
@@ -320,8 +326,8 @@ class Method(ABC):
     ) -> StepResult:
         """Forward pass, loss terms and their weighted total; see :meth:`losses`."""
         found = self.losses(batch, Nets(student, teacher), generator)
-        weighted = [self.config.weight(name) * term for name, term in found.terms.items()]
-        return StepResult({**found.terms, "total": torch.stack(weighted).sum()}, found.scores)
+        total = weighted_sum((self.config.weight(n), term) for n, term in found.terms.items())
+        return StepResult({**found.terms, "total": total}, found.scores)
 
     # What it says of held-out samples; in ``eval`` mode and without gradient.
 

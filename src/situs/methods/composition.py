@@ -24,6 +24,7 @@ from situs.methods.base import (
     Samples,
     StepResult,
     StepScore,
+    weighted_sum,
 )
 from situs.methods.observing import control_values, reach
 from situs.observation import Observation, Reach
@@ -140,8 +141,8 @@ class Composition:
                 learned: Tensor = getattr(student.heads.get_submodule("uncertainty"), name)
                 total = balance(total - part.lower_bound, learned)
                 scores[prefix + "learned_weight"] = StepScore(1 / variance(learned.detach()))
-            totals.append(self.weights[name] * total)
-        return StepResult({**losses, "total": torch.stack(totals).sum()}, scores)
+            totals.append((self.weights[name], total))
+        return StepResult({**losses, "total": weighted_sum(totals)}, scores)
 
     def observe(
         self,

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 def pooled(features: Sequence[Tensor], scales: int = 1) -> Tensor:
     """Global averages of the ``scales`` coarsest features, ``(B, sum of their channels)``."""
-    return torch.cat([f.flatten(2).mean(-1) for f in features[-scales:]], dim=1)
+    means = [f.flatten(2).mean(-1) for f in features[-scales:]]
+    return means[0] if len(means) == 1 else torch.cat(means, dim=1)
 
 
 class Projector(nn.Sequential):

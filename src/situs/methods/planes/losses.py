@@ -7,6 +7,7 @@ from torch import Tensor
 
 from situs.geometry import line_heatmap
 from situs.methods.distributed import mean_count
+from situs.methods.slopes import known
 
 
 def line(heatmaps: Tensor, lines: Tensor, visible: Tensor, sigma_px: float) -> Tensor:
@@ -24,12 +25,23 @@ def line(heatmaps: Tensor, lines: Tensor, visible: Tensor, sigma_px: float) -> T
     Returns:
         Scalar; 0 where nothing is visible.
     """
-    predicted = heatmaps.float()
-    target = line_heatmap(
-        lines.float(), (predicted.shape[-2], predicted.shape[-1]), (1.0, 1.0), sigma_px
-    )
-    error = (predicted - target).square().mean((-2, -1))
-    return _mean(error, visible)
+    with torch.autocast(heatmaps.device.type, enabled=False):
+        return known(*_heat_error(heatmaps, lines, visible, sigma_px))
+
+
+@torch.no_grad()
+def _heat_error(
+    heatmaps: Tensor, lines: Tensor, visible: Tensor, sigma_px: float
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Value and gradient of :func:`line` in three passes over maps besides the target's."""
+    shape = (heatmaps.shape[-2], heatmaps.shape[-1])
+    wide = torch.promote_types(heatmaps.dtype, torch.float32)
+    off = line_heatmap(lines.to(wide), shape, (1.0, 1.0), sigma_px).sub_(heatmaps)
+    number = mean_count(visible.sum())
+    each = visible / (torch.where(number > 0, number, 1) * (shape[0] * shape[1])).to(wide)
+    squares = torch.linalg.vector_norm(off, dim=(-2, -1)).square_()
+    slope = torch.mul(off, each.mul(-2)[..., None, None]).to(heatmaps.dtype)
+    return (squares * each).sum(), [(heatmaps, slope)]
 
 
 def location(predicted: Tensor, true: Tensor, located: Tensor) -> Tensor:

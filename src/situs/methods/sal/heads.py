@@ -82,7 +82,9 @@ class SalHeads(nn.Module):
 
     def embed_positions(self, features: Tensor) -> Tensor:
         """``(N, C, h, w)`` of the source → ``(N, D, rows/stride, columns/stride)``."""
-        embedded: Tensor = self.local(F.avg_pool2d(features, self.source.pool))
+        if self.source.pool != (1, 1):
+            features = F.avg_pool2d(features, self.source.pool)
+        embedded: Tensor = self.local(features)
         return embedded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from situs.methods.distributed import gathered, gathered_still, mean_count, rank
 from situs.methods.precision import at_least_single, product
+from situs.methods.slopes import known, unit
 
 # Similarities held at once, 16 MB in float32: stays in the last-level cache.
 _BLOCK = 2**22
+# Similarity of a slice with itself: finite, and no share is left of it in any softmax.
+_ITSELF = -1e4
 
 
 def local_alignment(x_i: Tensor, x_j: Tensor, window: int | None = None) -> Tensor:
@@ -35,18 +39,45 @@ def local_alignment(x_i: Tensor, x_j: Tensor, window: int | None = None) -> Tens
     Returns:
         Scalar, 0 (all matched) to 2.
     """
-    to_j, to_i = similarity_of_matches(x_i, x_j, window)
-    return ((1 - to_j).abs().mean() + (1 - to_i).abs().mean()) / 2
+    return aligned(torch.stack([x_i, x_j], 1), window)
 
 
-def similarity_of_matches(
-    x_i: Tensor, x_j: Tensor, window: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Cosine of every position with its best match, ``(B, H·W)`` from i to j and from j to i."""
-    i, j = (F.normalize(at_least_single(x), dim=1) for x in (x_i, x_j))
-    to_j, to_i = best_matches(i.detach(), j.detach(), window)
-    i, j = i.flatten(2), j.flatten(2)
-    return (i * _gathered(j, to_j)).sum(1), (j * _gathered(i, to_i)).sum(1)
+def aligned(pairs: Tensor, window: int | None = None, seen: Tensor | None = None) -> Tensor:
+    """:func:`local_alignment` of pairs ``(B, 2, C, H, W)``.
+
+    Args:
+        pairs: Features of both slices of each pair.
+        window: As there.
+        seen: ``(B, H, W)``, positions that count; the others match nothing. None for all.
+    """
+    with torch.autocast(pairs.device.type, enabled=False):
+        directions = unit(at_least_single(pairs), 2)
+        if seen is not None:
+            directions = directions * seen[:, None, None]
+        return known(*_mismatch(directions, window, seen))
+
+
+@torch.no_grad()
+def _mismatch(
+    directions: Tensor, window: int | None, seen: Tensor | None
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Mean |1 − best cosine| of unit vectors ``(B, 2, C, H, W)``, and its gradient."""
+    index = torch.stack(best_matches(directions[:, 0], directions[:, 1], window), 1)  # (B, 2, H·W)
+    flat = directions.flatten(3)
+    index = index[:, :, None].expand_as(flat)
+    matched = flat.flip(1).gather(3, index)
+    off = 1 - (flat * matched).sum(2)
+    if seen is None:
+        value, slope = off.abs().mean(), off.sign().mul_(-1 / off.numel())
+    else:
+        weight = seen.flatten(1)[:, None].to(off)
+        count = mean_count(weight.sum())
+        weight = weight / (2 * torch.where(count > 0, count, 1))
+        value, slope = (off.abs() * weight).sum(), off.sign().mul_(-weight)
+    slope = slope[:, :, None]
+    # Both ends of a match move: where it begins, and where it was found in the other slice.
+    found = torch.zeros_like(flat).scatter_add_(3, index, flat * slope).flip(1)
+    return value, [(directions, found.addcmul_(matched, slope).view_as(directions))]
 
 
 @torch.no_grad()
@@ -64,15 +95,30 @@ def best_matches(
     if window is None or window >= max(height, width):
         return _argmaxes(unit_i.flatten(2), unit_j.flatten(2), None)
     size = (min(window, height), min(window, width))
-    index = torch.arange(height * width, device=unit_i.device).view(1, 1, height, width)
-    # Position 0 belongs to the map, so padding needs a value of its own.
-    where = _windows(index + 1, size) - 1
-    where = where.expand(len(unit_i), *where.shape[1:]).flatten(0, 1)[:, 0]
+    where, inside = _places(height, width, size, unit_i.device)
+    where = where.expand(len(unit_i), -1, -1).flatten(0, 1)
+    if inside is not None:
+        inside = inside.expand(len(unit_i), -1, -1).flatten(0, 1)
     part_i, part_j = (_windows(unit, size).flatten(0, 1) for unit in (unit_i, unit_j))
-    inside = where >= 0
     found = _argmaxes(part_i, part_j, inside)
     to_j, to_i = (_from_windows(where.gather(1, f), size, unit_i.shape) for f in found)
     return to_j, to_i
+
+
+@lru_cache(maxsize=16)
+def _places(
+    height: int, width: int, size: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Where the positions of windows lie in the map, ``(windows, positions)``.
+
+    And whether they do; None where no window is padded.
+    """
+    with torch.inference_mode(False):
+        index = torch.arange(height * width).view(1, 1, height, width)
+        # Position 0 belongs to the map, so padding needs a value of its own.
+        where = _windows(index + 1, size)[0, :, 0] - 1
+        padded = bool((where < 0).any())
+        return where.to(device), (where >= 0).to(device) if padded else None
 
 
 def _from_windows(values: Tensor, size: tuple[int, int], shape: torch.Size) -> Tensor:
@@ -86,7 +132,8 @@ def _from_windows(values: Tensor, size: tuple[int, int], shape: torch.Size) -> T
 def _windows(x: Tensor, size: tuple[int, int]) -> Tensor:
     """``(B, C, H, W)`` → ``(B, windows, C, positions)``, zero-padded at the end."""
     h, w = size
-    x = F.pad(x, (0, -x.shape[3] % w, 0, -x.shape[2] % h))
+    if x.shape[3] % w or x.shape[2] % h:
+        x = F.pad(x, (0, -x.shape[3] % w, 0, -x.shape[2] % h))
     batch, channels, height, width = x.shape
     x = x.view(batch, channels, height // h, h, width // w, w)
     return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels, h * w)
@@ -102,6 +149,8 @@ def _argmaxes(i: Tensor, j: Tensor, inside: Tensor | None) -> tuple[Tensor, Tens
     """
     batch, _, n = i.shape
     together = max(1, min(batch, _BLOCK // n**2))
+    if together == batch:
+        return _argmaxes_rows(i, j, inside)
     results = [
         _argmaxes_rows(
             i[b : b + together],
@@ -117,6 +166,9 @@ def _argmaxes(i: Tensor, j: Tensor, inside: Tensor | None) -> tuple[Tensor, Tens
 def _argmaxes_rows(i: Tensor, j: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, _, n = i.shape
     rows = max(1, _BLOCK // (batch * n))
+    if rows >= n and inside is None:
+        similarity = product(i.transpose(1, 2), j)
+        return similarity.argmax(2), similarity.argmax(1)
     to_j = torch.empty(batch, n, dtype=torch.long, device=i.device)
     best = i.new_full((batch, n), -torch.inf)
     to_i = torch.zeros(batch, n, dtype=torch.long, device=i.device)
@@ -134,10 +186,6 @@ def _argmaxes_rows(i: Tensor, j: Tensor, inside: Tensor | None) -> tuple[Tensor,
         best = torch.where(better, value, best)
         to_i = torch.where(better, index + start, to_i)
     return to_j, to_i
-
-
-def _gathered(x: Tensor, index: Tensor) -> Tensor:
-    return x.gather(2, index[:, None].expand(-1, x.shape[1], -1))
 
 
 def position_contrast(
@@ -168,22 +216,46 @@ def position_contrast(
     Returns:
         Scalar; 0 where no slice has a positive.
     """
-    own = F.normalize(at_least_single(embeddings), dim=-1)
-    every, at, of = gathered(own), gathered_still(positions), gathered_still(groups)
-    index = torch.arange(len(every), device=own.device)
-    itself = index == index[: len(own), None] + rank() * len(own)
-    near = (positions[:, None] - at).abs() < threshold
+    with torch.autocast(embeddings.device.type, enabled=False):
+        own = unit(at_least_single(embeddings), -1)
+        every = gathered(own)
+        positive = _positives(positions, groups, threshold, together)
+        return known(*_contrast(own, every, positive, temperature))
+
+
+@torch.no_grad()
+def _positives(
+    positions: Tensor, groups: Tensor, threshold: float, together: Tensor | None
+) -> Tensor:
+    """``(N, W·N)`` boolean, which slices of all processes are positives of these."""
+    at, of = gathered_still(positions), gathered_still(groups)
+    first, own = rank() * len(positions), len(positions)
+    near = (positions[:, None] - at).abs_() < threshold
     if together is not None:
-        first = rank() * len(own)
-        near[:, first : first + len(own)] |= together
-    positive = near & (groups[:, None] == of) & ~itself
-    logits = (product(own, every.T) / temperature).masked_fill(itself, -torch.inf)
-    log_share = logits.log_softmax(1).masked_fill(~positive, 0.0)
-    count = positive.sum(1)
-    each = -log_share.sum(1) / count.clamp_min(1)
+        near[:, first : first + own] |= together
+    near &= groups[:, None] == of
+    near[:, first : first + own].fill_diagonal_(False)
+    return near
+
+
+@torch.no_grad()
+def _contrast(
+    own: Tensor, every: Tensor, positive: Tensor, temperature: float
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Value and gradient of :func:`position_contrast`, of unit vectors."""
+    logits = product(own, every.T).div_(temperature)
+    first = rank() * len(own)
+    logits[:, first : first + len(own)].fill_diagonal_(_ITSELF)
+    log_share = logits.log_softmax(1)
+    count = positive.sum(1, keepdim=True)
+    has_one = count > 0
     # As a mean over the slices of all processes that have one.
-    having = mean_count((count > 0).sum())
-    return each.sum() / torch.where(having > 0, having, 1)
+    having = mean_count(has_one.sum())
+    each = has_one / (count.clamp_min(1) * torch.where(having > 0, having, 1)).to(own)
+    target = positive * each
+    value = -(target * log_share).sum()
+    slope = log_share.exp_().mul_(each * count).sub_(target).div_(temperature)
+    return value, [(own, product(slope, every)), (every, product(slope.T, own))]
 
 
 def position_regression(predicted: Tensor, positions: Tensor, groups: Tensor) -> Tensor:
@@ -210,10 +282,19 @@ def spread(embeddings: Tensor, most: int = 256) -> Tensor:
         embeddings: ``(B, C, H, W)``, normalised inside.
         most: Positions of a slice that are compared, evenly spread over it.
     """
-    unit = F.normalize(at_least_single(embeddings), dim=1).flatten(2)
-    unit = unit[:, :, :: -(-unit.shape[2] // most)]
-    n = unit.shape[2]
-    squared = 2 - 2 * product(unit.transpose(1, 2), unit)
-    itself = torch.eye(n, dtype=torch.bool, device=unit.device)
-    apart = torch.logsumexp((-2 * squared).masked_fill(itself, -torch.inf), dim=(1, 2))
-    return 1 + (apart - math.log(n * (n - 1))).mean() / 4
+    flat = at_least_single(embeddings).flatten(2)
+    with torch.autocast(flat.device.type, enabled=False):
+        return known(*_crowding(unit(flat[:, :, :: -(-flat.shape[2] // most)], 1)))
+
+
+@torch.no_grad()
+def _crowding(directions: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Value and gradient of :func:`spread`, of unit vectors ``(B, C, N)``."""
+    batch, _, n = directions.shape
+    # −2‖u_p − u_q‖² = 4 u_p·u_q − 4
+    closeness = (4 * product(directions.mT, directions)).sub_(4).exp_()
+    closeness.diagonal(dim1=1, dim2=2).zero_()
+    total = closeness.sum((1, 2))
+    value = 1 + (total.log().mean() - math.log(n * (n - 1))) / 4
+    closeness.mul_((2 / batch / total)[:, None, None])
+    return value, [(directions, product(directions, closeness))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar, Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from situs.methods.base import (
     Scores,
 )
 from situs.methods.measured import Measured
+from situs.methods.precision import at_least_single
 from situs.methods.sal import losses, pixels
 from situs.methods.sal.config import SalConfig
 from situs.methods.sal.heads import Embedded, SalHeads, embed
@@ -98,11 +100,12 @@ class Sal(Method):
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """All slices in one pass; pairs aligned, slices of the whole batch placed."""
         out = embed(nets.student, batch["slices"].flatten(0, 2), self.matches, self.places)
+        positions = None if out.positions is None else at_least_single(out.positions)
         terms: dict[str, Tensor] = {}
-        if self.wants("local") and out.positions is not None:
-            terms["local"] = self._aligned(out.positions.unflatten(0, (-1, 2)), batch)
-        if self.wants("spread") and out.positions is not None:
-            terms["spread"] = losses.spread(out.positions)
+        if self.wants("local") and positions is not None:
+            terms["local"] = self._aligned(positions.unflatten(0, (-1, 2)), batch)
+        if self.wants("spread") and positions is not None:
+            terms["spread"] = losses.spread(positions)
         if self.wants("global"):
             terms["global"] = self._placed(out.slices, batch)
         if out.places is not None:
@@ -110,12 +113,10 @@ class Sal(Method):
         return Losses(terms)
 
     def _aligned(self, pairs: Tensor, batch: Batch) -> Tensor:
-        first, second = pairs.unbind(1)
         window = self.config.window
         if window is None or self.config.frame == "image":
-            return losses.local_alignment(first, second, window)
-        rows, columns = batch["slices"].shape[-2:]
-        return alignment_in_patient(first, second, batch, (rows, columns), window)
+            return losses.aligned(pairs, window)
+        return alignment_in_patient(pairs, batch, window)
 
     def _placed(self, slices: Tensor, batch: Batch) -> Tensor:
         positions, axes = batch["position"].flatten(), batch["axis"].flatten()
@@ -132,13 +133,12 @@ class Sal(Method):
 
     def _together(self, batch: Batch) -> Tensor:
         """``(N, N)``, which slices lie within ``max_distance_mm`` of each other in one scan."""
-        depth = batch["slice_mm"].flatten(1)
-        scan = torch.arange(len(depth), device=depth.device)[:, None].expand_as(depth).flatten()
-        apart = (depth.flatten()[:, None] - depth.flatten()).abs()
+        depth = batch["slice_mm"]
+        same, pair = _kin(len(depth), depth[0].numel(), depth.device)
+        depth = depth.flatten()
+        apart = (depth[:, None] - depth).abs_()
         # Neighbours that lie farther apart are a pair of `local` all the same.
-        pair = torch.arange(len(scan), device=depth.device) // 2
-        near = (apart <= self.config.max_distance_mm) | (pair[:, None] == pair)
-        return near & (scan[:, None] == scan)
+        return (apart <= self.config.max_distance_mm).logical_or_(pair).logical_and_(same)
 
     def predict(self, batch: Batch, nets: Nets) -> Embedded:
         """Embeddings of all positions and slices."""
@@ -175,3 +175,12 @@ class Sal(Method):
         if predicted.positions is not None:
             shown.insert(0, matching_section(predicted.positions, samples, scores))
         return shown
+
+
+@lru_cache(maxsize=16)
+def _kin(scans: int, slices: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``(N, N)`` each, which of ``slices`` slices of each scan are of one scan, and of one pair."""
+    with torch.inference_mode(False):
+        index = torch.arange(scans * slices)
+        scan, pair = index // slices, index // 2
+        return (scan[:, None] == scan).to(device), (pair[:, None] == pair).to(device)

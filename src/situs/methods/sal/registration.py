@@ -2,62 +2,75 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from situs.geometry import Plane
 from situs.methods.base import Batch
-from situs.methods.distributed import mean_count
-from situs.methods.sal.losses import similarity_of_matches
-from situs.tensors import constant
+from situs.methods.precision import at_least_single
+from situs.methods.sal.losses import aligned
+
+Array = npt.NDArray[np.float64]
 
 
-def registered(maps: Tensor, batch: Batch, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def across(first: Plane, second: Plane) -> Array:
+    """Where the second view shows what the first one does, ``(2, 3)``.
+
+    Takes ``(x, y, 1)`` in the first view to ``(x, y)`` in the second, straight across; −1 and 1
+    are the outer edges of a view, along its columns and its rows.
+    """
+    rows, columns = first.shape
+    # Pixels of the first view by place, and places of the second view by pixel.
+    corners = np.array([[columns / 2, 0, (columns - 1) / 2], [0, rows / 2, (rows - 1) / 2]])
+    origin, right, down = second.to_px(first.to_mm(np.array([[0, 0], [1, 0], [0, 1]])))
+    moved = np.stack([right - origin, down - origin], -1) @ corners
+    moved[:, 2] += origin
+    rows, columns = second.shape
+    half = np.array([[columns], [rows]])
+    return (2 * moved + [0, 0, 1]) / half - [0, 0, 1]
+
+
+def registered(maps: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Features of the second slice straight across from the first one's positions.
 
     Args:
         maps: ``(N, D, h, w)`` features of the second slice of each pair.
-        batch: Geometry of the views, ``(…, 2, 3)`` with N pairs in all; see
-            :func:`~situs.methods.sal.views.sample_pairs`.
-        shape: (rows, columns) of a view in pixels.
+        batch: Of views; see :func:`~situs.methods.sal.views.sample_pairs`.
 
     Returns:
         maps: ``(N, D, h, w)``, sampled bilinearly; zero where the second view does not show the
             place.
         shown: ``(N, h, w)`` whether it does.
     """
-    (rows, columns), (h, w) = shape, maps.shape[2:]
-    origin, row, column = (
-        batch[name].flatten(0, -3).to(maps.device) for name in ("origin_mm", "row_mm", "column_mm")
-    )
-    pixel = batch["pixel_mm"].flatten(0, -2).to(maps.device)
-    down, right = (
-        ((torch.arange(n, device=maps.device) + 0.5) * pixels / n - 0.5).to(origin)
-        for n, pixels in ((h, rows), (w, columns))
-    )
-    steps = pixel[:, 0, None, None, None]
-    place_mm = (
-        origin[:, 0, None, None]
-        + steps * right[None, None, :, None] * row[:, 0, None, None]
-        + steps * down[None, :, None, None] * column[:, 0, None, None]
-    ) - origin[:, 1, None, None]
-    there = torch.stack(
-        [
-            (place_mm @ axis[:, 1, None, :, None])[..., 0] / pixel[:, 1, None, None]
-            for axis in (row, column)
-        ],
-        dim=-1,
-    )
-    # −1 and 1 are the outer edges of the view.
-    grid = (2 * there + 1) / constant((columns, rows), there) - 1
+    place = batch["across"].flatten(0, -3).to(maps)[:, None]
+    x, y = _middles(maps.shape[-2], maps.shape[-1], maps.dtype, maps.device)
+    # As sums, since matrix products may be rounded to ten bits on a GPU.
+    grid = torch.addcmul(torch.addcmul(place[..., 2], x, place[..., 0]), y, place[..., 1])
+    grid = grid.unflatten(1, maps.shape[-2:])
     shown = (grid.abs() < 1).all(-1)
-    found = F.grid_sample(maps, grid.to(maps), padding_mode="border", align_corners=False)
+    found = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
     return found * shown[:, None], shown
 
 
-def alignment_in_patient(
-    x_i: Tensor, x_j: Tensor, batch: Batch, shape: tuple[int, int], window: int
-) -> Tensor:
+@lru_cache(maxsize=16)
+def _middles(
+    rows: int, columns: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Middles of a map's positions along columns and along rows, ``(rows · columns, 1)`` each."""
+    with torch.inference_mode(False):
+        y, x = torch.meshgrid(
+            *((2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1 for n in (rows, columns)),
+            indexing="ij",
+        )
+        return x.reshape(-1, 1).to(device, dtype), y.reshape(-1, 1).to(device, dtype)
+
+
+def alignment_in_patient(pairs: Tensor, batch: Batch, window: int) -> Tensor:
     """:func:`~situs.methods.sal.local_alignment` in windows that lie over one place of the patient.
 
     Views of near slices are turned, enlarged and shifted independently, so a window of the one
@@ -66,22 +79,15 @@ def alignment_in_patient(
     windows the term says where a match must be, which the features then have to tell.
 
     Args:
-        x_i: ``(N, D, h, w)`` features of one slice of each pair.
-        x_j: ``(N, D, h, w)`` of the other.
-        batch: Geometry of the views.
-        shape: (rows, columns) of a view in pixels.
+        pairs: ``(N, 2, D, h, w)`` features of both slices of each pair.
+        batch: Of views.
         window: Positions a side.
 
     Returns:
         Scalar, 0 (all matched) to 2; 0 where the views of no pair overlap.
     """
-    # Double precision of the geometry must not widen features; autocast must not narrow it.
-    with torch.autocast(x_i.device.type, enabled=False):
-        under, shown = registered(x_j.float(), batch, shape)
-        seen = shown.flatten(1)
-        # A place that is not shown has zero features: similar to nothing, so never the best.
-        pair = similarity_of_matches(x_i.float() * shown[:, None], under, window)
-        count = mean_count(seen.sum())
-        count = torch.where(count > 0, count, 1)
-        errors = [((1 - s).abs() * seen).sum() / count for s in pair]
-    return (errors[0] + errors[1]) / 2
+    # Autocast must not narrow places.
+    with torch.autocast(pairs.device.type, enabled=False):
+        first, second = at_least_single(pairs).unbind(1)
+        under, shown = registered(second, batch)
+        return aligned(torch.stack([first, under], 1), window, shown)

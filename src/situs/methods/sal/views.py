@@ -12,6 +12,7 @@ import torch
 from situs.geometry import Plane
 from situs.methods.base import Batch
 from situs.methods.sal.config import SalConfig
+from situs.methods.sal.registration import across
 from situs.views.inside import shown
 from situs.views.intensity import jitter
 from situs.views.planes import cut
@@ -106,7 +107,8 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
         ``slice_mm (P, 2)`` along the stack, ``axis (P, 2)`` its direction, and the geometry of
         each view in RAS mm: ``origin_mm``, ``row_mm``, ``column_mm`` ``(P, 2, 3)`` and
         ``pixel_mm (P, 2)``; and of the disc that it shows ``disc_mm (P, 2, 3)``, its middle,
-        and ``radius_mm (P, 2)``, infinite where all is shown.
+        and ``radius_mm (P, 2)``, infinite where all is shown; and ``across (P, 2, 3)``, where
+        the second view of a pair shows what the first one does.
     """
     planes: list[Plane] = []
     positions, axes, depths, discs = [], [], [], []
@@ -148,6 +150,9 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
         "pixel_mm": stacked([p.spacing[0] for p in planes], np.float64),
         "disc_mm": stacked(discs, np.float64),
         "radius_mm": stacked([radius or np.inf] * len(planes), np.float64),
+        "across": torch.from_numpy(
+            np.stack([across(*pair) for pair in zip(planes[::2], planes[1::2], strict=True)])
+        ),
     }
 
 

@@ -1,0 +1,68 @@
+"""Losses that know their gradient: few launches instead of a graph of many small ones.
+
+A network of small kernels starts them as fast as the host can; a loss of a hundred of them, each
+with its own step backward, then costs as much as half of the network. Where a gradient is short
+to write out it is computed with the value, outside of autograd, and handed on by :func:`known`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_LEAST_NORM = 1e-12  # as torch's normalize
+
+
+def known(value: Tensor, gradients: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """A scalar that was computed together with its gradient.
+
+    Args:
+        value: ``()``, without gradient.
+        gradients: What it depends on, each with the derivative of ``value``.
+
+    Returns:
+        ``value``, through which gradients flow to what it depends on.
+    """
+    inputs, slopes = zip(*gradients, strict=True)
+    carried: Tensor = _Known.apply(value, *inputs, *slopes)
+    return carried
+
+
+def unit(x: Tensor, dim: int) -> Tensor:
+    """``x`` divided by its length along ``dim``; zeros where that is zero."""
+    directions: Tensor = _Unit.apply(x, dim)
+    return directions
+
+
+class _Known(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *rest: Tensor) -> Tensor:
+        ctx.save_for_backward(*rest[len(rest) // 2 :])
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        slopes = ctx.saved_tensors
+        return (None, *(slope * grad for slope in slopes), *(None for _ in slopes))
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min_(_LEAST_NORM)
+        directions = x / length
+        ctx.save_for_backward(directions, length)
+        ctx.dim = dim
+        return directions
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        directions, length = ctx.saved_tensors
+        along = (grad * directions).sum(ctx.dim, keepdim=True)
+        return torch.addcmul(grad, directions, along, value=-1).div_(length), None
