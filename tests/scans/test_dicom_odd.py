@@ -423,3 +423,32 @@ def test_where_a_header_ends_early_a_stack_never_passes(tmp_path: Path) -> None:
             "no-geometry",
             "unreadable-file",
         }
+
+
+def test_a_header_that_stops_before_its_rescale_is_refused(tmp_path: Path) -> None:
+    stray = bytes.fromhex("feff0de000000000")  # ends a header wherever it stands
+    intercept = bytes.fromhex("28005210") + b"DS"
+    for file in write_series(tmp_path, noise(SHAPE), slopes=[1] * 6, intercepts=[-1024] * 6):
+        before, after = file.read_bytes().split(intercept)
+        file.write_bytes(before + stray + intercept + after)
+    assert refused(tmp_path).reason in {"no-pixels", "truncated-file"}
+
+
+def test_a_header_that_goes_on_behind_the_pixels(tmp_path: Path) -> None:
+    whole = {file: file.read_bytes() for file in write_series(tmp_path, noise(SHAPE))}
+    padding = bytes.fromhex("fcfffcff") + b"OB\0\0" + bytes.fromhex("0400000000000000")
+    rows = bytes.fromhex("28001000") + b"US" + bytes.fromhex("02000300")
+    cut = bytes.fromhex("fcfffcff") + b"SQ\0\0" + bytes.fromhex("fffffffffeff00e0ffffffff")
+    for file, raw in whole.items():
+        file.write_bytes(raw + padding)
+    np.testing.assert_array_equal(read_scan(tmp_path).array[0], noise(SHAPE))
+    for end in (rows, cut):
+        for file, raw in whole.items():
+            file.write_bytes(raw + end)
+        assert refused(tmp_path).reason == "truncated-file"
+
+
+def test_large_intercepts_do_not_turn_over(tmp_path: Path) -> None:
+    write_series(tmp_path, noise(SHAPE), slopes=[1] * 6, intercepts=[2**31 - 10] * 6)
+    array = read_scan(tmp_path).array[0]
+    np.testing.assert_array_equal(array, noise(SHAPE).astype(np.int64) + 2**31 - 10)

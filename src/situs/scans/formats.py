@@ -36,6 +36,8 @@ _SUFFIXES = {
 
 PREAMBLE_BYTES = 132
 """What stands before the first element of a DICOM file."""
+GZIP_START = b"\x1f\x8b"
+"""What a gzipped file begins with."""
 # Without its preamble an object begins with an element of group 2 or 8: its tag, and a known VR
 # (explicit) or a short length (implicit), as ACR-NEMA files and old exports do.
 _BARE_DICOM = re.compile(
@@ -116,7 +118,7 @@ def starts_as_dicom(path: Path) -> bool:
 def is_gzip(path: Path) -> bool:
     """Whether the file begins as gzip does."""
     with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+        return file.read(2) == GZIP_START
 
 
 def stem(path: Path) -> str:

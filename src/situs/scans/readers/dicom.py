@@ -85,7 +85,8 @@ def read_files(files: Sequence[Path], path: Path, options: ReadOptions) -> Scan:
         notes=tuple(notes),
         burned_in=series.burned_in,
     )
-    return Scan(np.stack(volumes), turn_affine_lps_ras(affine), series.modality, provenance)
+    array = volumes[0][None] if len(volumes) == 1 else np.stack(volumes)  # no copy of a single one
+    return Scan(array, turn_affine_lps_ras(affine), series.modality, provenance)
 
 
 def files_below(path: Path) -> list[Path]:

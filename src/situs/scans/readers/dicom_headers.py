@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,13 @@ from situs.scans.readers.dicom_keys import (
     words,
 )
 from situs.scans.readers.dicom_mosaic import Tile, mosaic_tiles
-from situs.scans.readers.dicom_open import missing_attributes, quiet, read_dataset
+from situs.scans.readers.dicom_open import (
+    PixelsAt,
+    missing_attributes,
+    quiet,
+    read_dataset,
+    read_head,
+)
 from situs.scans.refusals import refuse
 
 Vector = tuple[float, float, float]
@@ -89,6 +95,7 @@ class Slice:
         tile: Where the plane lies in a picture of several, None for the whole picture.
         assumed: Attributes that are missing and have a default.
         kind: SOP class.
+        pixels: Where the pixels begin in the file, None where all of it must be read again.
     """
 
     file: Path
@@ -111,6 +118,7 @@ class Slice:
     tile: Tile | None = None
     assumed: tuple[str, ...] = ()
     kind: str = ""
+    pixels: PixelsAt | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -135,11 +143,12 @@ def read_header(file: Path) -> Header:
     """Series and slices of one file, from its header alone; raises nothing for bad files."""
     series, kind = None, ""
     try:
-        dataset = read_dataset(file, pixels=False)
+        dataset, at = read_head(file)
         _check_image(dataset, file)
         series, kind = _series(dataset), str(dataset.get("SOPClassUID", ""))
         _check_grey(dataset, file)
-        return Header(series, _slices(dataset, file), None, kind)
+        slices = [replace(s, pixels=at) for s in _slices(dataset, file)]
+        return Header(series, slices, None, kind)
     except ScanRefused as error:
         return Header(series, (), error, kind)
     except Exception as error:

@@ -7,12 +7,16 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pydicom
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
+from pydicom.filereader import data_element_generator
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -21,7 +25,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from situs.scans.formats import PREAMBLE_BYTES, format_by_name, is_gzip
+from situs.scans.formats import GZIP_START, PREAMBLE_BYTES, format_by_name, is_gzip
 from situs.scans.quality import MAX_BYTES
 from situs.scans.refusals import refuse
 
@@ -39,6 +43,32 @@ _DEFAULTS: dict[str, int | str] = {
     "PixelRepresentation": 0,
 }
 _STORED = ("BitsAllocated", "BitsStored", "HighBit")
+FORM_OF_PIXELS = (*_DEFAULTS, "NumberOfFrames", "Rows", "Columns", *_STORED)
+"""What a decoder needs to know of an image, and nothing of the patient."""
+_FORM_TAGS = tuple(
+    cast(int, tag_for_keyword(name))
+    for name in (*FORM_OF_PIXELS, "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+)
+_PIXEL_DATA = 0x7FE00010
+_OTHER_PIXELS = (0x7FE00008, 0x7FE00009)  # floats, doubles
+
+
+@dataclass(frozen=True, eq=False)
+class PixelsAt:
+    """Where the pixels begin in a file whose header was read: it need not be parsed again.
+
+    Attributes:
+        offset: Of the element that holds them, in bytes.
+        implicit: Whether elements there are written without their VR.
+        little: Whether they are written in little endian.
+        form: :data:`FORM_OF_PIXELS` and tables of offsets as the header has them, with the file
+            meta information.
+    """
+
+    offset: int
+    implicit: bool
+    little: bool
+    form: Dataset
 
 
 @contextmanager
@@ -64,18 +94,77 @@ def read_dataset(file: Path, *, pixels: bool) -> Dataset:
         ScanRefused: ``empty-file``, ``truncated-file``, ``no-pixels``, ``not-an-image`` or
             ``too-large``.
     """
+    return _parsed(file, pixels=pixels)[0]
+
+
+def read_head(file: Path) -> tuple[Dataset, PixelsAt | None]:
+    """What stands before the pixels of a file, and where they are, inside :func:`quiet`.
+
+    Returns:
+        The dataset, and what :func:`read_pixels` needs; None where the whole file must be read
+        again, because it is packed.
+
+    Raises:
+        ScanRefused: As :func:`read_dataset`.
+    """
+    dataset, end = _parsed(file, pixels=False)
+    rows = dataset.get_item("Rows")
+    if end is None or not isinstance(rows, RawDataElement):
+        return dataset, None
+    form = Dataset({tag: dataset.get_item(tag) for tag in _FORM_TAGS if tag in dataset})
+    form.file_meta = dataset.file_meta
+    return dataset, PixelsAt(end, rows.is_implicit_VR, rows.is_little_endian, form)
+
+
+def read_pixels(file: Path, at: PixelsAt | None) -> Dataset:
+    """A dataset with the pixels of an image and their form, to be used inside :func:`quiet`.
+
+    Args:
+        file: The file.
+        at: What :func:`read_head` gave; None reads the file from its beginning.
+
+    Raises:
+        ScanRefused: As :func:`read_dataset`.
+    """
+    if at is None:
+        return read_dataset(file, pixels=True)
+    try:
+        with file.open("rb") as stream:
+            stream.seek(at.offset)
+            elements = data_element_generator(stream, at.implicit, at.little)
+            # To the end of the file: what is damaged behind the pixels shows, too.
+            found = {int(e.tag): e for e in elements}
+    except (EOFError, OSError, NotImplementedError, BytesLengthException):
+        return read_dataset(file, pixels=True)
+    # The header may have ended at a stray delimiter, or go on behind the pixels.
+    tags = list(found)
+    if tags[:1] != [_PIXEL_DATA] or any(t in found for t in (*_OTHER_PIXELS, *_FORM_TAGS)):
+        return read_dataset(file, pixels=True)
+    held = {tag: at.form.get_item(tag) for tag in _FORM_TAGS if tag in at.form}
+    dataset = Dataset(held | {_PIXEL_DATA: found[_PIXEL_DATA]})
+    dataset.file_meta = at.form.file_meta
+    return dataset
+
+
+def _parsed(file: Path, *, pixels: bool) -> tuple[Dataset, int | None]:
+    """The dataset, and where parsing ended; None where that is no place in the file itself."""
     size = file.stat().st_size
     if size == 0:
         raise refuse("empty-file", file)
+    end = None
     try:
-        if is_gzip(file):
-            with gzip.open(file) as packed:
-                stream = _Bounded(packed, MAX_BYTES if pixels else _MAX_HEADER_BYTES)
+        with file.open("rb") as plain:
+            packed = plain.read(2) == GZIP_START
+            plain.seek(0)
+            if packed:
+                unpacked = cast(BinaryIO, gzip.GzipFile(fileobj=plain))
+                stream = _Bounded(unpacked, MAX_BYTES if pixels else _MAX_HEADER_BYTES)
                 dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels)
-        else:
-            if size > _MAX_DEFLATED_BYTES and _is_deflated(file):
-                raise refuse("too-large", file, "a deflated file of this size is not opened")
-            dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
+            else:
+                if size > _MAX_DEFLATED_BYTES and _is_deflated(file):
+                    raise refuse("too-large", file, "a deflated file of this size is not opened")
+                dataset = pydicom.dcmread(plain, force=True, stop_before_pixels=not pixels)
+                end = plain.tell()
     except _BeyondBound:
         raise refuse("too-large", file, "the file unpacks to more than a scan may take") from None
     except (EOFError, OSError, BytesLengthException):
@@ -85,9 +174,10 @@ def read_dataset(file: Path, *, pixels: bool) -> Dataset:
         raise refuse("not-an-image", file, "this DICOM object holds no image")
     if "Rows" not in dataset:
         _refuse_without_image(dataset, file)
-    if "TransferSyntaxUID" not in meta:
+    syntax = meta.get("TransferSyntaxUID")
+    if syntax is None:
         meta.TransferSyntaxUID = _syntax(dataset)
-    return dataset
+    return dataset, None if str(syntax) == _DEFLATED else end
 
 
 def _refuse_without_image(dataset: Dataset, file: Path) -> None:
@@ -183,7 +273,7 @@ class _BeyondBound(Exception):
 class _Bounded(io.BufferedIOBase):
     """A stream that unpacks no further than to a number of bytes."""
 
-    def __init__(self, stream: gzip.GzipFile, bound: int) -> None:
+    def __init__(self, stream: BinaryIO, bound: int) -> None:
         self._stream, self._bound = stream, bound
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -14,31 +14,21 @@ import pydicom
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_fragments
+from pydicom.pixels import pixel_array
 from scipy import ndimage
 
 from situs.files import sha256
 from situs.scans.readers.dicom_headers import Slice
 from situs.scans.readers.dicom_open import (
+    FORM_OF_PIXELS,
+    PixelsAt,
     fill_missing_attributes,
     is_whole,
     quiet,
-    read_dataset,
+    read_pixels,
 )
 from situs.scans.refusals import refuse
 
-# What a decoder needs to know of an image, and nothing of the patient.
-_PIXEL_MODULE = (
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelData",
-)
 _AIR_HU = -1000
 _MULTIFRAME_GREY = "1.2.840.10008.5.1.4.1.1.7.3"  # word-sized multi-frame secondary capture
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -61,7 +51,7 @@ class Pixels:
         Raises:
             ScanRefused: If the file has no such frame, or none that can be decoded.
         """
-        frames = self._decoded(slice_.file)
+        frames = self._decoded(slice_.file, slice_.pixels)
         if slice_.frame >= len(frames):
             raise refuse("truncated-file", self._path, "a file holds fewer frames than it says")
         frame: npt.NDArray[Any] = frames[slice_.frame]
@@ -89,10 +79,11 @@ class Pixels:
         for k, slice_ in enumerate(slices):
             values = self.stored(slice_)
             if whole:
-                wide = np.int64 if values.dtype.itemsize > 2 else np.int32
-                rescaled = values.astype(wide) + int(slice_.intercept)
-                out = _widened(out, rescaled)
-                out[k] = rescaled
+                intercept = int(slice_.intercept)
+                narrow = values.dtype.itemsize <= 2 and abs(intercept) < 2**30
+                wide = np.int32 if narrow else np.int64
+                out = _widened(out, int(values.min()) + intercept, int(values.max()) + intercept)
+                np.add(values, intercept, out=out[k], dtype=wide, casting="unsafe")
             else:
                 out[k] = values * np.float64(slice_.slope) + slice_.intercept
             if slice_.padding is not None:
@@ -111,9 +102,9 @@ class Pixels:
             raise refuse("mixed-rescale", self._path, detail)
 
     @quiet()
-    def _decode(self, file: Path) -> npt.NDArray[Any]:
+    def _decode(self, file: Path, at: PixelsAt | None) -> npt.NDArray[Any]:
         """All frames of a file, ``(frames, rows, columns)``."""
-        dataset = read_dataset(file, pixels=True)
+        dataset = read_pixels(file, at)
         if not any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             reason = "no-pixels" if is_whole(dataset, file) else "truncated-file"
             raise refuse(reason, self._path, "a file of the series holds no pixels")
@@ -122,14 +113,15 @@ class Pixels:
             fill_missing_attributes(dataset, self._path)
             left = _left_aligned(dataset)
         try:
-            frames = dataset.pixel_array
+            frames = pixel_array(dataset)
         except (NotImplementedError, RuntimeError):
             frames = _decode_with_gdcm(dataset, self._path)
         except (AttributeError, ValueError, KeyError, EOFError):
             detail = "a file of the series has damaged or too few pixels"
             raise refuse("truncated-file", self._path, detail) from None
         if "PixelData" in dataset:
-            frames = _signed(frames, dataset) >> left
+            frames = _signed(frames, dataset)
+            frames = frames >> left if left else frames
         if signed_unknown and frames.max() >= 2 ** (int(dataset.BitsStored) - 1):
             detail = "PixelRepresentation is missing, and the values could be negative numbers"
             raise refuse("missing-attribute", self._path, detail)
@@ -202,9 +194,8 @@ def straighten(
     return moved, pad
 
 
-def _widened(out: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """``out`` in the smallest type of integers from its own on that holds ``values``."""
-    low, high = int(values.min()), int(values.max())
+def _widened(out: npt.NDArray[Any], low: int, high: int) -> npt.NDArray[Any]:
+    """``out`` in the smallest type of integers from its own on that holds ``low`` to ``high``."""
     for dtype in (np.int16, np.int32):
         info = np.iinfo(dtype)
         if out.dtype.itemsize <= info.bits // 8 and info.min <= low and high <= info.max:
@@ -239,7 +230,7 @@ def _decode_with_gdcm(dataset: Dataset, path: Path) -> npt.NDArray[Any]:
     does itself for each slice.
     """
     bare = Dataset()
-    for name in _PIXEL_MODULE:
+    for name in (*FORM_OF_PIXELS, "PixelData"):
         if name in dataset:
             bare[name] = dataset[name]
     many = int(dataset.get("NumberOfFrames") or 1)
