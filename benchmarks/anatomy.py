@@ -43,10 +43,10 @@ VOLUMES: Methods = {
 # A stack of a few thick slices: views are flat.
 STACKS: Methods = {
     **VOLUMES,
-    "spatial": ("spatial", {"view_size": [32, 32, 4], "chunk_size": [8, 8, 2]}, 8),
+    "spatial": ("spatial", {"view_size": [32, 32, 8], "chunk_size": [8, 8, 4]}, 8),
     "spatial, voxel": (
         "spatial",
-        {"view_size": [32, 32, 4], "chunk_size": [8, 8, 2], "weights": {"voxel": 1}},
+        {"view_size": [32, 32, 8], "chunk_size": [8, 8, 4], "weights": {"voxel": 1}},
         8,
     ),
     "s2dc": ("s2dc", {"grid": [2, 2, 1], "crop_size": [32, 32, 8]}, 4),

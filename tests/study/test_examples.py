@@ -13,7 +13,9 @@ from situs.study.config import SCRATCH
 from situs.study.run import check_settings
 
 FOLDER = Path(__file__).parents[2] / "examples"
-EXAMPLES = sorted([*FOLDER.glob("hippocampus*.yaml"), *FOLDER.glob("acdc*.yaml")])
+EXAMPLES = sorted(
+    file for kind in ("acdc", "chaos", "hippocampus") for file in FOLDER.glob(f"{kind}*.yaml")
+)
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
@@ -25,7 +27,8 @@ def test_every_arm_has_valid_settings_and_a_scratch_arm_of_its_kind(file):
         assert (scratch is None) == (arm.method == SCRATCH)
         if scratch is not None:
             assert study.backbone_of(scratch) == study.backbone_of(arm)
-            start = {"load_decoder", "freeze_encoder"}
+            # What is done with weights that scratch does not have.
+            start = {"load_decoder", "freeze_encoder", "l2_sp", "layer_decay", "head_warmup_steps"}
             own = {k: v for k, v in arm.finetune.items() if k not in start}
             assert own == scratch.finetune, "the same fine-tuning for both"
 
