@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
@@ -108,10 +108,11 @@ def read_head(file: Path) -> tuple[Dataset, PixelsAt | None]:
         ScanRefused: As :func:`read_dataset`.
     """
     dataset, end = _parsed(file, pixels=False)
-    rows = dataset.get_item("Rows")
+    rows = cast(object, dataset.get_item("Rows"))  # raw, which pydicom's types do not say
     if end is None or not isinstance(rows, RawDataElement):
         return dataset, None
-    form = Dataset({tag: dataset.get_item(tag) for tag in _FORM_TAGS if tag in dataset})
+    kept: Any = {tag: dataset.get_item(tag) for tag in _FORM_TAGS if tag in dataset}
+    form = Dataset(kept)
     form.file_meta = dataset.file_meta
     return dataset, PixelsAt(end, rows.is_implicit_VR, rows.is_little_endian, form)
 
@@ -140,7 +141,7 @@ def read_pixels(file: Path, at: PixelsAt | None) -> Dataset:
     tags = list(found)
     if tags[:1] != [_PIXEL_DATA] or any(t in found for t in (*_OTHER_PIXELS, *_FORM_TAGS)):
         return read_dataset(file, pixels=True)
-    held = {tag: at.form.get_item(tag) for tag in _FORM_TAGS if tag in at.form}
+    held: Any = {tag: at.form.get_item(tag) for tag in _FORM_TAGS if tag in at.form}
     dataset = Dataset(held | {_PIXEL_DATA: found[_PIXEL_DATA]})
     dataset.file_meta = at.form.file_meta
     return dataset

@@ -14,7 +14,7 @@ import pydicom
 import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_fragments
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 from scipy import ndimage
 
 from situs.files import sha256
