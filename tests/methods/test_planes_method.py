@@ -151,6 +151,21 @@ def test_line_loss_counts_visible_channels_only() -> None:
     assert line(maps, lines, torch.zeros(2, 2, dtype=torch.bool), 3.0) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_the_line_loss_survive_half_precision(dtype: torch.dtype) -> None:
+    """A pixel's share of the loss is below fp16's range until the loss is scaled."""
+    generator = torch.Generator().manual_seed(0)
+    lines = torch.randn(8, 3, 3, generator=generator)
+    lines[..., :2] /= lines[..., :2].norm(dim=-1, keepdim=True)
+    narrow = (torch.rand(8, 3, 128, 128, generator=generator) / 10).to(dtype).requires_grad_()
+    wide = narrow.detach().double().requires_grad_()
+    visible = torch.ones(8, 3, dtype=torch.bool)
+    for heatmaps in (narrow, wide):
+        (line(heatmaps, lines, visible, 4.0) * 2**16).backward()
+    assert narrow.grad.dtype == dtype
+    assert (narrow.grad.double() - wide.grad).norm() < 0.01 * wide.grad.norm()
+
+
 def test_location_loss_skips_single_slices() -> None:
     predicted, true = torch.tensor([0.1, 0.5, 9.0]), torch.tensor([0.0, 0.9, 0.0])
     loss = location(predicted, true, torch.tensor([True, True, False]))

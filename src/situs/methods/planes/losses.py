@@ -40,7 +40,10 @@ def _heat_error(
     number = mean_count(visible.sum())
     each = visible / (torch.where(number > 0, number, 1) * (shape[0] * shape[1])).to(wide)
     squares = torch.linalg.vector_norm(off, dim=(-2, -1)).square_()
-    slope = torch.mul(off, each.mul(-2)[..., None, None]).to(heatmaps.dtype)
+    slope = torch.mul(off, each.mul(-2)[..., None, None])
+    # A share of all pixels is nothing in fp16; there it is narrowed once the loss is scaled.
+    if heatmaps.dtype != torch.float16:
+        slope = slope.to(heatmaps.dtype)
     return (squares * each).sum(), [(heatmaps, slope)]
 
 
