@@ -61,6 +61,10 @@ REASONS = MappingProxyType(
             "the header points to a data file in another folder",
             "keep header and data in one folder, or use one file (.nrrd, .mha)",
         ),
+        "several-files": Reason(
+            "the voxels are spread over several files",
+            "write them into one file (NRRD, MetaImage or NIfTI)",
+        ),
         "bad-spacing": Reason(
             "a voxel's size is zero, negative, not a number, or one that no scanner has",
             "correct the header's spacing",

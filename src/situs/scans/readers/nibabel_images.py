@@ -24,7 +24,7 @@ from situs.scans import quality
 from situs.scans.formats import format_by_name, is_gzip, without_suffix
 from situs.scans.privacy import digest, role_words
 from situs.scans.readers.options import ReadOptions, chosen_volumes
-from situs.scans.readers.streams import BROKEN, DAMAGE, open_plain_or_gzip
+from situs.scans.readers.streams import BROKEN, DAMAGE, HOLDS_MORE, open_plain_or_gzip
 from situs.scans.refusals import refuse
 from situs.scans.scan import Provenance, Scan
 
@@ -76,7 +76,8 @@ def read_analyze(path: Path, image_file: Path, options: ReadOptions) -> Scan:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = nib.Spm99AnalyzeImage.from_file_map(files, mmap=False)
-        _check_raw(image, image_file, int(image.header["vox_offset"]), path)
+        start = int(image.header["vox_offset"])
+        image = _with_whole_voxels(image, image_file, start, path, files)
         return _as_scan(image, "analyze", notes, path, options)
 
 
@@ -102,8 +103,28 @@ def _inflated(file: Path, image: Any) -> bytes:
     with open_plain_or_gzip(file) as stream:
         start = stream.read(expected + _HEADER_AND_TAGS)
         if len(start) == expected + _HEADER_AND_TAGS:
-            raise refuse("absurd-header", file, "the file holds far more than its header says")
+            raise refuse("absurd-header", file, HOLDS_MORE)
     return start
+
+
+def _with_whole_voxels(
+    image: Any, file: Path, start: int, path: Path, files: dict[str, FileHolder]
+) -> Any:
+    """The image again, from voxels that are long enough and, if packed, agree with their checksum.
+
+    nibabel reads no further than to the last voxel, and so never compares it.
+
+    Raises:
+        ScanRefused: ``truncated-file`` or ``absurd-header``.
+    """
+    _check_raw(image, file, start, path)
+    if not is_gzip(file):
+        return image
+    try:
+        voxels = FileHolder(fileobj=io.BytesIO(_inflated(file, image)))
+    except DAMAGE:
+        raise refuse("truncated-file", path, "the voxels end too early or are damaged") from None
+    return type(image).from_file_map(files | {"image": voxels}, mmap=False)
 
 
 def _minc(path: Path) -> tuple[Any, list[str]]:
@@ -136,8 +157,7 @@ def _afni(path: Path) -> tuple[Any, list[str]]:
         image = AFNIImage.from_file_map(files, mmap=False)
     except (AFNIHeaderError, AFNIImageError):
         raise refuse("unreadable-file", path, "the .HEAD file makes no sense") from None
-    _check_raw(image, beside, 0, path)
-    return image, []
+    return _with_whole_voxels(image, beside, 0, path, files), []
 
 
 _LOADERS = {"mgh": _mgh, "minc": _minc, "parrec": _parrec, "afni": _afni}

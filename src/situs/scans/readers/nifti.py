@@ -5,6 +5,7 @@ The affine is that of :mod:`situs.scans.readers.nifti_affine`.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,13 @@ from situs.scans.privacy import digest, role_words
 from situs.scans.readers.nibabel_images import read_analyze
 from situs.scans.readers.nifti_affine import nifti_affine
 from situs.scans.readers.options import ReadOptions, chosen_volumes
-from situs.scans.readers.streams import DAMAGE, Inflated, open_plain_or_gzip
+from situs.scans.readers.streams import (
+    DAMAGE,
+    HOLDS_MORE,
+    GoesOnError,
+    Inflated,
+    open_plain_or_gzip,
+)
 from situs.scans.refusals import refuse
 from situs.scans.scan import Provenance, Scan
 
@@ -162,7 +169,10 @@ def _read_voxels(
                 raw = np.asanyarray(proxy)
                 raw = raw.reshape(*(raw.shape[:3] + (1,) * (3 - raw.ndim)), len(volumes))
                 raw = np.moveaxis(raw, -1, 0)
-                more = _bytes_behind(file)
+            end = int(proxy.offset) + math.prod(proxy.shape) * proxy.dtype.itemsize
+            more = _bytes_behind(file, end)
+    except GoesOnError:
+        raise refuse("absurd-header", path, HOLDS_MORE) from None
     except DAMAGE:
         raise refuse("truncated-file", path, "the voxels end too early or are damaged") from None
     except HeaderDataError:
@@ -174,8 +184,15 @@ def _read_voxels(
     return native, ["bytes behind the voxels were left out"] * bool(more)
 
 
-def _bytes_behind(file: BinaryIO) -> int:
-    """How much follows the voxels; a compressed stream is read to its checksum."""
+def _bytes_behind(file: BinaryIO, end: int) -> int:
+    """How much follows the voxels; a compressed stream is read to its checksum.
+
+    Args:
+        file: Somewhere behind the voxels that were wanted.
+        end: Where the last voxel of all volumes ends.
+    """
     if isinstance(file, Inflated):
+        file.seek(max(end, file.tell()))
         return file.finish() + file.trailing
+    file.seek(end)
     return len(file.read(1))

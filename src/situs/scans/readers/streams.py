@@ -17,13 +17,18 @@ except ImportError:  # a machine for which there is no wheel
     _inflater = zlib
 
 _PIECE = 2**17  # what is not consumed is copied at every step, so larger ones are slower
-MOST_BEHIND = 2**28
+MOST_BEHIND = 2**24
 """Bytes that may follow the voxels in a stream before it is taken for a bomb."""
+HOLDS_MORE = "the file holds far more than its header says"
 _GZIP = b"\x1f\x8b"
 BROKEN = (EOFError, zlib.error, _inflater.error)
 """What reading a compressed stream that is damaged or cut off raises."""
 DAMAGE = (*BROKEN, gzip.BadGzipFile, OSError, ValueError)
 """What reading a damaged or shortened file raises."""
+
+
+class GoesOnError(Exception):
+    """A stream holds far more than the header beside it says."""
 
 
 class Inflated(io.RawIOBase):
@@ -97,13 +102,13 @@ class Inflated(io.RawIOBase):
             How many bytes were left.
 
         Raises:
-            ValueError: Where they do not seem to end: a few megabytes hold gigabytes of zeros.
+            GoesOnError: Where they do not seem to end: a few megabytes hold gigabytes of zeros.
         """
         left = 0
         while data := self.read(_PIECE):
             left += len(data)
             if left > MOST_BEHIND:
-                raise ValueError("the stream goes on far behind what it should hold")
+                raise GoesOnError
         return left
 
     def close(self) -> None:

@@ -366,9 +366,11 @@ def _data_file(path: Path, fields: dict[str, str]) -> Path:
     named = given[0] if given else "LOCAL"
     if named.upper() == "LOCAL":
         return path
-    if Path(named).name != named or named.upper().startswith("LIST") or "%" in named:
-        raise refuse("outside-file", path, "voxels must be in one file beside the header")
     beside = path.parent / named
+    if not beside.is_file() and (named.upper().split()[:1] == ["LIST"] or "%" in named):
+        raise refuse("several-files", path)
+    if Path(named).name != named:
+        raise refuse("outside-file", path, "voxels must be in one file beside the header")
     if not beside.is_file():
         raise refuse("missing-file", path, "the data file named in the header is not beside it")
     return beside

@@ -14,7 +14,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from situs.scans.readers.streams import DAMAGE, MOST_BEHIND, Inflated, fill, open_compressed
+from situs.scans.readers.streams import (
+    DAMAGE,
+    HOLDS_MORE,
+    MOST_BEHIND,
+    GoesOnError,
+    Inflated,
+    fill,
+    open_compressed,
+)
 from situs.scans.readers.text_headers import Voxels
 from situs.scans.refusals import refuse
 
@@ -29,7 +37,8 @@ def decode(voxels: Voxels, path: Path) -> tuple[npt.NDArray[Any], list[str]]:
         path: For errors.
 
     Raises:
-        ScanRefused: ``truncated-file`` where values are missing or a checksum is wrong.
+        ScanRefused: ``truncated-file`` where values are missing or a checksum is wrong;
+            ``absurd-header`` where the file holds far more.
     """
     try:
         with voxels.file.open("rb") as file:
@@ -41,6 +50,8 @@ def decode(voxels: Voxels, path: Path) -> tuple[npt.NDArray[Any], list[str]]:
                 values, more = _from_text(voxels, file), False
             else:
                 values, more = _from_bytes(voxels, file)
+    except GoesOnError:
+        raise refuse("absurd-header", path, HOLDS_MORE) from None
     except DAMAGE:
         raise refuse("truncated-file", path, "the voxels end too early or are damaged") from None
     notes = ["bytes behind the voxels were left out"] if more else []
@@ -71,7 +82,7 @@ def _drained(stream: BinaryIO) -> int:
     while data := stream.read(_PIECE):
         left += len(data)
         if left > MOST_BEHIND:
-            raise ValueError("the stream goes on far behind what it should hold")
+            raise GoesOnError
     return left
 
 
