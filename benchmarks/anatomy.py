@@ -22,39 +22,40 @@ from situs.training.run import Run
 
 Methods = dict[str, tuple[str, dict[str, Any], int]]
 
-# Configuration → method, options and scans a step. Views are sized so that a step sees 100,000 to
-# 260,000 voxels. A volume of nearly cubic voxels:
-VOLUMES: Methods = {
-    "spatial": ("spatial", {"view_size": [16, 16, 16], "chunk_size": [6, 6, 6]}, 8),
-    "spatial, voxel": (
-        "spatial",
-        {"view_size": [16, 16, 16], "chunk_size": [6, 6, 6], "weights": {"voxel": 1}},
-        8,
-    ),
-    "s2dc": ("s2dc", {"grid": [2, 2, 2], "crop_size": [16, 16, 16]}, 4),
-    "sal": ("sal", {}, 8),
-    "sal, pixel": ("sal", {"weights": {"local": 0, "spread": 0, "pixel": 1}}, 8),
-    "planes": ("planes", {}, 8),
-    "mae": ("mae", {"view_size": [32, 40, 32]}, 4),
-    "simclr": ("simclr", {"view_size": [24, 24, 24]}, 8),
-    "voco": ("voco", {"grid": [2, 2, 2], "crop_size": [16, 16, 16]}, 4),
-    "dino": ("dino", {"global_size": [24, 24, 24], "local_size": [16, 16, 16]}, 8),
-}
-# A stack of a few thick slices: views are flat.
-STACKS: Methods = {
-    **VOLUMES,
-    "spatial": ("spatial", {"view_size": [32, 32, 8], "chunk_size": [8, 8, 4]}, 8),
-    "spatial, voxel": (
-        "spatial",
-        {"view_size": [32, 32, 8], "chunk_size": [8, 8, 4], "weights": {"voxel": 1}},
-        8,
-    ),
-    "s2dc": ("s2dc", {"grid": [2, 2, 1], "crop_size": [32, 32, 8]}, 4),
-    "mae": ("mae", {"view_size": [64, 64, 8]}, 4),
-    "simclr": ("simclr", {"view_size": [48, 48, 8]}, 8),
-    "voco": ("voco", {"grid": [2, 2, 1], "crop_size": [32, 32, 8]}, 4),
-    "dino": ("dino", {"global_size": [48, 48, 8], "local_size": [24, 24, 8]}, 8),
-}
+
+def configurations(
+    view: list[int], chunk: list[int], grid: list[int], crop: list[int], **sizes: Any
+) -> Methods:
+    """Configuration → method, options and scans a step, of views of the given voxels."""
+    spatial, tiles = {"view_size": view, "chunk_size": chunk}, {"grid": grid, "crop_size": crop}
+    return {
+        "spatial": ("spatial", spatial, 8),
+        "spatial, voxel": ("spatial", {**spatial, "weights": {"voxel": 1}}, 8),
+        "s2dc": ("s2dc", tiles, 4),
+        "sal": ("sal", {}, 8),
+        "sal, pixel": ("sal", {"weights": {"local": 0, "spread": 0, "pixel": 1}}, 8),
+        "planes": ("planes", {}, 8),
+        "mae": ("mae", {"view_size": sizes["mae"]}, 4),
+        "simclr": ("simclr", {"view_size": sizes["whole"]}, 8),
+        "voco": ("voco", tiles, 4),
+        "dino": ("dino", {"global_size": sizes["whole"], "local_size": sizes["part"]}, 8),
+    }
+
+
+# Sized so that a step sees 100,000 to 260,000 voxels: nearly cubic voxels, and few thick slices.
+VOLUMES = configurations(
+    [16] * 3, [6] * 3, [2] * 3, [16] * 3, mae=[32, 40, 32], whole=[24] * 3, part=[16] * 3
+)
+STACKS = configurations(
+    [32, 32, 8],
+    [8, 8, 4],
+    [2, 2, 1],
+    [32, 32, 8],
+    mae=[64, 64, 8],
+    whole=[48, 48, 8],
+    part=[24, 24, 8],
+)
+BACKBONE = {"name": "cnn", "options": {"channels": [8, 16, 32, 64]}}
 
 
 def run_of(name: str, methods: Methods, given: argparse.Namespace) -> Run:
@@ -68,7 +69,7 @@ def run_of(name: str, methods: Methods, given: argparse.Namespace) -> Run:
             "data": given.store,
             "out": out,
             "options": options,
-            "backbone": {"name": "cnn", "options": {"channels": [8, 16, 32, 64]}},
+            "backbone": BACKBONE,
             "steps": given.steps,
             "batch_size": batch,
             "workers": 0,

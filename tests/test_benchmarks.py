@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from situs.backbones import BackboneConfig, build
 from situs.methods.composition import compose
+from situs.views import ArraySource
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,3 +55,19 @@ def test_every_row_has_settings_that_its_method_takes(monkeypatch: pytest.Monkey
         for small in (False, True):
             config = row.config(small)
             compose(config.method, config.options)
+
+
+@pytest.mark.parametrize("of", ["VOLUMES", "STACKS"])
+def test_what_is_learned_of_anatomy_is_asked_of_views_that_the_network_takes(
+    of: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import anatomy  # noqa: PLC0415 - stands outside the package
+
+    shape = (64, 64, 12) if of == "STACKS" else (36, 50, 36)
+    scan = ArraySource(np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32))
+    for method, options, _ in getattr(anatomy, of).values():
+        found = compose(method, options).resolve_for_data([scan])
+        dims = found.spatial_dims
+        backbone = build(BackboneConfig(**anatomy.BACKBONE, spatial_dims=dims))
+        found.resolve_for_backbone(backbone).build_heads(backbone)

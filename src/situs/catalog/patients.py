@@ -13,7 +13,7 @@ import numpy as np
 
 from situs.errors import SitusError, setting
 from situs.scans.formats import without_suffix
-from situs.scans.names import SUBJECT, channel_of
+from situs.scans.names import SUBJECT, channel_of, patient_in_name
 from situs.scans.privacy import digest_patient
 
 if TYPE_CHECKING:
@@ -85,18 +85,18 @@ def with_patients(entries: Sequence[Entry], pattern: re.Pattern[str]) -> list[En
 
     Args:
         entries: All of a catalog.
-        pattern: Searched for in an entry's path; its first group, or the whole match, is the
-            patient.
+        pattern: Searched for in an entry's path; see
+            :func:`~situs.scans.names.patient_in_name`.
 
     Raises:
         SitusError: If it matches no path.
     """
-    named = {e.key: found for e in entries if e.accepted and (found := pattern.search(e.path))}
-    accepted = [e.path for e in entries if e.accepted]
+    accepted = [e for e in entries if e.accepted]
+    named = {e.key: found for e in accepted if (found := patient_in_name(pattern, e.path))}
     if accepted and not named:
         raise SitusError(
             f"{setting('patient')} {pattern.pattern!r} matches none of {len(accepted)} paths, the "
-            f"first of them {accepted[0]}"
+            f"first of them {accepted[0].path}"
         )
     if len(named) < len(accepted):
         _LOG.warning(
@@ -106,9 +106,7 @@ def with_patients(entries: Sequence[Entry], pattern: re.Pattern[str]) -> list[En
             len(accepted),
         )
     return [
-        e.model_copy(update={"patient": digest_patient(named[e.key][min(pattern.groups, 1)])})
-        if e.key in named
-        else e
+        e.model_copy(update={"patient": digest_patient(named[e.key])}) if e.key in named else e
         for e in entries
     ]
 

@@ -48,6 +48,20 @@ def channel_of(stem: str) -> tuple[str, int] | None:
     return None if match is None else (match.group(1), int(match.group(2)))
 
 
+def patient_in_name(pattern: str | re.Pattern[str], name: str) -> str:
+    """The patient that a name tells of; empty where it tells of none.
+
+    Args:
+        pattern: Regular expression, searched for in the name.
+        name: Of a case, or the path of a scan.
+
+    Returns:
+        The first group that took part and is not empty, or the whole match.
+    """
+    found = re.search(pattern, name)
+    return next((group for group in found.groups() if group), found.group()) if found else ""
+
+
 def walk(
     top: Path, enter: Callable[[Path], bool] = lambda folder: True
 ) -> Iterator[tuple[Path, list[str]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ import numpy as np
 from situs.datasets.dataset import DatasetError, DatasetOptions
 from situs.files import parse_json
 from situs.scans.formats import format_by_name, stem
-from situs.scans.names import SUBJECT
+from situs.scans.names import SUBJECT, patient_in_name
 from situs.scans.read import read_label
 
 K = TypeVar("K")
@@ -58,8 +57,7 @@ def patient_of(name: str, options: DatasetOptions) -> str:
         DatasetError: Where the name has nothing of what ``dataset.patient`` asks for: taking it
             for a patient of its own could part the scans of one.
     """
-    match = re.search(options.patient, name) if options.patient else SUBJECT.search(name)
-    found = next((g for g in match.groups() if g), match.group()) if match else ""
+    found = patient_in_name(options.patient or SUBJECT, name)
     if options.patient and not found:
         raise DatasetError(f"dataset.patient '{options.patient}' is not found in '{name}'")
     return found or name
