@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.situs-setup
 
-.PHONY: setup demo test quick coverage fuzz campaign faults lint bench docs clean
+.PHONY: setup demo test quick lowest coverage fuzz campaign faults lint bench docs clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,16 @@ test: lint
 quick: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not browser'
 
+# The way from scans to predictions, with the lowest versions that pyproject.toml allows.
+LOWEST := $(VENV)-lowest
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) tests/support/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/pip install -q -c $(LOWEST)/constraints.txt . pytest hypothesis
+	$(LOWEST)/bin/pip install -q --force-reinstall --no-deps .
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest tests/splits/test_groups.py tests/docs/test_pages.py \
+	    -k 'groups or start or readme or patient'
+
 # The floor for everything is in pyproject.toml; what is computed in mm and degrees is run whole.
 coverage: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term
@@ -69,4 +79,4 @@ bench: setup
 	$(BIN)/python -m benchmarks --page docs/performance.md
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache
