@@ -105,7 +105,16 @@ class NotWritten(SitusError):
 
 
 class ProcessFailed(SitusError):
-    """Another process of the same run failed, and with it the run."""
+    """Another process of the same run failed, and with it the run.
+
+    Attributes:
+        speaks: Whether this process is the one to say so though it is not the first: that one is
+            gone.
+    """
+
+    def __init__(self, message: str, speaks: bool = False) -> None:
+        super().__init__(message)
+        self.speaks = speaks
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,57 +1,104 @@
-"""Trainings that a scheduler starts: SLURM's environment, two processes of this machine."""
+"""Trainings that SLURM starts: its environment, two processes of this machine."""
 
 from __future__ import annotations
 
-import json
 import os
-import socket
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
-import yaml
+from small_runs import finished, free_job, info, pretraining, rows, slurm, start, wait_until
 
 from situs.cli.exits import Exit
-from situs.store import Preprocessing, prepare
+
+RAISES = """
+import sys
+from situs.pretraining.module import Pretraining
+step = Pretraining.training_step
+def fails(self, batch, batch_idx):
+    if self.global_step == 4:
+        raise MemoryError("made up")
+    return step(self, batch, batch_idx)
+Pretraining.training_step = fails
+from situs.cli import main
+main()
+"""
+QUICK = """
+import sys
+from situs.training import meeting
+meeting._SILENT, meeting._GRACE_S = 5, 3.0
+from situs.cli import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cluster")
-    (folder / "scans").mkdir()
-    rng = np.random.default_rng(0)
-    for subject in range(6):
-        array = 100 + rng.normal(0, 30, (24, 22, 20)).cumsum(0).cumsum(1).cumsum(2) / 500
-        nib.save(
-            nib.Nifti1Image(array.astype(np.float32), np.eye(4)), folder / f"scans/{subject}.nii"
-        )
-    store = prepare([folder / "scans"], folder / "store", Preprocessing(), workers=0)
-    file = folder / "settings.yaml"
-    values = {
-        "method": "spatial",
-        "data": str(store.path),
-        "batch_size": 2,
-        "devices": 2,
-        "observe_every": 0,
-        "observe_samples": 2,
-        "checkpoint_every": 2,
-        "log_every": 1,
-        "workers": 0,
-        "threads": 1,
-        "options": {"view_size": [16] * 3, "chunk_size": [6] * 3, "width": 8},
-        "backbone": {"name": "cnn", "options": {"channels": [4, 8]}},
-    }
-    file.write_text(yaml.safe_dump(values))
-    return file
+    return pretraining(tmp_path_factory.mktemp("cluster"))
 
 
-def task(rank: int, job: int, settings: Path, run: Path, steps: int) -> subprocess.Popen[str]:
-    """What ``srun`` starts as task ``rank`` of two on one machine."""
-    slurm = {
+def words(settings: Path, run: Path, steps: int) -> list[str]:
+    asked = ["pretrain", "--config", settings, "--out", run, "--steps", steps, "--no-report", "-q"]
+    return list(map(str, asked))
+
+
+def both(settings: Path, run: Path) -> list[subprocess.Popen[str]]:
+    """Two tasks that are some steps into an endless training."""
+    job = free_job()
+    tasks = [slurm(rank, job, "situs", *words(settings, run, 90_000)) for rank in (0, 1)]
+    wait_until(lambda: len(rows(run)) > 3, *tasks)
+    return tasks
+
+
+def test_a_first_process_that_is_late_is_waited_for(settings: Path, tmp_path: Path) -> None:
+    run, job = tmp_path / "run", free_job()
+    early = slurm(1, job, "situs", *words(settings, run, 3))
+    time.sleep(12)
+    assert early.poll() is None, early.communicate()
+    other = slurm(0, job, "situs", *words(settings, run, 3))
+    for process in (early, other):
+        finished(process, Exit.DONE)
+    ended = info(run)
+    assert (ended["status"], ended["step"], ended["slurm_job"]) == ("finished", 3, str(job))
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+def test_a_task_that_is_killed_ends_the_other_with_one_message(
+    dying: int, settings: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    tasks = both(settings, run)
+    tasks[dying].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    _, err = finished(tasks[1 - dying], Exit.FAILED)
+    assert time.monotonic() - began < 60
+    assert err.count("error:") == 1, err
+    assert f"process {dying} of 2 is gone" in err
+    assert "Traceback" not in err
+    ended = info(run)
+    assert (ended["status"], ended["ended"]) == ("stopped", "failed")
+    assert f"process {dying} of 2 is gone" in ended["stopped_by"]
+    # What was computed is there, and goes on, here with one process.
+    goes_on = ["--resume", run, "--devices", 1, "--batch-size", 4, "--set", "log_every=5"]
+    alone = start("situs", "pretrain", *goes_on, "-q")
+    before = len(rows(run))
+    wait_until(lambda: len(rows(run)) > before + 1, alone)
+    alone.terminate()
+    finished(alone, Exit.TERMINATED)
+
+
+def test_a_task_with_an_error_ends_the_other_with_one_message(
+    settings: Path, tmp_path: Path
+) -> None:
+    run, job = tmp_path / "run", free_job()
+    script = tmp_path / "fails.py"
+    script.write_text(RAISES)
+    environment = {**os.environ, "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    other = slurm(0, job, "situs", *words(settings, run, 90_000))
+    environment |= {
         "SLURM_JOB_ID": str(job),
         "SLURM_JOB_NAME": "situs",
         "SLURM_NTASKS": "2",
@@ -59,36 +106,20 @@ def task(rank: int, job: int, settings: Path, run: Path, steps: int) -> subproce
         "SLURM_NNODES": "1",
         "SLURM_NODEID": "0",
         "SLURM_NODELIST": "localhost",
-        "SLURM_PROCID": str(rank),
-        "SLURM_LOCALID": str(rank),
     }
-    words = ["--config", settings, "--out", run, "--steps", steps, "--no-report", "--quiet"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "situs", "pretrain", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    failing = subprocess.run(
+        [sys.executable, str(script), *words(settings, run, 90_000)],
+        capture_output=True,
         text=True,
-        env={**os.environ, **slurm},
-        start_new_session=True,
+        env=environment,
+        check=False,
+        timeout=240,
     )
-
-
-def free_job() -> int:
-    """A job number whose port, which Lightning takes from its last four digits, is free."""
-    while True:
-        job = int(np.random.default_rng().integers(10_000_000, 99_999_999))
-        with socket.socket() as taken:
-            if taken.connect_ex(("localhost", job % 1000 + 15_000)):
-                return job
-
-
-def test_a_first_process_that_is_late_is_waited_for(settings: Path, tmp_path: Path) -> None:
-    run, job = tmp_path / "run", free_job()
-    early = task(1, job, settings, run, 3)
-    time.sleep(12)
-    assert early.poll() is None, early.communicate()
-    other = task(0, job, settings, run, 3)
-    said = [process.communicate(timeout=300) for process in (early, other)]
-    assert (early.returncode, other.returncode) == (Exit.DONE, Exit.DONE), said
-    info = json.loads((run / "run.json").read_text())
-    assert (info["status"], info["step"], info["slurm_job"]) == ("finished", 3, str(job))
+    assert failing.returncode == Exit.OUT_OF_MEMORY, failing.stderr
+    assert failing.stderr.count("error:") == 0
+    _, err = finished(other, Exit.FAILED, 60)
+    assert err.count("error:") == 1, err
+    assert "process 1 of 2: MemoryError: made up" in err
+    ended = info(run)
+    assert (ended["status"], ended["ended"], ended["step"]) == ("stopped", "failed", 4)
+    assert ended["stopped_by"] == "ProcessFailed: process 1 of 2: MemoryError"

@@ -14,7 +14,14 @@ from typer.core import TyperGroup
 from situs.cli.console import err, log_to_terminal
 from situs.cli.exits import exit_of, table
 from situs.cores import sleep_when_idle
-from situs.errors import NotWritten, Terminated, not_writable, out_of_memory, speaking
+from situs.errors import (
+    NotWritten,
+    ProcessFailed,
+    Terminated,
+    not_writable,
+    out_of_memory,
+    speaking,
+)
 from situs.ranks import is_first
 from situs.version import __version__
 
@@ -156,7 +163,7 @@ def main() -> None:
         code = exit_of(error) if error is not None else None
         if error is None or code is None:
             raise
-        if is_first():
+        if is_first() or (isinstance(error, ProcessFailed) and error.speaks):
             with suppress(OSError):  # standard error may go to the very disk that is full
                 _tell(error)
         sys.exit(code)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from situs.config import load_config
-from situs.errors import ConfigError
+from situs.errors import ConfigError, ProcessFailed
 from situs.files import check_writable
 from situs.locks import holding
 from situs.methods.composition import Composition, compose
@@ -66,13 +66,18 @@ def pretrain(
             check_data_there(config, mode)
         stops = stack.enter_context(stop_signals())
         # Lightning takes seconds to import: what is wrong with the settings is told without it.
-        from situs.pretraining.process import pretrain_in_group  # noqa: PLC0415 - as said
+        from situs.pretraining.process import note_failure, pretrain_in_group  # noqa: PLC0415 - as said
         from situs.training.processes import together  # noqa: PLC0415 - as said
 
         group = stack.enter_context(together(config.devices, config.num_nodes, config.accelerator))
         mode = group.agreed(mode)
         stack.enter_context(silenced(quiet))
-        pretrain_in_group(run, config, composition, mode, init, group, stops)
+        try:
+            pretrain_in_group(run, config, composition, mode, init, group, stops)
+        except ProcessFailed as failure:
+            if failure.speaks:
+                note_failure(run, failure)
+            raise
     return run
 
 

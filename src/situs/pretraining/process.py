@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import torch
 from situs.backbones import backbone_class
 from situs.catalog.patients import one_patient_warning
 from situs.cores import look
+from situs.errors import ProcessFailed, RunError
 from situs.files import write_json
+from situs.locks import holding
 from situs.methods.composition import Composition
 from situs.methods.distributed import synchronise
 from situs.pretraining.callbacks import Checkpoints, DataClock, MetricsLogger, ObservationCallback
@@ -31,7 +34,7 @@ from situs.training.engine import engine, quick_layout, quiet_engine
 from situs.training.folder import Mode, check_same_data, check_same_settings, make_folder
 from situs.training.loggers import loggers
 from situs.training.offending import KeepOffending
-from situs.training.processes import Group
+from situs.training.meeting import Group
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
 from situs.training.states import States
@@ -110,7 +113,18 @@ def pretrain_in_group(
         outside="background",
         began=began,
     )
-    _train(run, config, module, card, state, stops)
+    group.before_giving_up(lambda failure: note_failure(run, failure))
+    _train(run, config, module, card, state, group, stops)
+
+
+def note_failure(run: Run, failure: ProcessFailed) -> None:
+    """Say how a run ended, for the process whose part that was; the first one may be gone."""
+    with suppress(RunError), ExitStack() as stack:
+        if failure.speaks:  # unless the run is another's again
+            stack.enter_context(holding(run.path, "situs pretrain"))
+        if run.status == "running":
+            stopped_so = stopped_by(failure, StopSignals())
+            run.note(status="stopped", ended="failed", stopped_by=stopped_so)
 
 
 def _choose_threads(run: Run, config: PretrainConfig, mode: Mode, first: bool) -> None:
@@ -164,6 +178,7 @@ def _train(
     module: Pretraining,
     card: Card,
     state: Path | None,
+    group: Group,
     stops: StopSignals,
 ) -> None:
     quick_layout(module)
@@ -178,7 +193,7 @@ def _train(
         try:
             trainer.fit(module, ckpt_path=state, weights_only=True)
         except BaseException as error:
-            failure = error
+            failure = group.cause(error)
         step = trainer.global_step
         if step >= config.steps and failure is None:
             stops.received = None  # too late to stop anything

@@ -1,23 +1,18 @@
-"""One training in many processes: how they meet, who goes first, and what ends them all.
+"""One training in many processes: who starts them, how they meet, and what ends them all.
 
-The engine is Lightning's; here is what comes before it and what it leaves open. A process that
-starts the others, and schedulers that start all of them (torchrun, SLURM), come to the same
-meeting: a key-value store in the first process. There the first process makes the run folder
-while the others wait, and there a process that fails says so, which ends the rest.
+The engine is Lightning's; here is what comes before it. A process that starts the others, and
+schedulers that start all of them (torchrun, SLURM), come to the same meeting.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,174 +20,17 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from rich.console import Console
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from situs.errors import ConfigError, ProcessFailed, SitusError
+from situs.errors import ConfigError, ProcessFailed
 from situs.ranks import RANK
+from situs.training.meeting import LATE, Group, Met, end_children
 
-T = TypeVar("T")
-
-_LATE = timedelta(minutes=30)  # until all processes have come
 _LONG = timedelta(hours=2)  # until one of them answers, observations of the first included
 _CONNECT = timedelta(seconds=5)
-_SAY_AFTER_S, _SAY_EVERY_S = 30.0, 60.0
 _POLL_S = 0.2
-_ECHO_S = 3.0  # for the one that failed first to say so
-_GRACE_S = 20.0  # for a process to come out of a step that can no longer end
 
 _meetings = 0
-
-
-class Group:
-    """The processes of one training; by itself just this one."""
-
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
-        self._turns = 0
-
-    @property
-    def first(self) -> bool:
-        """Whether this process writes and prints."""
-        return self.rank == 0
-
-    def in_turn(self, action: Callable[[], T]) -> T:
-        """``action`` in the first process, then in the others."""
-        return action()
-
-    def agreed(self, value: T) -> T:
-        """What the first process has for ``value``, which must be a JSON value."""
-        return value
-
-
-class Met(Group):
-    """Several processes that have met."""
-
-    def __init__(
-        self, rank: int, size: int, connect: Callable[[], Store], children: Sequence[Any]
-    ) -> None:
-        super().__init__(rank, size)
-        self._store, self._watched = connect(), connect()
-        self._children = children
-        self._over = threading.Event()
-        self._failure: str | None = None
-
-    def in_turn(self, action: Callable[[], T]) -> T:
-        """``action`` in the first process, then in the others."""
-        self._turns += 1
-        key = f"turn {self._turns}"
-        if not self.first:
-            self._until(lambda: self._store.check([key]))
-        result = action()
-        if self.first:
-            self._store.set(key, "done")
-        return result
-
-    def agreed(self, value: T) -> T:
-        """What the first process has for ``value``, which must be a JSON value."""
-        self._turns += 1
-        key = f"agreed {self._turns}"
-        if self.first:
-            self._store.set(key, json.dumps(value))
-            return value
-        self._until(lambda: self._store.check([key]))
-        found: T = json.loads(self._store.get(key))
-        return found
-
-    def arrive(self) -> None:
-        """Wait until all have come; say so when that takes long.
-
-        Raises:
-            ProcessFailed: If one of them fails meanwhile, or does not come in half an hour.
-        """
-        self._store.add("arrived", 1)
-        began = said = time.monotonic()
-        pause = _SAY_AFTER_S
-        while (here := self._store.add("arrived", 0)) < self.size:
-            now = time.monotonic()
-            if self.first and now - said > pause:
-                missing = self.size - here
-                _say(f"waiting for {missing} of {self.size} processes to start")
-                said, pause = now, _SAY_EVERY_S
-            if now - began > _LATE.total_seconds():
-                raise ProcessFailed(
-                    f"only {here} of {self.size} processes started within "
-                    f"{_LATE.total_seconds() / 60:.0f} minutes. See the scheduler's log for the "
-                    "others, or ask for fewer --devices or --num-nodes."
-                )
-            self._raise_failure()
-            time.sleep(_POLL_S)
-
-    def watch(self) -> None:
-        """Look in the background whether others fail, and end this process if it cannot."""
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def tell(self, error: BaseException) -> None:
-        """Let the others know that this process fails; the first to say so is believed."""
-        text = f"process {self.rank} of {self.size}: {type(error).__name__}: {error}"
-        with suppress(RuntimeError):
-            self._store.compare_set("failed", "", text)
-
-    def failure(self) -> str | None:
-        """What another process failed of, after a moment in which it can say so."""
-        end = time.monotonic() + _ECHO_S
-        while self._failure is None and time.monotonic() < end:
-            self._failure = self._look()
-            time.sleep(_POLL_S)
-        return self._failure
-
-    def close(self, failed: bool) -> None:
-        """Part; the first process leaves last, since the meeting is in it."""
-        if not failed:
-            self._store.add("left", 1)
-            end = time.monotonic() + _GRACE_S
-            while self.first and self._store.add("left", 0) < self.size:
-                if time.monotonic() > end or self._look():
-                    break
-                time.sleep(0.02)
-        self._over.set()
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        end_children(self._children)
-
-    def _until(self, ready: Callable[[], bool]) -> None:
-        while not ready():
-            self._raise_failure()
-            time.sleep(_POLL_S)
-
-    def _raise_failure(self) -> None:
-        failure = self._look()
-        if failure is not None:
-            self._failure = failure
-            raise ProcessFailed(failure)
-
-    def _look(self, store: Store | None = None) -> str | None:
-        """What is known of a failure elsewhere."""
-        for number, child in enumerate(self._children, start=1):
-            if child.poll() not in (None, 0):
-                with suppress(RuntimeError):
-                    if (store or self._store).check(["failed"]):
-                        break  # it could say what of
-                return f"process {number} of {self.size} ended with code {child.poll()}"
-        try:
-            store = store or self._store
-            return store.get("failed").decode() if store.check(["failed"]) else None
-        except RuntimeError:
-            return f"process 0 of {self.size} is gone"
-
-    def _watch(self) -> None:
-        while not self._over.wait(1.0):
-            failure = self._look(self._watched)
-            if failure is None:
-                continue
-            self._failure = failure
-            if self._over.wait(_GRACE_S):
-                return
-            if self.first:
-                _say(f"error: {failure}")
-            for child in self._children:
-                child.kill()
-            os._exit(1)
 
 
 @contextmanager
@@ -224,18 +62,17 @@ def together(devices: int, num_nodes: int, accelerator: str) -> Iterator[Group]:
     group: Met | None = None
     try:
         group = Met(rank, size, _meeting(environment, size), children)
-        group.arrive()
         group.watch()
+        group.arrive()
         _join(group, environment, accelerator)
         yield group
         failed = False
     except Exception as error:
         if group is None or isinstance(error, ProcessFailed):
             raise
-        # An error of the engine may only echo that another process is gone.
-        failure = None if isinstance(error, SitusError) else group.failure()
-        if failure is not None:
-            raise ProcessFailed(failure) from error
+        cause = group.cause(error)
+        if cause is not error:
+            raise cause from error
         group.tell(error)
         raise
     finally:
@@ -247,19 +84,6 @@ def together(devices: int, num_nodes: int, accelerator: str) -> Iterator[Group]:
             _restore(before)
     if ours and rank > 0:
         sys.exit(0)  # what comes after the training is for the first process
-
-
-def end_children(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait a while, ask, wait, and end."""
-    for act in (lambda _: None, subprocess.Popen.terminate, subprocess.Popen.kill):
-        for child in children:
-            act(child)
-        end = time.monotonic() + _GRACE_S / 2
-        for child in children:
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(max(0.01, end - time.monotonic()))
-        if all(child.poll() is not None for child in children):
-            return
 
 
 def _restore(before: dict[str, str]) -> None:
@@ -339,7 +163,7 @@ def _meeting(environment: ClusterEnvironment, size: int) -> Callable[[], Store]:
     host: list[Store] = []
 
     def connect() -> Store:
-        end = time.monotonic() + _LATE.total_seconds()
+        end = time.monotonic() + LATE.total_seconds()
         while True:
             try:
                 store = TCPStore(
@@ -381,5 +205,3 @@ def _join(group: Met, environment: ClusterEnvironment, accelerator: str) -> None
     )
 
 
-def _say(line: str) -> None:
-    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)

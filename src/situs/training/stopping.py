@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from situs.errors import Interrupted, NonFiniteLoss, Terminated, out_of_memory
+from situs.errors import Interrupted, NonFiniteLoss, ProcessFailed, Terminated, out_of_memory
 from situs.training.record import RunRecord
 
 Ending = Literal["finished", "interrupted", "terminated", "out of memory", "failed"]
@@ -87,6 +87,9 @@ def stopped_by(error: BaseException | None, stops: StopSignals) -> str | None:
         return f"NonFiniteLoss: loss term '{error.term}' at step {error.step}"
     if isinstance(error, OSError):
         return f"{type(error).__name__}: {error.strerror or 'no reason is given'}"
+    if isinstance(error, ProcessFailed):
+        # What another process said of its own error may name scans: its kind is enough.
+        return f"ProcessFailed: {_PATH.sub('…', ': '.join(str(error).split(': ')[:2]))}"
     if isinstance(error, Exception):
         return f"{type(error).__name__}: {_PATH.sub('…', str(error))}"
     return stops.received.name if stops.received is not None else None

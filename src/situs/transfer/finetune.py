@@ -27,7 +27,8 @@ from situs.methods.distributed import alone
 from situs.ranks import is_first
 from situs.splits.split import Split
 from situs.store import Preprocessing
-from situs.training.processes import Group, together
+from situs.training.meeting import Group
+from situs.training.processes import together
 from situs.training.run import MetricsFile
 from situs.training.shown import silenced
 from situs.training.states import States
