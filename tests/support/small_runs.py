@@ -88,9 +88,9 @@ def finetuning(folder: Path, **changes: Any) -> Path:
 
 
 def start(*command: Any, **environment: str) -> subprocess.Popen[str]:
-    """``python -m`` with a command, in a process group of its own."""
+    """A module (by name) or a script (by path) with its words, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", *map(str, command)],
+        [sys.executable, *([] if isinstance(command[0], Path) else ["-m"]), *map(str, command)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -170,7 +170,7 @@ import os
 from situs.{module} import {name} as Module
 step = Module.training_step
 def fails(self, batch, batch_idx):
-    if self.global_step == 4 and os.environ.get("RANK", "1") == "1":
+    if self.global_step == 4 and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "1")) == "1":
         raise MemoryError("made up")
     return step(self, batch, batch_idx)
 Module.training_step = fails

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from small_runs import finished, free_job, info, pretraining, rows, slurm, start, wait_until
+from small_runs import (
+    FAILS,
+    PRETRAINING,
+    finished,
+    free_job,
+    info,
+    pretraining,
+    rows,
+    slurm,
+    start,
+    wait_until,
+)
 
 from situs.cli.exits import Exit
 
-RAISES = """
-import sys
-from situs.pretraining.module import Pretraining
-step = Pretraining.training_step
-def fails(self, batch, batch_idx):
-    if self.global_step == 4:
-        raise MemoryError("made up")
-    return step(self, batch, batch_idx)
-Pretraining.training_step = fails
-from situs.cli import main
-main()
-"""
 QUICK = """
 import sys
 from situs.training import meeting
@@ -45,10 +42,10 @@ def words(settings: Path, run: Path, steps: int) -> list[str]:
     return list(map(str, asked))
 
 
-def both(settings: Path, run: Path) -> list[subprocess.Popen[str]]:
+def both(settings: Path, run: Path, command: str | Path = "situs") -> list[subprocess.Popen[str]]:
     """Two tasks that are some steps into an endless training."""
     job = free_job()
-    tasks = [slurm(rank, job, "situs", *words(settings, run, 90_000)) for rank in (0, 1)]
+    tasks = [slurm(rank, job, command, *words(settings, run, 90_000)) for rank in (0, 1)]
     wait_until(lambda: len(rows(run)) > 3, *tasks)
     return tasks
 
@@ -95,31 +92,28 @@ def test_a_task_with_an_error_ends_the_other_with_one_message(
 ) -> None:
     run, job = tmp_path / "run", free_job()
     script = tmp_path / "fails.py"
-    script.write_text(RAISES)
-    environment = {**os.environ, "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    script.write_text(FAILS.format(**PRETRAINING))
     other = slurm(0, job, "situs", *words(settings, run, 90_000))
-    environment |= {
-        "SLURM_JOB_ID": str(job),
-        "SLURM_JOB_NAME": "situs",
-        "SLURM_NTASKS": "2",
-        "SLURM_NTASKS_PER_NODE": "2",
-        "SLURM_NNODES": "1",
-        "SLURM_NODEID": "0",
-        "SLURM_NODELIST": "localhost",
-    }
-    failing = subprocess.run(
-        [sys.executable, str(script), *words(settings, run, 90_000)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-        timeout=240,
-    )
-    assert failing.returncode == Exit.OUT_OF_MEMORY, failing.stderr
-    assert failing.stderr.count("error:") == 0
+    failing = slurm(1, job, script, *words(settings, run, 90_000))
+    _, err = finished(failing, Exit.OUT_OF_MEMORY)
+    assert "error:" not in err
     _, err = finished(other, Exit.FAILED, 60)
     assert err.count("error:") == 1, err
     assert "process 1 of 2: MemoryError: made up" in err
     ended = info(run)
     assert (ended["status"], ended["ended"], ended["step"]) == ("stopped", "failed", 4)
     assert ended["stopped_by"] == "ProcessFailed: process 1 of 2: MemoryError"
+
+
+def test_a_task_that_stands_still_ends_the_other(settings: Path, tmp_path: Path) -> None:
+    """What a machine does that is cut off: no connection breaks, and the step never ends."""
+    run, script = tmp_path / "run", tmp_path / "quick.py"
+    script.write_text(QUICK)
+    first, second = both(settings, run, script)
+    second.send_signal(signal.SIGSTOP)
+    _, err = finished(first, Exit.FAILED, 60)
+    second.kill()
+    second.communicate()
+    assert err.count("error:") == 1, err
+    assert "process 1 of 2 is gone" in err
+    assert (info(run)["status"], info(run)["ended"]) == ("stopped", "failed")

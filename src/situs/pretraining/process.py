@@ -33,8 +33,8 @@ from situs.store import Store
 from situs.training.engine import engine, quick_layout, quiet_engine
 from situs.training.folder import Mode, check_same_data, check_same_settings, make_folder
 from situs.training.loggers import loggers
-from situs.training.offending import KeepOffending
 from situs.training.meeting import Group
+from situs.training.offending import KeepOffending
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
 from situs.training.states import States

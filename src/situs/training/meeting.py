@@ -140,7 +140,9 @@ class Met(Group):
 
     def tell(self, error: BaseException) -> None:
         """Let the others know that this process fails; the first to say so is believed."""
-        self._accuse(self._store, f"process {self.rank} of {self.size}: {type(error).__name__}: {error}")
+        self._accuse(
+            self._store, f"process {self.rank} of {self.size}: {type(error).__name__}: {error}"
+        )
 
     def cause(self, error: BaseException) -> BaseException:
         """``error``, or what failed elsewhere where that is all it says.

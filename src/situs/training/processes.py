@@ -203,5 +203,3 @@ def _join(group: Met, environment: ClusterEnvironment, accelerator: str) -> None
         world_size=group.size,
         timeout=_LONG,
     )
-
-
