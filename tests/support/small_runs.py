@@ -131,9 +131,13 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def finished(process: subprocess.Popen[str], code: int, timeout: float = 240) -> tuple[str, str]:
+def finished(process: subprocess.Popen[str], code: int, timeout: float = 600) -> tuple[str, str]:
     """What it printed, once it has ended with that code."""
-    out, err = process.communicate(timeout=timeout)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"still there after {timeout} s: {process.communicate(timeout=30)}")
     assert process.returncode == code, (process.returncode, out, err)
     return out, err
 
