@@ -1,7 +1,5 @@
 """The command line: verbs only, no logic. One module a group of verbs."""
 
-from __future__ import annotations
-
 import io
 import sys
 from contextlib import suppress
@@ -133,7 +131,8 @@ def _options(ctx: typer.Context) -> dict[str, str]:
 
 
 # Importing a module adds its verbs to ``app``; each imports its heavy parts inside the verb, so
-# that ``situs --help`` stays quick.
+# that ``situs --help`` stays quick. For the same reason their annotations are no strings (no
+# ``from __future__ import annotations``): typer would evaluate each of them four times.
 from situs.cli import (  # noqa: E402
     audit,  # noqa: F401
     check,  # noqa: F401

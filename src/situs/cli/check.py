@@ -1,17 +1,17 @@
 """``situs check``."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, TaskID
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, print_json
 from situs.errors import Fault
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
 @app.command()
@@ -31,6 +31,8 @@ def check(
 
     Exit code 0 where all is whole, 1 where a fault was found.
     """
+    from rich.progress import Progress
+
     from situs.study.check import check_folder
 
     faults: list[Fault] = []
@@ -50,5 +52,5 @@ def check(
     raise typer.Exit(int(bool(faults)))
 
 
-def _tell(progress: Progress, bar: TaskID, done: int, total: int) -> None:
+def _tell(progress: "Progress", bar: "TaskID", done: int, total: int) -> None:
     progress.update(bar, completed=done, total=total)

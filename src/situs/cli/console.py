@@ -13,8 +13,6 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from situs.files import check_writable
-
 out = Console()
 err = Console(stderr=True)
 
@@ -57,22 +55,24 @@ Quiet = Annotated[
 
 def out_folder(path: Path | None) -> Path | None:
     """Refuse an ``--out`` that can hold no files, before anything is computed for it."""
-    if path is not None:
-        check_writable(path, folder=True)
-    return path
+    return _writable(path, folder=True)
 
 
 def out_file(path: Path | None) -> Path | None:
     """Refuse an ``--out`` that cannot be written as a file."""
-    if path is not None:
-        check_writable(path, folder=False)
-    return path
+    return _writable(path, folder=False)
 
 
 def out_any(path: Path | None) -> Path | None:
     """Refuse an ``--out``, file or folder, that cannot be written."""
+    return _writable(path, folder=None)
+
+
+def _writable(path: Path | None, folder: bool | None) -> Path | None:
+    from situs.files import check_writable
+
     if path is not None:
-        check_writable(path)
+        check_writable(path, folder=folder)
     return path
 
 

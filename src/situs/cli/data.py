@@ -1,7 +1,5 @@
 """``situs scan`` and ``situs prepare``."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from situs.cli import app
@@ -18,6 +15,8 @@ from situs.cli.console import Json, Quiet, err, out, out_any, out_folder, print_
 from situs.errors import SitusError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from situs.catalog.catalog import Catalog
     from situs.catalog.measure import Entry
 
@@ -174,8 +173,16 @@ def _one_of(option: str, asked: str, known: Sequence[str]) -> Any:
     return asked
 
 
-def _progress(hidden: bool) -> Progress:
+def _progress(hidden: bool) -> "Progress":
     """A bar on standard error, only where somebody looks at it."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -187,7 +194,7 @@ def _progress(hidden: bool) -> Progress:
     )
 
 
-def _teller(progress: Progress) -> Any:
+def _teller(progress: "Progress") -> Any:
     tasks: dict[str, Any] = {}
 
     def tell(what: str, done: int, total: int) -> None:
@@ -198,7 +205,7 @@ def _teller(progress: Progress) -> Any:
     return tell
 
 
-def _print(catalog: Catalog, rows: int) -> None:
+def _print(catalog: "Catalog", rows: int) -> None:
     console = out if out.is_terminal else Console(width=_WIDE)
     accepted = catalog.accepted
     if accepted:
@@ -216,7 +223,7 @@ def _print(catalog: Catalog, rows: int) -> None:
     _print_refused(refused, rows, console)
 
 
-def _cells(entry: Entry, names: dict[str, str]) -> list[str]:
+def _cells(entry: "Entry", names: dict[str, str]) -> list[str]:
     twin = entry.duplicate_of or entry.near_duplicate_of
     volume = "" if entry.volume is None else f" [{entry.volume}]"
     return [
@@ -232,7 +239,7 @@ def _cells(entry: Entry, names: dict[str, str]) -> list[str]:
     ]
 
 
-def _print_refused(refused: list[Entry], rows: int, console: Console) -> None:
+def _print_refused(refused: list["Entry"], rows: int, console: Console) -> None:
     from situs.scans.refusals import REASONS
 
     if not refused:
@@ -250,7 +257,7 @@ def _print_refused(refused: list[Entry], rows: int, console: Console) -> None:
         console.print(f"{count} × {reason}: {REASONS[reason].remedy_in('shell')}", markup=False)
 
 
-def _summary(catalog: Catalog) -> dict[str, int]:
+def _summary(catalog: "Catalog") -> dict[str, int]:
     labels = sum(e.reason == _LABELS for e in catalog.refused)
     return {
         "accepted": len(catalog.accepted),
@@ -264,7 +271,7 @@ def _summary(catalog: Catalog) -> dict[str, int]:
     }
 
 
-def _print_summary(catalog: Catalog, saved: list[Path]) -> None:
+def _print_summary(catalog: "Catalog", saved: list[Path]) -> None:
     counts = {name.replace("_", " "): count for name, count in _summary(catalog).items()}
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
     out.print(words, highlight=False, soft_wrap=True)

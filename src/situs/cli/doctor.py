@@ -1,7 +1,5 @@
 """``situs doctor``."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

@@ -1,7 +1,5 @@
 """``situs observe``, ``situs compare`` and ``situs serve``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``situs plan``, ``situs studies`` and ``situs demo-studies``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +11,6 @@ from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, out_file, out_folder, print_json
 from situs.cli.tables import planned
 from situs.errors import SitusError
-from situs.files import write_json
 
 if TYPE_CHECKING:
     from situs.catalog.studies import StudyRow
@@ -67,6 +64,8 @@ def plan(
         )
     documents, summary = [one.as_dict() for one in plans], summarise(plans)
     if file is not None:
+        from situs.files import write_json
+
         write_json(file, documents)
     if json:
         print_json({"planes": documents, "summary": [row._asdict() for row in summary]})
@@ -138,7 +137,7 @@ def demo_studies(
         out.print(f"{studies} in {folder}", markup=False, soft_wrap=True)
 
 
-def _print_plans(plans: list[RolePlan], summary: list[RoleSummary], quiet: bool) -> None:
+def _print_plans(plans: list["RolePlan"], summary: list["RoleSummary"], quiet: bool) -> None:
     if not quiet:
         table = Table(box=None, pad_edge=False)
         for heading in ("study", "plane", "lines", "residual (mm)", "angle (°)", "distance (mm)"):
@@ -164,7 +163,7 @@ def _print_plans(plans: list[RolePlan], summary: list[RoleSummary], quiet: bool)
         out.print(planned(summary))
 
 
-def _studies_table(rows: list[StudyRow]) -> Table:
+def _studies_table(rows: list["StudyRow"]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("study", "series", "words", "slices", "frames", "spacing (mm)", "role", "why"):
         table.add_column(heading)

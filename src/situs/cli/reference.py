@@ -1,7 +1,5 @@
 """``situs methods``, ``situs backbones`` and ``situs config``."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from typing import Annotated

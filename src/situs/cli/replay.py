@@ -1,7 +1,5 @@
 """``situs replay``."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,7 +57,7 @@ def replay(
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def told_of(found: Sequence[Found]) -> str:
+def told_of(found: "Sequence[Found]") -> str:
     """What to do about it."""
     exact, own = found[0], found[-1]
     if own.term is None and exact.term is None:

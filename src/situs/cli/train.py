@@ -1,7 +1,5 @@
 """``situs pretrain`` and ``situs demo``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
