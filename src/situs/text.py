@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 # Settings that are paths or names of cases, and words that stand there for something else.
@@ -71,6 +71,11 @@ def number(value: float | None) -> str:
     else:
         text = f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
     return text.replace("-", "−")
+
+
+def times(size: Iterable[int]) -> str:
+    """A size in voxels or pixels, for instance ``"96×96×64"``."""
+    return "×".join(map(str, size))
 
 
 def count(value: float) -> str:

@@ -2,14 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
-from situs.methods.monitors import (
-    collapse_warnings,
-    effective_rank,
-    feature_variance,
-    weight_drift,
-)
+from situs.methods.monitors import collapse_warnings, effective_rank, feature_variance
 
 
 def test_constant_features_have_no_variance_and_rank_one() -> None:
@@ -30,13 +24,6 @@ def test_rank_and_variance_ignore_scale() -> None:
     x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
     assert effective_rank(x * 1000) == pytest.approx(effective_rank(x).item(), rel=1e-4)
     assert feature_variance(x * 1000) == pytest.approx(feature_variance(x).item(), rel=1e-4)
-
-
-def test_drift_is_the_relative_distance() -> None:
-    student, teacher = nn.Linear(3, 2), nn.Linear(3, 2)
-    teacher.load_state_dict({k: v * 1.1 for k, v in student.state_dict().items()})
-    assert weight_drift(student, student) == 0
-    assert weight_drift(student, teacher) == pytest.approx(0.1, rel=1e-5)
 
 
 def test_warnings_name_the_number_and_the_remedy() -> None:

@@ -13,13 +13,12 @@ from tiny import TinyBackbone, smooth_sources, stack
 
 from situs.config import validate
 from situs.errors import ConfigError
-from situs.methods.base import Network, Samples
-from situs.methods.retrieval import Predicted, measure, section
+from situs.methods.base import Nets, Network, Samples, Scores
+from situs.methods.retrieval import Predicted
 from situs.methods.simclr import SimClr, SimClrConfig, nt_xent
-from situs.methods.simclr.views import draw_crops
 from situs.observation import Observation
 from situs.views import ArraySource
-from situs.views.crops import Crop, cut
+from situs.views.crops import Crop, cut, draw_near
 
 
 def _reference(first, second, temperature):
@@ -96,8 +95,8 @@ def test_two_processes_give_the_loss_and_gradient_of_one(tmp_path):
     seed=st.integers(0, 99),
 )
 def test_crops_stay_inside_long_axes_and_near_each_other(shape, shift, seed):
-    config = SimClrConfig(view_size=(16, 20, 24), max_shift=shift, zoom=(0.8, 1.25))
-    crops = draw_crops(shape, config, np.random.default_rng(seed))
+    size = (16, 20, 24)
+    crops = draw_near(shape, size, (0.8, 1.25), 0.0, shift, np.random.default_rng(seed))
     centres = []
     for crop in crops:
         start, extent = np.asarray(crop.start), np.asarray(crop.extent)
@@ -105,12 +104,12 @@ def test_crops_stay_inside_long_axes_and_near_each_other(shape, shift, seed):
         assert (start[room] >= 0).all()
         assert (start + extent <= shape)[room].all()
         assert np.abs(2 * start + extent - shape)[~room].max(initial=0) <= 1
-        ratio = extent / config.view_size
+        ratio = extent / size
         assert (ratio > 0.75).all()
         assert (ratio < 1.3).all()
         centres.append(start + extent / 2)
     # Staying inside can move the second crop back by the difference of the extents.
-    allowed = shift * np.asarray(config.view_size) + 0.25 * np.asarray(config.view_size) + 1
+    allowed = shift * np.asarray(size) + 0.25 * np.asarray(size) + 1
     assert (np.abs(centres[0] - centres[1]) <= allowed).all()
 
 
@@ -135,9 +134,12 @@ def test_observation_counts_right_neighbours_and_puts_views_in_the_world():
     embeddings[3, 0] = torch.tensor([1.0, 0, 0, 0.5])
     samples = Samples(batch, [[s] for s in sources])
     predicted = Predicted(embeddings, torch.randn(4, 2, 5))
-    score = measure(predicted, samples)[0].score()
+    score = method.measure(samples, predicted)[0].score()
     assert (score.value, score.chance, score.samples) == (75, 25, (100, 100, 100, 0))
-    volume = section(predicted, samples).panels[1].volumes[0]
+    section = method.sections(
+        samples, predicted, Nets(Network(TinyBackbone(), torch.nn.Identity())), Scores()
+    )[0]
+    volume = section.panels[1].volumes[0]
     source, start = sources[0], batch["start"][0, 0].numpy()
     low, high = ([*(start + o), 1] for o in (-0.5, 3.5))
     corners = [volume.affine @ [c, c, c, 1] for c in (-0.5, 7.5)]
@@ -171,5 +173,5 @@ def test_training_finds_scans_again_and_repeats_itself(tmp_path):
 
 
 def test_zoom_must_be_a_range():
-    with pytest.raises(ConfigError, match="0 < low"):
+    with pytest.raises(ConfigError, match="smallest, largest"):
         validate(SimClrConfig, {"zoom": (1.2, 0.7)})

@@ -11,7 +11,6 @@ from situs.methods.base import (
     Controls,
     Losses,
     Method,
-    MethodConfig,
     Nets,
     Network,
     Samples,
@@ -19,6 +18,7 @@ from situs.methods.base import (
     StepResult,
     StepScore,
 )
+from situs.methods.config import MethodConfig
 from situs.methods.measured import Measured
 from situs.registry import Registry
 

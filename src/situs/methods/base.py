@@ -20,13 +20,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.config import Config, unknown_name
+from situs.methods.config import MethodConfig
 from situs.methods.measured import Measured
-from situs.methods.presets import Preset, named, under
 from situs.observation import Observation, Score, Section
 from situs.views.source import Source
 
@@ -34,7 +32,13 @@ Batch = dict[str, Tensor]
 
 
 class Network(nn.Module):
-    """What is trained, and what the teacher averages: one backbone and a method's heads."""
+    """What is trained, and what the teacher averages: one backbone and a method's heads.
+
+    Attributes:
+        heads: What :meth:`Method.heads` built; typed by whoever takes them out.
+    """
+
+    heads: Any
 
     def __init__(self, backbone: Backbone, heads: nn.Module) -> None:
         super().__init__()
@@ -119,54 +123,18 @@ class Scores(dict[str, Score]):
         return tuple(self[name] for name in names if name in self)
 
 
-class MethodConfig(Config):
-    """Base of every method's configuration.
+@dataclass(frozen=True)
+class Controls:
+    """What the trained network is held against, besides chance and the best constant.
 
     Attributes:
-        default_weights: Weight of each loss term where the configuration names none; it also
-            says which terms there are.
-        presets: Settings under a name, with those of the run around them.
-        preset: Name of settings to start from; what is given beside it comes first.
-        weights: Weight of each loss term; a term of weight 0 is not computed.
+        batches: ``"emptied"`` and ``"shuffled"`` → the same samples, drawn with the same generator
+            from scans without anatomy.
+        untrained: Networks of fresh weights.
     """
 
-    default_weights: ClassVar[Mapping[str, float]] = {}
-    presets: ClassVar[Mapping[str, Preset]] = {}
-    preset: str = ""
-    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict, validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _start_from_preset(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or not (name := given.get("preset")):
-            return given
-        return under(named(str(name), cls.presets).options, given)
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _fill_weights(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or not cls.default_weights:
-            return given
-        for name in given:
-            if name not in cls.default_weights:
-                raise ValueError(str(unknown_name("loss term", str(name), [*cls.default_weights])))
-        filled = {**cls.default_weights, **given}
-        if not any(filled.values()):
-            raise ValueError("weights are all 0: nothing would be learned")
-        return filled
-
-    @classmethod
-    def seeing(cls, size: tuple[int, ...]) -> dict[str, Any]:
-        """Options with which the network is shown views of ``size``.
-
-        Empty for a method that cannot choose: what it asks depends on the size of its views.
-        """
-        del size
-        return {}
-
-    def weight(self, term: str) -> float:
-        """The weight of one term."""
-        return self.weights.get(term, 1.0)
+    batches: Mapping[str, Batch] = field(default_factory=dict)
+    untrained: Nets | None = None
 
 
 class Method(ABC):
@@ -393,17 +361,3 @@ class Method(ABC):
 
         samples = Samples(batch, items)
         return assemble(self, samples, Nets(student, teacher), step, controls, patients or {})
-
-
-@dataclass(frozen=True)
-class Controls:
-    """What the trained network is held against, besides chance and the best constant.
-
-    Attributes:
-        batches: ``"emptied"`` and ``"shuffled"`` → the same samples, drawn with the same generator
-            from scans without anatomy.
-        untrained: Networks of fresh weights.
-    """
-
-    batches: Mapping[str, Batch] = field(default_factory=dict)
-    untrained: Nets | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import normalize
 
 
 def feature_variance(features: Tensor) -> Tensor:
@@ -14,7 +15,7 @@ def feature_variance(features: Tensor) -> Tensor:
     Args:
         features: ``(N, D)``.
     """
-    unit = nn.functional.normalize(features.float(), dim=-1)
+    unit = normalize(features.float(), dim=-1)
     return 1 - unit.mean(0).square().sum()
 
 
@@ -31,15 +32,6 @@ def effective_rank(features: Tensor) -> Tensor:
     singular = torch.linalg.svdvals(centred)
     share = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
     return torch.exp(torch.special.entr(share).sum())
-
-
-@torch.no_grad()
-def weight_drift(student: nn.Module, teacher: nn.Module) -> Tensor:
-    """Relative distance of the teacher's weights from the student's, ‖θ_t − θ_s‖ / ‖θ_s‖."""
-    pairs = list(zip(student.parameters(), teacher.parameters(), strict=True))
-    distance = torch.stack([(t.float() - s.float()).square().sum() for s, t in pairs]).sum()
-    norm = torch.stack([s.float().square().sum() for s, _ in pairs]).sum()
-    return (distance / norm.clamp_min(torch.finfo(norm.dtype).tiny)).sqrt()
 
 
 def collapse_warnings(

@@ -1,4 +1,4 @@
-"""From multi-scale features to one vector a view; shared by the contrastive methods."""
+"""From multi-scale features to one vector a view, and its projection; shared by methods."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from situs.methods.base import Network
+from situs.methods.distributed import BatchNorm
+
 
 def pooled(features: Sequence[Tensor], scales: int = 1) -> Tensor:
     """Global averages of the ``scales`` coarsest features, ``(B, sum of their channels)``."""
     means = [f.flatten(2).mean(-1) for f in features[-scales:]]
     return means[0] if len(means) == 1 else torch.cat(means, dim=1)
+
+
+def pooled_views(network: Network, views: Tensor, scales: int = 1) -> Tensor:
+    """:func:`pooled` features ``(B, V, D)`` of views ``(B, V, C, *spatial)``, all in one pass."""
+    features = pooled(network.backbone.encode(views.flatten(0, 1)), scales)
+    return features.unflatten(0, views.shape[:2])
 
 
 class Projector(nn.Sequential):
@@ -25,6 +34,7 @@ class Projector(nn.Sequential):
         layers: Linear layers.
         norm: ``"layer"`` works with batches of any size; ``"batch"`` normalises over what is in
             the batch, without weights and without running statistics, in evaluation too.
+        affine: Whether layer normalisation has weights.
     """
 
     def __init__(
@@ -34,14 +44,20 @@ class Projector(nn.Sequential):
         out_features: int,
         layers: int = 2,
         norm: Literal["layer", "batch"] = "layer",
+        affine: bool = True,
     ) -> None:
         parts: list[nn.Module] = []
         for layer in range(layers - 1):
             parts += [
                 nn.Linear(hidden if layer else in_features, hidden),
-                nn.LayerNorm(hidden)
+                nn.LayerNorm(hidden, elementwise_affine=affine)
                 if norm == "layer"
-                else nn.BatchNorm1d(hidden, affine=False, track_running_stats=False),
+                else BatchNorm(hidden, affine=False, track_running_stats=False),
                 nn.ReLU(),
             ]
         super().__init__(*parts, nn.Linear(hidden if parts else in_features, out_features))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(…, in_features)`` → ``(…, out_features)``; a batch is all that leads."""
+        projected: Tensor = super().forward(input.flatten(0, -2))
+        return projected.unflatten(0, input.shape[:-1])

@@ -1,25 +1,17 @@
-"""What methods that compare views show: which scan each view is taken for."""
+"""Methods that compare two views of a scan are judged by which scan each view is taken for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from situs.methods.base import Batch, Method, Nets, Samples, Scores
+from situs.methods.base import Method, Nets, Samples, Scores
 from situs.methods.measured import Measured
 from situs.methods.precision import cosines
-from situs.observation import (
-    ImagesPanel,
-    MatrixPanel,
-    Panel,
-    Section,
-    Volume,
-)
-from situs.views.source import Source
+from situs.observation import ImagesPanel, MatrixPanel, Section, Volume
 from situs.views.subvolume import crop_affine
 
 _SHOWN = 3
@@ -58,8 +50,18 @@ class ViewRetrieval(Method):
     least_batch = 2
 
     def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
-        """Nearest neighbours among held-out views."""
-        return measure(predicted, samples)
+        """How often the nearest view is of the same scan."""
+        _, _, right, same = _retrieved(predicted, samples)
+        return [
+            Measured(
+                "retrieval_accuracy",
+                100 * right.float(),
+                "%",
+                "higher",
+                "nearest neighbour is a view of the same scan",
+                chance=100 * same.float().mean(),
+            )
+        ]
 
     def features(self, predicted: Predicted) -> Tensor:
         """Pooled features before the projection."""
@@ -68,8 +70,30 @@ class ViewRetrieval(Method):
     def sections(
         self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
     ) -> list[Section]:
-        """One section."""
-        return [section(predicted, samples)]
+        """Similarities of all views, and the neighbours of a few."""
+        similarity, nearest, right, same = _retrieved(predicted, samples)
+        keys = [scan.key for scan in samples.scans]
+        matrix = MatrixPanel(
+            title="Similarity of views",
+            caption=(
+                "Rows are first views, columns second views; the true matrix is 1 where both "
+                "are of one scan. A trained network is bright on the diagonal only."
+            ),
+            predicted=similarity.numpy(),
+            true=same.float().numpy(),
+            labels=tuple(keys) if len(keys) <= 12 else (),
+            unit="",
+        )
+        neighbours = (
+            _neighbours(samples, b, int(nearest[b]), bool(right[b]))
+            for b in range(min(_SHOWN, len(keys)))
+        )
+        explanation = (
+            f"Each of {len(keys)} held-out views looks for its partner among the other "
+            "views: two crops about the same place, changed in zoom and intensity."
+        )
+        title = "Finding the same scan again"
+        return [Section(title, explanation, panels=(matrix, *neighbours))]
 
 
 def _retrieved(predicted: Predicted, samples: Samples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -80,78 +104,31 @@ def _retrieved(predicted: Predicted, samples: Samples) -> tuple[Tensor, Tensor, 
     return *retrieval(first, second, same), same
 
 
-def measure(predicted: Predicted, samples: Samples) -> list[Measured]:
-    """How often the nearest view is of the same scan."""
-    _, _, right, same = _retrieved(predicted, samples)
-    return [
-        Measured(
-            "retrieval_accuracy",
-            100 * right.float(),
-            "%",
-            "higher",
-            "nearest neighbour is a view of the same scan",
-            chance=100 * same.float().mean(),
-        )
-    ]
-
-
-def section(predicted: Predicted, samples: Samples) -> Section:
-    """Similarities of all views, and the neighbours of a few."""
-    similarity, nearest, right, same = _retrieved(predicted, samples)
-    keys = [scan.key for scan in samples.scans]
-    return Section(
-        title="Finding the same scan again",
-        explanation=(
-            f"Each of {len(keys)} held-out views looks for its partner among the other "
-            "views: two crops about the same place, changed in zoom and intensity."
-        ),
-        panels=(
-            MatrixPanel(
-                title="Similarity of views",
-                caption=(
-                    "Rows are first views, columns second views; the true matrix is 1 where both "
-                    "are of one scan. A trained network is bright on the diagonal only."
-                ),
-                predicted=similarity.numpy(),
-                true=same.float().numpy(),
-                labels=tuple(keys) if len(keys) <= 12 else (),
-                unit="",
-            ),
-            *(
-                _neighbours(b, samples.batch, samples.scans, nearest.tolist(), right.tolist())
-                for b in range(min(_SHOWN, len(keys)))
-            ),
-        ),
-    )
-
-
-def _neighbours(
-    b: int, batch: Batch, sources: Sequence[Source], nearest: list[int], right: list[bool]
-) -> Panel:
-    found = nearest[b]
-    verdict = "right" if right[b] else "wrong"
+def _neighbours(samples: Samples, b: int, found: int, right: bool) -> ImagesPanel:
+    verdict, scans = "right" if right else "wrong", samples.scans
     volumes = (
-        _volume(batch, sources, b, 0, "view"),
-        _volume(batch, sources, found, 1, f"nearest ({verdict})"),
-        _volume(batch, sources, b, 1, "its partner"),
+        _volume(samples, b, 0, "view"),
+        _volume(samples, found, 1, f"nearest ({verdict})"),
+        _volume(samples, b, 1, "its partner"),
     )
     return ImagesPanel(
-        title=f"Nearest neighbour of a view of {sources[b].key}",
-        caption=f"The nearest second view is of {sources[found].key}: {verdict}.",
+        title=f"Nearest neighbour of a view of {scans[b].key}",
+        caption=f"The nearest second view is of {scans[found].key}: {verdict}.",
         volumes=volumes,
         names=tuple(v.name for v in volumes),
     )
 
 
-def _volume(batch: Batch, sources: Sequence[Source], b: int, view: int, name: str) -> Volume:
+def _volume(samples: Samples, b: int, view: int, name: str) -> Volume:
     """A view with the affine of the grid it was resampled to (flips are not undone)."""
-    array = batch["views"][b, view, 0].cpu().numpy()
-    extent = batch["extent"][b, view].cpu().numpy()
+    array, extent, start = (
+        samples.batch[key][b, view].cpu().numpy() for key in ("views", "extent", "start")
+    )
+    array = array[0]
     if array.ndim == 2:  # A slice is a volume one voxel thick.
         array = np.expand_dims(array, int(np.flatnonzero(extent == 1)[0]))
     zoom = extent / np.asarray(array.shape)
     # Voxel centres of the resampled grid lie half a new voxel inside the crop's border.
-    first = batch["start"][b, view].cpu().numpy() + (zoom - 1) / 2
-    affine = crop_affine(sources[b].affine, first)
+    affine = crop_affine(samples.scans[b].affine, start + (zoom - 1) / 2)
     affine[:3, :3] = affine[:3, :3] * zoom
     return Volume(array, affine, name)

@@ -12,7 +12,7 @@ from situs.backbones.base import BackboneConfig
 from situs.config import Accelerator, Config, Precision, Seed, Strategy
 from situs.errors import ConfigError, setting
 from situs.methods import method_class
-from situs.methods.presets import under
+from situs.methods.config import under
 from situs.pretraining.teacher import TeacherConfig
 from situs.store import Preprocessing, Store
 

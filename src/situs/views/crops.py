@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from situs.views.decoded import read_crop
+from situs.views.intensity import IntensityConfig, jitter
 from situs.views.source import Source
 from situs.views.subvolume import random_start, spanned, start_near
 
@@ -68,3 +70,47 @@ def cut(source: Source, crop: Crop, size: Sequence[int]) -> npt.NDArray[np.float
         view = F.interpolate(view, size=tuple(size), mode="trilinear", align_corners=False)
     flipped = torch.flip(view[0], [axis + 1 for axis in range(3) if crop.flips[axis]])
     return np.ascontiguousarray(flipped.numpy())
+
+
+def draw_near(
+    shape: Sequence[int],
+    size: Sequence[int],
+    zoom: tuple[float, float],
+    flip: float,
+    max_shift: float,
+    rng: np.random.Generator,
+    axis: int | None = None,
+) -> tuple[Crop, Crop]:
+    """Draw two crops whose centres lie near each other.
+
+    The first is uniform over the scan; the second's centre is moved by up to ``max_shift`` views
+    along each axis, less where the scan ends. Slices are of one place along ``axis``.
+    """
+    first = draw_crop(shape, size, zoom, flip, rng, axis)
+    within = np.arange(3) != axis
+    shift = rng.uniform(-max_shift, max_shift, 3) * spanned(size, axis) * within
+    centre = first.centre_vox + shift
+    return first, draw_crop(shape, size, zoom, flip, rng, axis, centre)
+
+
+def cut_views(
+    source: Source,
+    crops: Sequence[Crop],
+    size: Sequence[int],
+    axis: int | None,
+    intensity: IntensityConfig,
+    rng: np.random.Generator,
+) -> Tensor:
+    """Views ``(V, C, *size)`` of crops, each changed in intensity on its own."""
+    full = spanned(size, axis)
+    views = [jitter(cut(source, crop, full), intensity, rng) for crop in crops]
+    stacked = np.array(views, dtype=np.float32)
+    return torch.from_numpy(stacked.reshape(len(crops), source.channels, *size))
+
+
+def places_of(crops: Sequence[Crop]) -> dict[str, Tensor]:
+    """``start (V, 3)`` and ``extent (V, 3)`` of crops, in voxels of the scan."""
+    return {
+        "start": torch.tensor([crop.start for crop in crops]),
+        "extent": torch.tensor([crop.extent for crop in crops]),
+    }

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from situs.methods.base import MethodConfig
-from situs.views.intensity import IntensityConfig
-
-Size = tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt]
-Range = tuple[float, float]
+from situs.methods.config import Range, Size, TwoViewConfig
 
 
-class DinoConfig(MethodConfig):
+class DinoConfig(TwoViewConfig):
     """What the student and its average are shown, and how their answers are compared.
+
+    ``max_shift`` and the two views of :class:`~situs.methods.config.TwoViewConfig` are those of
+    the global views. The centres of local views lie inside the first one.
 
     Attributes:
         global_size: Voxels of a global view along each axis; two numbers for slices, which lie
             across the stack's axis and train a network of two dimensions.
         local_size: Voxels of a local view along each axis.
-        axes: Array axes that slices lie across, 0 sagittal, 1 coronal, 2 axial; None takes the
-            stack's own where there is one, and any axis otherwise.
         locals: Local views of a sample; the teacher never sees them.
         global_zoom: Range of the length of scan under a global view, relative to its size; drawn
             log-uniformly for each view, the same along all axes.
         local_zoom: Likewise for local views, relative to theirs.
-        max_shift: Largest distance between the two global views' centres along each axis,
-            relative to their size. The centres of local views lie inside the first global view.
-        flip: Probability of mirroring along each axis. Off by default: left and right, front and
-            back are anatomy.
-        intensity: Intensity changes of each view.
         student_temperature: τ of the student's softmax.
         teacher_temperature: τ of the teacher's softmax, lower so that its answers are sharp.
         centering: What keeps answers from falling onto few prototypes: ``"mean"``, a running mean
@@ -47,16 +38,12 @@ class DinoConfig(MethodConfig):
         bottleneck: Dimensions of the embedding before the prototypes.
     """
 
-    default_weights: ClassVar[Mapping[str, float]] = {"distillation": 1.0, "koleo": 0.1}
+    default_weights: ClassVar[dict[str, float]] = {"distillation": 1.0, "koleo": 0.1}
     global_size: Size = (32, 32, 32)
     local_size: Size = (16, 16, 16)
-    axes: tuple[Literal[0, 1, 2], ...] | None = None
     locals: NonNegativeInt = 4
     global_zoom: Range = (0.8, 1.25)
     local_zoom: Range = (0.8, 1.25)
-    max_shift: float = Field(0.4, ge=0)
-    flip: float = Field(0.0, ge=0, le=1)
-    intensity: IntensityConfig = Field(default_factory=IntensityConfig)
     student_temperature: float = Field(0.1, gt=0)
     teacher_temperature: float = Field(0.04, gt=0)
     centering: Literal["mean", "sinkhorn"] = "mean"
@@ -72,16 +59,10 @@ class DinoConfig(MethodConfig):
         return {"global_size": size, "local_size": tuple(n // 2 for n in size)}
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _as_many_axes(self) -> Self:
         if len(self.local_size) != len(self.global_size):
             raise ValueError(
                 f"local_size {self.local_size} must have as many numbers as global_size "
                 f"{self.global_size}"
             )
-        for name, (low, high) in (
-            ("global_zoom", self.global_zoom),
-            ("local_zoom", self.local_zoom),
-        ):
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be (low, high) with 0 < low ≤ high")
         return self

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,8 +55,3 @@ class DinoHeads(nn.Module):
         """Logits ``(…, prototypes)`` of pooled features ``(…, channels)``."""
         embedded = F.normalize(at_least_single(self.embed(features)), dim=-1)
         return product(embedded, F.normalize(self.prototypes, dim=-1).mT)
-
-
-def heads_of(module: nn.Module) -> DinoHeads:
-    """The heads of a network that this method built."""
-    return cast(DinoHeads, module)

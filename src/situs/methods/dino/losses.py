@@ -30,8 +30,13 @@ def distillation(
         student_temperature: τ_s.
         teacher_temperature: τ_t.
     """
-    target = ((at_least_single(teacher) - center) / teacher_temperature).softmax(-1).detach()
+    target = centred(teacher, center, teacher_temperature)
     return agreement(student, target, student_temperature)
+
+
+def centred(teacher: Tensor, center: Tensor, temperature: float = 0.04) -> Tensor:
+    """P_t of :func:`distillation`: the teacher's answers, centred and sharpened, no gradient."""
+    return ((at_least_single(teacher) - center) / temperature).softmax(-1).detach()
 
 
 def agreement(student: Tensor, target: Tensor, temperature: float = 0.1) -> Tensor:

@@ -6,22 +6,15 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import (
-    Batch,
-    Losses,
-    MethodConfig,
-    Nets,
-    Network,
-    StepScore,
-)
+from situs.methods.base import Batch, Losses, Nets, StepScore
 from situs.methods.dino.config import DinoConfig
-from situs.methods.dino.heads import DinoHeads, heads_of
-from situs.methods.dino.losses import agreement, balanced, koleo, update_center
+from situs.methods.dino.heads import DinoHeads
+from situs.methods.dino.losses import agreement, balanced, centred, koleo, update_center
 from situs.methods.dino.views import sample_views
-from situs.methods.projection import pooled
+from situs.methods.projection import pooled_views
 from situs.methods.retrieval import Predicted, ViewRetrieval
 from situs.views.source import Source
 
@@ -33,9 +26,9 @@ class Dino(ViewRetrieval):
     teacher, spread embeddings. Its masked tokens (iBOT) need a transformer and are left out.
     """
 
-    name: ClassVar[str] = "dino"
-    title: ClassVar[str] = "Self-distillation of global and local views"
-    paper: ClassVar[str] = (
+    name = "dino"
+    title = "Self-distillation of global and local views"
+    paper = (
         "Xu et al., A generalizable 3D framework and model for self-supervised learning in medical "
         "imaging (3DINO), npj Digital Medicine 2025; Caron et al., ICCV 2021 (arXiv 2104.14294)"
     )
@@ -44,12 +37,10 @@ class Dino(ViewRetrieval):
         "log softmax(z_s(x') / τ_s)",
         "koleo": "−mean log of the distance to the nearest other embedding",
     }
-    remedy: ClassVar[str] = (
-        "lower teacher_temperature or the learning rate, or raise the teacher's momentum"
-    )
+    remedy = "lower teacher_temperature or the learning rate, or raise the teacher's momentum"
     uses_teacher = True
-    shows: ClassVar[str] = "global_size"
-    Config: ClassVar[type[MethodConfig]] = DinoConfig
+    shows = "global_size"
+    Config = DinoConfig
     config: DinoConfig
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
@@ -64,34 +55,30 @@ class Dino(ViewRetrieval):
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """Ask the teacher for the global views and the student for all."""
-        config, heads = self.config, heads_of(nets.student.heads)
-        assert nets.teacher is not None
+        config, student, teacher = self.config, nets.student, nets.teacher
+        heads: DinoHeads = student.heads
+        assert teacher is not None
         with torch.no_grad():
-            asked = nets.teacher.heads(_features(batch["views"], nets.teacher))
-        shown = _features(batch["views"], nets.student)
+            asked = teacher.heads(pooled_views(teacher, batch["views"]).movedim(1, 0))
+        shown = pooled_views(student, batch["views"]).movedim(1, 0)  # (2, B, D)
         answers = heads(shown)
         if config.locals:
-            answers = torch.cat([answers, heads(_features(batch["parts"], nets.student))])
+            parts = pooled_views(student, batch["parts"]).movedim(1, 0)
+            answers = torch.cat([answers, heads(parts)])
         if config.centering == "sinkhorn":
             target = balanced(asked, config.teacher_temperature)
         else:
-            target = ((asked - heads.center) / config.teacher_temperature).softmax(-1)
+            target = centred(asked, heads.center, config.teacher_temperature)
         terms = {"distillation": agreement(answers, target, config.student_temperature)}
         if self.wants("koleo"):
             terms["koleo"] = torch.stack([koleo(view) for view in shown]).mean()
         chosen = target.flatten(0, 1).mean(0)
         used = (-(chosen * (chosen + 1e-12).log()).sum()).exp()
-        if torch.is_grad_enabled() and nets.student.training:
+        if torch.is_grad_enabled() and student.training:
             update_center(heads.center, asked, config.center_momentum)
         return Losses(terms, {"prototypes_used": StepScore(used)})
 
     def predict(self, batch: Batch, nets: Nets) -> Predicted:
         """Embeddings of the global views and their pooled features."""
-        features = _features(batch["views"], nets.student).movedim(0, 1)
-        return Predicted(heads_of(nets.student.heads).embed(features).cpu(), features)
-
-
-def _features(views: Tensor, network: Network) -> Tensor:
-    """Pooled features ``(V, B, D)`` of views ``(B, V, C, *spatial)``."""
-    features = pooled(network.backbone.encode(views.flatten(0, 1)))
-    return features.unflatten(0, views.shape[:2]).movedim(1, 0)
+        features = pooled_views(nets.student, batch["views"])
+        return Predicted(nets.student.heads.embed(features).cpu(), features)

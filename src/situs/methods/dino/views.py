@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from situs.methods.base import Batch
 from situs.methods.dino.config import DinoConfig
-from situs.views.crops import Crop, cut, draw_crop
-from situs.views.intensity import jitter
+from situs.views.crops import Crop, cut_views, draw_crop, draw_near, places_of
 from situs.views.source import Source
-from situs.views.subvolume import slice_axis, spanned
+from situs.views.subvolume import slice_axis
 
 
 def draw_views(
     source: Source, config: DinoConfig, rng: np.random.Generator
-) -> tuple[list[Crop], list[Crop], int | None]:
+) -> tuple[tuple[Crop, Crop], list[Crop], int | None]:
     """Draw two global crops near each other and local crops centred inside the first.
 
     The paper draws all crops from one image; scans are larger than images, and views of far
@@ -25,21 +22,16 @@ def draw_views(
     Returns:
         Global crops, local crops, and the axis that slices are perpendicular to.
     """
-    axis = slice_axis(source, len(config.global_size), rng, config.axes)
-    within = np.arange(3) != axis
-    shape, flip = source.shape, config.flip
-    first = draw_crop(shape, config.global_size, config.global_zoom, flip, rng, axis)
-    reach = config.max_shift * np.asarray(spanned(config.global_size, axis)) * within
-    centre = first.centre_vox + rng.uniform(-1, 1, 3) * reach
-    second = draw_crop(shape, config.global_size, config.global_zoom, flip, rng, axis, centre)
-    places = first.centre_vox + within * np.asarray(first.extent) * rng.uniform(
-        -0.5, 0.5, (config.locals, 3)
-    )
+    shape, size, flip = source.shape, config.global_size, config.flip
+    axis = slice_axis(source, len(size), rng, config.axes)
+    pair = draw_near(shape, size, config.global_zoom, flip, config.max_shift, rng, axis)
+    reach = np.asarray(pair[0].extent) * (np.arange(3) != axis)
+    places = pair[0].centre_vox + reach * rng.uniform(-0.5, 0.5, (config.locals, 3))
     parts = [
         draw_crop(shape, config.local_size, config.local_zoom, flip, rng, axis, place)
         for place in places
     ]
-    return [first, second], parts, axis
+    return pair, parts, axis
 
 
 def sample_views(source: Source, config: DinoConfig, rng: np.random.Generator) -> Batch:
@@ -49,17 +41,9 @@ def sample_views(source: Source, config: DinoConfig, rng: np.random.Generator) -
         ``views (2, C, *global_size)``; ``parts (locals, C, *local_size)``; ``start (2, 3)`` and
         ``extent (2, 3)`` of the global views in scan voxels.
     """
-    crops, parts, axis = draw_views(source, config, rng)
-
-    def views(of: list[Crop], size: tuple[int, ...]) -> Tensor:
-        voxels = spanned(size, axis)
-        made = [jitter(cut(source, crop, voxels), config.intensity, rng) for crop in of]
-        stacked = np.array(made, dtype=np.float32)
-        return torch.from_numpy(stacked.reshape(len(of), source.channels, *size))
-
+    pair, parts, axis = draw_views(source, config, rng)
     return {
-        "views": views(crops, config.global_size),
-        "parts": views(parts, config.local_size),
-        "start": torch.tensor([c.start for c in crops]),
-        "extent": torch.tensor([c.extent for c in crops]),
+        "views": cut_views(source, pair, config.global_size, axis, config.intensity, rng),
+        "parts": cut_views(source, parts, config.local_size, axis, config.intensity, rng),
+        **places_of(pair),
     }

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from situs.errors import ConfigError
-from situs.methods.base import MethodConfig
-
-Size = tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt]
+from situs.methods.config import MethodConfig, Size
 
 
 class MaeConfig(MethodConfig):

@@ -12,46 +12,33 @@ from situs.backbones.base import Backbone
 from situs.backbones.tokens import TokenBackbone
 from situs.config import validate
 from situs.errors import ConfigError
-from situs.methods.base import (
-    Batch,
-    Losses,
-    Method,
-    MethodConfig,
-    Nets,
-    Network,
-    Samples,
-    Scores,
-)
+from situs.methods.base import Batch, Losses, Nets, Network
 from situs.methods.mae.config import MaeConfig
 from situs.methods.mae.heads import MaeHeads
 from situs.methods.mae.losses import reconstruction
-from situs.methods.mae.observation import Predicted, measure, section
+from situs.methods.mae.observation import ObservedMae, Predicted
 from situs.methods.mae.sparse import at_size, is_convolutional, sparse_encoding
 from situs.methods.mae.views import fitted_block, sample_masked, to_voxels
-from situs.methods.measured import Measured
 from situs.methods.projection import pooled
-from situs.observation import Section
 from situs.views.source import Source
 
 
-class Mae(Method):
+class Mae(ObservedMae):
     """Hide blocks of a sub-volume and rebuild them from the rest."""
 
-    name: ClassVar[str] = "mae"
-    title: ClassVar[str] = "Masked autoencoding"
-    paper: ClassVar[str] = (
+    name = "mae"
+    title = "Masked autoencoding"
+    paper = (
         "He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (arXiv "
         "2111.06377); for CNNs Tian et al., SparK, ICLR 2023 (arXiv 2301.03580)"
     )
     formulas: ClassVar[dict[str, str]] = {
         "reconstruction": "mean over hidden voxels of (predicted − (x − block mean) / block std)²",
     }
-    monitor = "reconstruction_r2"
-    remedy: ClassVar[str] = "hide more (mask_ratio), use larger blocks, or lower the learning rate"
+    remedy = "hide more (mask_ratio), use larger blocks, or lower the learning rate"
     trains_decoder = True
-    shows: ClassVar[str] = "view_size"
-    Config: ClassVar[type[MethodConfig]] = MaeConfig
-    config: MaeConfig
+    shows = "view_size"
+    Config = MaeConfig
 
     def resolve_for_backbone(self, backbone: Backbone) -> Self:
         """Fill ``block_size``; see :func:`~situs.methods.mae.views.fitted_block`."""
@@ -89,17 +76,15 @@ class Mae(Method):
         """The image as the network imagines it, ``(B, C, *spatial)``, and its features."""
         image = batch["image"]
         visible = (~to_voxels(batch["hidden"], image.shape[2:])).to(image.dtype)
-        heads = network.heads
-        assert isinstance(heads, MaeHeads)
+        heads: MaeHeads = network.heads
         backbone, masking = network.backbone, self._masking(network.backbone)
         if masking == "input":
             (filled,) = heads.fill([image], visible)
             features = backbone.encode(filled)
             return heads.to_image(backbone.decode(features)), features
         if isinstance(backbone, TokenBackbone) and masking == "tokens":
-            grid = torch.Size(
-                n // p for n, p in zip(image.shape[2:], backbone.divisor, strict=True)
-            )
+            sizes = zip(image.shape[2:], backbone.divisor, strict=True)
+            grid = torch.Size(size // patch for size, patch in sizes)
             features = backbone.encode_seen(image, at_size(visible, grid)[:, 0] > 0)
             complete = [heads.mixer(f) for f in heads.fill(features, visible)]
         else:
@@ -112,16 +97,6 @@ class Mae(Method):
         """The image as the student imagines it, and its coarsest features."""
         rebuilt, features = self.rebuild(batch, nets.student)
         return Predicted(rebuilt.float(), pooled(features))
-
-    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
-        """Rebuilt beside true, on hidden voxels."""
-        return measure(self.config, predicted, samples.batch)
-
-    def sections(
-        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
-    ) -> list[Section]:
-        """One section."""
-        return [section(self.config, predicted, samples)]
 
     def _masking(self, backbone: Backbone) -> str:
         if self.config.masking != "auto":

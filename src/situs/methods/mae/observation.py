@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from situs.methods.base import Batch, Samples
+from situs.methods.base import Batch, Method, Nets, Samples, Scores
 from situs.methods.mae.config import MaeConfig
 from situs.methods.mae.losses import block_statistics, denormalise, from_blocks, to_blocks
 from situs.methods.mae.views import to_voxels
 from situs.methods.measured import Measured
-from situs.observation import (
-    ImagesPanel,
-    OverlayPanel,
-    Panel,
-    Section,
-    Volume,
-)
+from situs.observation import ImagesPanel, OverlayPanel, Panel, Section, Volume
+from situs.text import times
 from situs.views.source import Source
 from situs.views.subvolume import crop_affine
 
@@ -41,60 +35,65 @@ class Rebuilt(NamedTuple):
     hidden: Tensor
 
 
-def rebuilt_beside(config: MaeConfig, predicted: Predicted, batch: Batch) -> Rebuilt:
-    """Prediction and truth in the scan's own intensities."""
-    image, inside = batch["image"].float(), batch["inside"]
-    hidden = to_voxels(batch["hidden"], image.shape[2:]) & inside[:, None]
-    guess = predicted.rebuilt
-    if config.normalise:
-        guess = denormalise(guess, image, inside, config.blocks)
-    return Rebuilt(image, guess, hidden)
+class ObservedMae(Method):
+    """What is asked of ``mae`` on held-out samples."""
 
+    monitor = "reconstruction_r2"
+    config: MaeConfig
 
-def measure(config: MaeConfig, predicted: Predicted, batch: Batch) -> list[Measured]:
-    """Structure explained, and the error, beside blocks painted flat with their true mean."""
-    image, guess, hidden = rebuilt_beside(config, predicted, batch)
-    blocks = to_blocks(image, config.blocks)
-    mean, _ = block_statistics(blocks, to_blocks(batch["inside"][:, None], config.blocks))
-    flat = from_blocks(mean.expand_as(blocks), config.blocks, image.shape[2:])
-    error, spread = _per_sample(guess - image, hidden), _per_sample(flat - image, hidden)
-    return [
-        Measured(
-            "reconstruction_r2",
-            1 - error / spread.clamp_min(1e-12),
-            "",
-            "higher",
-            "structure inside hidden blocks explained (R²)",
-            chance=0.0,
-            constant=0.0,
-        ),
-        Measured(
-            "reconstruction_rmse",
-            error.sqrt(),
-            "",
-            "lower",
-            "error on hidden voxels, in units of the normalised intensity",
-            constant=spread.sqrt().mean(),
-        ),
-    ]
+    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
+        """Structure explained, and the error, beside blocks painted flat with their true mean."""
+        config, batch = self.config, samples.batch
+        image, guess, hidden = self._beside(batch, predicted)
+        blocks = to_blocks(image, config.blocks)
+        mean, _ = block_statistics(blocks, to_blocks(batch["inside"][:, None], config.blocks))
+        flat = from_blocks(mean.expand_as(blocks), config.blocks, image.shape[2:])
+        error, spread = _per_sample(guess - image, hidden), _per_sample(flat - image, hidden)
+        return [
+            Measured(
+                "reconstruction_r2",
+                1 - error / spread.clamp_min(1e-12),
+                "",
+                "higher",
+                "structure inside hidden blocks explained (R²)",
+                chance=0.0,
+                constant=0.0,
+            ),
+            Measured(
+                "reconstruction_rmse",
+                error.sqrt(),
+                "",
+                "lower",
+                "error on hidden voxels, in units of the normalised intensity",
+                constant=spread.sqrt().mean(),
+            ),
+        ]
 
-
-def section(config: MaeConfig, predicted: Predicted, samples: Samples) -> Section:
-    """Hidden, rebuilt and true of a few samples."""
-    beside = rebuilt_beside(config, predicted, samples.batch)
-    return Section(
-        title="Rebuilding hidden blocks",
-        explanation=(
-            f"{config.mask_ratio:.0%} of the blocks of {_times(config.blocks)} voxels are "
+    def sections(
+        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """Hidden, rebuilt and true of a few samples."""
+        config, beside = self.config, self._beside(samples.batch, predicted)
+        explanation = (
+            f"{config.mask_ratio:.0%} of the blocks of {times(config.blocks)} voxels are "
             "hidden; the network rebuilds them from what is left. The constant baseline knows "
             "each hidden block's mean and paints it flat."
-        ),
-        panels=tuple(
+        )
+        panels = tuple(
             panel
             for b, source in enumerate(samples.scans[:_SHOWN])
             for panel in _panels(b, beside, samples.batch, source)
-        ),
-    )
+        )
+        return [Section("Rebuilding hidden blocks", explanation, panels=panels)]
+
+    def _beside(self, batch: Batch, predicted: Predicted) -> Rebuilt:
+        """Prediction and truth in the scan's own intensities."""
+        image, inside = batch["image"].float(), batch["inside"]
+        hidden = to_voxels(batch["hidden"], image.shape[2:]) & inside[:, None]
+        guess = predicted.rebuilt
+        if self.config.normalise:
+            guess = denormalise(guess, image, inside, self.config.blocks)
+        return Rebuilt(image, guess, hidden)
 
 
 def _panels(b: int, beside: Rebuilt, batch: Batch, source: Source) -> tuple[Panel, Panel]:
@@ -104,10 +103,10 @@ def _panels(b: int, beside: Rebuilt, batch: Batch, source: Source) -> tuple[Pane
     true, guess, shut = (tensor[b, 0].reshape(extent) for tensor in beside)
     pasted = torch.where(shut, guess, true)
     masked = torch.where(shut, true.min(), true)
-    volumes = [
+    volumes = tuple(
         Volume(v.cpu().numpy(), affine, name)
         for v, name in ((masked, "what the network sees"), (pasted, "rebuilt"), (true, "true"))
-    ]
+    )
     error = torch.where(shut, (guess - true).abs(), 0)
     return (
         ImagesPanel(
@@ -116,7 +115,7 @@ def _panels(b: int, beside: Rebuilt, batch: Batch, source: Source) -> tuple[Pane
                 "Hidden blocks are black on the left. Rebuilt blocks take their mean and "
                 "contrast from the truth; the structure inside them is the network's."
             ),
-            volumes=tuple(volumes),
+            volumes=volumes,
             names=tuple(v.name for v in volumes),
         ),
         OverlayPanel(
@@ -132,7 +131,3 @@ def _per_sample(difference: Tensor, where: Tensor) -> Tensor:
     """Mean square over the voxels ``where``, one value a sample."""
     weight = where.expand_as(difference).flatten(1)
     return (difference.flatten(1).square() * weight).sum(1) / weight.sum(1).clamp_min(1)
-
-
-def _times(size: Sequence[int]) -> str:
-    return "×".join(str(s) for s in size)

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from situs.catalog.studies import load_rules
 from situs.errors import ConfigError
-from situs.methods.base import MethodConfig
+from situs.methods.config import MethodConfig
 from situs.views.intensity import IntensityConfig
 from situs.views.planes_virtual import VirtualConfig
 from situs.views.slices import PoseConfig, ViewGrid

@@ -11,26 +11,13 @@ from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
 from situs.catalog.studies import by_role, load_rules
-from situs.methods.base import (
-    Batch,
-    Losses,
-    Method,
-    MethodConfig,
-    Nets,
-    Samples,
-    Scores,
-)
+from situs.methods.base import Batch, Losses, Method, Nets, Samples, Scores
 from situs.methods.measured import Measured
 from situs.methods.planes import losses
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.frames import fitted_frames
 from situs.methods.planes.heads import PlanesHeads, predict
-from situs.methods.planes.observation import (
-    measure_lines,
-    measure_places,
-    sections,
-    warnings,
-)
+from situs.methods.planes.observation import measure_lines, measure_places, sections, warnings
 from situs.methods.planes.planning_section import measure_planning
 from situs.methods.planes.predictions import Predictions, predictions
 from situs.methods.planes.views import sample_study
@@ -43,21 +30,21 @@ from situs.views.source import Source
 class Planes(Method):
     """Where do a study's other planes cut this slice, and where in its stack does it lie?"""
 
-    name: ClassVar[str] = "planes"
-    title: ClassVar[str] = "Intersecting lines and slice location of prescribed planes"
-    paper: ClassVar[str] = "arXiv 2403.16499"
+    name = "planes"
+    title = "Intersecting lines and slice location of prescribed planes"
+    paper = "arXiv 2403.16499"
     spatial_dims = 2
     trains_decoder = True
     item = "study"
-    uses_position: ClassVar[bool] = True
+    uses_position = True
     monitor = "line_distance"
     formulas: ClassVar[dict[str, str]] = {
         "line": "MSE(heat map, exp(−d²/2σ²)), d the distance of a pixel to the line in which "
         "another plane cuts the slice; missing and near-parallel planes masked",
         "location": "MSE(predicted, (z − z_first) / (z_last − z_first))",
     }
-    shows: ClassVar[str] = "size"
-    Config: ClassVar[type[MethodConfig]] = PlanesConfig
+    shows = "size"
+    Config = PlanesConfig
     config: PlanesConfig
 
     def resolve_for_data(self, sources: Sequence[Source]) -> Self:

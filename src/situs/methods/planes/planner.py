@@ -20,12 +20,7 @@ from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
 from situs.methods.planes.plan import plan_plane
-from situs.methods.planes.views import (
-    StudySlice,
-    slice_of_stack,
-    study_images,
-    virtual_slices,
-)
+from situs.methods.planes.views import StudySlice, slice_of_stack, study_images, virtual_slices
 from situs.views.slices import Pose, posed
 from situs.views.source import Source
 

@@ -6,16 +6,10 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import (
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from situs.config import Config
-from situs.methods.base import MethodConfig
-from situs.methods.presets import Preset
+from situs.methods.config import MethodConfig, Preset
 from situs.methods.s2dc.presets import PRESETS
 from situs.views.intensity import IntensityConfig
 

@@ -9,17 +9,7 @@ import torch
 from torch import Tensor
 
 from situs.backbones.base import Backbone
-from situs.methods.base import (
-    Batch,
-    Losses,
-    Method,
-    MethodConfig,
-    Nets,
-    Network,
-    Samples,
-    Scores,
-    StepScore,
-)
+from situs.methods.base import Batch, Losses, Method, Nets, Network, Samples, Scores, StepScore
 from situs.methods.measured import Measured
 from situs.methods.projection import pooled
 from situs.methods.s2dc.config import NORMAL_AXIS, S2dcConfig
@@ -49,17 +39,17 @@ from situs.views.source import Source
 class S2dc(Method):
     """Find every place of a region again in its moved copy (arXiv 2507.02581)."""
 
-    name: ClassVar[str] = "s2dc"
-    title: ClassVar[str] = "Matching a region with its moved copy"
-    paper: ClassVar[str] = (
+    name = "s2dc"
+    title = "Matching a region with its moved copy"
+    paper = (
         "Pan et al., Structure-aware Semantic Discrepancy and Consistency for 3D Medical Image "
         "Self-supervised Learning, ICCV 2025 (arXiv 2507.02581)"
     )
     uses_teacher = True
-    uses_position: ClassVar[bool] = True
+    uses_position = True
     monitor = "match_accuracy"
-    watched: ClassVar[str] = "token features"
-    remedy: ClassVar[str] = (
+    watched = "token features"
+    remedy = (
         "lower temperature, raise weights.p2p against weights.p2s, or train on more crops at once"
     )
     formulas: ClassVar[dict[str, str]] = {
@@ -69,8 +59,8 @@ class S2dc(Method):
         "M = (1 + S) / 2,  w = softmax((max − mean) / std)",
         "global": "−log softmax(q·k / τ) of a crop and its augmented copy, among crops and queue",
     }
-    shows: ClassVar[str] = "crop_size"
-    Config: ClassVar[type[MethodConfig]] = S2dcConfig
+    shows = "crop_size"
+    Config = S2dcConfig
     config: S2dcConfig
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:

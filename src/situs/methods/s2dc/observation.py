@@ -15,14 +15,7 @@ from situs.methods.s2dc.colours import principal_colours
 from situs.methods.s2dc.config import S2dcConfig
 from situs.methods.s2dc.matching import PLANS, Look, to_numpy
 from situs.methods.s2dc.views import from_crops
-from situs.observation import (
-    MatchesPanel,
-    MatrixPanel,
-    OverlayPanel,
-    Panel,
-    Section,
-    Volume,
-)
+from situs.observation import MatchesPanel, MatrixPanel, OverlayPanel, Panel, Section, Volume
 from situs.views.source import Source
 from situs.views.subvolume import crop_affine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from situs.methods.presets import Preset
+from situs.methods.config import Preset
 
 _IN_PLANE: dict[str, Any] = {
     "plane": "axial",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from situs.errors import ConfigError
-from situs.methods.base import MethodConfig
+from situs.methods.config import MethodConfig
 from situs.views.intensity import IntensityConfig
 from situs.views.slices import PoseConfig, ViewGrid
 

@@ -11,15 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import (
-    Batch,
-    Losses,
-    Method,
-    MethodConfig,
-    Nets,
-    Samples,
-    Scores,
-)
+from situs.methods.base import Batch, Losses, Method, Nets, Samples, Scores
 from situs.methods.measured import Measured
 from situs.methods.precision import at_least_single
 from situs.methods.sal import losses, pixels
@@ -39,13 +31,13 @@ _SHORT_STACK = 20  # slices: short-axis stacks have about ten
 class Sal(Method):
     """Near slices match position by position; slices know their place in the scan."""
 
-    name: ClassVar[str] = "sal"
-    title: ClassVar[str] = "Local alignment and global position of slices"
-    paper: ClassVar[str] = "arXiv 2406.15699"
+    name = "sal"
+    title = "Local alignment and global position of slices"
+    paper = "arXiv 2406.15699"
     spatial_dims = 2
-    uses_position: ClassVar[bool] = True
-    watched: ClassVar[str] = "the embeddings"
-    remedy: ClassVar[str] = (
+    uses_position = True
+    watched = "the embeddings"
+    remedy = (
         "raise weights.spread, weights.global or the batch size; 'local' alone is solved by a "
         "constant"
     )
@@ -58,8 +50,8 @@ class Sal(Method):
         "≠ j of a scan show (ours)",
         "spread": "1 + ¼ log mean exp(−2‖u_p − u_q‖²) over positions p ≠ q of one slice (ours)",
     }
-    shows: ClassVar[str] = "size"
-    Config: ClassVar[type[MethodConfig]] = SalConfig
+    shows = "size"
+    Config = SalConfig
     config: SalConfig
 
     def __init__(self, config: SalConfig) -> None:

@@ -12,11 +12,7 @@ from situs.geometry import Plane
 from situs.methods.base import Batch, Samples, Scores
 from situs.methods.measured import Measured, finite_mean
 from situs.methods.sal.matching import Matches, discs_of, matches, planes_of
-from situs.observation import (
-    MatchesPanel,
-    Section,
-    Volume,
-)
+from situs.observation import MatchesPanel, Section, Volume
 from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]

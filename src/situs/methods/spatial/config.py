@@ -7,8 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from situs.methods.base import MethodConfig
-from situs.methods.presets import Preset
+from situs.methods.config import MethodConfig, Preset
 from situs.views.intensity import IntensityConfig
 
 Size = tuple[PositiveInt, PositiveInt, PositiveInt]

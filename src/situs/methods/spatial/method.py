@@ -56,17 +56,15 @@ def roles(views: int, symmetric: bool, device: torch.device | None = None) -> Ro
 class Spatial(Method):
     """Learn where sub-volumes of one scan lie relative to each other (arXiv 2509.05967)."""
 
-    name: ClassVar[str] = "spatial"
-    title: ClassVar[str] = "Gaps, chunks, vectors and routes between sub-volumes"
-    paper: ClassVar[str] = "arXiv 2509.05967"
+    name = "spatial"
+    title = "Gaps, chunks, vectors and routes between sub-volumes"
+    paper = "arXiv 2509.05967"
     trains_decoder = True
     uses_teacher = True
-    uses_position: ClassVar[bool] = True
+    uses_position = True
     monitor = "gap_error"
-    watched: ClassVar[str] = "view vectors"
-    remedy: ClassVar[str] = (
-        "raise weights.gap_axis against the chunk terms, or lower the learning rate"
-    )
+    watched = "view vectors"
+    remedy = "raise weights.gap_axis against the chunk terms, or lower the learning rate"
     formulas: ClassVar[dict[str, str]] = {
         "gap_axis": "MSE(ĝ, g),  ĝᵢⱼ = W(vⱼ − vᵢ)",
         "gap_norm": "MSE(‖ĝ‖, ‖g‖)",
@@ -78,7 +76,7 @@ class Spatial(Method):
         "antisymmetry": "‖dᵢⱼ + dⱼᵢ‖²  (pairwise head only)",
         "voxel": "SmoothL1(qⱼ(o) − qᵢ(o), g),  q(o) from F about o, every voxel o of a view",
     }
-    shows: ClassVar[str] = "view_size"
+    shows = "view_size"
     Config = SpatialConfig
     config: SpatialConfig
 

@@ -19,14 +19,7 @@ from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads
 from situs.methods.spatial.losses import off_diagonal
 from situs.methods.spatial.voxels import measure_voxels, voxel_section
-from situs.observation import (
-    ArrowsPanel,
-    BoxesPanel,
-    MatrixPanel,
-    Panel,
-    ScatterPanel,
-    Section,
-)
+from situs.observation import ArrowsPanel, BoxesPanel, MatrixPanel, Panel, ScatterPanel, Section
 
 Float = npt.NDArray[np.float64]
 _AXES = ("right–left", "back–front", "bottom–top")

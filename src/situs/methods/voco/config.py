@@ -8,11 +8,8 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
-from situs.methods.base import MethodConfig
-from situs.methods.presets import Preset
+from situs.methods.config import MethodConfig, Preset, Size3
 from situs.views.intensity import IntensityConfig
-
-Size = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 class SeldomIntensityConfig(IntensityConfig):
@@ -74,9 +71,9 @@ class VocoConfig(MethodConfig):
 
     presets: ClassVar[Mapping[str, Preset]] = {"released": RELEASED}
     default_weights: ClassVar[dict[str, float]] = {"prediction": 1.0, "regularization": 1.0}
-    grid: Size = (2, 2, 2)
-    crop_size: Size = (16, 16, 16)
-    view_size: Size | None = None
+    grid: Size3 = (2, 2, 2)
+    crop_size: Size3 = (16, 16, 16)
+    view_size: Size3 | None = None
     crops: int = Field(4, ge=1)
     form: Literal["paper", "released"] = "paper"
     teacher: bool = False

@@ -9,24 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import (
-    Batch,
-    Losses,
-    Method,
-    MethodConfig,
-    Nets,
-    Network,
-    Samples,
-    Scores,
-    StepScore,
-)
-from situs.methods.measured import Measured
-from situs.methods.projection import Projector, pooled
+from situs.methods.base import Batch, Losses, Nets, Network, StepScore
+from situs.methods.projection import Projector, pooled_views
 from situs.methods.voco.config import VocoConfig
 from situs.methods.voco.losses import predicted_overlap, prediction, regularization
-from situs.methods.voco.observation import Predicted, measure, section
+from situs.methods.voco.observation import ObservedVoco, Predicted
 from situs.methods.voco.views import sample_region
-from situs.observation import Section
 from situs.views.source import Source
 
 
@@ -38,24 +26,20 @@ class Embedded(NamedTuple):
     features: Tensor
 
 
-class Voco(Method):
+class Voco(ObservedVoco):
     """Tell where a crop lies by how much it resembles each base crop of its region."""
 
-    name: ClassVar[str] = "voco"
-    title: ClassVar[str] = "Volume contrast"
-    paper: ClassVar[str] = "Wu et al., VoCo, CVPR 2024 (arXiv 2402.17300)"
+    name = "voco"
+    title = "Volume contrast"
+    paper = "Wu et al., VoCo, CVPR 2024 (arXiv 2402.17300)"
     formulas: ClassVar[dict[str, str]] = {
         "prediction": "mean over crops and bases of −log(1 − |overlap − max(0, cos(crop, base))|)",
         "regularization": "mean over pairs of bases of |cos(base i, base j)|",
     }
-    uses_position: ClassVar[bool] = True
-    monitor = "overlap_mae"
-    remedy: ClassVar[str] = (
-        "raise weights.regularization, or use larger crops so that bases differ more"
-    )
-    shows: ClassVar[str] = "seen_size"
-    Config: ClassVar[type[MethodConfig]] = VocoConfig
-    config: VocoConfig
+    uses_position = True
+    remedy = "raise weights.regularization, or use larger crops so that bases differ more"
+    shows = "seen_size"
+    Config = VocoConfig
 
     def __init__(self, config: VocoConfig) -> None:
         super().__init__(config)
@@ -67,23 +51,18 @@ class Voco(Method):
 
     def heads(self, backbone: Backbone) -> nn.Module:
         """The projection head, on the averages of all scales as in the authors' code."""
-        config = self.config
-        return Projector(
-            sum(backbone.channels),
-            config.hidden,
-            config.width,
-            config.head_layers,
-            config.head_norm,
-        )
+        config, channels = self.config, sum(backbone.channels)
+        layers, norm = config.head_layers, config.head_norm
+        return Projector(channels, config.hidden, config.width, layers, norm)
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """Embed bases and crops in one pass and compare them."""
-        own = self._embed(batch, nets.student)
+        own = _embed(batch, nets.student)
         if nets.teacher is None:
             found = predicted_overlap(own.crops, own.bases.detach())
         else:
             with torch.no_grad():
-                still = self._embed(batch, nets.teacher)
+                still = _embed(batch, nets.teacher)
             there = predicted_overlap(own.crops, still.bases)
             back = predicted_overlap(still.crops, own.bases)
             found = (there + back) / 2
@@ -97,22 +76,12 @@ class Voco(Method):
 
     def predict(self, batch: Batch, nets: Nets) -> Predicted:
         """Overlaps, and pooled features of all crops."""
-        own = self._embed(batch, nets.student)
+        own = _embed(batch, nets.student)
         return Predicted(predicted_overlap(own.crops, own.bases).float().cpu(), own.features)
 
-    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
-        """Predicted beside true overlaps, and where the crops would lie by them."""
-        return measure(predicted, samples)
 
-    def sections(
-        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
-    ) -> list[Section]:
-        """One section."""
-        return [section(self.config, predicted, samples)]
-
-    def _embed(self, batch: Batch, network: Network) -> Embedded:
-        views, count = batch["views"], batch["overlap"].shape[-1]
-        scales = len(network.backbone.channels)
-        features = pooled(network.backbone.encode(views.flatten(0, 1)), scales)
-        embedded = network.heads(features).unflatten(0, views.shape[:2])
-        return Embedded(embedded[:, :count], embedded[:, count:], features)
+def _embed(batch: Batch, network: Network) -> Embedded:
+    features = pooled_views(network, batch["views"], scales=len(network.backbone.channels))
+    bases = batch["overlap"].shape[-1]
+    embedded = network.heads(features)
+    return Embedded(embedded[:, :bases], embedded[:, bases:], features.flatten(0, 1))
