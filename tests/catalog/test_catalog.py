@@ -19,9 +19,11 @@ from crashing import minus_one, minus_two, slow_square, square
 from dicom_files import SAGITTAL, common, edit, noise, write_enhanced, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from situs.catalog.catalog import Catalog, build_catalog
+from situs.catalog.near_duplicates import pairs_alike, thumbnail
 from situs.cli import app
 from situs.errors import SitusError
 from situs.scans.names import escaped, unescaped
@@ -209,6 +211,34 @@ def test_duplicates_and_near_duplicates(tmp_path: Path) -> None:
     assert entries["e.mha"].duplicate_of == first
     assert not entries["d.nii"].near_duplicate_of
     assert [e.path for e in catalog.unique] == ["a.nii.gz", "c.nii", "d.nii"]
+
+
+def test_copies_with_other_voxels_are_found_but_not_within_a_patient(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scan = ndimage.gaussian_filter(rng.normal(size=(30, 28, 6)), (3, 3, 0)).astype(np.float32)
+    fine = ndimage.zoom(scan, (1.25, 1.25, 1), order=1) + rng.normal(0, 0.005, (38, 35, 6))
+    noisy = scan + rng.normal(0, scan.std() / 20, scan.shape)
+    for name, array in (("sub-1_a", scan), ("sub-1_b", noisy), ("sub-2_a", fine.astype("f4"))):
+        nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 8, 1])), tmp_path / f"{name}.nii.gz")
+    entries = by_path(catalog_of(tmp_path))
+    first = entries["sub-1_a.nii.gz"]
+    assert first.patient == entries["sub-1_b.nii.gz"].patient
+    assert not entries["sub-1_b.nii.gz"].near_duplicate_of
+    assert entries["sub-2_a.nii.gz"].near_duplicate_of == first.key
+
+
+def test_what_looks_alike_over_several_steps_is_marked_with_the_earliest(tmp_path: Path) -> None:
+    """b is like a and c like b, but c not like a; d like none of them."""
+    rng = np.random.default_rng(0)
+    a, other, d = ndimage.gaussian_filter(rng.normal(size=(3, 24, 24, 24)), (0, 2, 2, 2)) * 100
+    chain = {"a": a, "b": a + 0.17 * other, "c": a + 0.34 * other, "d": d}
+    pictures = {k: thumbnail(v[None], np.eye(4)) for k, v in chain.items()}
+    assert [p[:2] for p in pairs_alike(list(pictures.values()))] == [(0, 1), (1, 2)]
+    for name, array in chain.items():
+        nib.save(nib.Nifti1Image(array.astype(np.float32), np.eye(4)), tmp_path / f"{name}.nii")
+    entries = by_path(catalog_of(tmp_path))
+    first = entries["a.nii"].key
+    assert [entries[f"{n}.nii"].near_duplicate_of for n in "abcd"] == ["", first, first, ""]
 
 
 @pytest.mark.parametrize("background", [0, 1, 16, 255])

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from situs.catalog import near_duplicates as finder
+from situs.catalog.near_duplicates import likeness, pairs_alike, thumbnail
 from situs.datasets.dataset import DatasetOptions, open_dataset
 from situs.errors import SitusError
 from situs.scans.privacy import digest_patient
-from situs.splits.near_duplicates import likeness, pairs_alike, thumbnail
 from situs.study import describe
 from situs.study.cases import CaseFacts, contents, fingerprint, inspect, near_duplicates
 from situs.study.splits import LeakError, split_cases, training_cases, without_leaks
@@ -151,6 +152,33 @@ def test_two_brains_in_one_mask_are_no_copies_but_a_window_makes_no_other_brain(
     windowed = np.clip(brains[0], 40, 180)
     thumbs = np.stack([thumbnail(a, np.eye(4)) for a in (*brains, noisy, windowed)])
     assert {(i, j) for i, j, _ in pairs_alike(thumbs, 0.98)} == {(0, 2), (0, 3), (2, 3)}
+
+
+@pytest.mark.parametrize("correlation", [0.9, 0.98])
+def test_asking_coarse_pictures_first_finds_what_comparing_every_pair_finds(
+    monkeypatch, correlation
+):
+    """Among smooth scans of one anatomy with and without background, over edges of blocks."""
+    monkeypatch.setattr(finder, "_BLOCK", 7)
+    monkeypatch.setattr(finder, "_PIECE", 2)
+    rng = np.random.default_rng(0)
+    shape = (1, 20, 20, 20)
+    inside = (np.linalg.norm(np.indices(shape[1:]) - 9.5, axis=0) < 8)[None]
+    shared = ndimage.gaussian_filter(rng.normal(size=shape), 2) * 20
+    scans = []
+    for i in range(12):
+        scan = shared + ndimage.gaussian_filter(rng.normal(size=shape), 2) * 8
+        scans.append(np.where(inside, scan + 20, 0) if i % 2 else scan)
+        for strength in (0.02, 0.2):
+            scans.append(scans[-1] + rng.normal(0, strength, shape))
+    thumbs = [thumbnail(a, np.eye(4)) for a in scans]
+    alike = likeness(np.stack(thumbs), np.stack(thumbs))
+    expected = {(i, j) for i, j in np.argwhere(alike >= correlation).tolist() if i < j}
+    found = pairs_alike(thumbs, correlation)
+    assert {(i, j) for i, j, _ in found} == expected
+    assert found == sorted(found)
+    assert len(expected) >= 36  # each with its copies
+    assert all(r == pytest.approx(alike[i, j], abs=1e-4) for i, j, r in found)
 
 
 @settings(deadline=None, max_examples=20)

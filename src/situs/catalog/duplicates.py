@@ -2,68 +2,64 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-
+from situs.catalog.links import linked
 from situs.catalog.measure import Entry, Measured
-
-SIMILAR = 0.9995
-"""Correlation of two coarse pictures above which scans count as near-duplicates."""
-
-_BLOCK = 2048
+from situs.catalog.near_duplicates import Thumbnail, pairs_alike
 
 
 def mark_duplicates(measured: Sequence[Measured]) -> list[Entry]:
     """Fill in ``duplicate_of`` and ``near_duplicate_of``.
 
-    Duplicates hold the same values. Near-duplicates have the same numbers of voxels in RAS order
-    and coarse pictures that agree up to a factor and an offset: another file format, axis order,
-    number format, intensity scale, or slight noise. A crop or a resampled copy is not found.
+    Duplicates hold the same values. Near-duplicates look alike
+    (:data:`~situs.catalog.near_duplicates.ALIKE`) after a change of file format, axis order,
+    number format, voxel size or intensities, or under slight noise. Scans that go together
+    anyway, those of one patient, study or file, are not asked whether they look alike: the
+    phases of one heart do. What looks alike over several steps is marked with the earliest of
+    them all, so that whoever keeps near-duplicates together keeps all of these.
 
     Args:
         measured: In the order in which "earlier" is meant.
     """
     first: dict[str, str] = {}
-    marked: dict[str, tuple[str, str]] = {}
-    buckets: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, item in enumerate(measured):
+    marked: dict[str, dict[str, str]] = {}
+    asked: list[tuple[Entry, Thumbnail]] = []
+    for item in measured:
         entry = item.entry
         if not entry.accepted:
             continue
         same = first.setdefault(entry.content, entry.key)
         if same != entry.key:
-            marked[entry.key] = (same, "")
-        elif item.coarse is not None:
-            buckets[_ras_shape(entry)].append(index)
-    for indices in buckets.values():
-        for later, earlier in _similar(measured, indices):
-            marked[measured[later].entry.key] = ("", measured[earlier].entry.key)
-    return [_marked(item.entry, marked) for item in measured]
+            marked[entry.key] = {"duplicate_of": same}
+        elif item.thumbnail is not None:
+            asked.append((entry, item.thumbnail))
+    for earliest, later in _chained(asked):
+        marked[later.key] = {"near_duplicate_of": earliest.key}
+    entries = [item.entry for item in measured]
+    return [e.model_copy(update=marked[e.key]) if e.key in marked else e for e in entries]
 
 
-def _marked(entry: Entry, marked: dict[str, tuple[str, str]]) -> Entry:
-    if entry.key not in marked:
-        return entry
-    same, near = marked[entry.key]
-    return entry.model_copy(update={"duplicate_of": same, "near_duplicate_of": near})
+def _chained(asked: Sequence[tuple[Entry, Thumbnail]]) -> Iterator[tuple[Entry, Entry]]:
+    """Each scan that looks like others, after the earliest that it hangs together with."""
+    entries = [entry for entry, _ in asked]
+    links = [
+        (i, j)
+        for i, j, _ in pairs_alike([picture for _, picture in asked])
+        if not _together(entries[i], entries[j])
+    ]
+    for later, earliest in linked(range(len(entries)), links).items():
+        if later != earliest and not _together(entries[earliest], entries[later]):
+            yield entries[earliest], entries[later]
 
 
-def _ras_shape(entry: Entry) -> tuple[int, ...]:
-    axes = ["RLAPSI".index(code) // 2 for code in entry.orientation]
-    return tuple(n for _, n in sorted(zip(axes, entry.shape, strict=True)))
-
-
-def _similar(measured: Sequence[Measured], indices: list[int]) -> list[tuple[int, int]]:
-    """Each index with the earliest other that looks like it, in blocks of rows."""
-    pictures = np.stack([measured[i].coarse for i in indices])  # type: ignore[misc]
-    pairs = []
-    for start in range(0, len(indices), _BLOCK):
-        rows = pictures[start : start + _BLOCK]
-        close = rows @ pictures[: start + len(rows)].T > SIMILAR
-        for row, similar in enumerate(close):
-            earlier = np.flatnonzero(similar[: start + row])
-            if len(earlier):
-                pairs.append((indices[start + row], indices[int(earlier[0])]))
-    return pairs
+def _together(first: Entry, second: Entry) -> bool:
+    """Whether two scans share a patient, a study or a file."""
+    return any(
+        mark and mark == other
+        for mark, other in zip(
+            (first.patient, first.study, first.series or first.path),
+            (second.patient, second.study, second.series or second.path),
+            strict=True,
+        )
+    )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from situs.catalog.near_duplicates import Thumbnail, thumbnail
 from situs.catalog.patients import patient_in
 from situs.errors import ScanRefused
 from situs.scans.discovery import Candidate
@@ -23,7 +24,6 @@ from situs.scans.scan import Scan
 Volumes = Literal["refuse", "first", "each"]
 BurnedIn = Literal["accept", "refuse"]
 _SAMPLE = 500_000
-_COARSE = 8
 
 
 class Entry(BaseModel):
@@ -111,10 +111,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Measured:
-    """An entry and a coarse picture of the scan, by which near-duplicates are found."""
+    """An entry and the scan's thumbnail, by which near-duplicates are found."""
 
     entry: Entry
-    coarse: npt.NDArray[np.float32] | None = None
+    thumbnail: Thumbnail | None = None
 
 
 def measure(job: Job) -> list[Measured]:
@@ -241,33 +241,7 @@ def _measured(job: Job, scan: Scan, volume: int | None) -> Measured:
         notes=provenance.notes,
         burned_in=provenance.burned_in,
     )
-    return Measured(entry, coarse_picture(scan))
-
-
-def coarse_picture(scan: Scan) -> npt.NDArray[np.float32] | None:
-    """Block means of the first channel in RAS order, standardised: ``(8·8·8,)``.
-
-    None for a scan with fewer than 8 voxels along an axis.
-    """
-    if min(scan.shape) < _COARSE:
-        return None
-    array = _in_ras_order(scan)
-    for axis, size in enumerate(array.shape):
-        edges = np.linspace(0, size, _COARSE + 1).astype(int)
-        sums = np.add.reduceat(array, edges[:-1], axis=axis, dtype=np.float64)
-        widths = np.diff(edges).reshape([-1 if a == axis else 1 for a in range(3)])
-        array = sums / widths
-    flat = (array - array.mean()).reshape(-1)
-    norm = float(np.linalg.norm(flat))
-    return (flat / norm).astype(np.float32) if norm > 0 else None
-
-
-def _in_ras_order(scan: Scan) -> npt.NDArray[np.generic]:
-    codes = scan.orientation
-    axes = [next(a for a in range(3) if codes[a] in pair) for pair in ("RL", "AP", "SI")]
-    array = scan.array[0].transpose(axes)
-    flips = tuple(a for a in range(3) if codes[axes[a]] in "LPI")
-    return np.flip(array, flips)
+    return Measured(entry, thumbnail(scan.array, scan.affine))
 
 
 def _content(values: npt.NDArray[np.generic]) -> str:

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nibabel.orientations import inv_ornt_aff, io_orientation
+from nibabel.orientations import inv_ornt_aff
 from scipy import ndimage
+
+from situs.geometry.axes import ras_axes
 
 Floats = npt.NDArray[np.float32]
 Triple = tuple[int, int, int]
@@ -67,35 +69,24 @@ class GridChange:
         return affine
 
 
-def orientation(affine: npt.NDArray[np.float64]) -> tuple[Triple, tuple[bool, bool, bool]]:
-    """Source axis and reversal for each of R, A, S, closest to the world's axes."""
-    ornt = io_orientation(affine)
-    axes = np.argsort(ornt[:, 0])
-    r, a, s = (ornt[axes, 1] < 0).tolist()
-    return _triple(axes), (r, a, s)
-
-
-def orient(
-    array: npt.NDArray[np.generic], axes: Sequence[int], flips: Sequence[bool]
-) -> npt.NDArray[np.generic]:
-    """View of ``(C, *source)`` with its axes along R, A, S."""
-    turned = array.transpose(0, *(a + 1 for a in axes))
-    return turned[(slice(None), *(slice(None, None, -1 if f else 1) for f in flips))]
-
-
-def unorient(
-    array: npt.NDArray[np.generic], axes: Sequence[int], flips: Sequence[bool]
-) -> npt.NDArray[np.generic]:
-    """Inverse of :func:`orient`."""
-    array = array[(slice(None), *(slice(None, None, -1 if f else 1) for f in flips))]
-    return array.transpose(0, *(int(i) + 1 for i in np.argsort(axes)))
-
-
 def resampled_shape(
     shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]
 ) -> Triple:
     """Voxels that cover the same extent at another spacing, at least one along each axis."""
     return _triple(max(1, round(n * s / t)) for n, s, t in zip(shape, spacing, target, strict=True))
+
+
+def median_spacing_of(
+    grids: Iterable[tuple[npt.NDArray[np.float64], Sequence[float]]],
+) -> tuple[float, float, float]:
+    """Median spacing in mm along R, A, S of grids that may be stored in any orientation.
+
+    Args:
+        grids: Affine ``(4, 4)`` and spacing along the array axes of each.
+    """
+    spacings = [[spacing[a] for a in ras_axes(affine)[0]] for affine, spacing in grids]
+    x, y, z = np.median(spacings, axis=0).round(4).tolist()
+    return (x, y, z)
 
 
 def centred_offset(

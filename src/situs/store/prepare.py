@@ -21,12 +21,13 @@ from situs.catalog.patients import burned_in_warning
 from situs.config import Config
 from situs.errors import NotWritten, ScanRefused, SitusError, StoreError, not_writable
 from situs.files import check_writable, remove_leftovers, sha256, write_file
+from situs.geometry.axes import ras_axes
 from situs.locks import holding, is_empty
 from situs.scans.parallel import LIMIT_S, isolated_map
 from situs.scans.quality import check_prepared
 from situs.scans.refusals import refuse
 from situs.store.chunks import write_array
-from situs.store.grid import orientation, resampled_shape
+from situs.store.grid import median_spacing_of, resampled_shape
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file
 from situs.store.preprocess import LARGEST_VOXELS, preprocess, target_spacing
 from situs.store.record import Head, Record, fingerprint, is_sealed, sealed
@@ -155,19 +156,14 @@ def _prepare(
 
 def median_spacing(entries: Sequence[Entry]) -> Spacing:
     """Median spacing along R, A, S of scans that may be stored in any orientation."""
-    spacings = []
-    for entry in entries:
-        axes, _ = orientation(np.reshape(entry.affine, (4, 4)))
-        spacings.append([entry.spacing[a] for a in axes])
-    x, y, z = np.median(spacings, axis=0).round(4).tolist()
-    return (x, y, z)
+    return median_spacing_of((np.reshape(e.affine, (4, 4)), e.spacing) for e in entries)
 
 
 def prepared_shape(
     entry: Entry, rules: Preprocessing, spacing_mm: Spacing | None = None
 ) -> tuple[int, int, int]:
     """Voxels along R, A, S that a scan gets where nothing is cropped."""
-    axes, _ = orientation(np.reshape(entry.affine, (4, 4)))
+    axes, _ = ras_axes(np.reshape(entry.affine, (4, 4)))
     spacing = [entry.spacing[a] for a in axes]
     size = [entry.shape[a] for a in axes]
     return resampled_shape(size, spacing, target_spacing(rules, size, spacing, spacing_mm))

@@ -10,16 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import ConfigError, SitusError
+from situs.geometry.axes import from_ras, ras_axes, to_ras
 from situs.scans.scan import Scan
 from situs.store.crop import Background
 from situs.store.grid import (
     GridChange,
-    orient,
-    orientation,
     resample,
     resample_labels,
     resampled_shape,
-    unorient,
 )
 from situs.store.intensity import Kind, air, foreground_box, intensity_kind, scaling
 from situs.store.rules import Preprocessing, Spacing
@@ -84,8 +82,8 @@ def preprocess(
             f"the label has {label.shape} voxels, its scan {scan.shape}; "
             "resample the label onto the scan's grid first"
         )
-    axes, flips = orientation(scan.affine)
-    turned = orient(scan.array, axes, flips)
+    axes, flips = ras_axes(scan.affine)
+    turned = to_ras(scan.array, axes, flips)
     spacing = [scan.spacing[a] for a in axes]
     # Each channel by itself: PET beside CT is not in Hounsfield units.
     own = tuple(map(intensity_kind, turned, scan.channel_modalities))
@@ -186,7 +184,7 @@ def _uncropped(cropped: npt.NDArray[T], change: GridChange) -> npt.NDArray[T]:
     """``(*cropped)`` in the scan's own axes, zero outside the crop."""
     full = np.zeros(change.oriented_shape, dtype=cropped.dtype)
     full[tuple(map(slice, change.start, change.stop))] = cropped
-    (turned,) = unorient(full[None], change.axes, change.flips)
+    (turned,) = from_ras(full[None], change.axes, change.flips)
     return np.ascontiguousarray(turned)
 
 
@@ -224,6 +222,6 @@ def target_spacing(
 
 
 def _prepare_label(label: Scan, change: GridChange) -> npt.NDArray[np.int16]:
-    (turned,) = orient(label.array[:1], change.axes, change.flips)
+    (turned,) = to_ras(label.array[:1], change.axes, change.flips)
     cropped = turned[tuple(map(slice, change.start, change.stop))]
     return resample_labels(np.asarray(cropped, dtype=np.int64), change.shape, change.scale)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from situs.catalog.near_duplicates import Thumbnail, pack, pairs_alike, thumbnail, unpack
 from situs.datasets.dataset import Case, Dataset
 from situs.files import remembered, sha256, write_json
-from situs.splits.near_duplicates import pack, pairs_alike, thumbnail, unpack
 
 _STRATA = 3
 _FORMAT = 2  # of the cache; another one is measured anew
@@ -38,7 +38,7 @@ class CaseFacts:
     group: str
     stratum: str
     content: str
-    thumbnail: npt.NDArray[np.float32]
+    thumbnail: Thumbnail
     given: str = ""
     annotation: str = ""
     patient: str = ""
@@ -89,9 +89,7 @@ def near_duplicates(
     facts: Sequence[CaseFacts], correlation: float
 ) -> list[tuple[CaseFacts, CaseFacts, float]]:
     """Pairs of different patients whose scans are the same, or as like as ``correlation``."""
-    if not facts:
-        return []
-    alike = pairs_alike(np.stack([f.thumbnail for f in facts]), correlation)
+    alike = pairs_alike([f.thumbnail for f in facts], correlation)
     found = [(facts[i], facts[j], r) for i, j, r in alike if facts[i].group != facts[j].group]
     contents: dict[str, CaseFacts] = {}
     listed = {(a.name, b.name) for a, b, _ in found}

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from situs.backbones import BackboneConfig
+from situs.catalog.near_duplicates import ALIKE
 from situs.config import Config, Seed, validate
 from situs.datasets.dataset import DatasetOptions
 from situs.errors import setting
@@ -191,7 +192,7 @@ class StudyConfig(Config):
     validation: NonNegativeInt = 10
     split_seed: Seed = 0
     near_duplicates: Literal["refuse", "group"] = "refuse"
-    duplicate_correlation: float = Field(0.98, gt=0, le=1)
+    duplicate_correlation: float = Field(ALIKE, gt=0, le=1)
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     preprocessing: Preprocessing = Field(default_factory=Preprocessing)
     pretrain: dict[str, Any] = Field(default_factory=dict)

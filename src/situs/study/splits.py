@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from situs.catalog.links import linked
 from situs.errors import SitusError, setting
-from situs.splits.groups import linked
 from situs.splits.split import Split
 from situs.study.cases import CaseFacts, near_duplicates
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from situs.catalog.catalog import build_catalog
+from situs.catalog.near_duplicates import pack, thumbnail, unpack
 from situs.datasets.dataset import DatasetError, DatasetOptions
 from situs.datasets.layouts.common import patient_of
 from situs.files import remembered, write_json
 from situs.scans.formats import stem
 from situs.scans.names import unescaped
 from situs.scans.privacy import digest_patient
-from situs.splits.near_duplicates import pack, thumbnail, unpack
 from situs.study.cases import CaseFacts, near_duplicates
 from situs.study.splits import LeakError
 

@@ -15,7 +15,7 @@ from situs.datasets.dataset import Case, Dataset, DatasetOptions, open_dataset
 from situs.errors import ConfigError
 from situs.store import Prepared, Preprocessing, preprocess
 from situs.store.crop import Background
-from situs.store.grid import orientation
+from situs.store.grid import median_spacing_of
 from situs.store.intensity import Kind
 
 T = TypeVar("T")
@@ -236,13 +236,8 @@ class Cohort:
     def _median_spacing(self) -> tuple[float, float, float]:
         names = self.names
         chosen = [names[i] for i in np.linspace(0, len(names) - 1, _SPACING_CASES).astype(int)]
-        spacings = []
-        for name in dict.fromkeys(chosen):
-            scan, _ = self.dataset.read(self._cases[name])
-            axes, _ = orientation(scan.affine)
-            spacings.append([scan.spacing[a] for a in axes])
-        x, y, z = (round(float(s), 4) for s in np.median(spacings, axis=0))
-        return (x, y, z)
+        scans = (self.dataset.read(self._cases[name])[0] for name in dict.fromkeys(chosen))
+        return median_spacing_of((scan.affine, scan.spacing) for scan in scans)
 
 
 def _only(values: set[T]) -> T | None:
