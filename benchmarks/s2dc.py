@@ -28,8 +28,9 @@ from torch.profiler import ProfilerActivity, profile
 from situs.config import validate
 from situs.methods.s2dc import consistency, discrepancy, log_sinkhorn
 from situs.methods.s2dc.config import S2dcConfig
+from situs.methods.s2dc.motion import draw_motion, moved_copy
 from situs.methods.s2dc.presets import PRESETS
-from situs.methods.s2dc.views import draw_motion, moved_copy, sample_region
+from situs.methods.s2dc.views import sample_region
 from situs.views import ArraySource
 
 GROUPS, TOKENS, FEATURES = 12, 144, 512

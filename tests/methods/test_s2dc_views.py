@@ -12,12 +12,17 @@ from situs.config import validate
 from situs.errors import ConfigError
 from situs.geometry import map_tokens, match_targets
 from situs.methods.s2dc.config import MotionConfig, S2dcConfig
-from situs.methods.s2dc.views import (
+from situs.methods.s2dc.motion import (
+    Back,
     draw_motion,
-    from_crops,
+    moved_copies,
     moved_copy,
-    sample_region,
+    moved_crops,
     to_crops,
+)
+from situs.methods.s2dc.views import (
+    from_crops,
+    sample_region,
     token_geometry,
 )
 from situs.views import ArraySource
@@ -178,6 +183,42 @@ def test_motion_within_a_plane_equals_plain_trilinear_resampling(seed, spacing, 
         np.testing.assert_allclose(out, want, atol=1e-4)
 
 
+@pytest.mark.parametrize("plane", ["volume", "sagittal", "coronal", "axial"])
+def test_crops_of_a_moved_box_are_its_parts_however_much_is_done_at_once(
+    plane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    block = rng.normal(size=(2, 16, 18, 20)).astype(np.float32)
+    affine_mm = draw_motion(MotionConfig(plane=plane), np.full(3, 4.0), rng)  # type: ignore[arg-type]
+    size, grid = (12, 10, 9), (3, 2, 1)
+    back = Back.of(affine_mm, (1.0, 1.0, 1.0), (2, 4, 5), size)
+    (whole,) = moved_crops(block, back, size, (1, 1, 1))
+    monkeypatch.setattr("situs.methods.s2dc.motion._AT_ONCE", 500)
+    monkeypatch.setattr("situs.views.resampling._AT_ONCE", 500)
+    crops = moved_crops(block, back, size, grid)
+    assert crops.shape == (6, 2, 4, 5, 9)
+    np.testing.assert_allclose(crops, to_crops(whole, grid), atol=1e-5)
+
+
+def test_copies_that_share_a_read_are_those_made_one_by_one() -> None:
+    reads = []
+
+    class Watched(ArraySource):
+        def read(self, start, size):
+            reads.append(tuple(size))
+            return super().read(start, size)
+
+    rng = np.random.default_rng(0)
+    source = Watched(rng.normal(size=(2, 40, 40, 40)).astype(np.float32), air=(-1.0, 2.0))
+    starts = [(-2, 3, 4), (0, 5, 3), (25, 20, 30)]
+    motions = [draw_motion(MotionConfig(), np.full(3, 8.0), rng) for _ in starts]
+    copies = moved_copies(source, starts, (8, 9, 10), motions)
+    assert len(reads) == 2
+    for copy, start, motion in zip(copies, starts, motions, strict=True):
+        alone = moved_copy(source, start, (8, 9, 10), motion)
+        np.testing.assert_allclose(copy, alone, atol=1e-5)
+
+
 def test_a_copy_of_the_region_alone_has_air_in_its_corners() -> None:
     motion = {"plane": "axial", "rotation_deg": 30}
     options = {"motion": motion, "intensity": PLAIN, "global_crops": 2, "copy_of": "region"}
@@ -195,7 +236,7 @@ def test_a_copy_of_the_region_alone_has_air_in_its_corners() -> None:
 @given(st.tuples(*[st.integers(1, 3)] * 3), st.tuples(*[st.integers(1, 4)] * 3))
 def test_crops_and_back(grid: tuple[int, int, int], crop: tuple[int, int, int]) -> None:
     region = torch.randn(2, 3, *(g * c for g, c in zip(grid, crop, strict=True)))
-    crops = to_crops(region, grid)
+    crops = torch.stack([torch.from_numpy(to_crops(one.numpy(), grid)) for one in region])
     assert crops.shape == (2, int(np.prod(grid)), 3, *crop)
     last = crops[:, -1]
     assert torch.equal(last, region[:, :, -crop[0] :, -crop[1] :, -crop[2] :])

@@ -151,7 +151,7 @@ def test_training_finds_scans_again_and_repeats_itself(tmp_path):
     torch.manual_seed(0)
     options = {"view_size": (8, 8, 8), "hidden": 32, "width": 16}
     method = SimClr(validate(SimClrConfig, options))
-    sources = smooth_sources(24, (14, 12, 10))
+    sources = smooth_sources(40, (14, 12, 10))
     first, again = (method.sample(sources[0], np.random.default_rng(3)) for _ in range(2))
     assert all(torch.equal(first[k], again[k]) for k in first)
     backbone = TinyBackbone()

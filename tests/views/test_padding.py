@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from situs.backbones import BackboneConfig, build
 from situs.geometry import Plane
-from situs.methods.s2dc.views import moved_copy
+from situs.methods.s2dc.motion import moved_copy
 from situs.scans import Scan
 from situs.store import Preprocessing, Store, prepare, preprocess
 from situs.store.grid import GridChange

@@ -103,9 +103,11 @@ def cut_views(
 ) -> Tensor:
     """Views ``(V, C, *size)`` of crops, each changed in intensity on its own."""
     full = spanned(size, axis)
-    views = [jitter(cut(source, crop, full), intensity, rng) for crop in crops]
-    stacked = np.array(views, dtype=np.float32)
-    return torch.from_numpy(stacked.reshape(len(crops), source.channels, *size))
+    views = np.empty((len(crops), source.channels, *full), dtype=np.float32)
+    for view, crop in zip(views, crops, strict=True):
+        view[:] = cut(source, crop, full)
+    jitter(views, intensity, rng)
+    return torch.from_numpy(views.reshape(len(crops), source.channels, *size))
 
 
 def places_of(crops: Sequence[Crop]) -> dict[str, Tensor]:

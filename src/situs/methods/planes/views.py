@@ -65,7 +65,7 @@ def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Ge
               for s in slices]  # fmt: skip
     images = study_images(slices, planes, config)
     if config.intensity is not None:
-        images = np.stack([jitter(image, config.intensity, rng) for image in images])
+        jitter(images, config.intensity, rng)
     lines, visible = study_lines(slices, planes, targets, config)
     tensors = _tensors(images, planes, slices, targets, lines, visible)
     return {**tensors, "scan": torch.tensor(scans)}

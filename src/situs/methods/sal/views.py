@@ -133,7 +133,7 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
             depths.append(index * source.spacing[pair.axis])
     images = cut_discs(source, planes, np.stack(discs), radius)
     if config.intensity is not None:
-        images = np.stack([jitter(image, config.intensity, rng) for image in images])
+        jitter(images, config.intensity, rng)
 
     def stacked(values: npt.ArrayLike, dtype: type = np.float32) -> torch.Tensor:
         array: npt.NDArray[Any] = np.asarray(values, dtype=dtype)

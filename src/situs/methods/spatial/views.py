@@ -35,14 +35,12 @@ def sample_views(source: Source, config: SpatialConfig, rng: np.random.Generator
     start_vox = rng.integers(
         np.minimum(middle, 0), np.maximum(room, middle), (config.views, 3), "int64", True
     )
-    views = [
-        jitter(read_crop(source, start.tolist(), config.view_size), config.intensity, rng)
-        for start in start_vox
-    ]
+    views = np.stack([read_crop(source, start.tolist(), config.view_size) for start in start_vox])
+    jitter(views, config.intensity, rng)
     centers_vox = start_vox + (size - 1) / 2
     spacing_mm = np.asarray(source.spacing)
     return {
-        "views": torch.from_numpy(np.stack(views)),
+        "views": torch.from_numpy(views),
         "start_vox": torch.from_numpy(start_vox),
         "centers_vox": torch.from_numpy(centers_vox.astype(np.float32)),
         "centers_mm": torch.from_numpy((centers_vox * spacing_mm).astype(np.float32)),

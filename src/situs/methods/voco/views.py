@@ -56,8 +56,8 @@ def sample_region(source: Source, config: VocoConfig, rng: np.random.Generator) 
     crops = rng.integers(0, region - size, (config.crops, 3), endpoint=True)
     starts = np.concatenate([bases, crops]) + corner
     block = read_crop(source, corner.tolist(), region.tolist())
-    cut = [_slice(block, s, config.crop_size) for s in starts - corner]
-    views = torch.from_numpy(np.stack([jitter(c, config.intensity, rng) for c in cut]))
+    cut = np.stack([_slice(block, s, config.crop_size) for s in starts - corner])
+    views = torch.from_numpy(jitter(cut, config.intensity, rng))
     if config.seen_size != config.crop_size:
         views = F.interpolate(views, size=config.seen_size, mode="trilinear", align_corners=False)
     return {
