@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,6 +33,11 @@ def placed(tensor: Tensor, device: torch.device) -> Tensor:
     What is copied must stay as it is until the device has caught up.
     """
     return tensor.to(device, non_blocking=True)
+
+
+def to_numpy(tensor: Tensor) -> npt.NDArray[np.float64]:
+    """Values without gradient, on the CPU and in double precision."""
+    return tensor.detach().cpu().double().numpy()
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from situs.observation import Score
@@ -80,6 +81,12 @@ def row_means(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def finite_mean(values: npt.ArrayLike) -> float:
     """Mean of the finite values; NaN where there is none."""
     return float(row_means(np.asarray(values, np.float64).reshape(1, -1))[0])
+
+
+def mean_pairwise(values: Tensor) -> float:
+    """E‖a − b‖ over different rows of ``values (N, K)``: the error of guessing another row."""
+    count = len(values)
+    return float(torch.cdist(values, values).sum() / max(1, count * (count - 1)))
 
 
 def _array(values: Any) -> Any:

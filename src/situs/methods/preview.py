@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from situs.observation import Volume
 from situs.store.intensity import block_means
+from situs.tensors import to_numpy
 from situs.views.source import Source
 
 LONGEST_VOX = 128
@@ -31,13 +33,13 @@ class WholeScan:
     volume: Volume
     blocks: tuple[int, int, int]
 
-    def points(self, points_vox: npt.ArrayLike) -> Float:
+    def points(self, points_vox: npt.ArrayLike | Tensor) -> Float:
         """Points ``(…, 3)`` from the scan's voxel frame to the volume's."""
-        return (np.asarray(points_vox, dtype=np.float64) + 0.5) / self.blocks - 0.5
+        return (_array(points_vox) + 0.5) / self.blocks - 0.5
 
-    def sizes(self, sizes_vox: npt.ArrayLike) -> Float:
+    def sizes(self, sizes_vox: npt.ArrayLike | Tensor) -> Float:
         """Sizes of boxes and their first voxels, whose edges lie half a voxel before centres."""
-        return np.asarray(sizes_vox, dtype=np.float64) / self.blocks
+        return _array(sizes_vox) / self.blocks
 
 
 class WholeScans:
@@ -68,3 +70,9 @@ def whole_scan(source: Source) -> WholeScan:
     affine[:3, 3] += affine[:3, :3] @ ((np.array([x, y, z]) - 1) / 2)
     affine[:3, :3] *= [x, y, z]
     return WholeScan(Volume(grey, affine, source.key), (x, y, z))
+
+
+def _array(values: npt.ArrayLike | Tensor) -> Float:
+    if isinstance(values, Tensor):
+        return to_numpy(values)
+    return np.asarray(values, dtype=np.float64)

@@ -7,10 +7,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from situs.methods.config import MethodConfig, Preset
+from situs.methods.config import MethodConfig, Preset, Size3
 from situs.views.intensity import IntensityConfig
-
-Size = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 _LEAST_TOKEN = 4  # voxels
 
@@ -67,8 +65,8 @@ class SpatialConfig(MethodConfig):
     }
 
     views: int = Field(3, ge=2, le=6)
-    view_size: Size = (24, 24, 24)
-    chunk_size: Size = (8, 8, 8)
+    view_size: Size3 = (24, 24, 24)
+    chunk_size: Size3 = (8, 8, 8)
     length_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     head: Literal["difference", "pairwise"] = "difference"
     symmetric: bool = False

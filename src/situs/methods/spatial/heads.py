@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from situs.methods.base import Network
 from situs.methods.normalising import GroupNorm
 from situs.methods.precision import at_least_single
 from situs.methods.spatial.config import SpatialConfig
@@ -16,7 +19,8 @@ def _embedder(channels: int, width: int, strided: int, cells: int) -> nn.Sequent
 
     Pooling leaves ``cells`` places along each axis: where in a view its structures lie is what
     tells the place of the view. The projection lets entries be negative: means of activations
-    all point the same way, and their cosines would start, and stay, near 1.
+    all point the same way, and their cosines would start, and stay, near 1. Strided convolutions
+    and pooling are the paper's; more than one cell, and the projection, are ours.
     """
     # MONAI takes seconds to import, and `situs methods` lists what it does not build.
     from monai.networks.blocks import Convolution  # noqa: PLC0415 - MONAI is slow
@@ -47,7 +51,7 @@ def _placer(channels: int, width: int) -> nn.Sequential:
 
     It reads 10³ voxels and no more, so that what a place is must be in the features there. One
     voxel alone is not enough: backbones normalise their features over the view, which fixes the
-    means of the channels, and what view it is shows in how neighbours differ.
+    means of the channels, and what view it is shows in how neighbours differ. Ours, like ``voxel``.
     """
     layers: list[nn.Module] = []
     for level in range(2):
@@ -63,6 +67,9 @@ def _placer(channels: int, width: int) -> nn.Sequential:
 class SpatialHeads(nn.Module):
     """Vectors of views, gaps between them, embeddings of chunks (arXiv 2509.05967).
 
+    Gaps by ``W`` and vectors as differences of positions are the paper's; the pairwise head, and
+    view vectors read from the coarse features, are ours.
+
     Args:
         channels: Channels of the dense feature map.
         coarse: Channels of the encoder's last feature map.
@@ -72,7 +79,8 @@ class SpatialHeads(nn.Module):
     def __init__(self, channels: int, coarse: int, config: SpatialConfig) -> None:
         super().__init__()
         self.pairwise = config.head == "pairwise"
-        if config.vector_from == "dense":
+        self.from_dense = config.vector_from == "dense"
+        if self.from_dense:
             self.view_vector = _embedder(channels, config.width, strided=2, cells=2)
         else:
             self.view_vector = _embedder(coarse, config.width, strided=0, cells=2)
@@ -111,6 +119,21 @@ class SpatialHeads(nn.Module):
         with _own_precision(dense):
             tokens: Tensor = self.voxel_place(at_least_single(dense))
             return F.interpolate(tokens, size=dense.shape[2:], mode="trilinear")
+
+
+class Encoded(NamedTuple):
+    """Feature maps of a flat list of views: dense ``(N, C, *view)`` and vectors ``(N, D)``."""
+
+    dense: Tensor
+    vectors: Tensor
+
+
+def encode(network: Network, views: Tensor) -> Encoded:
+    """Dense features and vectors of ``views (N, C, *view)``."""
+    heads: SpatialHeads = network.heads
+    features = network.backbone.encode(views)
+    dense = network.backbone.decode(features)
+    return Encoded(dense, heads.view_vector(dense if heads.from_dense else features[-1]))
 
 
 def _own_precision(tensor: Tensor) -> torch.autocast:

@@ -1,6 +1,8 @@
 """What ``spatial`` minimises: the terms of arXiv 2509.05967, each usable alone.
 
-Gaps and steps are in normalised lengths throughout, shaped ``(…, V, V, 3)``.
+``gap_axis``, ``gap_norm``, ``chunk_adjacent``, ``chunk_distant``, ``vector`` and ``route`` are the
+paper's; ``cycle``, ``antisymmetry`` and ``voxel`` are ours. Gaps and steps are in normalised
+lengths throughout (ours: the paper's are not normalised), shaped ``(…, V, V, 3)``.
 """
 
 from __future__ import annotations
@@ -85,11 +87,11 @@ def voxel(places: Tensor, other_places: Tensor, true: Tensor) -> Tensor:
 
 
 def cycle(steps: Tensor) -> Tensor:
-    """‖d_ij + d_jk + d_ki‖² averaged over triangles and axes; 0 for fewer than three views."""
+    """‖d_ij + d_jk + d_ki‖² averaged over triangles and axes; 0 below three views; ours."""
     sums = cycle_sums(steps)
     return sums.square().mean() if sums.numel() else steps.sum() * 0.0
 
 
 def antisymmetry(steps: Tensor) -> Tensor:
-    """‖d_ij + d_ji‖² averaged over pairs and axes."""
+    """‖d_ij + d_ji‖² averaged over pairs and axes; ours."""
     return off_diagonal(steps + steps.transpose(-3, -2)).square().mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Self, cast
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -11,26 +11,17 @@ from torch import Tensor
 
 from situs.backbones.base import Backbone
 from situs.geometry import gap_matrix
-from situs.methods.base import Batch, Losses, Method, Nets, Network, Samples, Scores, StepScore
+from situs.methods.base import Batch, Losses, Nets, Network, StepScore
 from situs.methods.distributed import share, size
-from situs.methods.measured import Measured
 from situs.methods.spatial import losses
 from situs.methods.spatial.chunks import chunk_starts, cut
 from situs.methods.spatial.config import SpatialConfig
-from situs.methods.spatial.heads import SpatialHeads
-from situs.methods.spatial.observation import Predicted, measure, predicted, sections
+from situs.methods.spatial.heads import Encoded, SpatialHeads, encode
+from situs.methods.spatial.observation import ObservedSpatial
 from situs.methods.spatial.views import gap_spread_mm, sample_views
 from situs.methods.spatial.voxels import voxel_errors
-from situs.observation import Section
-from situs.tensors import constant, placed
+from situs.tensors import placed
 from situs.views.source import Source
-
-
-class Encoded(NamedTuple):
-    """Feature maps of a flat list of views: dense ``(N, C, *view)`` and vectors ``(N, D)``."""
-
-    dense: Tensor
-    vectors: Tensor
 
 
 class Roles(NamedTuple):
@@ -53,7 +44,7 @@ def roles(views: int, symmetric: bool, device: torch.device | None = None) -> Ro
     return Roles(every, every, (every[:, None] + every[1:]) % views)
 
 
-class Spatial(Method):
+class Spatial(ObservedSpatial):
     """Learn where sub-volumes of one scan lie relative to each other (arXiv 2509.05967)."""
 
     name = "spatial"
@@ -62,8 +53,6 @@ class Spatial(Method):
     trains_decoder = True
     uses_teacher = True
     uses_position = True
-    monitor = "gap_error"
-    watched = "view vectors"
     remedy = "raise weights.gap_axis against the chunk terms, or lower the learning rate"
     formulas: ClassVar[dict[str, str]] = {
         "gap_axis": "MSE(ĝ, g),  ĝᵢⱼ = W(vⱼ − vᵢ)",
@@ -78,7 +67,6 @@ class Spatial(Method):
     }
     shows = "view_size"
     Config = SpatialConfig
-    config: SpatialConfig
 
     @property
     def lower_bound(self) -> float:
@@ -100,13 +88,6 @@ class Spatial(Method):
         """View vectors, gaps, chunk vectors, and the chosen vector head."""
         return SpatialHeads(backbone.decoder_channels, backbone.channels[-1], self.config)
 
-    def encode(self, network: Network, views: Tensor) -> Encoded:
-        """Dense features and vectors of ``views (N, C, *view)``."""
-        features = network.backbone.encode(views)
-        dense = network.backbone.decode(features)
-        source = dense if self.config.vector_from == "dense" else features[-1]
-        return Encoded(dense, cast(SpatialHeads, network.heads).view_vector(source))
-
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """One view through the student, the others through its average; all terms."""
         student, teacher = nets
@@ -120,9 +101,9 @@ class Spatial(Method):
             rows = torch.arange(len(views), device=views.device)[:, None]
             views, centers_mm = views[rows, order], centers_mm[rows, order]
         role = roles(count, self.config.symmetric, views.device)
-        near = self.encode(student, views[:, role.student].flatten(0, 1))
+        near = encode(student, views[:, role.student].flatten(0, 1))
         with torch.no_grad():
-            far = self.encode(teacher, views[:, role.teacher].flatten(0, 1))
+            far = encode(teacher, views[:, role.teacher].flatten(0, 1))
         return self._terms(near, far, nets, role, centers_mm, batch["spacing_mm"])
 
     def _terms(
@@ -135,7 +116,7 @@ class Spatial(Method):
         spacing_mm: Tensor,
     ) -> Losses:
         batch = len(centers_mm)
-        heads = cast(SpatialHeads, nets.student.heads)
+        heads: SpatialHeads = nets.student.heads
         mains = near.vectors.reshape(batch, -1, 1, near.vectors.shape[-1])
         others = far.vectors.reshape(batch, len(role.teacher), -1)[:, role.others]
         vectors = torch.cat([mains, others], dim=2)  # (B, M, V, D), main view first
@@ -159,11 +140,12 @@ class Spatial(Method):
             towards, away = self._chunk_pairs(near, far, nets, role, gaps_vox)
             terms["chunk_adjacent"] = losses.chunk_adjacent(*towards)
             terms["chunk_distant"] = losses.chunk_distant(*away)
-        if self.wants("vector", "route") or self._constrained:
+        pairwise = self.config.head == "pairwise"
+        if self.wants("vector", "route") or pairwise:
             steps = heads.steps(vectors).float()
             terms["vector"] = losses.vector(steps, true)
             terms["route"] = losses.route(steps, true)
-            if self._constrained:
+            if pairwise:
                 terms["cycle"] = losses.cycle(steps)
                 terms["antisymmetry"] = losses.antisymmetry(steps)
         if self.wants("voxel"):
@@ -174,21 +156,8 @@ class Spatial(Method):
             scores["voxel_error"] = StepScore(miss.mean(), "mm", "lower")
         return Losses({name: term for name, term in terms.items() if self.wants(name)}, scores)
 
-    @property
-    def _constrained(self) -> bool:
-        return self.config.head == "pairwise"
-
-    def length(self, like: Tensor) -> Tensor:
-        """The normalising length ``(3,)`` in mm, on the device and dtype of ``like``."""
-        return constant(self.config.length_mm or (1.0, 1.0, 1.0), like)
-
     def _chunk_pairs(
-        self,
-        near: Encoded,
-        far: Encoded,
-        nets: Nets,
-        role: Roles,
-        gaps_vox: Tensor,
+        self, near: Encoded, far: Encoded, nets: Nets, role: Roles, gaps_vox: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Embeddings ``(N, D)`` of the adjacent and of the distant chunk pairs.
 
@@ -210,7 +179,7 @@ class Spatial(Method):
 
         def embed(network: Network, encoded: Encoded, which: Tensor, corner: Tensor) -> Tensor:
             chunks = cut(encoded.dense, which.flatten(), corner.reshape(-1, 3), size)
-            return cast(SpatialHeads, network.heads).chunk_vector(chunks).float()
+            return network.heads.chunk_vector(chunks).float()
 
         starts = chunk_starts(gaps_vox[:, :, 0, 1:], self.config.view_size, size).unbind(-2)
         with torch.set_grad_enabled(theirs is student and torch.is_grad_enabled()):
@@ -218,34 +187,11 @@ class Spatial(Method):
         asked = [embed(student, near, main.expand_as(others), starts[corner]) for corner in (0, 2)]
         if self.config.chunk_pairs == "all" and others.shape[-1] > 1:
             i, j = torch.triu_indices(*(others.shape[-1],) * 2, offset=1, device=device)
-            starts = chunk_starts(gaps_vox[:, :, i + 1, j + 1], self.config.view_size, size).unbind(
-                -2
-            )
+            apart = gaps_vox[:, :, i + 1, j + 1]
+            starts = chunk_starts(apart, self.config.view_size, size).unbind(-2)
             for kind in range(2):
                 first = embed(theirs, far, others[..., i], starts[2 * kind])
                 second = embed(theirs, far, others[..., j], starts[2 * kind + 1])
                 asked[kind] = torch.cat([asked[kind], first])
                 answers[kind] = torch.cat([answers[kind], second])
         return (asked[0], answers[0]), (asked[1], answers[1])
-
-    def predict(self, batch: Batch, nets: Nets) -> Predicted:
-        """Gaps, vectors and chosen chunks of all views, by the student: it is what is exported."""
-        encoded = self.encode(nets.student, batch["views"].flatten(0, 1))
-        length = self.length(batch["centers_mm"])
-        heads = cast(SpatialHeads, nets.student.heads)
-        return predicted(self.config, *encoded, length, batch, heads)
-
-    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
-        """All three sub-tasks, in mm and degrees."""
-        return measure(self.config, predicted, samples.batch)
-
-    def features(self, predicted: Predicted) -> Tensor:
-        """View vectors about their mean: only differences count, a shared offset is no collapse."""
-        flat = predicted.vectors.flatten(0, 1)
-        return flat - flat.mean(0)
-
-    def sections(
-        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
-    ) -> list[Section]:
-        """Gap matrix, chunks, vectors and routes."""
-        return sections(self.config, predicted, samples, scores)

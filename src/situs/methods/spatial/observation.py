@@ -5,23 +5,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from situs.geometry import cycle_sums, gap_matrix
-from situs.methods.base import Batch, Samples, Scores
-from situs.methods.measured import Measured
+from situs.methods.base import Batch, Method, Nets, Samples, Scores
+from situs.methods.measured import Measured, mean_pairwise
 from situs.methods.preview import WholeScan, whole_scan
 from situs.methods.spatial.chunks import chunk_starts, cut
 from situs.methods.spatial.config import SpatialConfig
-from situs.methods.spatial.heads import SpatialHeads
+from situs.methods.spatial.heads import SpatialHeads, encode
 from situs.methods.spatial.losses import off_diagonal
 from situs.methods.spatial.voxels import measure_voxels, voxel_section
 from situs.observation import ArrowsPanel, BoxesPanel, MatrixPanel, Panel, ScatterPanel, Section
+from situs.tensors import constant, to_numpy
 
-Float = npt.NDArray[np.float64]
 _AXES = ("right–left", "back–front", "bottom–top")
 _SHOWN = 3  # samples that get figures of their own
 
@@ -61,103 +60,97 @@ class Predicted(NamedTuple):
     places: Tensor | None = None
 
 
-def predicted(
-    config: SpatialConfig,
-    dense: Tensor,
-    vectors: Tensor,
-    length: Tensor,
-    batch: Batch,
-    heads: SpatialHeads,
-) -> Predicted:
-    """All sub-tasks of one held-out batch.
+class ObservedSpatial(Method):
+    """What is asked of ``spatial`` on held-out samples: three sub-tasks, and ``voxel``."""
 
-    Args:
-        config: Sizes.
-        dense: ``(B·V, C, *view)`` features of all views, from the student.
-        vectors: ``(B·V, D)`` view vectors.
-        length: ``(3,)`` what gaps are divided by, in mm.
-        batch: The views' geometry.
-        heads: They predict.
-    """
-    shape = batch["centers_mm"].shape[:2]
-    vectors, dense = vectors.unflatten(0, shape), dense.unflatten(0, shape)
-    return Predicted(
-        gaps=heads.gaps(vectors).float() * length,
-        steps=heads.steps(vectors).float() * length,
-        chunks=choose_chunks(config, dense, batch, heads),
-        vectors=vectors,
-        length=length,
-        places=heads.places(dense.flatten(0, 1)).unflatten(0, shape) if config.voxels else None,
-    )
+    monitor = "gap_error"
+    watched = "view vectors"
+    config: SpatialConfig
 
+    def length(self, like: Tensor) -> Tensor:
+        """The normalising length ``(3,)`` in mm, on the device and dtype of ``like``."""
+        return constant(self.config.length_mm or (1.0, 1.0, 1.0), like)
 
-def measure(config: SpatialConfig, predicted: Predicted, batch: Batch) -> list[Measured]:
-    """Gaps, chunks, vectors and routes beside the truth."""
-    true = gap_matrix(batch["centers_mm"])
-    places = predicted.places
-    return [
-        *_measure_gaps(Gaps(predicted.gaps, true)),
-        *(
-            Measured(name, 100 * right.float(), "%", "higher", label, chance=25.0)
-            for name, label, right in (
-                ("adjacent_accuracy", "closest pair found", predicted.chunks.closest == 0),
-                ("distant_accuracy", "farthest pair found", predicted.chunks.farthest == 3),
-            )
-        ),
-        *_measure_vectors(config, Gaps(predicted.steps, true)),
-        *([] if places is None else [measure_voxels(places, predicted.length, batch)]),
-    ]
+    def predict(self, batch: Batch, nets: Nets) -> Predicted:
+        """Gaps, vectors and chosen chunks of all views, by the student: it is what is exported."""
+        shape, length = batch["centers_mm"].shape[:2], self.length(batch["centers_mm"])
+        heads: SpatialHeads = nets.student.heads
+        dense, flat = encode(nets.student, batch["views"].flatten(0, 1))
+        vectors = flat.unflatten(0, shape)
+        return Predicted(
+            gaps=heads.gaps(vectors).float() * length,
+            steps=heads.steps(vectors).float() * length,
+            chunks=choose_chunks(self.config, dense.unflatten(0, shape), batch, heads),
+            vectors=vectors,
+            length=length,
+            places=heads.places(dense).unflatten(0, shape) if self.config.voxels else None,
+        )
 
+    def features(self, predicted: Predicted) -> Tensor:
+        """View vectors about their mean: only differences count, a shared offset is no collapse."""
+        flat = predicted.vectors.flatten(0, 1)
+        return flat - flat.mean(0)
 
-def sections(
-    config: SpatialConfig, predicted: Predicted, samples: Samples, scores: Scores
-) -> list[Section]:
-    """One section a sub-task."""
-    true = gap_matrix(samples.batch["centers_mm"])
-    shown = [whole_scan(scan) for scan in samples.scans[:_SHOWN]]
-    voxels = (
-        []
-        if predicted.places is None
-        else [voxel_section(predicted.places, predicted.length, samples, scores, _SHOWN)]
-    )
-    return [
-        Section(
-            title="Gap matrix",
-            explanation="How far apart, and along which axis, are two sub-volumes of one scan?",
-            scores=scores.of("gap_error", "gap_mae", "gap_r2"),
-            panels=_gap_panels(Gaps(predicted.gaps, true)),
-        ),
-        Section(
-            title="Adjacent and distant chunks",
-            explanation=(
-                "Two chunks are cut from each of two views, one facing the other view and one "
-                "facing away. Which of the four pairs lies closest together, which farthest apart?"
+    def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
+        """Gaps, chunks, vectors and routes beside the truth, in mm and degrees."""
+        batch, chunks = samples.batch, predicted.chunks
+        true = gap_matrix(batch["centers_mm"])
+        found = _measure_gaps(Gaps(predicted.gaps, true))
+        for name, label, right in (
+            ("adjacent_accuracy", "closest pair found", chunks.closest == 0),
+            ("distant_accuracy", "farthest pair found", chunks.farthest == 3),
+        ):
+            found.append(Measured(name, 100 * right.float(), "%", "higher", label, chance=25.0))
+        closes = self.config.head == "difference"
+        found += _measure_vectors(Gaps(predicted.steps, true), closes)
+        if predicted.places is not None:
+            found.append(measure_voxels(predicted.places, predicted.length, batch))
+        return found
+
+    def sections(
+        self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """One section a sub-task."""
+        config, batch = self.config, samples.batch
+        true = gap_matrix(batch["centers_mm"])
+        shown = [whole_scan(scan) for scan in samples.scans[:_SHOWN]]
+        way = "Which way is it from one sub-volume to the other? A round trip must close."
+        if config.head == "difference":
+            way += " With the difference head it closes by construction, so its zero shows nothing."
+        sections = [
+            Section(
+                title="Gap matrix",
+                explanation="How far apart, and along which axis, are two sub-volumes of one scan?",
+                scores=scores.of("gap_error", "gap_mae", "gap_r2"),
+                panels=_gap_panels(Gaps(predicted.gaps, true)),
             ),
-            scores=scores.of("adjacent_accuracy", "distant_accuracy"),
-            panels=tuple(
-                _chunk_panel(config, predicted.chunks, samples.batch, b, scan)
-                for b, scan in enumerate(shown)
+            Section(
+                title="Adjacent and distant chunks",
+                explanation=(
+                    "Two chunks are cut from each of two views, one facing the other view and one "
+                    "facing away. Which of the four pairs lies closest together, which farthest "
+                    "apart?"
+                ),
+                scores=scores.of("adjacent_accuracy", "distant_accuracy"),
+                panels=tuple(
+                    _chunk_panel(config, predicted.chunks, batch, b, scan)
+                    for b, scan in enumerate(shown)
+                ),
             ),
-        ),
-        Section(
-            title="Vectors and routes",
-            explanation=(
-                "Which way is it from one sub-volume to the other? A round trip must close."
-                + (
-                    " With the difference head it closes by construction, so its zero shows "
-                    "nothing."
-                    if config.head == "difference"
-                    else ""
-                )
+            Section(
+                title="Vectors and routes",
+                explanation=way,
+                scores=scores.of("direction_error", "vector_error", "route_closure"),
+                panels=tuple(
+                    _arrows(config, predicted.steps[b], batch, b, scan)
+                    for b, scan in enumerate(shown)
+                ),
             ),
-            scores=scores.of("direction_error", "vector_error", "route_closure"),
-            panels=tuple(
-                _arrows(config, Gaps(predicted.steps, true), samples.batch, b, scan)
-                for b, scan in enumerate(shown)
-            ),
-        ),
-        *voxels,
-    ]
+        ]
+        if predicted.places is not None:
+            places, length = predicted.places, predicted.length
+            sections.append(voxel_section(places, length, samples, scores, _SHOWN))
+        return sections
 
 
 def choose_chunks(
@@ -224,13 +217,13 @@ def _measure_gaps(gaps: Gaps) -> list[Measured]:
 
 
 def _gap_panels(gaps: Gaps) -> tuple[Panel, ...]:
-    predicted, true = (_np(off_diagonal(g).reshape(-1)) for g in gaps)
+    predicted, true = (to_numpy(off_diagonal(g).reshape(-1)) for g in gaps)
     matrices = [
         MatrixPanel(
             title=f"Distances between the views of scan {b + 1}",
             caption="Each cell is the distance between two views' centres.",
-            predicted=_np(gaps.predicted[b].norm(dim=-1)),
-            true=_np(gaps.true[b].norm(dim=-1)),
+            predicted=to_numpy(gaps.predicted[b].norm(dim=-1)),
+            true=to_numpy(gaps.true[b].norm(dim=-1)),
             labels=tuple(f"view {v + 1}" for v in range(gaps.true.shape[1])),
         )
         for b in range(min(_SHOWN, len(gaps.true)))
@@ -268,14 +261,14 @@ def _chunk_panel(
         title=f"Chunks of scan {sample + 1}",
         caption="The two chunks that the network holds for the closest of the four.",
         volume=scan.volume,
-        start_vox=scan.sizes(np.stack([_np(start) for start, *_ in boxes])),
+        start_vox=scan.sizes(np.stack([to_numpy(start) for start, *_ in boxes])),
         size_vox=scan.sizes([size for _, size, *_ in boxes]),
         names=tuple(name for *_, name, _ in boxes),
         roles=tuple(role for *_, role in boxes),
     )
 
 
-def _measure_vectors(config: SpatialConfig, steps: Gaps) -> list[Measured]:
+def _measure_vectors(steps: Gaps, closes: bool) -> list[Measured]:
     predicted, true = off_diagonal(steps.predicted), off_diagonal(steps.true)
     apart = true.norm(dim=-1) > 1e-6
     angle = torch.rad2deg(torch.arccos(F.cosine_similarity(predicted, true, dim=-1).clamp(-1, 1)))
@@ -314,40 +307,28 @@ def _measure_vectors(config: SpatialConfig, steps: Gaps) -> list[Measured]:
                 "lower",
                 "route closure",
                 chance=drawn,
-                by_construction=config.head == "difference",
+                by_construction=closes,
             )
         )
     return found
 
 
 def _arrows(
-    config: SpatialConfig, steps: Gaps, batch: Batch, sample: int, scan: WholeScan
+    config: SpatialConfig, steps: Tensor, batch: Batch, sample: int, scan: WholeScan
 ) -> ArrowsPanel:
-    centers_vox, spacing_mm = batch["centers_vox"][sample], batch["spacing_mm"][sample]
-    views = len(centers_vox)
-    order = list(range(views))
-    begin, end = order, [*order[1:], order[0]]
-    size = torch.tensor(config.view_size, device=centers_vox.device)
-    starts = batch["start_vox"][sample]
+    """Predicted steps ``(V, V, 3)`` in mm of a tour of a sample's views, beside the true ones."""
+    centers_vox, starts = batch["centers_vox"][sample], batch["start_vox"][sample]
+    begin = list(range(len(centers_vox)))
+    end = [*begin[1:], begin[0]]
+    size = torch.tensor(config.view_size, device=starts.device)
+    found_vox = centers_vox[begin] + steps[begin, end] / batch["spacing_mm"][sample]
     return ArrowsPanel(
         title=f"The way from view to view in scan {sample + 1}",
         caption="Every predicted arrow should end where the true one does.",
         volume=scan.volume,
-        start_vox=scan.points(_np(centers_vox[begin])),
-        predicted_vox=scan.points(
-            _np(centers_vox[begin] + steps.predicted[sample, begin, end] / spacing_mm)
-        ),
-        true_vox=scan.points(_np(centers_vox[end])),
-        boxes_vox=scan.sizes(_np(torch.stack([starts, size.expand_as(starts)], dim=1))),
+        start_vox=scan.points(centers_vox[begin]),
+        predicted_vox=scan.points(found_vox),
+        true_vox=scan.points(centers_vox[end]),
+        boxes_vox=scan.sizes(torch.stack([starts, size.expand_as(starts)], dim=1)),
         names=tuple(f"view {i + 1} → view {j + 1}" for i, j in zip(begin, end, strict=True)),
     )
-
-
-def mean_pairwise(values: Tensor) -> float:
-    """E‖a − b‖ over different rows of ``values (N, K)``: the error of guessing another row."""
-    count = len(values)
-    return float(torch.cdist(values, values).sum() / max(1, count * (count - 1)))
-
-
-def _np(tensor: Tensor) -> Float:
-    return tensor.detach().cpu().double().numpy()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from situs.geometry import gap_matrix
 from situs.methods.base import Batch, Samples, Scores
-from situs.methods.measured import Measured
+from situs.methods.measured import Measured, mean_pairwise
 from situs.methods.preview import whole_scan
 from situs.methods.spatial.losses import off_diagonal
 from situs.observation import OverlayPanel, Section
@@ -59,14 +59,13 @@ def measure_voxels(places: Tensor, length: Tensor, batch: Batch) -> Measured:
     pairs = combinations(range(centers.shape[1]), 2)
     errors = [pair_errors(places, centers, length, i, j).mean((1, 2, 3)) for i, j in pairs]
     gaps = off_diagonal(gap_matrix(centers)).flatten(0, 1)
-    count = len(gaps)
     return Measured(
         "voxel_error",
         torch.stack(errors, dim=1),
         "mm",
         "lower",
         "vector error of a voxel",
-        chance=torch.cdist(gaps, gaps).sum() / max(1, count * (count - 1)),
+        chance=mean_pairwise(gaps),
         constant=gaps.norm(dim=-1).mean(),
     )
 
