@@ -11,7 +11,8 @@ import situs
 
 # From the ground up. A part may import itself and what stands in the lines above its own.
 LAYERS = (
-    {"cores", "errors", "text", "files", "locks", "orphans", "ranks", "tensors", "version"},
+    {"cores", "errors", "text", "files", "places", "version"}
+    | {"locks", "orphans", "ranks", "tensors"},
     {"config", "registry", "settings"},
     {"geometry"},
     {"observation"},

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from situs.errors import SitusError, not_writable, setting
+from situs.places import check_local
 
 _PART = ".part"
 _STALE_SECONDS = 3600.0
@@ -262,6 +263,7 @@ def check_writable(path: str | Path, *, folder: bool | None = None) -> None:
         SitusError: Naming what is in the way.
     """
     path = Path(path)
+    check_local(path, f"{setting('out')} must be a folder here; 'situs upload' copies a store")
     if folder is True and path.exists() and not path.is_dir():
         raise SitusError(f"{setting('out')}: {path} is a file; give a folder")
     if folder is False and path.is_dir():

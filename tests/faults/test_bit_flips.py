@@ -14,6 +14,7 @@ import pytest
 from situs.errors import StoreError
 from situs.store import Preprocessing, Store, prepare
 from situs.store import chunks as chunks_module
+from situs.store.cache import open_array
 from situs.store.check import check_store
 from situs.store.paths import array_file, sums_file
 
@@ -42,7 +43,7 @@ RULES = Preprocessing(spacing="native", crop=False)
 
 def forget() -> None:
     """What a new process does not know yet."""
-    chunks_module._opened.cache_clear()
+    open_array.cache_clear()
     chunks_module._WHOLE.clear()
 
 

@@ -28,6 +28,7 @@ from situs.catalog.measure import (
 from situs.catalog.patients import patient_pattern, with_cases, with_patients
 from situs.errors import ScanRefused, SitusError
 from situs.files import parse_json, write_file, write_json, writing
+from situs.places import ON_DISK, check_local
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.names import escaped, unescaped
 from situs.scans.parallel import LIMIT_S, isolated_map
@@ -221,6 +222,7 @@ def build_catalog(
     tell: Progress = progress or (lambda what, done, total: None)
     base = common_root(asked) if root is None else Path(os.path.abspath(root))
     for path in asked:
+        check_local(path, ON_DISK)
         if not Path(os.path.abspath(path)).is_relative_to(base):
             raise SitusError(f"{path} does not lie below the root {base}")
     found = discover(

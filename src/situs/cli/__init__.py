@@ -26,7 +26,7 @@ from situs.version import __version__
 # The verbs in the order of the work.
 PANELS = {
     "Begin": ("demo", "doctor"),
-    "Scans": ("scan", "studies", "prepare", "check"),
+    "Scans": ("scan", "studies", "prepare", "upload", "check"),
     "Pretraining": ("pretrain", "observe", "audit", "replay", "compare", "serve"),
     "Transfer": ("finetune", "predict", "probe", "embed", "plan", "import", "export"),
     "Comparison": ("study",),

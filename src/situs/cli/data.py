@@ -161,6 +161,40 @@ def prepare(
     raise typer.Exit(int(bool(refused)))
 
 
+@app.command()
+def upload(
+    store: Annotated[Path, typer.Argument(help="A store from 'situs prepare'.", metavar="STORE")],
+    url: Annotated[
+        str, typer.Argument(help="Where to copy it, such as s3://bucket/store.", metavar="URL")
+    ],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read back what is there already, too.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy a store to object storage; resumable.
+
+    Example: `situs upload store s3://bucket/store`; `situs pretrain --data s3://bucket/store` then
+    reads it there.
+
+    Every file is read back and held against its checksum. A second call copies what is missing.
+    Any URL that fsspec writes to will do; credentials are those of the provider's own tools.
+    """
+    from situs.store.upload import upload as copy
+
+    with _progress(quiet or json) as progress:
+        tell = _teller(progress, "copying")
+        done = copy(
+            store, url, verify=verify, progress=lambda count, total: tell("scans", count, total)
+        )
+    if json:
+        print_json({"url": done.url, "scans": done.scans, "copied": done.copied})
+    else:
+        words = f"{done.scans} scans in {done.url}, {done.copied} of them copied now"
+        out.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
 def _spacing(text: str) -> str:
     """``1,1,2`` as the YAML list that the rules expect."""
     return f"[{text}]" if "," in text else text
@@ -194,12 +228,12 @@ def _progress(hidden: bool) -> "Progress":
     )
 
 
-def _teller(progress: "Progress") -> Any:
+def _teller(progress: "Progress", doing: str = "reading") -> Any:
     tasks: dict[str, Any] = {}
 
     def tell(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            tasks[what] = progress.add_task(f"reading {what}", total=total)
+            tasks[what] = progress.add_task(f"{doing} {what}", total=total)
         progress.update(tasks[what], completed=done)
 
     return tell

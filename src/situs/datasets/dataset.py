@@ -18,6 +18,7 @@ from pydantic import field_validator
 from situs.config import Config, load_config, unknown_name
 from situs.datasets.layouts.arrays import read_member
 from situs.errors import ScanRefused, SitusError
+from situs.places import ON_DISK, check_local
 from situs.registry import Registry
 from situs.scans.channels import check_same_grid, read_channels
 from situs.scans.read import finish, read_label
@@ -214,6 +215,7 @@ def open_dataset(
     path = Path(path)
     if path.name == "dataset.json":
         path = path.parent
+    check_local(path, ON_DISK)
     if not path.exists():
         raise DatasetError(f"dataset not found: {path}")
     given = {} if options is None else options.model_dump()

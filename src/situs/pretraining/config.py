@@ -6,15 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_serializer,
+    model_validator,
+)
 
 from situs.backbones.base import BackboneConfig
 from situs.config import Accelerator, Config, Precision, Seed, Strategy
 from situs.errors import ConfigError, setting
 from situs.methods import method_class
 from situs.methods.config import under
+from situs.places import spelled, url_of
 from situs.pretraining.teacher import TeacherConfig
 from situs.store import Preprocessing, Store
+from situs.store.cache import REMOTE_SCANS
 
 
 class OptimiserConfig(Config):
@@ -45,7 +54,8 @@ class PretrainConfig(Config):
 
     Attributes:
         method: A method or a composition, ``"spatial+s2dc"``.
-        data: A store, or paths of scans that are prepared into ``out/store`` first.
+        data: A store, or paths of scans that are prepared into ``out/store`` first. A store may
+            lie behind a URL that fsspec reads.
         out: The run folder.
         options: The method's own options; for a composition under each method's name.
         weights: Weight of each part of a composition.
@@ -123,6 +133,10 @@ class PretrainConfig(Config):
         preset = method_class(name).Config.presets.get(str(options["preset"]))
         return under(preset.run, given) if preset else given
 
+    @field_serializer("data", when_used="json")
+    def _with_urls(self, data: Path | tuple[Path, ...]) -> str | list[str]:
+        return [*map(spelled, data)] if isinstance(data, tuple) else spelled(data)
+
     @property
     def paths(self) -> tuple[Path, ...]:
         """Where the data lie, be it one place or several."""
@@ -139,7 +153,11 @@ def check_data_there(config: PretrainConfig, mode: str) -> None:
 
     Raises:
         ConfigError: With the paths.
+        Unreachable: If a store's URL does not answer.
     """
-    absent = [str(path) for path in config.paths if not path.exists()]
+    for path in config.paths:
+        if url_of(path) is not None and (len(config.paths) > 1 or not Store.is_store(path)):
+            raise ConfigError(f"{setting('data')}: {REMOTE_SCANS.format(spelled(path))}")
+    absent = [str(path) for path in config.paths if url_of(path) is None and not path.exists()]
     if absent and not (mode == "resume" and Store.is_store(config.out / "store")):
         raise ConfigError(f"{setting('data')} is not there: {', '.join(absent)}")

@@ -60,7 +60,7 @@ def views_dataset(
 
     Args:
         method: A name or a sum, ``"spatial"`` or ``"spatial+s2dc"``.
-        data: A store or its path, or scans (:class:`situs.views.ArraySource` for arrays).
+        data: A store, its path or URL, or scans (:class:`situs.views.ArraySource` for arrays).
         options: The method's own options; under the methods' names for a sum.
         backbone: What will be trained, where the views depend on it (``mae``'s blocks).
         samples: Length of the data set, 100 a scan by default; every scan is seen equally often.

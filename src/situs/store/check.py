@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from situs.errors import Fault, StoreError
-from situs.files import file_sha256
+from situs.places import spelled
+from situs.store.cache import UPLOAD_AGAIN, stored_bytes, stored_sha256
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file, sums_file
 from situs.store.record import Record, is_sealed
 from situs.store.store import Store
@@ -20,40 +21,48 @@ def check_store(path: Path, progress: Callable[[int, int], None] | None = None) 
     """What is damaged or missing in a store; reads every file.
 
     Args:
-        path: Its folder.
+        path: Its folder, or its URL.
         progress: Told how many of how many scans are done.
     """
     try:
         store = Store.open(path)
         _ = store.refused
     except StoreError as error:
-        named = (name for name in (RECORDS, REFUSED) if str(path / name) in str(error))
-        return [Fault(str(path / next(named, HEAD)), str(error))]
+        place = spelled(path)
+        named = (name for name in (RECORDS, REFUSED) if name in str(error).replace(place, ""))
+        return [Fault(f"{place}/{next(named, HEAD)}", str(error))]
     faults = []
     for number, scan in enumerate(store, 1):
         voxels = array_file(store.path, scan.key)
-        faults += _file(voxels, scan.record.checksum)
+        faults += _file(store, voxels, scan.record.checksum)
         if scan.record.sums:
-            faults += _file(sums_file(voxels), scan.record.sums)
-        faults += _record(store.path, scan.record)
+            faults += _file(store, sums_file(voxels), scan.record.sums)
+        faults += _record(store, scan.record)
         if progress is not None:
             progress(number, len(store))
     return faults
 
 
-def _file(file: Path, checksum: str) -> list[Fault]:
-    found = file_sha256(file)
+def _file(store: Store, file: Path, checksum: str) -> list[Fault]:
+    found = stored_sha256(store.path, file)
     if found == checksum:
         return []
-    return [Fault(str(file), f"is {'damaged' if found else 'missing'}; {_AGAIN}")]
+    return [_fault(store, file, "damaged" if found else "missing")]
 
 
-def _record(store: Path, listed: Record) -> list[Fault]:
+def _record(store: Store, listed: Record) -> list[Fault]:
     """The scan's own record, which a later preparation goes on from."""
-    file = record_file(store, listed.key)
+    file = record_file(store.path, listed.key)
     try:
-        text = file.read_bytes()
+        text = stored_bytes(store.path, file)
         whole = is_sealed(text) and Record.model_validate_json(text).key == listed.key
     except (OSError, ValidationError):
         whole = False
-    return [] if whole else [Fault(str(file), f"is damaged; {_AGAIN}")]
+    return [] if whole else [_fault(store, file, "damaged")]
+
+
+def _fault(store: Store, file: Path, state: str) -> Fault:
+    if store.remote:
+        name = f"{store.place}/{file.relative_to(store.path).as_posix()}"
+        return Fault(name, f"is {state}; {UPLOAD_AGAIN}")
+    return Fault(str(file), f"is {state}; {_AGAIN}")

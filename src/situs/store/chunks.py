@@ -10,7 +10,6 @@ import itertools
 import math
 import os
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import StoreError
-from situs.files import file_sha256, sha256, write_file
+from situs.files import sha256, write_file
 from situs.store.paths import sums_file
 
 try:  # the same numbers, ten times as fast
@@ -31,7 +30,6 @@ CHUNK = 64
 """Voxels along each axis of what is found and decompressed at a time; a block, half of that,
 is what a crop can skip inside it."""
 
-_OPEN_FILES = 64
 _HEADER_LENGTH = slice(11, 15)  # of a blosc2 frame, big endian
 _ROW = np.dtype([("bytes", "<u4"), ("crc32", "<u4")])
 _ALL_VOXELS = blosc2.SpecialValue.NOT_SPECIAL
@@ -96,13 +94,18 @@ class StoredArray:
     """
 
     def __init__(self, file: Path, size: int, checksum: str, sums: str) -> None:
-        self.file, self.size = file, size
+        self.file, self.size, self._checksum, self._sums = file, size, checksum, sums
+        self._open()
+
+    def _open(self) -> None:
+        file = self.file
         self._check_size()
-        self._ends, self._crc32 = _table(file, sums)
+        rows = np.frombuffer(self._table() if self._sums else b"", _ROW)
+        self._ends, self._crc32 = np.cumsum(rows["bytes"], dtype=np.int64), rows["crc32"]
         pieces = len(self._crc32)
-        self._whole = _WHOLE.setdefault((str(file), checksum), np.zeros(pieces, dtype=bool))
+        self._whole = self._known_whole(pieces)
         if pieces:
-            self._check({0, pieces - 1})  # before anything relies on what the header says
+            self._check(self._opened_with(pieces))
         try:
             # One thread: parallelism comes from the loader's workers.
             self._voxels = blosc2.open(str(file), mode="r", mmap_mode="r", dparams={"nthreads": 1})
@@ -110,6 +113,22 @@ class StoredArray:
             raise damaged(file, str(error)) from None
         self.shape: tuple[int, ...] = self._voxels.shape
         self._grid = [-(-n // c) for n, c in zip(self.shape, self._voxels.chunks, strict=True)]
+
+    def _opened_with(self, pieces: int) -> set[int]:
+        """Pieces to check before anything relies on what the header says."""
+        return {0, pieces - 1}
+
+    def _table(self) -> bytes:
+        """How long each piece of the file is, and its CRC-32."""
+        file = sums_file(self.file)
+        table = file.read_bytes() if file.is_file() else b""
+        if sha256(table) != self._sums:
+            raise damaged(file, "its checksum does not fit" if table else "missing")
+        return table
+
+    def _known_whole(self, pieces: int) -> npt.NDArray[np.bool_]:
+        """Which pieces were found whole before, in an array that goes on saying so."""
+        return _WHOLE.setdefault((str(self.file), self._checksum), np.zeros(pieces, dtype=bool))
 
     def __getitem__(self, box: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Voxels of a box, a slice along each axis."""
@@ -141,14 +160,22 @@ class StoredArray:
             # Not through the mapping: what a disk cannot read would end the process there.
             with self.file.open("rb") as content:
                 for piece in unread:
-                    start = int(self._ends[piece - 1]) if piece else 0
+                    start, end = self._span(piece)
                     content.seek(start)
-                    found = content.read(int(self._ends[piece]) - start)
-                    if crc32(found) != self._crc32[piece]:
+                    found = content.read(end - start)
+                    if not self._fits(piece, found):
                         raise damaged(self.file, "its checksum does not fit")
                     self._whole[piece] = True
         except OSError as error:
             raise damaged(self.file, error.strerror or "cannot be read") from None
+
+    def _fits(self, piece: int, content: bytes) -> bool:
+        """Whether a piece is as it was written."""
+        return bool(crc32(content) == self._crc32[piece])
+
+    def _span(self, piece: int) -> tuple[int, int]:
+        """Where a piece begins in the file, and where it has ended."""
+        return int(self._ends[piece - 1]) if piece else 0, int(self._ends[piece])
 
     def _check_size(self) -> None:
         try:
@@ -157,35 +184,6 @@ class StoredArray:
             raise damaged(self.file, "missing") from None
         if found != self.size:
             raise damaged(self.file, f"{found} bytes long instead of {self.size}")
-
-
-def open_array(path: Path, size: int, checksum: str, sums: str = "") -> StoredArray:
-    """The array behind ``path``; it and some recent ones stay open in this process.
-
-    Args:
-        path: File that :func:`write_array` wrote.
-        size: Its size in bytes.
-        checksum: SHA-256 that :func:`write_array` returned.
-        sums: That of the table of checksums, likewise; empty where there is none.
-
-    Raises:
-        StoreError: If the file is absent, of another size, or not as it was written.
-    """
-    return _opened(path, size, checksum, sums)
-
-
-_opened = lru_cache(maxsize=_OPEN_FILES)(StoredArray)
-
-
-def _table(file: Path, sums: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-    """Where each piece of a voxel file ends, and its CRC-32; nothing without a table."""
-    table = sums_file(file)
-    if not sums:
-        return np.zeros(0, np.int64), np.zeros(0, np.uint32)
-    if file_sha256(table) != sums:
-        raise damaged(table, "its checksum does not fit" if table.is_file() else "missing")
-    rows = np.fromfile(table, _ROW)
-    return np.cumsum(rows["bytes"], dtype=np.int64), rows["crc32"]
 
 
 def damaged(file: Path, state: str) -> StoreError:

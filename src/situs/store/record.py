@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from situs.config import Config
+from situs.errors import StoreError
 from situs.files import sha256
 from situs.store.crop import Background
 from situs.store.grid import GridChange
@@ -113,6 +114,28 @@ def is_sealed(text: bytes) -> bool:
     if found is None:
         return '"seal"' not in written
     return sha256(_SEAL.sub(r"\1\3", written), digits=_DIGITS) == found[2]
+
+
+def read_head(text: bytes, where: str, remedy: str) -> Head:
+    """A store's description.
+
+    Args:
+        text: Of its file.
+        where: The file, for errors.
+        remedy: What to do where it is damaged.
+
+    Raises:
+        StoreError: If it is none that this version reads.
+    """
+    try:
+        head = Head.model_validate_json(text)
+    except ValidationError:
+        raise StoreError(f"{where} cannot be read; {remedy}") from None
+    if not is_sealed(text):
+        raise StoreError(f"{where} is damaged (its checksum does not fit); {remedy}")
+    if head.format != FORMAT:
+        raise StoreError(f"{where} has format {head.format}, situs reads {FORMAT}")
+    return head
 
 
 def fingerprint(rules: Preprocessing, records: Iterable[Record]) -> str:

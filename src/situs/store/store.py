@@ -15,12 +15,15 @@ from pydantic import ValidationError
 
 from situs.config import Config
 from situs.errors import StoreError
-from situs.files import file_sha256, sha256
-from situs.store.chunks import damaged, open_array
+from situs.files import sha256
+from situs.places import url_of
+from situs.store import record
+from situs.store.cache import exists, mirror, open_array, origin, stored_sha256
+from situs.store.chunks import damaged
 from situs.store.crop import Background, crop_padded, least
 from situs.store.grid import GridChange
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, sums_file
-from situs.store.record import FORMAT, Head, Record, is_sealed
+from situs.store.record import Head, Record
 from situs.store.rules import Preprocessing
 
 
@@ -155,22 +158,30 @@ class Store(Sequence[StoredScan]):
 
     @staticmethod
     def is_store(path: str | Path) -> bool:
-        """Whether a store was begun in this folder."""
-        return (Path(path) / HEAD).is_file()
+        """Whether a store was begun in this folder, or behind this URL.
+
+        Raises:
+            Unreachable: If the URL does not answer.
+        """
+        url = url_of(path)
+        return (Path(path) / HEAD).is_file() if url is None else exists(url)
 
     @classmethod
     def open(cls, path: str | Path, rules: Preprocessing | None = None) -> Store:
         """Open a store.
 
         Args:
-            path: The folder.
+            path: The folder, or a URL that fsspec reads: its voxels are fetched when they are
+                looked at, see :mod:`situs.store.cache`.
             rules: What it must have been made with; not checked where None.
 
         Raises:
             StoreError: If there is none, it is unfinished, of another version, damaged, or
                 made with other rules (which the error names).
+            Unreachable: If the URL does not answer.
         """
-        path = Path(os.path.abspath(path))
+        url = url_of(path)
+        path = Path(os.path.abspath(path)) if url is None else mirror(url)
         head = read_head(path)
         if not head.complete:
             raise StoreError(
@@ -185,7 +196,7 @@ class Store(Sequence[StoredScan]):
         return (_reopened, (self.path, self.fingerprint))
 
     def __repr__(self) -> str:
-        return f"Store({self.path}, {len(self)} scans, {self._head.refused} refused)"
+        return f"Store({self.place}, {len(self)} scans, {self._head.refused} refused)"
 
     def __len__(self) -> int:
         return len(self._records)
@@ -198,6 +209,17 @@ class Store(Sequence[StoredScan]):
 
     def __iter__(self) -> Iterator[StoredScan]:
         return (StoredScan(self.path, record) for record in self._records)
+
+    @property
+    def remote(self) -> bool:
+        """Whether it lies behind a URL, and what is read of it in the cache of this machine."""
+        return origin(self.path) is not None
+
+    @property
+    def place(self) -> str:
+        """Where it lies: its folder, or its URL."""
+        source = origin(self.path)
+        return str(self.path) if source is None else source.url
 
     @property
     def fingerprint(self) -> str:
@@ -236,36 +258,28 @@ class Store(Sequence[StoredScan]):
 def is_whole(out: Path, record: Record) -> bool:
     """Whether a scan's voxels, and their checksums, are what was written; reads all of them."""
     file = array_file(out, record.key)
-    sums = not record.sums or file_sha256(sums_file(file)) == record.sums
-    return sums and file_sha256(file) == record.checksum
+    sums = not record.sums or stored_sha256(out, sums_file(file)) == record.sums
+    return sums and stored_sha256(out, file) == record.checksum
 
 
 def read_head(path: Path) -> Head:
-    """The description of the store in ``path``.
+    """The description of the store in the folder ``path``.
 
     Raises:
         StoreError: If there is none that this version reads.
     """
     try:
         text = (path / HEAD).read_bytes()
-        head = Head.model_validate_json(text)
     except FileNotFoundError:
         raise StoreError(f"no store at {path}; make one with 'situs prepare'") from None
-    except ValidationError:
-        raise StoreError(
-            f"{path / HEAD} cannot be read; delete the folder and run 'situs prepare' again"
-        ) from None
-    if not is_sealed(text):
-        raise StoreError(
-            f"{path / HEAD} is damaged (its checksum does not fit); copy the store again, or "
-            "delete the folder and run 'situs prepare' again"
-        )
-    if head.format != FORMAT:
-        raise StoreError(f"the store {path} has format {head.format}, situs reads {FORMAT}")
-    return head
+    return record.read_head(
+        text,
+        str(path / HEAD),
+        "copy the store again, or delete the folder and run 'situs prepare' again",
+    )
 
 
-def check_rules(path: Path, head: Head, rules: Preprocessing) -> None:
+def check_rules(path: str | Path, head: Head, rules: Preprocessing) -> None:
     """Raise :class:`StoreError` that names every setting in which ``rules`` differ."""
     made = head.rules
     if rules.spacing == head.spacing_mm:

@@ -8,6 +8,7 @@ from pathlib import Path
 from situs.config import read_whole_yaml
 from situs.errors import Fault, SitusError
 from situs.files import read_csv, read_json
+from situs.places import spelled
 from situs.scans.aliases import MAPPING
 from situs.store import Store
 from situs.store.check import check_store
@@ -50,7 +51,7 @@ def check_folder(path: Path, progress: Progress | None = None) -> list[Fault]:
     if (path / CARD).is_file():
         return check_weights(path)
     raise SitusError(
-        f"{path} is nothing that can be checked: no store.json, run.json, {STUDY}, "
+        f"{spelled(path)} is nothing that can be checked: no store.json, run.json, {STUDY}, "
         f"{RESULT_OF_FINETUNING}, {BEGUN}, {RECORD} or {CARD}"
     )
 

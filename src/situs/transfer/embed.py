@@ -19,6 +19,7 @@ from situs.config import validate
 from situs.errors import ConfigError, RunError, ScanRefused
 from situs.files import writing
 from situs.geometry.stacks import stack_axis
+from situs.places import ON_DISK, check_local
 from situs.scans.discovery import common_root, discover
 from situs.store import Preprocessing, Store, preprocess
 from situs.transfer.attribution import grouped_inputs, named_inputs
@@ -160,6 +161,7 @@ def _images(
         progress(len(store), len(store))
         return
     for path in paths:
+        check_local(path, ON_DISK)
         if not path.exists():
             raise RunError(f"{path} does not exist")
     root = common_root(paths)

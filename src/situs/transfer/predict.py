@@ -14,6 +14,7 @@ import numpy as np
 from situs.errors import ConfigError, RunError, ScanRefused, setting
 from situs.files import check_writable, read_json, write_json
 from situs.locks import holding
+from situs.places import ON_DISK, check_local
 from situs.scans.channels import read_channels, with_modalities
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.read import read_scan, read_series
@@ -108,6 +109,7 @@ def predict(
         raise ConfigError(f"{wish} is of segmentations; {TABLE} holds the probabilities of classes")
     given = [Path(path) for path in paths]
     for path in given:
+        check_local(path, ON_DISK)
         if not path.exists():
             raise RunError(f"{path} does not exist")
     out = Path(out)

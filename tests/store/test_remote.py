@@ -1,0 +1,382 @@
+"""Stores on object storage: the same voxels as on a disk, whatever is cut, flipped or evicted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import fsspec
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from object_storage import s3_bucket
+from typer.testing import CliRunner
+
+from situs import cli
+from situs.errors import SitusError, StoreError
+from situs.store import Preprocessing, Store, prepare
+from situs.store import cache as cache_module
+from situs.store import remote as remote_module
+from situs.store.cache import CachedArray, make_room, open_array
+from situs.store.check import check_store
+from situs.store.paths import HEAD, RECORDS, array_file, sums_file
+from situs.store.remote import Remote, Unreachable
+from situs.store.upload import upload
+
+RULES = Preprocessing(dtype="float32", spacing="native", crop=False)
+
+
+def write_noise(folder: Path, count: int) -> None:
+    """Scans that do not compress."""
+    folder.mkdir()
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        noise = rng.normal(100, 20, (130, 100, 40)).astype(np.float32)
+        nib.save(nib.Nifti1Image(noise, np.eye(4)), folder / f"scan_{number}.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Scans of several chunks each."""
+    folder = tmp_path_factory.mktemp("local")
+    write_noise(folder / "scans", 6)
+    (folder / "scans" / "refused.nii.gz").touch()
+    return prepare(folder / "scans", folder / "store", RULES, workers=0)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of a server in this process; other processes reach it."""
+    with s3_bucket("scans") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def there(local: Store, bucket: str) -> str:
+    """The store in the bucket."""
+    upload(local.path, f"{bucket}/store")
+    return f"{bucket}/store"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, as on a new machine."""
+    monkeypatch.setenv("SITUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote_module, "_WAITS_S", (0.0,))
+    open_array.cache_clear()
+    return tmp_path / "cache"
+
+
+def taken(cache: Path) -> int:
+    """Bytes on the disk of voxels and their tables."""
+    return sum(file.stat().st_blocks * 512 for file in cache.glob("stores/*/scans/*/*"))
+
+
+def memory(name: str) -> str:
+    """A URL of this process alone."""
+    url = f"memory://{name}"
+    fs, root = fsspec.core.url_to_fs(url)
+    if fs.exists(root):
+        fs.rm(root, recursive=True)
+    return url
+
+
+def same(one: Store, two: Store) -> bool:
+    return all(np.array_equal(a.array(), b.array()) for a, b in zip(one, two, strict=True))
+
+
+def test_a_crop_fetches_its_chunks_and_gives_the_same_voxels(
+    local: Store, there: str, cache: Path
+) -> None:
+    store = Store.open(there)
+    assert (store.place, store.fingerprint) == (there, local.fingerprint)
+    assert store.refused == local.refused
+    assert taken(cache) == 0
+    rng = np.random.default_rng(0)
+    store[0].read((0, 0, 0), (8, 8, 8))
+    assert 0 < taken(cache) < 0.7 * local[0].record.bytes
+    for _ in range(20):
+        number, size = rng.integers(len(local)), rng.integers(1, 60, 3)
+        start = [rng.integers(-20, n) for n in local[number].shape]
+        crops = [s[number].read(start, size) for s in (local, store)]
+        assert np.array_equal(*crops)
+    assert same(local, store)
+    assert check_store(Path(there)) == []
+
+
+def test_the_same_training_as_with_the_store_on_the_disk(
+    local: Store, there: str, tmp_path: Path
+) -> None:
+    """Loader processes fetch; the run remembers the URL and goes on with it."""
+    values = {
+        "method": "spatial",
+        "steps": 3,
+        "batch_size": 2,
+        "workers": 2,
+        "threads": 1,
+        "log_every": 1,
+        "observe_samples": 2,
+        "checkpoint_every": 1,
+        "options": {"view_size": [16] * 3, "chunk_size": [6] * 3, "width": 8},
+        "backbone": {"name": "cnn", "options": {"channels": [4, 8]}},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    options = ["--config", str(tmp_path / "run.yaml"), "--no-report", "--quiet"]
+    losses = []
+    for data, out in ((str(local.path), tmp_path / "disk"), (there, tmp_path / "s3")):
+        words = ["pretrain", "--data", data, "--out", str(out), *options]
+        ended = CliRunner().invoke(cli.app, words)
+        assert ended.exit_code == 0, ended.output
+        with (out / "metrics.csv").open() as table:
+            losses.append([row["loss/total"] for row in csv.DictReader(table)])
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 3
+    assert yaml.safe_load((tmp_path / "s3/config.yaml").read_text())["data"] == [there]
+    for words in (["audit", str(tmp_path / "s3"), "--quiet"], ["observe", str(tmp_path / "s3")]):
+        ended = CliRunner().invoke(cli.app, words)
+        assert ended.exit_code == 0, ended.output
+
+
+def _read_all(url: str, seed: int) -> bool:
+    store, rng = Store.open(url), np.random.default_rng(seed)
+    sums = []
+    for _ in range(40):
+        scan = store[int(rng.integers(len(store)))]
+        start = [int(rng.integers(0, n - 8)) for n in scan.shape]
+        sums.append((scan.key, start, float(scan.read(start, (8, 8, 8)).sum())))
+    local = {scan.key: scan for scan in Store.open(os.environ["LOCAL_STORE"])}
+    return all(
+        float(local[key].read(start, (8, 8, 8)).sum()) == found for key, start, found in sums
+    )
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_share_a_cache_that_is_too_small(
+    method: str, local: Store, there: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 2.2 * max(scan.record.bytes for scan in local)
+    monkeypatch.setenv("SITUS_CACHE_GB", str(limit / 1e9))
+    monkeypatch.setenv("LOCAL_STORE", str(local.path))
+    store = Store.open(there)
+    store[0].array()  # a process that is forked has a file open that others delete
+    with multiprocessing.get_context(method).Pool(3) as pool:
+        assert all(pool.starmap(_read_all, [(there, seed) for seed in range(6)]))
+    assert same(local, store)
+    # A file system gives room in blocks, and each process looks after a sixty-fourth of the bound.
+    assert taken(cache) < 1.3 * limit
+    assert make_room(cache, int(limit)) <= limit
+
+
+def test_what_was_cut_off_or_flipped_here_is_fetched_again(
+    local: Store, there: str, cache: Path
+) -> None:
+    scan = Store.open(there)[2]
+    whole = scan.array()
+    file = array_file(scan.store, scan.key)
+    with file.open("r+b") as content:  # as a fetch that was killed, and a disk that forgets
+        content.seek(file.stat().st_size // 2)
+        content.write(bytes(2000))
+    sums_file(file).write_bytes(b"cut")
+    open_array.cache_clear()
+    assert np.array_equal(scan.array(), whole)
+    assert np.array_equal(local[2].array(), whole)
+    file.unlink()  # to make room, by another process, while this one has it open
+    assert np.array_equal(scan.array(), whole)
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone", "no table"])
+def test_what_is_damaged_there_is_never_used(local: Store, harm: str) -> None:
+    url = memory("damaged")
+    upload(local.path, url)
+    scan = local[1]
+    fs, root = fsspec.core.url_to_fs(url)
+    name = f"{root}/{array_file(local.path, scan.key).relative_to(local.path).as_posix()}"
+    content = bytearray(fs.cat_file(name))
+    content[len(content) // 3] ^= 4
+    if harm == "flipped":
+        fs.pipe_file(name, bytes(content))
+    elif harm == "cut":
+        fs.pipe_file(name, bytes(content[: len(content) // 2]))
+    else:
+        fs.rm(name if harm == "gone" else name.replace(".b2nd", ".sums"))
+    store = Store.open(url)
+    with pytest.raises(StoreError, match=rf"store {url} is damaged .* 'situs upload --verify'"):
+        store[1].array()
+    assert np.array_equal(store[0].array(), local[0].array())
+    (fault,) = check_store(Path(url))
+    assert scan.key in fault.file
+    upload(local.path, url, verify=True)
+    assert check_store(Path(url)) == []
+    assert same(local, store)
+
+
+def test_an_upload_that_stopped_goes_on_and_is_no_store_before(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, real, puts = memory("half"), Remote.put, []
+
+    def put(self: Remote, name: str, file: str) -> None:
+        if len(puts) == 7:
+            raise KeyboardInterrupt
+        puts.append(name)
+        real(self, name, file)
+
+    monkeypatch.setattr(Remote, "put", put)
+    monkeypatch.setattr("situs.store.upload._THREADS", 1)
+    with pytest.raises(KeyboardInterrupt):
+        upload(local.path, url)
+    with pytest.raises(StoreError, match=r"not whole yet; 'situs upload' .* goes on"):
+        Store.open(url)
+    monkeypatch.setattr(Remote, "put", real)
+    ended = CliRunner().invoke(cli.app, ["upload", str(local.path), url, "--json"])
+    assert json.loads(ended.output) == {"url": url, "scans": 6, "copied": 4}
+    assert same(local, Store.open(url))
+    assert upload(local.path, url).copied == 0
+
+
+def test_a_store_that_is_uploaded_anew_is_read_anew_and_others_are_left_alone(
+    local: Store, tmp_path: Path
+) -> None:
+    url = memory("anew")
+    upload(local.path, url)
+    first = Store.open(url)
+    write_noise(tmp_path / "more", 7)
+    more = prepare(tmp_path / "more", tmp_path / "store", RULES, workers=0)
+    assert upload(more.path, url).copied == 1
+    assert (len(first), len(Store.open(url))) == (6, 7)
+    assert same(more, Store.open(url))
+    other = prepare(tmp_path / "more", tmp_path / "other", Preprocessing(), workers=0)
+    with pytest.raises(StoreError, match="made with other settings"):
+        upload(other.path, url)
+    fs, root = fsspec.core.url_to_fs(memory("thesis"))
+    fs.pipe_file(f"{root}/chapter.tex", b"1")
+    with pytest.raises(StoreError, match=r"no store \(chapter.tex\)"):
+        upload(local.path, "memory://thesis")
+
+
+def test_a_copy_that_is_not_what_was_copied_is_told(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, real = memory("liar"), Remote.sha256
+    monkeypatch.setattr(Remote, "sha256", lambda self, name: real(self, name)[::-1])
+    with pytest.raises(StoreError, match="is not what was copied there"):
+        upload(local.path, url)
+    with pytest.raises(StoreError, match="not whole yet"):
+        Store.open(url)
+
+
+def test_an_index_of_another_upload_is_not_read(local: Store) -> None:
+    url = memory("index")
+    upload(local.path, url)
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.pipe_file(f"{root}/{RECORDS}", fs.cat_file(f"{root}/{RECORDS}")[:-200])
+    with pytest.raises(StoreError, match=f"{RECORDS} .* is damaged or of another upload"):
+        Store.open(url)
+    fs.pipe_file(f"{root}/{HEAD}", fs.cat_file(f"{root}/{HEAD}")[:-20])
+    with pytest.raises(StoreError, match="cannot be read"):
+        Store.open(url)
+
+
+def test_a_store_without_checksums_is_fetched_scan_by_scan(local: Store, tmp_path: Path) -> None:
+    record = local[0].record
+    place = tmp_path / "cache" / "stores" / "old" / "scans" / "aa" / "x.b2nd"
+    url = memory("old")
+    upload(local.path, url)
+    file = array_file(local.path, record.key).relative_to(local.path).as_posix()
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.pipe_file(f"{root}/scans/aa/x.b2nd", fs.cat_file(f"{root}/{file}"))
+    args = (place, record.bytes, record.checksum, "", Remote(url), place.parents[2])
+    whole = tuple(slice(0, n) for n in (record.channels, *record.shape))
+    assert np.array_equal(CachedArray(*args)[whole], local[0].array())
+    place.unlink()
+    fs.pipe_file(f"{root}/scans/aa/x.b2nd", bytes(record.bytes))
+    with pytest.raises(StoreError, match="checksum does not fit"):
+        CachedArray(*args)
+
+
+def test_a_plain_web_server_will_do(local: Store, tmp_path: Path) -> None:
+    """It gives whole files where a part is asked for."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(local.path.parent))  # type: ignore[arg-type]
+
+        def log_message(self, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            assert same(local, Store.open(f"http://127.0.0.1:{server.server_port}/store"))
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["scan", "s3://scans/raw"], "s3://scans/raw is not on this machine. Scans are read from"),
+        (["prepare", "x", "--out", "s3://scans/store"], "--out must be a folder here; 'situs upl"),
+        (["prepare", "s3://scans/raw", "--out", "y"], "Scans are read from a disk only"),
+        (["pretrain", "--data", "s3://scans/raw", "--out", "y"], "no store at s3://scans/raw. Sc"),
+        (["pretrain", "--data", "s3://nobody/raw", "--out", "y"], "no store at s3://nobody/raw"),
+        (["pretrain", "--data", "nowhere://raw", "--out", "y"], "nowhere://raw cannot be read"),
+        (["pretrain", "--data", "ftp://me:secret@x/raw", "--out", "y"], "holds a password"),
+        (["finetune", "--data", "s3://scans/raw", "--out", "y"], "Scans are read from a disk"),
+        (["check", "s3://scans/raw"], "s3://scans/raw is nothing that can be checked"),
+        (["upload", "STORE", "elsewhere"], "'elsewhere' is no URL"),
+        (["upload", "STORE", "s3://nobody/store"], "s3://nobody/store cannot be used"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_told_in_a_sentence(
+    typed: list[str],
+    said: str,
+    local: Store,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [str(local.path) if word == "STORE" else word for word in typed]
+    monkeypatch.setattr(sys, "argv", ["situs", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "secret" not in told
+
+
+def test_a_place_that_does_not_answer_is_no_damage(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scans are left out where they are damaged, not where a cable is."""
+    url = memory("cable")
+    upload(local.path, url)
+    store, tries = Store.open(url), []
+
+    def broken(*_: object, **__: object) -> None:
+        tries.append(1)
+        raise OSError("connection reset")
+
+    fs, _ = fsspec.core.url_to_fs(url)
+    monkeypatch.setattr(type(fs), "cat_ranges", broken)
+    with pytest.raises(Unreachable, match=rf"{url} cannot be reached \(2 tries\).*reset"):
+        store[0].array()
+    assert len(tries) == 2
+    assert not issubclass(Unreachable, StoreError)
+    monkeypatch.undo()
+
+
+def test_the_bound_of_the_cache_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SITUS_CACHE_GB", "plenty")
+    with pytest.raises(SitusError, match="SITUS_CACHE_GB must be a number of gigabytes"):
+        cache_module.cache_bytes()
