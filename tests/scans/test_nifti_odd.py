@@ -136,3 +136,31 @@ def test_places_that_no_scanner_has(tmp_path: Path) -> None:
     far = TILTED.copy()
     far[0, 3] = 1e30
     refused(with_qform(tmp_path / "a.nii", far), "singular-affine")
+
+
+def test_where_voxels_start(tmp_path: Path) -> None:
+    """0 is behind the header. Before byte 352 no two readers agree: it must fit to the last byte.
+
+    nibabel takes 0 by its word, and the header for voxels.
+    """
+    plain = save_nifti(tmp_path / "a.nii", voxels(), TILTED)
+    header, data = plain.read_bytes()[:348], plain.read_bytes()[352:]
+    for offset in (0, 348):
+        path = save_nifti(tmp_path / f"{offset}.nii", voxels(), TILTED, vox_offset=offset)
+        (tmp_path / f"{offset}.nii.gz").write_bytes(gzip.compress(path.read_bytes()))
+    for suffix in ("nii", "nii.gz"):
+        scan = read_scan(tmp_path / f"0.{suffix}")
+        np.testing.assert_array_equal(scan.array[0], voxels())
+        assert any("vox_offset" in note for note in scan.provenance.notes)
+        # Four bytes are left over, so that the voxels would be shifted by them.
+        refused(tmp_path / f"348.{suffix}", "unreadable-file")
+    early = np.frombuffer(bytearray(header), nib.nifti1.header_dtype, count=1)
+    early["vox_offset"] = 348
+    (tmp_path / "d.nii").write_bytes(early.tobytes() + data)
+    np.testing.assert_array_equal(read_scan(tmp_path / "d.nii").array[0], voxels())
+
+
+def test_a_nii_with_the_magic_of_a_pair_holds_its_voxels(tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "a.nii", voxels(), TILTED, magic=b"ni1")
+    np.testing.assert_array_equal(read_scan(path).array[0], voxels())
+    np.testing.assert_array_equal(np.asanyarray(nib.load(path).dataobj), voxels())

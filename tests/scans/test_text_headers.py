@@ -277,3 +277,63 @@ def test_files_of_megabytes(tmp_path: Path, name: str, packed: bool) -> None:
     array = np.random.default_rng(0).integers(0, 60000, (90, 100, 110)).astype(np.uint16)
     sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / name), packed)
     np.testing.assert_array_equal(read_scan(tmp_path / name).array[0], array.T)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(situs.ScanRefused) as caught:
+        read_scan(path)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("space", ["3D-left-handed", "3DLT", "3D-left-handed-time"])
+def test_a_left_handed_space_would_be_a_mirror_image(tmp_path: Path, space: str) -> None:
+    path = nrrd(tmp_path / "a.nrrd", bytes_of(volume()), space=space)
+    assert refused(path) == "bad-orientation"
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "left-posterior-superior"])
+def test_a_space_that_names_no_side_is_noted(tmp_path: Path, space: str) -> None:
+    scan = read_scan(nrrd(tmp_path / "a.nrrd", bytes_of(volume()), space=space))
+    assert any("names no direction" in note for note in scan.provenance.notes) == (space[0] != "l")
+
+
+def test_sizes_that_stand_in_the_ends_of_axes(tmp_path: Path) -> None:
+    """ITK leaves them out, and takes voxels for 1 mm."""
+    fields = {"space": None, "space_directions": None, "space_origin": None}
+    path = nrrd(
+        tmp_path / "a.nrrd", bytes_of(volume()), axis_mins="0 0 0", axis_maxs="7 5 12", **fields
+    )
+    assert refused(path) == "bad-spacing"
+
+
+@pytest.mark.parametrize("kind", ["MET_LONG", "MET_ULONG"])
+def test_longs_of_eight_bytes_are_no_longs_of_four(tmp_path: Path, kind: str) -> None:
+    """MetaIO's are of four bytes; a file of twice as many bytes is read by it in halves."""
+    values = np.abs(volume("i8")) % 100
+    four = bytes_of(values.astype("i4"))
+    scan = read_scan(meta(tmp_path / "a.mha", four, ElementType=kind))
+    np.testing.assert_array_equal(scan.array[0], values)
+    assert refused(meta(tmp_path / "b.mha", bytes_of(values), ElementType=kind)) == "absurd-header"
+    packed = {"ElementType": kind, "CompressedData": "True"}
+    path = meta(tmp_path / "c.mha", zlib.compress(bytes_of(values)), **packed)
+    assert refused(path) == "absurd-header"
+
+
+def test_a_file_beside_the_header_may_be_named_with_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes_of(volume()))
+    path = nrrd(tmp_path / "a.nhdr", b"", data_file="./a.raw")
+    np.testing.assert_array_equal(read_scan(path).array[0], volume())
+
+
+@pytest.mark.parametrize("kind", ["time", "none", "???"])
+def test_an_axis_of_components_must_be_called_one(tmp_path: Path, kind: str) -> None:
+    path = nrrd(
+        tmp_path / "a.nrrd",
+        bytes_of(volume(components=2)),
+        dimension="4",
+        sizes="2 9 7 5",
+        space_directions="none (0.8,0,0) (0,0.7,0) (0,0,2.5)",
+        kinds=f"{kind} domain domain domain",
+    )
+    with pytest.raises(situs.ScanRefused, match="'list'"):
+        read_scan(path, "all")

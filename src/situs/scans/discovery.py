@@ -14,7 +14,7 @@ from situs.errors import ScanRefused
 from situs.scans.formats import format_by_name, format_of
 from situs.scans.names import escaped, unescaped, walk
 from situs.scans.parallel import isolated_map
-from situs.scans.refusals import refuse
+from situs.scans.refusals import refuse, unreadable
 
 # Files that belong to a collection and pretend to be no scan.
 _DOCUMENTS = re.compile(
@@ -65,6 +65,7 @@ class _Header:
 
     kind: str
     series: str = ""
+    owner: str = ""
     refusal: ScanRefused | None = None
 
 
@@ -101,7 +102,7 @@ def discover(
     ]
     unknown = [file for file in files if format_by_name(file) in ("dicom", None)]
     refused: list[ScanRefused] = []
-    series: dict[tuple[str, str], list[str]] = defaultdict(list)
+    series: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     headers = isolated_map(
         _look,
         unknown,
@@ -115,7 +116,7 @@ def discover(
         if header.kind == "dicom":
             # Without an identifier, files of one folder are taken for one series.
             place = "" if header.series else str(file.parent)
-            series[header.series, place].append(_relative(file, root))
+            series[header.series, header.owner, place].append(_relative(file, root))
         elif header.refusal is not None:
             refused.append(header.refusal)
         else:
@@ -162,14 +163,14 @@ def _look(file: Path) -> _Header:
 
     try:
         format_of(file)
-        return _Header("dicom", read_series(file).uid)
+        series = read_series(file)
+        return _Header("dicom", series.uid, f"{series.patient}/{series.visit}")
     except ScanRefused as error:
         if error.reason == "not-an-image" and error.detail.startswith("this DICOM object"):
             return _Header("other")
         return _Header("refused", refusal=error)
     except Exception as error:
-        detail = f"the reader stopped with {type(error).__name__}"
-        return _Header("refused", refusal=refuse("unreadable-file", file, detail))
+        return _Header("refused", refusal=unreadable(file, error))
 
 
 def _crashed(file: Path) -> _Header:
@@ -180,11 +181,19 @@ def _timed_out(file: Path) -> _Header:
     return _Header("refused", refusal=refuse("timed-out", file))
 
 
-def _group(series: dict[tuple[str, str], list[str]]) -> list[Candidate]:
+def _group(series: dict[tuple[str, str, str], list[str]]) -> list[Candidate]:
+    """Series as candidates.
+
+    Patients who were given one series identifier are apart by their folders; in one folder they
+    are one candidate, which is then refused.
+    """
     everything = sorted(file for files in series.values() for file in files)
-    candidates = []
-    for (uid, _), files in series.items():
+    by_folder: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for (uid, _, place), files in series.items():
         folder = os.path.commonpath([str(PurePosixPath(f).parent) for f in files]) or "."
+        by_folder[uid, folder, place] += files
+    candidates = []
+    for (uid, folder, _), files in by_folder.items():
         own = files if folder == "." else [f.removeprefix(folder + "/") for f in files]
         whole = len(files) == _count_below(everything, folder)
         candidates.append(Candidate(folder, () if whole else tuple(sorted(own)), uid))

@@ -16,7 +16,7 @@ from situs.scans import quality
 from situs.scans.formats import format_of, with_header
 from situs.scans.parallel import isolated_map
 from situs.scans.readers.options import ReadOptions
-from situs.scans.refusals import refuse
+from situs.scans.refusals import refuse, unreadable
 from situs.scans.scan import Scan
 
 READERS = Registry(
@@ -174,9 +174,7 @@ def _read(path: Path, options: ReadOptions, files: Sequence[Path] = ()) -> Scan:
     except FileNotFoundError:
         raise refuse("missing-file", path) from None
     except Exception as error:
-        # A library's own error; its text may repeat the header's, so only its type is told.
-        detail = f"the reader stopped with {type(error).__name__}"
-        raise refuse("unreadable-file", path, detail) from None
+        raise unreadable(path, error) from None
     return scan
 
 

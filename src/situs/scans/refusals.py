@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 from situs.errors import ScanRefused
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Reason:
         return self.shell if interface == "shell" and self.shell else self.remedy
 
 
+_SPLITS = "'dcm2niix -o NEW FOLDER' writes a NIfTI file for each part"
+
 REASONS = MappingProxyType(
     {
         "missing-file": Reason("nothing is at this path", "check the path, or repair the link"),
@@ -43,10 +48,11 @@ REASONS = MappingProxyType(
         ),
         "not-an-image": Reason(
             "the file is in no format that situs reads",
-            "leave it out, or convert it to NIfTI",
+            "leave it out; if it is a scan, convert it to NIfTI",
         ),
         "crashed": Reason(
-            "reading the file ended the process that read it", "look at this file on its own"
+            "reading the file ended the process that read it",
+            "leave it out, or export it anew without compression",
         ),
         "absurd-header": Reason(
             "the header promises more voxels than the file can hold",
@@ -67,20 +73,23 @@ REASONS = MappingProxyType(
         ),
         "bad-spacing": Reason(
             "a voxel's size is zero, negative, not a number, or one that no scanner has",
-            "correct the header's spacing",
+            "correct the voxel size in the header, or export the scan again",
         ),
         "singular-affine": Reason(
-            "the affine maps the volume onto a plane or is not finite", "correct the header"
+            "the affine maps the volume onto a plane or is not finite",
+            "correct the header's orientation, or export the scan again",
         ),
         "sheared-affine": Reason(
-            "the axes are not perpendicular", "resample the scan to a grid with right angles"
+            "the axes are not perpendicular",
+            "resample the scan to a grid with right angles (3D Slicer: Resample Scalar Volume)",
         ),
         "bad-orientation": Reason(
             "the direction vectors or the quaternion are not those of a rotation",
-            "correct the header's orientation",
+            "correct the header's orientation, or export the scan again",
         ),
         "no-geometry": Reason(
-            "position, orientation or pixel spacing is missing", "export the series with geometry"
+            "position, orientation or pixel spacing is missing",
+            "export the series with geometry; pictures without a place (X-ray, captures) leave out",
         ),
         "one-voxel-thick": Reason(
             "an axis has a single voxel; this is a picture, not a volume",
@@ -93,7 +102,8 @@ REASONS = MappingProxyType(
             "take each as a scan with --volumes each, or the first with --volumes first",
         ),
         "no-such-volume": Reason(
-            "the chosen volume is not in the file", "choose one that the file holds"
+            "the chosen volume is not in the file",
+            "choose one that the file holds; volumes count from 0",
         ),
         "non-finite": Reason(
             "voxels are NaN or infinite", "replace them, or find the step that wrote them"
@@ -128,26 +138,37 @@ REASONS = MappingProxyType(
             "pass series=… with one of the hashes, or name one series' folder",
             "name one series' folder; 'situs scan' takes each series as a scan",
         ),
+        "mixed-patients": Reason(
+            "slices of several patients or studies carry one series identifier",
+            "put the files of each patient and study into a folder of their own",
+        ),
+        "mixed-frames": Reason(
+            "slices of one volume lie in different frames of reference, between which positions "
+            "cannot be compared",
+            "export the series again, or give the files of one frame of reference alone",
+        ),
         "mixed-orientation": Reason(
-            "the slices of one series are not parallel", "split the series by orientation"
+            "the slices of one series are not parallel",
+            f"split the series by orientation: {_SPLITS}",
         ),
         "mixed-size": Reason(
             "the slices of one series differ in rows, columns or pixel spacing",
-            "split the series by size",
+            f"split the series by size: {_SPLITS}",
         ),
         "missing-slice": Reason(
             "slices are missing inside the stack", "export the whole series again"
         ),
         "irregular-spacing": Reason(
-            "the slices are not evenly spaced along a line", "resample, or split the series"
+            "the slices are not evenly spaced along a line",
+            f"export the series again; or split it: {_SPLITS}",
         ),
         "duplicate-slices": Reason(
             "some positions hold several different slices and others do not",
-            "split the series by acquisition",
+            f"export the whole series again; or split it by acquisition: {_SPLITS}",
         ),
         "mixed-acquisitions": Reason(
             "two acquisitions interleave, and nothing tells whether they are one stack or two",
-            "split the series by acquisition",
+            f"split the series by acquisition: {_SPLITS}",
         ),
         "mixed-rescale": Reason(
             "some slices of the series lack the rescale that the others have",
@@ -160,15 +181,17 @@ REASONS = MappingProxyType(
         ),
         "timed-out": Reason(
             "reading the file took longer than any file should",
-            "look at this file on its own",
+            "leave it out, or export it anew without compression",
         ),
         "absurd-spacing": Reason(
             "the voxel size makes the prepared scan absurdly large; it may be in another unit",
             "correct the voxel size in the header, or choose a larger spacing",
+            "correct the voxel size in the header, or choose a larger --spacing",
         ),
         "not-prepared": Reason(
             "the scan was read but could not be preprocessed",
             "look at this scan on its own with situs.store.preprocess",
+            "look at this scan in a viewer, and leave it out",
         ),
         "label-geometry": Reason(
             "the label lies on another grid than its image",
@@ -208,3 +231,12 @@ def refuse(reason: str, path: str | Path, detail: str = "") -> ScanRefused:
             code's explanation where empty.
     """
     return ScanRefused(reason, path, detail or REASONS[reason].explanation)
+
+
+def unreadable(path: str | Path, error: Exception) -> ScanRefused:
+    """The error for a file that a library failed on, to be raised by the caller.
+
+    What the library said may repeat the header, so only its kind is logged, for whoever mends it.
+    """
+    log.debug("a reader stopped with %s", type(error).__name__)
+    return refuse("unreadable-file", path, "its header or its voxels do not follow the format")

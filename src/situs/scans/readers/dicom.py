@@ -15,7 +15,7 @@ from situs.scans import quality
 from situs.scans.formats import format_by_name
 from situs.scans.names import walk
 from situs.scans.readers.dicom_headers import Series, Slice, read_header
-from situs.scans.readers.dicom_pixels import Pixels, straighten
+from situs.scans.readers.dicom_pixels import Pixels, straighten, which_file
 from situs.scans.readers.dicom_stack import (
     directions,
     same_grid,
@@ -53,11 +53,13 @@ def read_files(files: Sequence[Path], path: Path, options: ReadOptions) -> Scan:
     rows, columns = slices[0].shape
     bytes_each = max(4, slices[0].bits // 8)
     quality.check_size(rows * columns * len(slices), bytes_each, None, path, options.max_bytes)
-    pixels = Pixels(path)
+    pixels = Pixels(path, files)
     row, column = directions(slices, path)
     arranged = arrange(slices, np.cross(row, column), path, pixels.fingerprint)
     count, told_by = len(arranged.volumes), ", ".join(arranged.told_by)
     chosen = chosen_volumes(count, options.volume, path, told_by)
+    for v in chosen:
+        _check_space(arranged.volumes[v], path)
     shape = (columns, rows, len(arranged.volumes[chosen[0]]))
     quality.check_shape(shape, path, planes=options.planes)
     stacks = [stack(arranged.volumes[v], row, column, path) for v in chosen]
@@ -110,6 +112,7 @@ class _Group:
     scouts: list[Slice] = field(default_factory=list)
     refused: list[tuple[ScanRefused, str]] = field(default_factory=list)
     burned_in: bool = False  # in any slice
+    owners: list[Series] = field(default_factory=list)  # of the slices, a file each
 
 
 def _one_series(
@@ -117,15 +120,13 @@ def _one_series(
 ) -> tuple[Series, list[Slice], list[str]]:
     groups: dict[str, _Group] = {}
     unknown: list[ScanRefused] = []  # of which series they are cannot be known
-    others = 0
+    others: list[ScanRefused] = []
     for file in files:
         header = read_header(file)
         if header.series is None:
-            error = header.refusal
-            if error is not None and error.reason != "not-an-image":
-                unknown.append(error)
-            else:
-                others += 1
+            if header.refusal is not None:
+                image = header.refusal.reason != "not-an-image"
+                (unknown if image else others).append(header.refusal)
             continue
         group = groups.setdefault(header.series.uid, _Group(header.series))
         group.burned_in |= header.series.burned_in
@@ -136,11 +137,15 @@ def _one_series(
         else:
             group.series = header.series
             group.slices.extend(header.slices)
+            group.owners.append(header.series)
     notes = _without_scouts(groups)
+    if len(others) == len(files) == 1:
+        raise others[0]
     chosen = _chosen(groups, unknown, files, path, options)
     if others:
-        notes.append(f"passed over {others} files without an image")
+        notes.append(f"passed over {len(others)} files without an image")
     notes += _check_beside(chosen, unknown, files, path, options)
+    _check_owners(chosen.owners, path)
     notes += _passed_over([g for g in groups.values() if g is not chosen])
     return replace(chosen.series, burned_in=chosen.burned_in), chosen.slices, notes
 
@@ -201,6 +206,33 @@ def _check_beside(
     if unknown:
         notes.append(f"{len(unknown)} unusable files beside it; the stack may be incomplete")
     return notes
+
+
+def _check_owners(owners: Sequence[Series], path: Path) -> None:
+    """Refuse what some anonymisers make: one series identifier for all patients or studies.
+
+    Raises:
+        ScanRefused: ``mixed-patients``.
+    """
+    visits = {owner.visit for owner in owners} - {""}
+    patients = {owner.patient for owner in owners} - {""}
+    if len(visits) > 1 or len(patients) > 1:
+        several = f"{len(patients)} patients" if len(patients) > 1 else f"{len(visits)} studies"
+        raise refuse("mixed-patients", path, f"slices of {several} share a series identifier")
+
+
+def _check_space(slices: Sequence[Slice], path: Path) -> None:
+    """Refuse a volume whose parts lie in different frames of reference.
+
+    Positions mean nothing across frames. Where each file has a frame of its own, they were made
+    up when the files were anonymised.
+
+    Raises:
+        ScanRefused: ``mixed-frames``.
+    """
+    spaces = {s.space for s in slices} - {""}
+    if 1 < len(spaces) < len({s.file for s in slices}):
+        raise refuse("mixed-frames", path, f"slices lie in {len(spaces)} frames of reference")
 
 
 def _is_other_kind(error: ScanRefused, kind: str, usual: str) -> bool:
@@ -268,9 +300,13 @@ def _described(group: _Group) -> str:
 
 
 def _counted(refused: Sequence[ScanRefused], files: Sequence[Path]) -> str:
-    return f"{len(refused)} of {len(files)} files: {refused[0].detail}"
+    # By number, not by name: details stand on pages that are passed on.
+    first = f", the first is {which_file(refused[0].path, files)}" if len(files) > 1 else ""
+    return f"{len(refused)} of {len(files)} files{first}: {refused[0].detail}"
 
 
 def _nothing_here(files: Sequence[Path]) -> str:
     others = sum(format_by_name(file) not in ("dicom", None) for file in files)
-    return f"no DICOM image here, but {others} other scans: name one" if others else ""
+    if others:
+        return f"no DICOM image here, but {others} other scans: name one"
+    return f"none of {len(files)} files is an image" if files else "the folder holds no file"

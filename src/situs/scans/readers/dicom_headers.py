@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -22,14 +20,21 @@ from situs.scans.readers.dicom_keys import (
     words,
 )
 from situs.scans.readers.dicom_mosaic import Tile, mosaic_tiles
+from situs.scans.readers.dicom_numbers import (
+    optional_number,
+    padding,
+    required_numbers,
+    rescale_value,
+)
 from situs.scans.readers.dicom_open import (
     PixelsAt,
     missing_attributes,
+    no_image,
     quiet,
     read_dataset,
     read_head,
 )
-from situs.scans.refusals import refuse
+from situs.scans.refusals import refuse, unreadable
 
 Vector = tuple[float, float, float]
 
@@ -50,6 +55,7 @@ class Series:
     Attributes:
         uid: Hash of the series' identifier.
         study: Hash of study and frame of reference, empty where unknown.
+        visit: Hash of the study alone, empty where unknown.
         patient: Hash of the patient's identifier, empty where unknown.
         modality: One of DICOM's, or "unknown".
         description: Role words.
@@ -68,6 +74,7 @@ class Series:
     called_localizer: bool = False
     nameless: bool = False
     burned_in: bool = False
+    visit: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ class Slice:
         tile: Where the plane lies in a picture of several, None for the whole picture.
         assumed: Attributes that are missing and have a default.
         kind: SOP class.
+        space: Hash of study and frame of reference, empty where unknown.
         pixels: Where the pixels begin in the file, None where all of it must be read again.
     """
 
@@ -118,6 +126,7 @@ class Slice:
     tile: Tile | None = None
     assumed: tuple[str, ...] = ()
     kind: str = ""
+    space: str = ""
     pixels: PixelsAt | None = field(default=None, repr=False, compare=False)
 
 
@@ -147,14 +156,12 @@ def read_header(file: Path) -> Header:
         _check_image(dataset, file)
         series, kind = _series(dataset), str(dataset.get("SOPClassUID", ""))
         _check_grey(dataset, file)
-        slices = [replace(s, pixels=at) for s in _slices(dataset, file)]
+        slices = [replace(s, pixels=at, space=series.study) for s in _slices(dataset, file)]
         return Header(series, slices, None, kind)
     except ScanRefused as error:
         return Header(series, (), error, kind)
     except Exception as error:
-        # A damaged header; the library's words may repeat it, so only their kind is told.
-        detail = f"the reader stopped with {type(error).__name__}"
-        return Header(series, (), refuse("unreadable-file", file, detail), kind)
+        return Header(series, (), unreadable(file, error), kind)  # a damaged header
 
 
 @quiet()
@@ -171,7 +178,7 @@ def read_series(file: Path) -> Series:
 
 def _check_image(dataset: Dataset, file: Path) -> None:
     if str(dataset.get("Modality", "")) in _NO_PIXELS:
-        raise refuse("not-an-image", file, "this DICOM object holds no image")
+        raise no_image(file, dataset.get("SOPClassUID"))
 
 
 def _check_grey(dataset: Dataset, file: Path) -> None:
@@ -187,11 +194,15 @@ def _check_grey(dataset: Dataset, file: Path) -> None:
 def _slices(dataset: Dataset, file: Path) -> list[Slice]:
     if "PerFrameFunctionalGroupsSequence" in dataset:
         return _enhanced(dataset, file)
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
+    if _frames(dataset) > 1:
         raise refuse("no-geometry", file, "frames without a position each")
     if "MOSAIC" in words(dataset, "ImageType"):
         return _mosaic(dataset, file)
     return [_classic(dataset, file)]
+
+
+def _frames(dataset: Dataset) -> int:
+    return int(dataset.get("NumberOfFrames") or 1)
 
 
 def _series(dataset: Dataset) -> Series:
@@ -213,6 +224,7 @@ def _series(dataset: Dataset) -> Series:
         or bool(_PERHAPS_LOCALIZER.search(told)),
         nameless=is_placeholder(text("PatientID")),
         burned_in=text("BurnedInAnnotation").strip().upper() == "YES",
+        visit=digest("visit", text("StudyInstanceUID")),
     )
 
 
@@ -227,8 +239,8 @@ def _classic(dataset: Dataset, file: Path) -> Slice:
     return _slice(
         dataset,
         file,
-        position=_numbers(dataset, "ImagePositionPatient", 3, file),
-        orientation=_numbers(dataset, "ImageOrientationPatient", 6, file),
+        position=required_numbers(dataset, "ImagePositionPatient", 3, file),
+        orientation=required_numbers(dataset, "ImageOrientationPatient", 6, file),
         measures=dataset,
         rescale=dataset,
         keys=classic_keys(dataset),
@@ -264,6 +276,9 @@ def _enhanced(dataset: Dataset, file: Path) -> list[Slice]:
         ScanRefused: ``no-geometry`` where neither place has the group.
     """
     shared = first(dataset, "SharedFunctionalGroupsSequence")
+    described, frames = len(dataset.PerFrameFunctionalGroupsSequence), _frames(dataset)
+    if described < frames:
+        raise refuse("no-geometry", file, f"only {described} of {frames} frames have a position")
     slices = []
     for frame, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
 
@@ -276,10 +291,11 @@ def _enhanced(dataset: Dataset, file: Path) -> list[Slice]:
                 dataset,
                 file,
                 frame=frame,
-                position=_numbers(plane, "ImagePositionPatient", 3, file),
-                orientation=_numbers(turn, "ImageOrientationPatient", 6, file),
+                position=required_numbers(plane, "ImagePositionPatient", 3, file),
+                orientation=required_numbers(turn, "ImageOrientationPatient", 6, file),
                 measures=group("PixelMeasuresSequence"),
-                rescale=group("PixelValueTransformationSequence"),
+                # Some writers leave the classic elements at the top in place of the group.
+                rescale=group("PixelValueTransformationSequence") or dataset,
                 index=index_values(group("FrameContentSequence")),
                 keys=frame_keys(dataset, group, frame),
             )
@@ -301,7 +317,7 @@ def _slice(
     tile: Tile | None = None,
 ) -> Slice:
     instance = str(dataset.get("SOPInstanceUID") or file)
-    spacing = _numbers(measures, "PixelSpacing", 2, file)
+    spacing = required_numbers(measures, "PixelSpacing", 2, file)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     return Slice(
         file=file,
@@ -312,67 +328,16 @@ def _slice(
         column=(orientation[3], orientation[4], orientation[5]),
         spacing=(spacing[0], spacing[1]),
         shape=(rows, columns) if tile is None else tile.shape,
-        thickness=_number(measures, "SliceThickness", 0.0),
-        step_mm=_number(measures, "SpacingBetweenSlices", 0.0),
-        slope=_rescale(rescale, "RescaleSlope", 1.0, file),
-        intercept=_rescale(rescale, "RescaleIntercept", 0.0, file),
+        thickness=optional_number(measures, "SliceThickness", 0.0),
+        step_mm=optional_number(measures, "SpacingBetweenSlices", 0.0),
+        slope=rescale_value(rescale, "RescaleSlope", 1.0, file),
+        intercept=rescale_value(rescale, "RescaleIntercept", 0.0, file),
         rescaled="RescaleSlope" in rescale or "RescaleIntercept" in rescale,
         index=index,
         keys=keys,
         bits=int(dataset.get("BitsAllocated") or 16),
-        padding=_padding(dataset),
+        padding=padding(dataset),
         tile=tile,
         assumed=missing_attributes(dataset),
         kind=str(dataset.get("SOPClassUID", "")),
     )
-
-
-def _padding(dataset: Dataset) -> tuple[float, float] | None:
-    """PixelPaddingValue and, where there is one, its range (PS3.3 C.7.5.1.1.2)."""
-    for kind in ("Float", "DoubleFloat"):
-        if f"{kind}PixelPaddingValue" in dataset:
-            value = _number(dataset, f"{kind}PixelPaddingValue", math.nan)
-            limit = _number(dataset, f"{kind}PixelPaddingRangeLimit", value)
-            return None if math.isnan(value) else (min(value, limit), max(value, limit))
-    if "PixelPaddingValue" not in dataset:
-        return None
-    one = _number(dataset, "PixelPaddingValue", math.nan)
-    other = _number(dataset, "PixelPaddingRangeLimit", one)
-    if math.isnan(one):
-        return None
-    # Its VR need not be that of the pixels: 63536 is -2000 in 16 bits.
-    bits = int(dataset.get("BitsAllocated") or 16)
-    signed = bool(dataset.get("PixelRepresentation") or 0)
-    ends = sorted(_wrapped(v, bits, signed) for v in (one, other))
-    return ends[0], ends[1]
-
-
-def _wrapped(value: float, bits: int, signed: bool) -> float:
-    value %= 2**bits
-    return value - 2**bits if signed and value >= 2 ** (bits - 1) else value
-
-
-def _numbers(dataset: Dataset, name: str, count: int, file: Path) -> list[float]:
-    try:
-        values = [float(v) for v in dataset.get(name) or ()]
-    except (TypeError, ValueError):
-        values = []
-    finite = name == "PixelSpacing" or all(map(math.isfinite, values))  # checked as a spacing
-    if len(values) != count or not finite:
-        raise refuse("no-geometry", file, f"{name} is missing or has not {count} numbers")
-    return values
-
-
-def _rescale(dataset: Dataset, name: str, default: float, file: Path) -> float:
-    value = _number(dataset, name, math.nan if dataset.get(name) else default)
-    if math.isnan(value):
-        raise refuse("unreadable-file", file, f"{name} is no number")
-    return value
-
-
-def _number(dataset: Dataset, name: str, default: float) -> float:
-    value: Any = dataset.get(name)
-    try:
-        return default if value in (None, "") else float(value)
-    except (TypeError, ValueError):
-        return default

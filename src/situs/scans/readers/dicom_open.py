@@ -25,6 +25,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from situs.errors import ScanRefused
 from situs.scans.formats import GZIP_START, PREAMBLE_BYTES, format_by_name, is_gzip
 from situs.scans.quality import MAX_BYTES
 from situs.scans.refusals import refuse
@@ -172,7 +173,7 @@ def _parsed(file: Path, *, pixels: bool) -> tuple[Dataset, int | None]:
         raise refuse("truncated-file", file, "the header ends too early") from None
     meta = dataset.file_meta
     if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise refuse("not-an-image", file, "this DICOM object holds no image")
+        raise no_image(file, MediaStorageDirectoryStorage)
     if "Rows" not in dataset:
         _refuse_without_image(dataset, file)
     syntax = meta.get("TransferSyntaxUID")
@@ -203,7 +204,18 @@ def _refuse_without_image(dataset: Dataset, file: Path) -> None:
     # Not passed over: the slice of a stack may have lost its pixels.
     if str(UID(known).name).endswith("Image Storage"):
         raise refuse("no-pixels", file)
-    raise refuse("not-an-image", file, "this DICOM object holds no image")
+    raise no_image(file, known)
+
+
+def no_image(file: Path, sop_class: str | None) -> ScanRefused:
+    """The error for a DICOM object of another kind, to be raised by the caller."""
+    if sop_class == MediaStorageDirectoryStorage:
+        words = "an index, DICOMDIR: give the folder of the images"
+    else:
+        words = UID(sop_class or "").name.removesuffix(" Storage")
+    # Known classes alone have a name; an unknown one is not repeated.
+    told = f" ({words})" if words and words != sop_class else ""
+    return refuse("not-an-image", file, f"this DICOM object holds no image{told}")
 
 
 def is_whole(dataset: Dataset, file: Path) -> bool:
@@ -222,8 +234,13 @@ def is_whole(dataset: Dataset, file: Path) -> bool:
 
 
 def missing_attributes(dataset: Dataset) -> tuple[str, ...]:
-    """Names of attributes of the pixels that an image must have and this one has not."""
-    return tuple(name for name in (*_DEFAULTS, *_STORED) if name not in dataset)
+    """Names of attributes of the pixels that an image must have, and here are absent or empty."""
+    return tuple(name for name in (*_DEFAULTS, *_STORED) if _is_empty(dataset, name))
+
+
+def _is_empty(dataset: Dataset, name: str) -> bool:
+    # Looked at as it stands in the file: converting every element would cost a tenth of a header.
+    return name not in dataset or dataset.get_item(name).value in (None, "", b"")
 
 
 def fill_missing_attributes(dataset: Dataset, file: Path) -> None:

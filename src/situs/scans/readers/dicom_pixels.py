@@ -24,6 +24,7 @@ from situs.scans.readers.dicom_open import (
     PixelsAt,
     fill_missing_attributes,
     is_whole,
+    missing_attributes,
     quiet,
     read_pixels,
 )
@@ -37,8 +38,8 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 class Pixels:
     """Frames of one series; decodes a file once for all frames asked in a row."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, files: Sequence[Path] = ()) -> None:
+        self._path, self._files = path, files
         self._decoded = lru_cache(maxsize=1)(self._decode)
 
     def fingerprint(self, slice_: Slice) -> str:
@@ -53,13 +54,15 @@ class Pixels:
         """
         frames = self._decoded(slice_.file, slice_.pixels)
         if slice_.frame >= len(frames):
-            raise refuse("truncated-file", self._path, "a file holds fewer frames than it says")
+            detail = f"{self._which(slice_.file)} holds fewer frames than it says"
+            raise refuse("truncated-file", self._path, detail)
         frame: npt.NDArray[Any] = frames[slice_.frame]
         if slice_.tile is not None:
             row, column, (rows, columns) = slice_.tile
             frame = frame[row : row + rows, column : column + columns]
         if frame.shape != slice_.shape:
-            raise refuse("truncated-file", self._path, "a file holds fewer pixels than it says")
+            detail = f"{self._which(slice_.file)} holds fewer pixels than it says"
+            raise refuse("truncated-file", self._path, detail)
         return frame
 
     def volume(self, slices: Sequence[Slice], modality: str = "") -> npt.NDArray[Any]:
@@ -101,23 +104,27 @@ class Pixels:
             detail = f"{bare} of {len(slices)} slices have no RescaleSlope and RescaleIntercept"
             raise refuse("mixed-rescale", self._path, detail)
 
+    def _which(self, file: Path) -> str:
+        return which_file(file, self._files)
+
     @quiet()
     def _decode(self, file: Path, at: PixelsAt | None) -> npt.NDArray[Any]:
         """All frames of a file, ``(frames, rows, columns)``."""
         dataset = read_pixels(file, at)
         if not any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             reason = "no-pixels" if is_whole(dataset, file) else "truncated-file"
-            raise refuse(reason, self._path, "a file of the series holds no pixels")
-        signed_unknown = "PixelRepresentation" not in dataset and "PixelData" in dataset
+            raise refuse(reason, self._path, f"{self._which(file)} holds no pixels")
+        missing = missing_attributes(dataset)
+        signed_unknown = "PixelRepresentation" in missing and "PixelData" in dataset
         if "PixelData" in dataset:
             fill_missing_attributes(dataset, self._path)
             left = _left_aligned(dataset)
         try:
             frames = pixel_array(dataset)
         except (NotImplementedError, RuntimeError):
-            frames = _decode_with_gdcm(dataset, self._path)
+            frames = _decode_with_gdcm(dataset, self._path, self._which(file))
         except (AttributeError, ValueError, KeyError, EOFError):
-            detail = "a file of the series has damaged or too few pixels"
+            detail = f"{self._which(file)} has damaged or too few pixels"
             raise refuse("truncated-file", self._path, detail) from None
         if "PixelData" in dataset:
             frames = _signed(frames, dataset)
@@ -126,6 +133,17 @@ class Pixels:
             detail = "PixelRepresentation is missing, and the values could be negative numbers"
             raise refuse("missing-attribute", self._path, detail)
         return frames[None] if frames.ndim == 2 else frames
+
+
+def which_file(file: Path, files: Sequence[Path]) -> str:
+    """A file of a series by its number, so that it is found and its name is not told.
+
+    Args:
+        file: One of ``files``.
+        files: All of them, in the order of their names.
+    """
+    number = next((n for n, other in enumerate(files, 1) if other == file), 0)
+    return f"file {number} of {len(files)} by name" if number and len(files) > 1 else "the file"
 
 
 def _is_compressed(dataset: Dataset) -> bool:
@@ -223,7 +241,7 @@ def _fill_padding(
         out[k][higher] = background
 
 
-def _decode_with_gdcm(dataset: Dataset, path: Path) -> npt.NDArray[Any]:
+def _decode_with_gdcm(dataset: Dataset, path: Path, which: str) -> npt.NDArray[Any]:
     """Decode a compressed image with the GDCM inside SimpleITK.
 
     It is given a file with the pixels alone: no identifiers, and no rescaling, which situs
@@ -239,7 +257,7 @@ def _decode_with_gdcm(dataset: Dataset, path: Path) -> npt.NDArray[Any]:
             # GDCM may look for the end of damaged fragments for ever: it gets whole ones.
             fragments = list(generate_fragments(dataset.PixelData))[1:]
         except (ValueError, EOFError):
-            detail = "a file of the series has damaged pixels"
+            detail = f"{which} has damaged pixels"
             raise refuse("truncated-file", path, detail) from None
         if many == 1 or len(fragments) == many:
             bare.PixelData = encapsulate(fragments if many > 1 else [b"".join(fragments)])
@@ -261,5 +279,8 @@ def _decode_with_gdcm(dataset: Dataset, path: Path) -> npt.NDArray[Any]:
         try:
             array = sitk.GetArrayFromImage(reader.Execute())
         except RuntimeError:
-            raise refuse("unsupported-compression", path) from None
+            # Known syntaxes alone have a name; an unknown one is not repeated.
+            syntax = dataset.file_meta.TransferSyntaxUID
+            told = f"no decoder at hand for {syntax.name}" if syntax.name != syntax else ""
+            raise refuse("unsupported-compression", path, told) from None
     return array.reshape(-1, *array.shape[-2:])

@@ -87,12 +87,15 @@ def stack(slices: Sequence[Slice], row: Array, column: Array, path: Path) -> Sta
     step = _step(positions, normal, slices[0], path)
     row, column, normal = _without_rounding(row, column, normal, step, _rounding(slices[0]))
     between_rows, between_columns = slices[0].spacing
+    shift = np.array([step @ row / between_columns, step @ column / between_rows])
+    if np.abs(shift).max() * (len(slices) - 1) <= _OFF_LINE_SHARE:
+        # Less than a tenth of a pixel from first to last: positions were rounded.
+        step, shift = (step @ normal) * normal, np.zeros(2)
     affine = np.eye(4)
     affine[:3, 0] = row * between_columns
     affine[:3, 1] = column * between_rows
     affine[:3, 2] = step
     affine[:3, 3] = positions[0]
-    shift = np.array([step @ row / between_columns, step @ column / between_rows])
     slope = float(np.linalg.norm(step - (step @ normal) * normal) / (step @ normal))
     tilted = slope > _TILT_MIN
     if tilted:

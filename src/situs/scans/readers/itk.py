@@ -15,8 +15,9 @@ from situs.geometry.frames import turn_affine_lps_ras
 from situs.scans import quality
 from situs.scans.names import is_utf8
 from situs.scans.privacy import digest, role_words
-from situs.scans.readers import text_headers
+from situs.scans.readers import text_geometry, text_headers
 from situs.scans.readers.options import ReadOptions, chosen_volumes
+from situs.scans.readers.streams import HOLDS_MORE
 from situs.scans.readers.text_headers import Voxels
 from situs.scans.readers.voxels import components, decode, held_bytes, in_volumes, spatial_shape
 from situs.scans.refusals import refuse
@@ -36,10 +37,11 @@ def read(path: Path, options: ReadOptions) -> Scan:
     if fmt == "mha":
         text_headers.check_meta_fields(fields, path)
     voxels = text_headers.voxels_of(fields, path, fmt, header_end)
-    text_headers.check_spacing_text(fields, path)
-    text_headers.check_directions(fields, path)
-    unit = text_headers.unit_mm(fields, path)
-    sized = text_headers.names_spacing(fields)
+    text_geometry.check_spacing_text(fields, path)
+    text_geometry.check_directions(fields, path)
+    space_notes = text_geometry.check_space(fields, path) if fmt == "nrrd" else []
+    unit = text_geometry.unit_mm(fields, path)
+    sized = text_geometry.names_spacing(fields)
     if unit not in (None, 1.0) and not sized:
         raise refuse("bad-spacing", path, "the header names a unit of length, and no voxel size")
     reader = _information(path, fmt)
@@ -50,6 +52,7 @@ def read(path: Path, options: ReadOptions) -> Scan:
     quality.check_shape((x, y, z), path, planes=options.planes)
     _check_length(voxels, path, options)
     values, notes = decode(voxels, path)
+    notes += space_notes
     if fmt == "nrrd" and not {"space", "space dimension"} & fields.keys():
         notes.append("the header names no space: taken as LPS")
     if not sized:
@@ -119,6 +122,9 @@ def _check_length(voxels: Voxels, path: Path, options: ReadOptions) -> None:
     if raw and held < voxels.nbytes:
         detail = f"{held} bytes of voxels; the header promises {voxels.nbytes}"
         raise refuse("truncated-file", path, detail)
+    if raw and voxels.skip_bytes >= 0 and held >= 2 * voxels.nbytes:
+        # Values of twice the bytes, or twice as many: one of the two is not what it says.
+        raise refuse("absurd-header", path, f"{HOLDS_MORE}: {held} bytes for {voxels.nbytes}")
     if not raw and voxels.encoding == "bzip2":
         held *= 50  # bzip2 reaches about 45,000:1 on equal bytes, deflate about 1000:1
     quality.check_size(

@@ -47,8 +47,12 @@ def read(path: Path, options: ReadOptions) -> Scan:
     quality.check_affine(affine, path)
     quality.check_shape(shape, path, planes=options.planes)
     data_file = path if single else _image_beside(path)
+    doubtful = single and float(header["vox_offset"]) < _least_offset(header)
+    notes += _start_of_voxels(header, path) if doubtful else []
     _check_length(header, data_file, len(volumes), shape, path, options)
-    array, more = _read_voxels(header, data_file, single, volumes, path)
+    array, more = _read_voxels(header, data_file, volumes, path)
+    if doubtful and more:
+        raise refuse("unreadable-file", path, "where its voxels start is not clear (vox_offset)")
     notes += more
     provenance = Provenance(
         format="nifti",
@@ -88,7 +92,9 @@ def _header(start: bytes, path: Path) -> tuple[Any, bool]:
         if size == 540 and start[8:12] not in _LINE_ENDS:
             raise refuse("unreadable-file", path, "line ends were converted, as of a text file")
         if size in _HEADERS and magic in _MAGIC and len(start) >= size:
-            return _HEADERS[size](start[:size], endianness=order, check=False), _MAGIC[magic]
+            # A .nii whose magic is that of a pair holds its voxels all the same.
+            single = _MAGIC[magic] or path.suffix.lower() != ".hdr"
+            return _HEADERS[size](start[:size], endianness=order, check=False), single
     raise refuse("unreadable-file", path, "this is no NIfTI-1 or NIfTI-2 header")
 
 
@@ -132,6 +138,26 @@ def _image_beside(path: Path) -> Path:
     return found
 
 
+def _least_offset(header: Any) -> int:
+    """Where voxels of a single file start at the earliest: four bytes follow the header."""
+    return int(header.sizeof_hdr) + 4
+
+
+def _start_of_voxels(header: Any, path: Path) -> list[str]:
+    """Put a ``vox_offset`` right that is not given; it must then fit to the last byte.
+
+    Raises:
+        ScanRefused: ``unreadable-file`` where voxels would start inside the header.
+    """
+    offset = float(header["vox_offset"])
+    if offset >= header.sizeof_hdr:
+        return []
+    if offset != 0:
+        raise refuse("unreadable-file", path, "voxels would start inside the header (vox_offset)")
+    header["vox_offset"] = _least_offset(header)
+    return ["vox_offset is 0: voxels start behind the header"]
+
+
 def _check_length(
     header: Any,
     data_file: Path,
@@ -154,10 +180,8 @@ def _check_length(
 
 
 def _read_voxels(
-    header: Any, data_file: Path, single: bool, volumes: list[int], path: Path
+    header: Any, data_file: Path, volumes: list[int], path: Path
 ) -> tuple[npt.NDArray[np.generic], list[str]]:
-    if single and float(header["vox_offset"]) < header.sizeof_hdr:
-        raise refuse("unreadable-file", path, "voxels would start inside the header")
     more = 0
     try:
         with open_plain_or_gzip(data_file) as file:

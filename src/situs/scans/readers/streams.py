@@ -86,9 +86,10 @@ class Inflated(io.RawIOBase):
         done = 0
         while done < len(view) and not self._ended():
             piece = self._waiting or self._file.read(_PIECE)
-            if not piece:
-                raise EOFError("the compressed stream ends too early")
             data = self._stream.decompress(piece, min(4 * _PIECE, len(view) - done))
+            if not piece and not data and not self._stream.eof:
+                # Without more bytes there may be more values still, in the inflater's own window.
+                raise EOFError("the compressed stream ends too early")
             self._waiting = self._stream.unconsumed_tail
             view[done : done + len(data)] = data
             done += len(data)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from situs.scans import quality
+from situs.scans.readers.text_geometry import as_number, directions
 from situs.scans.refusals import refuse
 
 _HEADER_BYTES = 2**20
@@ -39,7 +38,6 @@ _META_SPELT = re.compile(
 _META_ANY_CASE = re.compile(_META_SPELT.pattern, re.IGNORECASE)
 _MAX_CHANNELS = 1024
 _MAX_VALUE = 1000
-_SPACING_KEYS = ("spacings", "elementspacing", "elementsize")
 _NRRD_SYNONYMS = {
     "datafile": "data file",
     "lineskip": "line skip",
@@ -94,19 +92,6 @@ _NRRD_ENCODINGS = {
     "ascii": "text",
     "hex": "hex",
 }
-_UNITS_MM = {
-    name: factor
-    for factor, names in {
-        1e-6: "nm,nanometer,nanometers,nanometre,nanometres",
-        1e-3: "um,µm,μm,micron,microns,micrometer,micrometers,micrometre,micrometres",
-        1.0: "mm,millimeter,millimeters,millimetre,millimetres",
-        10.0: "cm,centimeter,centimeters,centimetre,centimetres",
-        1000.0: "m,meter,meters,metre,metres",
-        25.4: "in,inch,inches",
-    }.items()
-    for name in names.split(",")
-}
-_NO_UNIT = ("", "?", "??", "???", "none", "unknown", "pixel", "pixels", "voxel", "voxels")
 _RANGE_KINDS = re.compile(
     r"list|vector|covariant-vector|normal|stub|scalar|complex|point|quaternion"
     r"|rgb-color|hsv-color|xyz-color|rgba-color|\d-(color|vector|gradient|normal)"
@@ -222,74 +207,6 @@ def check_meta_fields(fields: dict[str, str], path: Path) -> None:
         raise refuse("unreadable-file", path, "ElementNumberOfChannels must be a small number")
 
 
-def check_spacing_text(fields: dict[str, str], path: Path) -> None:
-    """Refuse voxel sizes that ITK would replace by 1, or turn the axis round for, silently.
-
-    Raises:
-        ScanRefused: ``bad-spacing``.
-    """
-    for key in _SPACING_KEYS:
-        if key in fields:
-            values = [_number(text) for text in fields[key].split()]
-            # NRRD says "nan" for an axis outside space, such as a list of components.
-            known = [v for v in values if not math.isnan(v)]
-            if key == "spacings" and len(known) >= min(3, len(values)):
-                values = known
-            quality.check_spacing(values, path)
-
-
-def unit_mm(fields: dict[str, str], path: Path) -> float | None:
-    """Millimetres in the header's unit of length, None where it names none.
-
-    Raises:
-        ScanRefused: ``bad-spacing`` for units that are unknown or differ between axes of space.
-    """
-    if "distanceunits" in fields:
-        names = _quoted(fields["distanceunits"])
-    elif "space units" in fields:
-        names = _quoted(fields["space units"])
-    elif not {"space", "space dimension"} & fields.keys():
-        names = [n for n in _quoted(fields.get("units", "")) if n not in ("s", "ms", "sec")]
-    else:
-        names = []
-    known = {name for name in names if name not in _NO_UNIT}
-    factors = {_UNITS_MM.get(name) for name in known}
-    if None in factors:
-        raise refuse("bad-spacing", path, "the header gives lengths in a unit that is not known")
-    if len(factors) > 1 or 0 < sum(n in known for n in names) < min(3, len(names)):
-        raise refuse("bad-spacing", path, "the header gives lengths in several units")
-    return next(iter(factors), None)
-
-
-def check_directions(fields: dict[str, str], path: Path) -> None:
-    """Refuse NRRD axes of space without a direction: ITK takes them for 1 mm long.
-
-    Raises:
-        ScanRefused: ``bad-spacing``.
-    """
-    given = re.findall(r"none|\([^)]*\)", fields.get("space directions", "").lower())
-    kinds = fields.get("kinds", "").lower().split()
-    bare = [axis for axis, text in enumerate(given) if text == "none"]
-    spatial = {"domain", "space"}
-    if len(given) - len(bare) < min(3, len(given)) or any(
-        kinds[axis] in spatial for axis in bare if axis < len(kinds)
-    ):
-        raise refuse("bad-spacing", path, "an axis of space has no direction")
-
-
-def _quoted(text: str) -> list[str]:
-    # Bytes were taken as Latin-1; µ may have been written in UTF-8.
-    with suppress(UnicodeDecodeError):
-        text = text.encode("latin-1").decode("utf-8")
-    names = re.findall(r'"([^"]*)"', text) if '"' in text else text.split()
-    return [name.strip().lower() for name in names]
-
-
-def names_spacing(fields: dict[str, str]) -> bool:
-    """Whether the header gives a size to its voxels."""
-    return bool({"space directions", *_SPACING_KEYS} & fields.keys())
-
-
 def voxels_of(fields: dict[str, str], path: Path, fmt: str, header_end: int) -> Voxels:
     """Where and how the voxels are stored.
 
@@ -329,6 +246,10 @@ def _nrrd_voxels(fields: dict[str, str], path: Path, file: Path, start: int) -> 
 def _range_axis(fields: dict[str, str], dimension: int, path: Path) -> int | None:
     kinds = fields.get("kinds", "").lower().split()
     ranges = [axis for axis, kind in enumerate(kinds) if _RANGE_KINDS.fullmatch(kind)]
+    given = directions(fields)
+    if len(given) == len(kinds) == dimension == 4 and not ranges and "none" in given:
+        detail = "kinds must say 'list' or 'vector' of the axis that has no direction in space"
+        raise refuse("unreadable-file", path, detail)
     if len(kinds) not in (0, dimension) or len(ranges) > 1:
         raise refuse("unreadable-file", path, "kinds must name every axis, one of them components")
     return ranges[0] if ranges else None
@@ -352,8 +273,8 @@ def _meta_voxels(fields: dict[str, str], path: Path, file: Path, start: int) -> 
     components = int(fields.get("elementnumberofchannels", "1"))
     if components > 1:
         shape = (components, *shape)
-    slope = _number(fields.get("elementtointensityfunctionslope", "1"))
-    offset = _number(fields.get("elementtointensityfunctionoffset", "0"))
+    slope = as_number(fields.get("elementtointensityfunctionslope", "1"))
+    offset = as_number(fields.get("elementtointensityfunctionoffset", "0"))
     if not (math.isfinite(slope) and math.isfinite(offset)):
         raise refuse("unreadable-file", path, "the function to intensities makes no sense")
     channels = 0 if components > 1 else None
@@ -363,7 +284,7 @@ def _meta_voxels(fields: dict[str, str], path: Path, file: Path, start: int) -> 
 def _data_file(path: Path, fields: dict[str, str]) -> Path:
     """The file that holds the voxels, which must lie in the header's own folder."""
     given = [fields[key] for key in _DATA_KEYS if key in fields]
-    named = given[0] if given else "LOCAL"
+    named = given[0].removeprefix("./") if given else "LOCAL"
     if named.upper() == "LOCAL":
         return path
     beside = path.parent / named
@@ -380,13 +301,6 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
     """Whole numbers separated by spaces; empty where anything else is among them."""
     parts = text.split()
     return tuple(map(int, parts)) if all(re.fullmatch(r"[+-]?\d{1,18}", p) for p in parts) else ()
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _true(text: str) -> bool:

@@ -69,11 +69,12 @@ def _from_bytes(voxels: Voxels, file: BinaryIO) -> tuple[npt.NDArray[Any], bool]
     values = np.empty(voxels.count, voxels.dtype)
     if fill(stream, values.view(np.uint8).data) < voxels.nbytes:
         raise EOFError
-    if isinstance(stream, Inflated):
-        return values, stream.finish() > 0 or stream.trailing
-    if voxels.encoding == "bzip2":
-        return values, _drained(stream) > 0
-    return values, bool(stream.read(1))
+    if voxels.encoding == "raw":
+        return values, bool(stream.read(1))
+    left = stream.finish() if isinstance(stream, Inflated) else _drained(stream)
+    if left >= voxels.nbytes:
+        raise GoesOnError
+    return values, left > 0 or getattr(stream, "trailing", False)
 
 
 def _drained(stream: BinaryIO) -> int:
