@@ -94,7 +94,9 @@ class Plane:
     def center_mm(self) -> Array:
         """``(3,)`` centre of the image."""
         rows, columns = self.shape
-        return self.to_mm(np.array([(columns - 1) / 2, (rows - 1) / 2]))
+        across, down = self._steps()
+        center: Array = self.origin_mm + (columns - 1) / 2 * across + (rows - 1) / 2 * down
+        return center
 
     def to_mm(self, points_px: npt.ArrayLike) -> Array:
         """Pixels ``(…, 2)`` as (column, row) → ``(…, 3)`` RAS mm."""
@@ -111,7 +113,10 @@ class Plane:
 
     def _steps(self) -> Array:
         """``(2, 3)``: mm moved by one column, by one row."""
-        return np.stack([self.spacing[1] * self.row_mm, self.spacing[0] * self.column_mm])
+        steps = np.array([self.row_mm, self.column_mm])
+        steps[0] *= self.spacing[1]
+        steps[1] *= self.spacing[0]
+        return steps
 
     @classmethod
     def from_dicom(cls, dataset: Dataset, frame: int = 0) -> Plane:
@@ -190,16 +195,15 @@ def intersect(
     if not sources or not targets:
         empty = (len(sources), len(targets))
         return np.zeros((*empty, 3)), np.zeros(empty, dtype=bool)
-    normals = np.stack([t.normal_mm for t in targets])
-    steps = np.stack([s._steps() for s in sources])
-    gaps = np.stack([s.origin_mm for s in sources])[:, None] - np.stack(
-        [t.origin_mm for t in targets]
-    )
-    direction = np.einsum("skd,td->stk", steps, normals)
-    offset = np.einsum("std,td->st", gaps, normals)
+    normals = np.array([t.normal_mm for t in targets])
+    axes = np.array([(s.row_mm, s.column_mm) for s in sources])
+    spacing = np.array([s.spacing[::-1] for s in sources])
+    origins = [np.array([p.origin_mm for p in planes]) for planes in (sources, targets)]
     # The sine of the angle between the planes is what is left of n inside the source plane.
-    source_normals = np.stack([s.normal_mm for s in sources])
-    sine = np.linalg.norm(np.cross(source_normals[:, None], normals), axis=-1)
+    left = (axes @ normals.T).transpose(0, 2, 1)
+    sine = np.sqrt(np.square(left).sum(-1))
+    direction = left * spacing[:, None]
+    offset = ((origins[0][:, None] - origins[1]) * normals).sum(-1)
     meets = sine > _PARALLEL
     length = np.where(meets, np.linalg.norm(direction, axis=-1), 1.0)
     lines = np.concatenate([direction, offset[..., None]], axis=-1) / length[..., None]

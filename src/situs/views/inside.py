@@ -102,8 +102,12 @@ def shown(planes: list[Plane], centers_mm: Array, radius_mm: float) -> npt.NDArr
         radius_mm: Of all discs.
     """
     rows, columns = planes[0].shape
-    middle = np.stack([p.to_px(c) for p, c in zip(planes, centers_mm, strict=True)])
-    radius = np.array([radius_mm / p.spacing[0] for p in planes])
+    axes = np.array([[p.row_mm, p.column_mm] for p in planes])
+    spacing = np.array([p.spacing[::-1] for p in planes])
+    offset = centers_mm - np.array([p.origin_mm for p in planes])
+    middle = (axes @ offset[..., None])[..., 0] / spacing
+    radius = radius_mm / spacing[:, 1:]
     across = np.square(np.arange(columns) - middle[:, :1])
-    down = np.square(np.arange(rows) - middle[:, 1:])
-    return across[:, None, :] + down[:, :, None] <= np.square(radius)[:, None, None]
+    down = np.square(radius) - np.square(np.arange(rows) - middle[:, 1:])
+    seen: npt.NDArray[np.bool_] = across[:, None, :] <= down[:, :, None]
+    return seen

@@ -41,11 +41,9 @@ def pixel_to_voxel(source: Source, planes: Sequence[Plane]) -> Floats:
     Of each voxel axis the coordinate of pixel (0, 0), the step by a column and that by a row.
     """
     to_vox = np.linalg.inv(source.affine)
-    origin = np.stack([p.origin_mm for p in planes])
-    column = np.stack([p.row_mm * p.spacing[1] for p in planes])
-    row = np.stack([p.column_mm * p.spacing[0] for p in planes])
-    mm = np.stack([origin, column, row], axis=-1)
-    maps: Floats = to_vox[:3, :3] @ mm
+    mm = np.array([[p.origin_mm, p.row_mm, p.column_mm] for p in planes])
+    mm[:, 1:] *= np.array([p.spacing[::-1] for p in planes])[..., None]
+    maps: Floats = to_vox[:3, :3] @ mm.transpose(0, 2, 1)
     maps[..., 0] += to_vox[:3, 3]
     return maps
 

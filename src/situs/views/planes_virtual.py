@@ -197,6 +197,22 @@ def prescribed_planes(place: Anatomy, roles: Sequence[VirtualRole]) -> list[Plan
     return planes
 
 
+_prescriptions: Kept[tuple[tuple[VirtualRole, ...], list[Plane]]] = Kept(1024, lambda _: 1)
+
+
+def prescription(source: Source, roles: tuple[VirtualRole, ...]) -> list[Plane]:
+    """The plane of each role in a scan; kept, since they are the same at every sample."""
+    source = original(source)
+
+    def found(scan: Source) -> tuple[tuple[VirtualRole, ...], list[Plane]]:
+        return roles, prescribed_planes(anatomy_of(scan), roles)
+
+    if isinstance(source, ArraySource):
+        return found(source)[1]
+    known = _prescriptions.of(source, found)
+    return (known if known[0] == roles else found(source))[1]
+
+
 def draw_slices(
     place: Anatomy, config: VirtualConfig, count: int, rng: np.random.Generator, room: Room
 ) -> list[VirtualSlice]:
@@ -282,12 +298,32 @@ def _discs(
     Returns:
         Centres ``(K, 3)``, and which of the L places was taken ``(K,)``.
     """
+    # Most slices find room at the first place: the others are looked at for those that do not.
+    found, slack, _ = _best_discs(middles[:, :1], within, axes, radius_mm, room)
+    at = np.zeros(len(axes), dtype=np.int64)
+    short = np.flatnonzero(slack < 0)
+    if len(short):
+        found[short], _, at[short] = _best_discs(
+            middles[short], within[short], axes[short], radius_mm, room
+        )
+        found[short] = room.moved_in(found[short], axes[short], radius_mm)
+    return found, at
+
+
+def _best_discs(
+    middles: Array, within: Array, axes: Array, radius_mm: float, room: Room
+) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+    """The first disc of each slice that fits, or the one that comes closest to it.
+
+    Returns:
+        Centres ``(K, 3)``; how far they lie inside, at most 0; which place each was found at.
+    """
     centers = middles[:, :, None] + (within @ axes)[:, None]
-    slack = np.minimum(room.slack_mm(centers, axes, radius_mm), 0)
-    chosen = slack.reshape(len(slack), -1).argmax(1)  # the first of equals
+    slack = np.minimum(room.slack_mm(centers, axes, radius_mm), 0).reshape(len(axes), -1)
+    chosen = slack.argmax(1)  # the first of equals
     at, point = np.divmod(chosen, within.shape[1])
-    found = centers[np.arange(len(at)), at, point]
-    return room.moved_in(found, axes, radius_mm), at
+    each = np.arange(len(at))
+    return centers[each, at, point], slack[each, chosen], at
 
 
 def _base(center: Array, row: Array, column: Array) -> Plane:

@@ -116,10 +116,11 @@ def _interpolate(box: Array, maps: Floats, images: Array, seen: Mask | None) -> 
                 images[some] = _between(tensor, places, axis).movedim(0, 1).numpy()
             else:
                 pixels = torch.from_numpy(np.flatnonzero(seen[some]))
-                found = _between(tensor, [p.flatten()[pixels] for p in places], axis).numpy()
-                where = np.nonzero(seen[some])
-                for channel, values in enumerate(found):
-                    images[some[where[0]], channel, where[1], where[2]] = values
+                picked = [place.flatten().index_select(0, pixels) for place in places]
+                part = images[some]
+                for channel, values in enumerate(_between(tensor, picked, axis).numpy()):
+                    part[:, channel][seen[some]] = values
+                images[some] = part
 
 
 def _places(maps: Floats, shape: tuple[int, int]) -> list[Tensor]:

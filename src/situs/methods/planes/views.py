@@ -20,7 +20,7 @@ from situs.views.decoded import Kept
 from situs.views.inside import Room, shown
 from situs.views.intensity import jitter
 from situs.views.planes import cut
-from situs.views.planes_virtual import anatomy_of, draw_slices, prescribed_planes
+from situs.views.planes_virtual import anatomy_of, draw_slices, prescription
 from situs.views.slices import draw_pose, posed, stack_axes
 from situs.views.source import Source
 
@@ -97,7 +97,7 @@ def virtual_slices(
     place = anatomy_of(source)
     drawn = draw_slices(place, config.virtual, count, rng, Room.of(source))
     slices = [StudySlice(source, d.base, d.role, d.location) for d in drawn]
-    return slices, [*prescribed_planes(place, list(config.virtual.roles.values()))]
+    return slices, [*prescription(source, tuple(config.virtual.roles.values()))]
 
 
 def _real_slices(
@@ -176,12 +176,10 @@ def study_images(
     radius = config.virtual.radius_mm if config.studies == "virtual" else None
     for source in {id(s.source): s.source for s in slices}.values():
         mine = np.flatnonzero(owner == id(source)).tolist()
-        images[mine] = cut(source, [planes[k] for k in mine])
+        views, seen = [planes[k] for k in mine], None
         if radius is not None:
-            centers = np.stack([slices[k].base.center_mm for k in mine])
-            seen = shown([planes[k] for k in mine], centers, radius)[:, None]
-            air = np.asarray(source.background, np.float32)[:, None, None]
-            images[mine] = np.where(seen, images[mine], air)
+            seen = shown(views, np.stack([slices[k].base.center_mm for k in mine]), radius)
+        images[mine] = cut(source, views, seen)
     return images
 
 

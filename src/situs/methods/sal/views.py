@@ -160,12 +160,8 @@ def cut_discs(
     source: Source, planes: list[Plane], centers_mm: Array, radius_mm: float | None
 ) -> npt.NDArray[np.float32]:
     """Views ``(N, C, rows, columns)`` of slices, air outside the discs; whole without radius."""
-    images = cut(source, planes)
-    if radius_mm is None:
-        return images
-    seen = shown(planes, centers_mm, radius_mm)[:, None]
-    air = np.asarray(source.background, np.float32)[:, None, None]
-    return np.where(seen, images, air)
+    seen = None if radius_mm is None else shown(planes, centers_mm, radius_mm)
+    return cut(source, planes, seen)
 
 
 def _random_part(
