@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 
 import pytest
-from rich.console import Console
 
 from situs.cli.console import hush, log_to_terminal
 from situs.cli.scores import print_scores, score_rows
@@ -34,12 +32,13 @@ def observation(*scores: Score, **changes: object) -> Observation:
     return Observation("spatial", 200, (section,), **changes)  # type: ignore[arg-type]
 
 
-def test_the_table_in_a_pipe_has_no_control_characters_and_keeps_every_fact() -> None:
-    stream = io.StringIO()
+def test_the_table_in_a_pipe_has_no_control_characters_and_keeps_every_fact(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     hostile = score(label="[red]evil[/] \x1b[31m" + "x" * 90)
     seen = observation(score(), hostile, warnings=("features collapsed; raise the weight",))
-    print_scores([seen], Console(file=stream, width=60))
-    text = stream.getvalue()
+    print_scores([seen])
+    text = capsys.readouterr().out
     assert not CONTROL.search(text)
     assert "Gap matrix [bold]" in text
     assert "gap error" in text

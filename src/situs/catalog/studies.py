@@ -141,27 +141,30 @@ def recognise(series: Series, rules: RoleRules) -> Recognised:
 def _by_words(stack: Stack[AnySeries], rules: RoleRules) -> Recognised:
     name, tilt = orientation(stack.normal_mm)
     axis = stack.slices[0].axis
-    if rules.exclude and _names(rules.exclude, stack.description):
-        return Recognised("", f"excluded by '{rules.exclude}'", axis, name, tilt)
-    misses = []
+    if rules.exclude and (word := _word(rules.exclude, stack.description)):
+        return Recognised("", f"excluded by the word '{word}'", axis, name, tilt)
+    unnamed, misses = [], []
     for role, rule in rules.roles.items():
-        miss = _miss(stack, name, tilt, rule)
-        if not miss:
+        if rule.pattern and not _word(rule.pattern, stack.description):
+            unnamed.append(role)
+        elif miss := _miss(stack, name, tilt, rule):
+            misses.append(f"{role}: {miss}")
+        else:
             return Recognised(role, "", axis, name, tilt)
-        misses.append(f"{role}: {miss}")
+    if unnamed:
+        misses.append(f"no word for {', '.join(unnamed)} in '{stack.description}'")
     return Recognised("", "; ".join(misses), axis, name, tilt)
 
 
-def _names(pattern: str, words: str) -> bool:
-    """Whether a pattern fits one or more whole words: ``ax`` is no part of ``sax``."""
-    return re.search(rf"(?<!\S)(?:{pattern})(?!\S)", words) is not None
+def _word(pattern: str, words: str) -> str:
+    """What a pattern fits, one or more whole words (``ax`` is no part of ``sax``), or nothing."""
+    found = re.search(rf"(?<!\S)(?:{pattern})(?!\S)", words)
+    return found.group() if found else ""
 
 
 def _miss(stack: Stack[AnySeries], name: Orientation, tilt: float, rule: RoleRule) -> str:
-    """Why a rule does not hold; empty where it does."""
-    slices, words = len(stack.slices), stack.description
-    if rule.pattern and not _names(rule.pattern, words):
-        return f"no '{rule.pattern}' in '{words}'"
+    """Why a rule does not hold, words aside; empty where it does."""
+    slices = len(stack.slices)
     if rule.orientation and name != rule.orientation:
         return f"slices are {name}"
     if rule.orientation and tilt > rule.max_tilt_deg:
@@ -212,10 +215,10 @@ def recognise_study(
 
 def _left_out(stack: Stack[AnySeries], rules: RoleRules) -> bool:
     """Whether a stack is excluded, or carries words that name a role, though not its slices."""
-    if rules.exclude and _names(rules.exclude, stack.description):
+    if rules.exclude and _word(rules.exclude, stack.description):
         return True
     named = (r.pattern for r in rules.roles.values() if r.pattern and r.max_slices is not None)
-    return any(_names(pattern, stack.description) for pattern in named)
+    return any(_word(pattern, stack.description) for pattern in named)
 
 
 def _put_together(stack: Stack[AnySeries], rules: RoleRules) -> Recognised:

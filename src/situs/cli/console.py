@@ -5,16 +5,39 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.logging import RichHandler
 
-out = Console()
-err = Console(stderr=True)
+
+class _Output(Console):
+    """A console for which a pipe or a file has no width.
+
+    Wrapping would break one row of a table over several lines of a log.
+    """
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and rows of the terminal, or of what ``COLUMNS`` asks for."""
+        if self.is_terminal or "COLUMNS" in os.environ:
+            return super().size
+        return ConsoleDimensions(_PIPE_COLUMNS, 25)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self.width, self.height = new_size
+
+
+_PIPE_COLUMNS = 400
+
+
+out = _Output()
+err = _Output(stderr=True)
 
 
 class _Teller(RichHandler):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -25,7 +24,6 @@ Workers = Annotated[
 ]
 
 _LABELS = "label-map"  # left out as it should be, and no reason for alarm
-_WIDE = 180  # columns of the table where output goes to a file or a pipe
 
 
 @app.command()
@@ -240,7 +238,6 @@ def _teller(progress: "Progress", doing: str = "reading") -> Any:
 
 
 def _print(catalog: "Catalog", rows: int) -> None:
-    console = out if out.is_terminal else Console(width=_WIDE)
     accepted = catalog.accepted
     if accepted:
         table = Table(box=None, header_style="bold", padding=(0, 1))
@@ -250,11 +247,11 @@ def _print(catalog: "Catalog", rows: int) -> None:
         names = {e.key: e.path for e in accepted}
         for entry in accepted[: rows or None]:
             table.add_row(*(escape(cell) for cell in _cells(entry, names)))
-        console.print(table)
+        out.print(table)
         if rows and len(accepted) > rows:
-            console.print(f"… and {len(accepted) - rows} more; --rows 0 lists all")
+            out.print(f"… and {len(accepted) - rows} more; --rows 0 lists all")
     refused = [e for e in catalog.refused if e.reason != _LABELS]
-    _print_refused(refused, rows, console)
+    _print_refused(refused, rows)
 
 
 def _cells(entry: "Entry", names: dict[str, str]) -> list[str]:
@@ -273,7 +270,7 @@ def _cells(entry: "Entry", names: dict[str, str]) -> list[str]:
     ]
 
 
-def _print_refused(refused: list["Entry"], rows: int, console: Console) -> None:
+def _print_refused(refused: list["Entry"], rows: int) -> None:
     from situs.scans.refusals import REASONS
 
     if not refused:
@@ -286,9 +283,9 @@ def _print_refused(refused: list["Entry"], rows: int, console: Console) -> None:
         shown[entry.reason] += 1
         if not rows or shown[entry.reason] <= rows:
             table.add_row(escape(entry.path), entry.reason, escape(entry.detail))
-    console.print(table)
+    out.print(table)
     for reason, count in shown.most_common():
-        console.print(f"{count} × {reason}: {REASONS[reason].remedy_in('shell')}", markup=False)
+        out.print(f"{count} × {reason}: {REASONS[reason].remedy_in('shell')}", markup=False)
 
 
 def _summary(catalog: "Catalog") -> dict[str, int]:

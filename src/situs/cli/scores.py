@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from situs import text
+from situs.cli.console import out
 from situs.observation import Observation, Score, verdicts
-
-# A pipe has no width; wrapping would break one row over several lines of a log.
-_PIPE_WIDTH = 400
 
 _VERDICT_STYLE: dict[str, str] = {
     "anatomy": "green",
@@ -56,33 +53,28 @@ def score_rows(observations: Iterable[Observation]) -> list[dict[str, Any]]:
     ]
 
 
-def print_scores(observations: Sequence[Observation], console: Console | None = None) -> None:
+def print_scores(observations: Sequence[Observation]) -> None:
     """The final table: each score with unit, chance and the best constant answer beside it.
 
     Args:
         observations: One a method (several for a composition).
-        console: Standard output by default. A pipe gets the same table in plain characters,
-            as wide as it needs.
     """
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_PIPE_WIDTH, color_system=None)
     if not observations:
-        console.print(
+        out.print(
             "nothing was observed: the run ended before its first look at held-out scans "
             "(observe_every says how often it looks); situs pretrain --resume goes on to it",
             soft_wrap=True,
         )
         return
-    console.print(_score_table(observations))
+    out.print(_score_table(observations))
     for observation in observations:
         for score in observation.scores.values():
             if verdicts.told_first(score):
                 line = f"{verdicts.label(score)}: {verdicts.explanation(score)}"
-                console.print(Text(text.printable(line), style="yellow"), soft_wrap=True)
+                out.print(Text(text.printable(line), style="yellow"), soft_wrap=True)
         for warning in observation.warnings:
             line = text.printable(f"warning ({observation.method}): {warning}")
-            console.print(Text(line, style="yellow"), soft_wrap=True)
+            out.print(Text(line, style="yellow"), soft_wrap=True)
 
 
 def _score_table(observations: Sequence[Observation]) -> Table:
