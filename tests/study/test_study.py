@@ -137,6 +137,17 @@ def test_arms_may_take_the_rate_of_their_scratch_arm(finished):
     assert all(folders.result(job) for job in plan.jobs())
 
 
+def test_an_arm_that_names_its_rate_keeps_it(organs, tmp_path):
+    weak = {"name": "weak", "method": "none", "finetune": {"lr": 0.0001}}
+    study = config(organs, tmp_path, arms=["none", weak])
+    result = run_study(study, worker=FAKE)
+    assert result.done == result.expected
+    assert set(result.tuning["arm"]) == {"none"}
+    rates = result.runs.groupby("arm")["lr"].agg(set)
+    assert rates["weak"] == {0.0001}
+    assert rates["none"] == {0.01}
+
+
 def test_a_rate_must_be_good_for_every_tuning_seed(finished):
     study, *_ = finished
     tune = {**study["tune"], "seeds": [0, 7]}

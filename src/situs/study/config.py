@@ -60,7 +60,7 @@ class Arm(Config):
         labels: Of the study's label counts, those this arm is run with; by default all. A
             scratch arm with more of them tells how many labels an equal score takes.
         pretrain: Changes to the study's pretraining settings.
-        finetune: Changes to the study's fine-tuning settings.
+        finetune: Changes to the study's fine-tuning settings. An ``lr`` here is not tuned.
     """
 
     name: str = ""
@@ -323,6 +323,11 @@ class StudyConfig(Config):
         rules = [None if a.card is None else a.card.preprocessing for a in (scratch, arm)]
         return self.backbone_of(scratch) == self.backbone_of(arm) and rules[0] == rules[1]
 
-    def tuned_for(self, arm: Arm) -> Arm:
-        """The arm whose tuning decides the learning rate of ``arm``."""
+    def tuned_for(self, arm: Arm) -> Arm | None:
+        """The arm whose tuning decides the learning rate of ``arm``; None where nothing is tuned.
+
+        An arm that names its rate keeps it.
+        """
+        if len(self.tune.lr) < 2 or "lr" in arm.finetune:
+            return None
         return (self.scratch_of(arm) if self.tune.arms == "scratch" else None) or arm

@@ -92,14 +92,13 @@ class Plan:
         seeds = {*study.seeds, *(study.tune.seeds if len(study.tune.lr) > 1 else ())}
         pretrained = [arm for arm in study.arms if arm.method != SCRATCH]
         pretrainings = {self.pretraining(arm, seed).key for arm in pretrained for seed in seeds}
-        tunings = 0
-        if len(study.tune.lr) > 1:
-            points = {
-                (study.tuned_for(arm).title, self._tuned_at(n))
-                for arm in study.arms
-                for n in study.labels_of(arm)
-            }
-            tunings = len(points) * len(study.tune.lr) * len(study.tune.seeds)
+        points = {
+            (tuned.title, self._tuned_at(n))
+            for arm in study.arms
+            if (tuned := study.tuned_for(arm)) is not None
+            for n in study.labels_of(arm)
+        }
+        tunings = len(points) * len(study.tune.lr) * len(study.tune.seeds)
         runs = sum(len(study.labels_of(arm)) for arm in study.arms) * len(study.seeds)
         return 1 + len(pretrainings) + tunings + runs
 
@@ -163,8 +162,9 @@ class Plan:
             return jobs
         rules = prepared["rules"]
         lr: float | None = None
-        if len(self.study.tune.lr) > 1:
-            tuning = self._tunings(self.study.tuned_for(arm), self._tuned_at(labels), rules)
+        tuned = self.study.tuned_for(arm)
+        if tuned is not None:
+            tuning = self._tunings(tuned, self._tuned_at(labels), rules)
             jobs += [job for trials in tuning.values() for pair in trials for job in pair]
             lr = self._best_rate(tuning)
             if lr is None:
