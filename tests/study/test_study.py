@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from small_runs import wait_until
 from typer.testing import CliRunner
 
 from situs.cli import app
@@ -319,7 +320,9 @@ def test_submitted_jobs_join_the_study(organs: Path, tmp_path: Path) -> None:
     overrides = ["finetune.steps=1"]
     run_study(file, overrides=overrides, worker=FAKE)  # so that nothing but joining is left to do
     (job,) = submit(file, 1, overrides=overrides, parameters=["timeout_min=9"], cluster="local")
-    said = submitit.LocalJob(folder=out / FOLDER, job_id=job).result()
+    begun = submitit.LocalJob(folder=out / FOLDER, job_id=job)
+    wait_until(begun.paths.result_pickle.exists)  # submitit itself gives up after 15 seconds
+    said = begun.result()
     assert str(out / "index.html") in said.replace("\n", "")
 
 
