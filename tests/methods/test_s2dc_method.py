@@ -14,7 +14,7 @@ from situs.config import load_config, validate
 from situs.errors import ConfigError
 from situs.methods import build, method_class
 from situs.methods.base import Batch, Network
-from situs.methods.s2dc.heads import KeyQueue, heads_of
+from situs.methods.s2dc.heads import KeyQueue
 from situs.methods.s2dc.losses import info_nce
 from situs.methods.s2dc.observation import fullest_slices
 from situs.methods.s2dc.presets import PRESETS
@@ -85,7 +85,7 @@ def test_tokens_stand_where_their_voxels_are() -> None:
     alone = student.backbone.encode(batch["source"][0, crop][None])[-1]
     torch.testing.assert_close(encoded.features[0, :, 4:, :4, 4:], alone[0])
     flat = encoded.features.flatten(2).mT
-    torch.testing.assert_close(encoded.tokens, heads_of(student.heads).tokens(flat))
+    torch.testing.assert_close(encoded.tokens, student.heads.tokens(flat))
 
 
 def test_slices_hold_the_tokens_and_pairs_of_one_place() -> None:
@@ -150,7 +150,7 @@ def test_observation_of_a_perfect_network(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     batch = stack([method.sample(source, rng) for _ in range(4)])
     network = Network(backbone, method.build_heads(backbone)).eval()
-    heads_of(network.heads).tokens = Angles()  # type: ignore[assignment]
+    network.heads.tokens = Angles()  # type: ignore[assignment]
     with torch.no_grad():
         observation = method.observe(batch, network, None, [[source]] * 4, step=5)
 
@@ -235,7 +235,7 @@ def test_the_authors_global_term_written_out() -> None:
     own = {"global_crops": 1, "global_unit": False, "global_temperature": 0.9}
     own |= {"queue_of": "unmoved", "queue_size": 3, "dustbin": 1.0, "norm": "layer"}
     method, batch, student, _ = prepared({**own, "weights": {"p2p": 0, "p2s": 0}})
-    heads, teacher = heads_of(student.heads), copy.deepcopy(student)
+    heads, teacher = student.heads, copy.deepcopy(student)
     assert "dustbin" not in dict(heads.named_parameters())
     assert float(heads.dustbin) == 1
     heads.queue.push(torch.randn(2, SMALL["features"]))  # type: ignore[arg-type]

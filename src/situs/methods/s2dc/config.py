@@ -9,11 +9,10 @@ import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from situs.config import Config
-from situs.methods.config import MethodConfig, Preset
+from situs.methods.config import MethodConfig, Preset, Range, Size3
 from situs.methods.s2dc.presets import PRESETS
 from situs.views.intensity import IntensityConfig
 
-Size = tuple[PositiveInt, PositiveInt, PositiveInt]
 Plane = Literal["volume", "sagittal", "coronal", "axial"]
 
 # The axis that a motion within a plane leaves alone; scans are ordered closest to R, A, S.
@@ -37,14 +36,8 @@ class MotionConfig(Config):
 
     plane: Plane = "volume"
     rotation_deg: float = Field(30.0, ge=0, le=180)
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.2)
+    scale: Range = (0.9, 1.2)
     translation: float = Field(0.5, ge=0)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale must be (smallest, largest), got {self.scale}")
-        return self
 
 
 class CropMotionConfig(MotionConfig):
@@ -54,7 +47,7 @@ class CropMotionConfig(MotionConfig):
     """
 
     rotation_deg: float = Field(20.0, ge=0, le=180)
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.95, 1.05)
+    scale: Range = (0.95, 1.05)
     translation: float = Field(0.25, ge=0)
 
 
@@ -97,8 +90,8 @@ class S2dcConfig(MethodConfig):
 
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     default_weights: ClassVar[dict[str, float]] = {"p2p": 0.5, "p2s": 0.5, "global": 0.5}
-    grid: Size = (2, 2, 2)
-    crop_size: Size = (16, 16, 16)
+    grid: Size3 = (2, 2, 2)
+    crop_size: Size3 = (16, 16, 16)
     stage: int | None = None
     max_tokens: PositiveInt | None = None
     per_slice: bool = False

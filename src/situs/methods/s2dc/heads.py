@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from situs.methods.distributed import BatchNorm, gathered_still
+from situs.methods.distributed import gathered_still
+from situs.methods.projection import Projector
 from situs.methods.s2dc.config import S2dcConfig
 
 
@@ -20,7 +22,7 @@ class Projection(nn.Module):
         out_features: Dimensions of the output.
         norm: ``"batch"`` or ``"layer"``, without weights of its own. Batch statistics are those
             of the batch at hand, over all processes, in evaluation too, so the average of two
-            networks needs none.
+            networks needs none. Three layers and ``"batch"`` are the authors'.
         unit: Whether the output is L2-normalised.
     """
 
@@ -34,28 +36,12 @@ class Projection(nn.Module):
     ) -> None:
         super().__init__()
         self.unit = unit
-
-        def normalise() -> nn.Module:
-            if norm == "layer":
-                return nn.LayerNorm(hidden, elementwise_affine=False)
-            return BatchNorm(hidden, affine=False, track_running_stats=False)
-
-        self.layers = nn.Sequential(
-            nn.Linear(in_features, hidden),
-            normalise(),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            normalise(),
-            nn.ReLU(),
-            nn.Linear(hidden, out_features),
-        )
+        self.layers = Projector(in_features, hidden, out_features, 3, norm, affine=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """``(…, in_features)`` → ``(…, out_features)``."""
-        projected = self.layers(features.flatten(0, -2)).float()
-        if self.unit:
-            projected = nn.functional.normalize(projected, dim=-1)
-        return projected.unflatten(0, features.shape[:-1])
+        projected: Tensor = self.layers(features).float()
+        return normalize(projected, dim=-1) if self.unit else projected
 
 
 class KeyQueue(nn.Module):
@@ -119,8 +105,3 @@ class S2dcHeads(nn.Module):
         else:
             self.register_buffer("dustbin", torch.tensor(config.dustbin))
         self.queue = KeyQueue(config.queue_size, config.features)
-
-
-def heads_of(module: nn.Module) -> S2dcHeads:
-    """The heads of a network that this method built."""
-    return cast(S2dcHeads, module)

@@ -4,6 +4,9 @@
 nearest. ``valid`` of the same shape leaves out pairs with a token in padding. Every term is the
 mean over samples of a value that each sample gives on its own; a sample without matches, or
 without non-matches, contributes nothing to that part.
+
+The formulas are the paper's; ``valid``, the margin of the logarithms and what happens in rows
+without spread are ours.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def discrepancy(plan: Tensor, matches: Tensor, valid: Tensor | None = None) -> T
     hits = matches if valid is None else valid & matches
     # log(1 − P) from log P, without forming 1 − P.
     log_rest = torch.log(-torch.expm1(log_plan.clamp(max=-_MARGIN)))
-    return -(_masked_mean(log_plan, hits) + _masked_mean(log_rest, others)).mean()
+    return -(masked_mean(log_plan, hits) + masked_mean(log_rest, others)).mean()
 
 
 def consistency(similarity: Tensor, matches: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -66,7 +69,7 @@ def consistency(similarity: Tensor, matches: Tensor, valid: Tensor | None = None
     bounded = likeness.clamp(_MARGIN, 1 - _MARGIN)
     weight = (rows[..., :, None] + columns[..., None, :]) / 2
     near = torch.where(hits, weight * -torch.log(bounded), 0.0).sum((-2, -1))
-    far = _masked_mean(-torch.log1p(-bounded), others)
+    far = masked_mean(-torch.log1p(-bounded), others)
     return (near + far).mean()
 
 
@@ -133,10 +136,10 @@ def _as_log(plan: Tensor) -> Tensor:
     return torch.where((plan < 0).any(), plan, logarithm)
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the last two axes where ``mask``; 0 where it is empty."""
-    total = torch.where(mask, values, 0.0).sum((-2, -1))
-    return total / mask.sum((-2, -1)).clamp(min=1)
+def masked_mean(values: Tensor, mask: Tensor, dim: tuple[int, ...] = (-2, -1)) -> Tensor:
+    """Mean over the axes ``dim`` where ``mask``; 0 where it is empty."""
+    total = torch.where(mask, values, 0.0).sum(dim)
+    return total / mask.sum(dim).clamp(min=1)
 
 
 def _sharpness(likeness: Tensor, valid: Tensor | None) -> Tensor:

@@ -15,8 +15,7 @@ from situs.methods.base import Batch, Network
 from situs.methods.measured import Measured
 from situs.methods.projection import pooled
 from situs.methods.s2dc.config import NORMAL_AXIS, S2dcConfig
-from situs.methods.s2dc.heads import heads_of
-from situs.methods.s2dc.losses import sharpness
+from situs.methods.s2dc.losses import masked_mean, sharpness
 from situs.methods.s2dc.sinkhorn import log_sinkhorn
 from situs.methods.s2dc.tokens import (
     Encoded,
@@ -28,6 +27,7 @@ from situs.methods.s2dc.tokens import (
     token_vox,
 )
 from situs.methods.s2dc.views import token_geometry
+from situs.tensors import to_numpy
 
 PLANS = 3
 """Samples whose transport plan is looked at."""
@@ -49,7 +49,6 @@ class Look:
         nearest: Most similar moved token of each source token, ``(B, N)``.
         true: Where each source token's centre is in the moved copy, ``(B, N, 3)`` tokens about
             the grid's centre.
-        predicted: Centre of the most similar token, in the same coordinates.
         dustbin: Its score.
         crops: Cosines of crops and augmented copies, ``(B·G, B·G)``; None where there are none.
     """
@@ -64,7 +63,6 @@ class Look:
     similarity: Tensor
     nearest: Tensor
     true: Tensor
-    predicted: Tensor
     dustbin: Tensor
     crops: Tensor | None
 
@@ -72,6 +70,11 @@ class Look:
     def centres(self) -> Tensor:
         """Centres of the tokens, ``(N, 3)`` about the grid's centre."""
         return token_centres(self.grid, self.token_mm)
+
+    @property
+    def predicted(self) -> Tensor:
+        """Centre of the most similar token, in the coordinates of ``true``."""
+        return self.centres[self.nearest]
 
     @property
     def matched(self) -> Tensor:
@@ -89,14 +92,14 @@ class Look:
         return self.problem.valid.any(-1)
 
     def measure(self) -> list[Measured]:
-        """Matches found at first choice, and how far off it is.
+        """Matches found at first choice, how far off it is, how clear, and crops recognised.
 
         Chance is any token of the moved copy; constant, of the distance, always its centre.
         """
         scale = self.token_mm[:, None]
         everywhere = torch.cdist(self.true * scale, self.centres * scale)
         others = self.problem.valid.sum(-1).clamp(min=1)
-        return [
+        found = [
             Measured(
                 "match_accuracy",
                 self.over_matched(100 * self.right.float()),
@@ -111,7 +114,7 @@ class Look:
                 "mm",
                 "lower",
                 "distance from the true place",
-                chance=self.mean(masked_mean(everywhere, self.problem.valid)),
+                chance=self.mean(masked_mean(everywhere, self.problem.valid, (-1,))),
                 constant=self.mean((self.true * scale).norm(dim=-1)),
             ),
             Measured(
@@ -122,6 +125,20 @@ class Look:
                 "how far the best match stands out",
             ),
         ]
+        if self.crops is not None:
+            itself = torch.arange(len(self.crops), device=self.crops.device)
+            right = 100 * (self.crops.argmax(1) == itself).float()
+            found.append(
+                Measured(
+                    "crop_accuracy",
+                    right.reshape(len(self.nearest), -1),
+                    "%",
+                    "higher",
+                    "own copy is the most similar",
+                    chance=100 / len(itself),
+                )
+            )
+        return found
 
     def standing_still(self) -> tuple[float, float]:
         """Share in % and error in mm of saying that nothing moved, over all matched tokens.
@@ -135,7 +152,9 @@ class Look:
 
     def over_matched(self, values: Tensor) -> Tensor:
         """Mean of ``values (B, N)`` over each sample's matched tokens; NaN where there are none."""
-        return torch.where(self.matched.any(-1), masked_mean(values, self.matched), torch.nan)
+        return torch.where(
+            self.matched.any(-1), masked_mean(values, self.matched, (-1,)), torch.nan
+        )
 
     def mean(self, values: Tensor) -> float:
         """Of :meth:`over_matched`, over samples that have a match."""
@@ -187,24 +206,14 @@ def look(config: S2dcConfig, batch: Batch, student: Network) -> Look:
         similarity=similarity,
         nearest=nearest,
         true=map_tokens(affine, grid),
-        predicted=centres[nearest],
-        dustbin=heads_of(student.heads).dustbin,
+        dustbin=student.heads.dustbin,
         crops=_crops(batch, near, student) if "augmented" in batch else None,
     )
 
 
 def _crops(batch: Batch, near: Encoded, student: Network) -> Tensor:
-    heads, chosen = heads_of(student.heads), batch["augmented_crop"]
+    heads, chosen = student.heads, batch["augmented_crop"]
     picked = near.crops.gather(1, chosen[..., None].expand(-1, -1, near.crops.shape[-1]))
     copies = pooled(encode_crops(batch["augmented"].flatten(0, 1), student.backbone))
-    return heads.crops(picked.flatten(0, 1)) @ heads.crops(copies).mT
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the last axis where ``mask``; 0 where it is empty."""
-    return torch.where(mask, values, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
-
-
-def to_numpy(tensor: Tensor) -> npt.NDArray[np.float64]:
-    """On the CPU, in double precision."""
-    return tensor.detach().cpu().double().numpy()
+    similarity: Tensor = heads.crops(picked.flatten(0, 1)) @ heads.crops(copies).mT
+    return similarity

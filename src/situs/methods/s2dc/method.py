@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Losses, Method, Nets, Network, Samples, Scores, StepScore
-from situs.methods.measured import Measured
+from situs.methods.base import Batch, Losses, Nets, Network, StepScore
 from situs.methods.projection import pooled
 from situs.methods.s2dc.config import NORMAL_AXIS, S2dcConfig
-from situs.methods.s2dc.heads import S2dcHeads, heads_of
+from situs.methods.s2dc.heads import S2dcHeads
 from situs.methods.s2dc.losses import consistency, discrepancy, info_nce
-from situs.methods.s2dc.matching import Look, look
-from situs.methods.s2dc.observation import measure, sections, warnings
+from situs.methods.s2dc.observation import ObservedS2dc
 from situs.methods.s2dc.sinkhorn import log_sinkhorn
 from situs.methods.s2dc.tokens import (
     Encoded,
@@ -32,11 +30,10 @@ from situs.methods.s2dc.tokens import (
     warn_of_tokens,
 )
 from situs.methods.s2dc.views import sample_region
-from situs.observation import Section
 from situs.views.source import Source
 
 
-class S2dc(Method):
+class S2dc(ObservedS2dc):
     """Find every place of a region again in its moved copy (arXiv 2507.02581)."""
 
     name = "s2dc"
@@ -47,8 +44,6 @@ class S2dc(Method):
     )
     uses_teacher = True
     uses_position = True
-    monitor = "match_accuracy"
-    watched = "token features"
     remedy = (
         "lower temperature, raise weights.p2p against weights.p2s, or train on more crops at once"
     )
@@ -61,7 +56,6 @@ class S2dc(Method):
     }
     shows = "crop_size"
     Config = S2dcConfig
-    config: S2dcConfig
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """A region and its moved copy; see :func:`~situs.methods.s2dc.views.sample_region`."""
@@ -94,14 +88,14 @@ class S2dc(Method):
 
     def _global(self, batch: Batch, near: Encoded, student: Network, teacher: Network) -> Tensor:
         """Each chosen crop against the teacher's copy of it, other copies and the queue."""
-        config, heads = self.config, heads_of(student.heads)
+        config, heads = self.config, student.heads
         views, chosen = batch["augmented"], batch["augmented_crop"]
         rows = torch.arange(len(chosen), device=chosen.device)[:, None]
         if config.queue_of == "unmoved":
             views = torch.cat([views, batch["source"][rows, chosen]], dim=1)
         with torch.no_grad():
             features = pooled(encode_crops(views.flatten(0, 1), teacher.backbone))
-            projected = heads_of(teacher.heads).crops(features).unflatten(0, views.shape[:2])
+            projected = teacher.heads.crops(features).unflatten(0, views.shape[:2])
         keys, kept = projected[:, : chosen.shape[1]], projected[:, -chosen.shape[1] :]
         # All crops of the region go through the head, so that batch statistics are of more
         # than the few that are asked for.
@@ -132,7 +126,7 @@ class S2dc(Method):
             if self.wants("p2p"):
                 plan = log_sinkhorn(
                     torch.where(valid, similarity / self.config.temperature, -torch.inf),
-                    heads_of(student.heads).dustbin,
+                    student.heads.dustbin,
                     self.config.iterations,
                     self.config.tolerance,
                 )
@@ -141,27 +135,3 @@ class S2dc(Method):
                 terms["p2s"] = consistency(similarity, matches, valid)
         right = 100 * top1_accuracy(similarity.detach(), matches, valid)
         return terms, {"match_accuracy": StepScore(right, "%", "higher")}
-
-    def predict(self, batch: Batch, nets: Nets) -> Look:
-        """Both sides encoded by the student, which is what is exported, and matched."""
-        return look(self.config, batch, nets.student)
-
-    def measure(self, samples: Samples, predicted: Look) -> list[Measured]:
-        """Places found again, how clearly, and crops recognised."""
-        return measure(predicted, samples.batch)
-
-    def features(self, predicted: Look) -> Tensor:
-        """Features of the tokens inside the scan."""
-        return predicted.near.features.flatten(2).mT[predicted.inside]
-
-    def sections(
-        self, samples: Samples, predicted: Look, nets: Nets, scores: Scores
-    ) -> list[Section]:
-        """Matches, transport plan, sharpness and token colours, and crops."""
-        return sections(self.config, predicted, samples, scores)
-
-    def warnings(
-        self, samples: Samples, predicted: Look, scores: Scores, step: int
-    ) -> tuple[str, ...]:
-        """Where nothing moved would be the better answer, or the transport did not converge."""
-        return warnings(predicted, scores, step)

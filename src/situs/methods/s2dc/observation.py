@@ -9,88 +9,92 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from situs.methods.base import Batch, Samples, Scores
+from situs.methods.base import Batch, Method, Nets, Samples, Scores
 from situs.methods.measured import Measured
 from situs.methods.s2dc.colours import principal_colours
 from situs.methods.s2dc.config import S2dcConfig
-from situs.methods.s2dc.matching import PLANS, Look, to_numpy
+from situs.methods.s2dc.matching import PLANS, Look, look
 from situs.methods.s2dc.views import from_crops
 from situs.observation import MatchesPanel, MatrixPanel, OverlayPanel, Panel, Section, Volume
-from situs.views.source import Source
+from situs.tensors import to_numpy
 from situs.views.subvolume import crop_affine
 
 _MATCHES = 128  # kept for one figure, whole slices of tokens first
 _PLAN_TOKENS = 256  # above it, the transport plan is shown for one pair of slices only
 
 
-def measure(seen: Look, batch: Batch) -> list[Measured]:
-    """Places found again, how clearly, and crops recognised among all crops."""
-    found = seen.measure()
-    if seen.crops is not None:
-        itself = torch.arange(len(seen.crops), device=seen.crops.device)
-        right = 100 * (seen.crops.argmax(1) == itself).float()
-        found.append(
-            Measured(
-                "crop_accuracy",
-                right.reshape(batch["augmented_crop"].shape),
-                "%",
-                "higher",
-                "own copy is the most similar",
-                chance=100 / len(itself),
+class ObservedS2dc(Method):
+    """What is asked of ``s2dc`` on held-out samples."""
+
+    monitor = "match_accuracy"
+    watched = "token features"
+    config: S2dcConfig
+
+    def predict(self, batch: Batch, nets: Nets) -> Look:
+        """Both sides encoded by the student, which is what is exported, and matched."""
+        return look(self.config, batch, nets.student)
+
+    def measure(self, samples: Samples, predicted: Look) -> list[Measured]:
+        """Places found again, how clearly, and crops recognised among all crops."""
+        return predicted.measure()
+
+    def features(self, predicted: Look) -> Tensor:
+        """Features of the tokens inside the scan."""
+        return predicted.near.features.flatten(2).mT[predicted.inside]
+
+    def sections(
+        self, samples: Samples, predicted: Look, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """Matches, transport plan, sharpness and token colours, and crops."""
+        volumes = [self._volumes(samples, b) for b in range(min(PLANS, len(samples.items)))]
+        still, still_mm = predicted.standing_still()
+        found = [
+            Section(
+                title="Places found again",
+                explanation=(
+                    "A region was turned, scaled, shifted and changed in intensity. Each of its "
+                    f"tokens ({' × '.join(map(str, predicted.size))} voxels) looks for itself in "
+                    "the moved copy, by feature similarity alone. For scale: to say that nothing "
+                    f"moved would be right for {still:.0f} % of them and wrong by {still_mm:.1f} "
+                    "mm."
+                ),
+                scores=scores.of("match_accuracy", "match_error"),
+                panels=(
+                    *(_arrows(predicted, b, pair) for b, pair in enumerate(volumes)),
+                    _plan_panel(predicted),
+                ),
+            ),
+            _structures(predicted, volumes, scores),
+        ]
+        if predicted.crops is not None:
+            found.append(_crops(predicted.crops, scores))
+        return found
+
+    def warnings(
+        self, samples: Samples, predicted: Look, scores: Scores, step: int
+    ) -> tuple[str, ...]:
+        """Where nothing moved would be the better answer, or the transport did not converge."""
+        found, still = scores["match_accuracy"].value, predicted.standing_still()[0]
+        said = []
+        if step > 0 and found <= still:
+            said.append(
+                f"places are found no more often ({found:.0f} %) than by assuming that nothing "
+                f"moved ({still:.0f} %): train longer, take a finer stage, or enlarge "
+                "motion.translation."
             )
-        )
-    return found
+        if bool(((predicted.plan[:, :-1].sum(-1) - 1).abs() > 0.05).any()):
+            said.append(
+                "the transport did not converge within its iterations: raise iterations or "
+                "temperature."
+            )
+        return tuple(said)
 
-
-def sections(config: S2dcConfig, seen: Look, samples: Samples, scores: Scores) -> list[Section]:
-    """Pictures of held-out regions; the student encoded both sides.
-
-    Args:
-        config: The method's configuration.
-        seen: What it says of them.
-        samples: What was sampled, and from which scans.
-        scores: All that was measured.
-    """
-    volumes = [
-        _volumes(config, samples.batch, b, source) for b, source in enumerate(samples.scans[:PLANS])
-    ]
-    still, still_mm = seen.standing_still()
-    found = [
-        Section(
-            title="Places found again",
-            explanation=(
-                "A region was turned, scaled, shifted and changed in intensity. Each of its "
-                f"tokens ({' × '.join(map(str, seen.size))} voxels) looks for itself in the moved "
-                "copy, by feature similarity alone. For scale: to say that nothing moved would be "
-                f"right for {still:.0f} % of them and wrong by {still_mm:.1f} mm."
-            ),
-            scores=scores.of("match_accuracy", "match_error"),
-            panels=(
-                *(_arrows(seen, b, pair) for b, pair in enumerate(volumes)),
-                _plan_panel(seen),
-            ),
-        ),
-        _structures(seen, volumes, scores),
-    ]
-    if seen.crops is not None:
-        found.append(_crops(seen.crops, scores))
-    return found
-
-
-def warnings(seen: Look, scores: Scores, step: int) -> tuple[str, ...]:
-    """Where nothing moved would be the better answer, or the transport did not converge."""
-    found, still = scores["match_accuracy"].value, seen.standing_still()[0]
-    said = []
-    if step > 0 and found <= still:
-        said.append(
-            f"places are found no more often ({found:.0f} %) than by assuming that nothing moved "
-            f"({still:.0f} %): train longer, take a finer stage, or enlarge motion.translation."
-        )
-    if bool(((seen.plan[:, :-1].sum(-1) - 1).abs() > 0.05).any()):
-        said.append(
-            "the transport did not converge within its iterations: raise iterations or temperature."
-        )
-    return tuple(said)
+    def _volumes(self, samples: Samples, b: int) -> tuple[Volume, Volume]:
+        """A sample's region and its moved copy."""
+        batch, source, grid = samples.batch, samples.scans[b], self.config.grid
+        affine = crop_affine(source.affine, batch["start_vox"][b].tolist())
+        near, far = (from_crops(batch[k][b], grid)[0].cpu().numpy() for k in ("source", "moved"))
+        return Volume(near, affine, source.key), Volume(far, affine, f"{source.key}, moved")
 
 
 def _structures(seen: Look, volumes: Sequence[tuple[Volume, Volume]], scores: Scores) -> Section:
@@ -203,14 +207,6 @@ def fullest_slices(matches: Tensor, grid: tuple[int, int, int]) -> tuple[int, in
     shared = matches.reshape(x * y, z, x * y, z).sum((0, 2))
     near, far = divmod(int(shared.argmax()), z)
     return near, far
-
-
-def _volumes(config: S2dcConfig, batch: Batch, b: int, source: Source) -> tuple[Volume, Volume]:
-    affine = crop_affine(source.affine, batch["start_vox"][b].tolist())
-    near, far = (
-        from_crops(batch[key][b], config.grid)[0].cpu().numpy() for key in ("source", "moved")
-    )
-    return Volume(near, affine, source.key), Volume(far, affine, f"{source.key}, moved")
 
 
 def _token_affine(seen: Look, volume: Volume) -> npt.NDArray[np.float64]:

@@ -16,7 +16,6 @@ from situs.geometry import match_matrix, match_targets
 from situs.methods.base import Batch, Network
 from situs.methods.projection import pooled
 from situs.methods.s2dc.config import S2dcConfig
-from situs.methods.s2dc.heads import heads_of
 from situs.methods.s2dc.views import from_crops, token_geometry
 
 _FEW = 27  # tokens of a region: 3 along each axis
@@ -47,7 +46,7 @@ def encode_region(config: S2dcConfig, crops: Tensor, network: Network) -> Encode
     features = encode_crops(crops.flatten(0, 1), network.backbone)
     stage = features[token_stage(config, network.backbone)].unflatten(0, crops.shape[:2])
     on_grid = from_crops(stage, config.grid)
-    tokens = heads_of(network.heads).tokens(on_grid.flatten(2).mT)
+    tokens = network.heads.tokens(on_grid.flatten(2).mT)
     return Encoded(on_grid, tokens, pooled(features).unflatten(0, crops.shape[:2]))
 
 
