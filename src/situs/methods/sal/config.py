@@ -7,17 +7,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from situs.errors import ConfigError
-from situs.methods.config import MethodConfig
-from situs.views.intensity import IntensityConfig
-from situs.views.slices import PoseConfig, ViewGrid
+from situs.methods.slices import SliceConfig
 
 
-class SalConfig(MethodConfig):
+class SalConfig(SliceConfig):
     """Everything that decides what ``sal`` looks at and asks for.
 
     Attributes:
-        size: (rows, columns) of a slice's view; None fits the data.
-        spacing_mm: Of the view's pixels; None fits the data.
         axes: Array axes that slices are taken along, 0 sagittal, 1 coronal, 2 axial; None takes
             the direction of the stack where there is one, and any axis otherwise.
         max_distance_mm: Largest distance between the two slices of a pair; where slices lie
@@ -49,8 +45,6 @@ class SalConfig(MethodConfig):
         width: Channels of a slice's embedding.
         hidden: Hidden channels of its projection head.
         pixel_width: Hidden channels of the head of ``pixel``.
-        pose: In-plane augmentation, drawn for each slice of a pair on its own.
-        intensity: Changes of intensity, likewise; None for none.
         weights: Of the terms; 1 for those not named, 0 switches one off. ``pixel`` is ours and
             off unless it is given a weight.
     """
@@ -61,8 +55,6 @@ class SalConfig(MethodConfig):
         "global": 1.0,
         "pixel": 0.0,
     }
-    size: tuple[PositiveInt, PositiveInt] | None = None
-    spacing_mm: PositiveFloat | None = None
     axes: tuple[Literal[0, 1, 2], ...] | None = None
     max_distance_mm: PositiveFloat = 6.0
     pairs: PositiveInt = 2
@@ -79,8 +71,6 @@ class SalConfig(MethodConfig):
     width: PositiveInt = 64
     hidden: PositiveInt = 128
     pixel_width: PositiveInt = 32
-    pose: PoseConfig = Field(default_factory=PoseConfig)
-    intensity: IntensityConfig | None = Field(default_factory=IntensityConfig)
 
     @model_validator(mode="before")
     @classmethod
@@ -121,16 +111,3 @@ class SalConfig(MethodConfig):
                 "'position_threshold' is left to the data: call resolve_for_data(sources) first"
             )
         return self.position_threshold
-
-    @property
-    def grid(self) -> ViewGrid:
-        """Pixels of a view.
-
-        Raises:
-            ConfigError: While they are left to the data.
-        """
-        if self.size is None or self.spacing_mm is None:
-            raise ConfigError(
-                "'size' and 'spacing_mm' are left to the data: call resolve_for_data(sources) first"
-            )
-        return ViewGrid(self.size, self.spacing_mm)

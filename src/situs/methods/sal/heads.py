@@ -61,7 +61,11 @@ def position_source(backbone: Backbone, config: SalConfig) -> PositionSource:
 
 
 class SalHeads(nn.Module):
-    """Embeddings of positions, and of whole slices (or their place along the scan)."""
+    """Embeddings of positions, and of whole slices (or their place along the scan).
+
+    The linear embedding of the encoder's features is the paper's; matching the decoder's, regressed
+    places and the head of ``pixel`` are ours.
+    """
 
     def __init__(self, backbone: Backbone, config: SalConfig) -> None:
         super().__init__()
@@ -114,7 +118,7 @@ def embed(
         positions: Whether those of positions are asked for, too.
         pixels: Whether every pixel is placed, which needs the decoder.
     """
-    heads = cast(SalHeads, network.heads)
+    heads: SalHeads = network.heads
     features = network.backbone.encode(slices)
     scale = heads.source.scale
     needed = pixels or (positions and scale is None)

@@ -1,4 +1,9 @@
-"""Losses of ``sal``: local alignment and global position."""
+"""Losses of ``sal``: local alignment and global position.
+
+``local`` is the paper's (arXiv 2406.15699), its windows and the search in blocks are ours. The
+paper's ``global`` has no published formula: :func:`position_contrast` is positional contrastive
+learning with its thresholds, :func:`position_regression` ours. So is ``spread``.
+"""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from situs.geometry import Plane
 from situs.methods.base import Batch
+from situs.methods.slices import plane_at
+from situs.observation import Volume
 
 Array = npt.NDArray[np.float64]
 
@@ -48,17 +50,18 @@ class Matches:
 
 def planes_of(batch: Batch, sample: int, pair: int) -> tuple[Plane, Plane]:
     """The geometry of a pair's two views."""
-    shape = tuple(batch["slices"].shape[-2:])
+    first, second = (plane_at(batch, "slices", sample, pair, side) for side in range(2))
+    return first, second
 
-    def plane(side: int) -> Plane:
-        place = sample, pair, side
-        pixel = float(batch["pixel_mm"][place])
-        origin, row, column = (
-            batch[name][place].cpu().numpy() for name in ("origin_mm", "row_mm", "column_mm")
-        )
-        return Plane(origin, row, column, (shape[0], shape[1]), (pixel, pixel))
 
-    return plane(0), plane(1)
+def slice_volume(image: Array, plane: Plane, name: str) -> Volume:
+    """An image as a volume one voxel thick: rows along the first axis, columns the second."""
+    affine = np.eye(4)
+    affine[:3, 0] = plane.spacing[0] * plane.column_mm
+    affine[:3, 1] = plane.spacing[1] * plane.row_mm
+    affine[:3, 2] = plane.normal_mm
+    affine[:3, 3] = plane.origin_mm
+    return Volume(image[..., None], affine, name)
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
-from situs.methods.base import Batch, Losses, Method, Nets, Samples, Scores
-from situs.methods.measured import Measured
+from situs.methods.base import Batch, Losses, Nets
 from situs.methods.precision import at_least_single
 from situs.methods.sal import losses, pixels
 from situs.methods.sal.config import SalConfig
 from situs.methods.sal.heads import Embedded, SalHeads, embed
-from situs.methods.sal.observation import matched, matching_section, measure_matching
-from situs.methods.sal.position_section import measure_places, place_section
+from situs.methods.sal.observation import ObservedSal
 from situs.methods.sal.registration import alignment_in_patient
 from situs.methods.sal.views import fitted_disc, sample_pairs
-from situs.observation import Section
-from situs.views.slices import fitted_grid, stack_axes
+from situs.views.slices import stack_axes
 from situs.views.source import Source
 
 _SHORT_STACK = 20  # slices: short-axis stacks have about ten
 
 
-class Sal(Method):
+class Sal(ObservedSal):
     """Near slices match position by position; slices know their place in the scan."""
 
     name = "sal"
@@ -36,7 +33,6 @@ class Sal(Method):
     paper = "arXiv 2406.15699"
     spatial_dims = 2
     uses_position = True
-    watched = "the embeddings"
     remedy = (
         "raise weights.spread, weights.global or the batch size; 'local' alone is solved by a "
         "constant"
@@ -52,7 +48,6 @@ class Sal(Method):
     }
     shows = "size"
     Config = SalConfig
-    config: SalConfig
 
     def __init__(self, config: SalConfig) -> None:
         super().__init__(config)
@@ -63,22 +58,15 @@ class Sal(Method):
 
     def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """Fill what is shown, the views' size and spacing, and the threshold from the scans."""
-        shown = self.config.shown or ("inside" if self.matches or self.places else "all")
-        disc = fitted_disc(sources, self.config) if shown == "inside" else None
-        grid = fitted_grid(sources)
-        if disc is not None:
-            grid = grid.about(disc)
-        axes = [self.config.axes or stack_axes(source) for source in sources]
+        config = self.config
+        shown = config.shown or ("inside" if self.matches or self.places else "all")
+        disc = fitted_disc(sources, config) if shown == "inside" else None
+        axes = [config.axes or stack_axes(source) for source in sources]
         slices = [s.shape[axis] for s, of in zip(sources, axes, strict=True) for axis in of]
         short = float(np.median(slices)) <= _SHORT_STACK
-        filled = {
-            "shown": shown,
-            "shown_mm": disc,
-            "size": self.config.size or grid.size,
-            "spacing_mm": self.config.spacing_mm or grid.spacing_mm,
-            "position_threshold": self.config.position_threshold or (0.35 if short else 0.1),
-        }
-        return type(self)(self.config.model_copy(update=filled))
+        threshold = config.position_threshold or (0.35 if short else 0.1)
+        filled = {"shown": shown, "shown_mm": disc, "position_threshold": threshold}
+        return type(self)(config.filled(sources, disc, **filled))
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
         """Pairs of one scan; see :func:`~situs.methods.sal.views.sample_pairs`."""
@@ -91,7 +79,7 @@ class Sal(Method):
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """All slices in one pass; pairs aligned, slices of the whole batch placed."""
-        out = embed(nets.student, batch["slices"].flatten(0, 2), self.matches, self.places)
+        out = self.predict(batch, nets)
         positions = None if out.positions is None else at_least_single(out.positions)
         terms: dict[str, Tensor] = {}
         if self.wants("local") and positions is not None:
@@ -135,38 +123,6 @@ class Sal(Method):
     def predict(self, batch: Batch, nets: Nets) -> Embedded:
         """Embeddings of all positions and slices."""
         return embed(nets.student, batch["slices"].flatten(0, 2), self.matches, self.places)
-
-    def measure(self, samples: Samples, predicted: Embedded) -> list[Measured]:
-        """Matched positions, places of pixels, and places along the scan."""
-        places = measure_places(self.config, predicted, samples)
-        if predicted.places is not None:
-            places.append(
-                pixels.measure_pixels(predicted.places, samples.batch, self.config.unit_mm)
-            )
-        if predicted.positions is None:
-            return places
-        found = matched(predicted.positions, samples.batch)
-        cells = predicted.positions[0, 0].numel()
-        return [*measure_matching(found, cells), *places]
-
-    def features(self, predicted: Embedded) -> Tensor:
-        """Embeddings of all positions, or of slices where positions are not matched."""
-        if predicted.positions is None:
-            return predicted.slices
-        return predicted.positions.movedim(1, -1).flatten(0, -2)
-
-    def sections(
-        self, samples: Samples, predicted: Embedded, nets: Nets, scores: Scores
-    ) -> list[Section]:
-        """Matches between near slices, places of pixels, and places along scans."""
-        shown = [place_section(self.config, predicted, samples, nets.student, scores)]
-        if predicted.places is not None:
-            shown.insert(
-                0, pixels.pixel_section(predicted.places, samples, scores, self.config.unit_mm)
-            )
-        if predicted.positions is not None:
-            shown.insert(0, matching_section(predicted.positions, samples, scores))
-        return shown
 
 
 @lru_cache(maxsize=16)

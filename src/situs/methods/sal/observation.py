@@ -8,16 +8,54 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from situs.geometry import Plane
-from situs.methods.base import Batch, Samples, Scores
+from situs.methods.base import Batch, Method, Nets, Samples, Scores
 from situs.methods.measured import Measured, finite_mean
-from situs.methods.sal.matching import Matches, discs_of, matches, planes_of
-from situs.observation import MatchesPanel, Section, Volume
+from situs.methods.sal.config import SalConfig
+from situs.methods.sal.heads import Embedded
+from situs.methods.sal.matching import Matches, discs_of, matches, planes_of, slice_volume
+from situs.methods.sal.pixels import measure_pixels, pixel_section
+from situs.methods.sal.position_section import measure_position, place_section
+from situs.observation import MatchesPanel, Section
 from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
 
 _SHOWN_PAIRS, _SHOWN_MATCHES = 3, 40
+
+
+class ObservedSal(Method):
+    """What is asked of ``sal`` on held-out samples."""
+
+    watched = "the embeddings"
+    config: SalConfig
+
+    def measure(self, samples: Samples, predicted: Embedded) -> list[Measured]:
+        """Matched positions, places along the scan, and places of pixels."""
+        found: list[Measured] = []
+        if predicted.positions is not None:
+            cells = predicted.positions[0, 0].numel()
+            found += measure_matching(matched(predicted.positions, samples.batch), cells)
+        found.append(measure_position(self.config, predicted, samples))
+        if predicted.places is not None:
+            found.append(measure_pixels(predicted.places, samples.batch, self.config.unit_mm))
+        return found
+
+    def features(self, predicted: Embedded) -> Tensor:
+        """Embeddings of all positions, or of slices where positions are not matched."""
+        if predicted.positions is None:
+            return predicted.slices
+        return predicted.positions.movedim(1, -1).flatten(0, -2)
+
+    def sections(
+        self, samples: Samples, predicted: Embedded, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """Matches between near slices, places of pixels, and places along scans."""
+        config, shown = self.config, []
+        if predicted.positions is not None:
+            shown.append(matching_section(predicted.positions, samples, scores))
+        if predicted.places is not None:
+            shown.append(pixel_section(predicted.places, samples, scores, config.unit_mm))
+        return [*shown, place_section(config, predicted, samples, nets.student, scores)]
 
 
 def matched(positions: Tensor, batch: Batch) -> list[list[Matches]]:
@@ -111,16 +149,6 @@ def _pixels_per_position(batch: Batch, found: Matches) -> float:
 def _mean(parts: Sequence[npt.NDArray[np.generic]]) -> float:
     values = np.concatenate(list(parts)).astype(np.float64)
     return float(values.mean()) if len(values) else float("nan")
-
-
-def slice_volume(image: Array, plane: Plane, name: str) -> Volume:
-    """An image as a volume one voxel thick: rows along the first axis, columns the second."""
-    affine = np.eye(4)
-    affine[:3, 0] = plane.spacing[0] * plane.column_mm
-    affine[:3, 1] = plane.spacing[1] * plane.row_mm
-    affine[:3, 2] = plane.normal_mm
-    affine[:3, 3] = plane.origin_mm
-    return Volume(image[..., None], affine, name)
 
 
 def _vox(points_px: Array) -> Array:

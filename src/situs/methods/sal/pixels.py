@@ -17,8 +17,7 @@ from torch import Tensor
 
 from situs.methods.base import Batch, Samples, Scores
 from situs.methods.measured import Measured
-from situs.methods.sal.matching import planes_of
-from situs.methods.sal.observation import slice_volume
+from situs.methods.sal.matching import planes_of, slice_volume
 from situs.observation import OverlayPanel, Section
 
 _STRIDE = 4  # pixels that are averaged into one place before the loss

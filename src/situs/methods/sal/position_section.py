@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from situs.methods.base import Network, Samples, Scores
-from situs.methods.measured import Measured, finite_mean, row_means
+from situs.methods.measured import Measured, row_means
 from situs.methods.sal.config import SalConfig
 from situs.methods.sal.heads import Embedded, embed
 from situs.methods.sal.views import cut_discs, position, slice_plane
+from situs.methods.slices import measure_places, place_curve
 from situs.observation import CurvePanel, ScatterPanel, Section
 from situs.views.slices import Pose
 from situs.views.source import Source
@@ -47,24 +48,17 @@ def places(config: SalConfig, out: Embedded, samples: Samples) -> Places:
     return Places(true, predicted, axes, owners)
 
 
-def measure_places(config: SalConfig, out: Embedded, samples: Samples) -> list[Measured]:
+def measure_position(config: SalConfig, out: Embedded, samples: Samples) -> Measured:
     """Error of places along the scan."""
+    shape = (len(samples.items), -1)
     true, predicted, axes, _ = places(config, out, samples)
-    error = 100 * np.abs(predicted - true)
-    same = axes[:, None] == axes[None]
-    median = np.array([np.median(true[axes == a]) for a in axes])
-    return [
-        Measured(
-            "position_error",
-            error.reshape(len(samples.items), -1),
-            "%",
-            "lower",
-            "error of a slice's place along its scan",
-            chance=float(100 * np.abs(true[:, None] - true)[same].mean()),
-            constant=float(100 * np.abs(true - median).mean()),
-            value=finite_mean(error),
-        )
-    ]
+    return measure_places(
+        "position_error",
+        "error of a slice's place along its scan",
+        true.reshape(shape),
+        predicted.reshape(shape),
+        axes.reshape(shape),
+    )
 
 
 def place_section(
@@ -97,11 +91,7 @@ def place_section(
 
 
 def _curve(
-    config: SalConfig,
-    out: Embedded,
-    network: Network,
-    found: Places,
-    source: Source,
+    config: SalConfig, out: Embedded, network: Network, found: Places, source: Source
 ) -> CurvePanel:
     """Places of all slices of one held-out scan, in order."""
     true, _, axes, owners = found
@@ -116,25 +106,11 @@ def _curve(
     if config.position == "regress":
         predicted = slices[:, axis].cpu().numpy()
     else:
-        predicted = _from_neighbours(
-            slices,
-            out.slices,
-            true,
-            np.full(count, axis),
-            np.full(count, source.key),
-            axes,
-            owners,
-        )
+        own, key = np.full(count, axis), np.full(count, source.key)
+        predicted = _from_neighbours(slices, out.slices, true, own, key, axes, owners)
     at = np.array([position(source, axis, int(i)) for i in indices])
-    return CurvePanel(
-        title=f"Places through the {_DIRECTIONS[axis]} stack of {source.key}",
-        caption="A straight rising line is right.",
-        x=indices.astype(np.float64),
-        series=100 * np.stack([predicted, at]),
-        names=("predicted", "true"),
-        x_label="slice",
-        y_label="place along the scan (%)",
-    )
+    stack, places_at = _DIRECTIONS[axis], indices.astype(np.float64)
+    return place_curve(stack, source.key, places_at, at, predicted, "along the scan")
 
 
 def _from_neighbours(
