@@ -14,9 +14,9 @@ from situs.demo.studies import write_demo_studies
 from situs.errors import ConfigError, RunError
 from situs.geometry import Plane, intersect
 from situs.methods.planes import PlanesConfig
-from situs.methods.planes import planner as module
-from situs.methods.planes.planner import RolePlan, plan_study
 from situs.planning import Planner, plan, summarise
+from situs.planning import planner as module
+from situs.planning.planner import RolePlan, plan_study
 from situs.pretraining.pretrain import pretrain
 from situs.store import Store
 from situs.training.run import Run

@@ -14,8 +14,8 @@ from situs.errors import SitusError
 
 if TYPE_CHECKING:
     from situs.catalog.studies import StudyRow
-    from situs.methods.planes.planner import RolePlan
     from situs.planning import RoleSummary
+    from situs.planning.planner import RolePlan
 
 
 _SHOWN = 5  # of planes that could not be planned for one reason

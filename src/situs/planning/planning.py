@@ -15,7 +15,7 @@ from situs.config import validate
 from situs.errors import RunError, ScanRefused
 from situs.methods.base import Network
 from situs.methods.planes import Planes, PlanesConfig
-from situs.methods.planes.planner import RolePlan, plan_study
+from situs.planning.planner import RolePlan, plan_study
 from situs.store import Preprocessing, Store, preprocess
 from situs.training.run import Run
 from situs.views import ArraySource

@@ -7,17 +7,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from situs.catalog.studies import load_rules
-from situs.errors import ConfigError
-from situs.methods.config import MethodConfig
-from situs.views.intensity import IntensityConfig
+from situs.methods.slices import SliceConfig
 from situs.views.planes_virtual import VirtualConfig
-from situs.views.slices import PoseConfig, ViewGrid
 
 _SIGMA = 6 / 224  # of the view: arXiv 2403.16499
 _LEAST_SIGMA_PX = 5.0  # thinner lines cover too few pixels of a small view to be learned
 
 
-class PlanesConfig(MethodConfig):
+class PlanesConfig(SliceConfig):
     """Everything that decides what ``planes`` looks at and asks for.
 
     Attributes:
@@ -38,8 +35,6 @@ class PlanesConfig(MethodConfig):
         location_pool: How the features of a slice are pooled for its place: ``"max"`` is the
             authors', ``"mean"`` what situs took before.
         min_angle_deg: Lines of planes that meet at a smaller angle are not asked for.
-        pose: In-plane augmentation; image and lines move together.
-        intensity: Changes of intensity; None for none.
         weights: Of the terms; 1 for those not named, 0 switches one off.
     """
 
@@ -48,15 +43,11 @@ class PlanesConfig(MethodConfig):
     rules: str = "orthogonal"
     frames: dict[str, tuple[float, float, float]] | None = None
     virtual: VirtualConfig = Field(default_factory=VirtualConfig)
-    size: tuple[PositiveInt, PositiveInt] | None = None
-    spacing_mm: PositiveFloat | None = None
     slices: PositiveInt = 6
     sigma_mm: PositiveFloat | None = None
     sigma_px: PositiveFloat | None = None
     location_pool: Literal["max", "mean"] = "max"
     min_angle_deg: float = Field(15.0, ge=0, lt=90)
-    pose: PoseConfig = Field(default_factory=PoseConfig)
-    intensity: IntensityConfig | None = Field(default_factory=IntensityConfig)
 
     @model_validator(mode="before")
     @classmethod
@@ -72,19 +63,6 @@ class PlanesConfig(MethodConfig):
         if self.studies == "series":
             return tuple(load_rules(self.rules).roles)
         return tuple(self.virtual.roles)
-
-    @property
-    def grid(self) -> ViewGrid:
-        """Pixels of a view.
-
-        Raises:
-            ConfigError: While they are left to the data.
-        """
-        if self.size is None or self.spacing_mm is None:
-            raise ConfigError(
-                "'size' and 'spacing_mm' are left to the data: call resolve_for_data(sources) first"
-            )
-        return ViewGrid(self.size, self.spacing_mm)
 
     @property
     def sigma(self) -> float:

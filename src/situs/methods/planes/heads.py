@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,7 +14,11 @@ Pool = Literal["max", "mean"]
 
 
 class PlanesHeads(nn.Module):
-    """Heat maps from the decoder, the slice's place from the pooled encoder features."""
+    """Heat maps from the decoder, the slice's place from the pooled encoder features.
+
+    Both are the paper's (arXiv 2403.16499), the maximum over the slice its authors' code's; the
+    width of the layer between is ours.
+    """
 
     def __init__(self, backbone: Backbone, roles: int, pool: Pool, hidden: int = 64) -> None:
         super().__init__()
@@ -44,7 +48,7 @@ class Predicted(NamedTuple):
 
 def predict(network: Network, images: Tensor) -> Predicted:
     """Heat maps and places of ``images (N, C, rows, columns)``."""
-    heads = cast(PlanesHeads, network.heads)
+    heads: PlanesHeads = network.heads
     features = network.backbone.encode(images)
     whole = pooled(features)
     return Predicted(

@@ -1,4 +1,8 @@
-"""Losses of ``planes``: line heat maps and slice location."""
+"""Losses of ``planes``: line heat maps and slice location.
+
+Both terms, and the width of the heat maps, are the paper's (arXiv 2403.16499). Which lines and
+places do not count is ours, and so is the geometry: closed form for any orientation.
+"""
 
 from __future__ import annotations
 

@@ -11,23 +11,18 @@ from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
 from situs.catalog.studies import by_role, load_rules
-from situs.methods.base import Batch, Losses, Method, Nets, Samples, Scores
-from situs.methods.measured import Measured
+from situs.methods.base import Batch, Losses, Nets
 from situs.methods.planes import losses
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.frames import fitted_frames
 from situs.methods.planes.heads import PlanesHeads, predict
-from situs.methods.planes.observation import measure_lines, measure_places, sections, warnings
-from situs.methods.planes.planning_section import measure_planning
-from situs.methods.planes.predictions import Predictions, predictions
+from situs.methods.planes.observation import ObservedPlanes
 from situs.methods.planes.views import sample_study
-from situs.observation import Section
 from situs.views.planes_virtual import fitted_disc
-from situs.views.slices import fitted_grid
 from situs.views.source import Source
 
 
-class Planes(Method):
+class Planes(ObservedPlanes):
     """Where do a study's other planes cut this slice, and where in its stack does it lie?"""
 
     name = "planes"
@@ -37,7 +32,6 @@ class Planes(Method):
     trains_decoder = True
     item = "study"
     uses_position = True
-    monitor = "line_distance"
     formulas: ClassVar[dict[str, str]] = {
         "line": "MSE(heat map, exp(−d²/2σ²)), d the distance of a pixel to the line in which "
         "another plane cuts the slice; missing and near-parallel planes masked",
@@ -45,30 +39,20 @@ class Planes(Method):
     }
     shows = "size"
     Config = PlanesConfig
-    config: PlanesConfig
 
     def resolve_for_data(self, sources: Sequence[Source]) -> Self:
         """Decide between real and virtual studies; fill the views' size, spacing and frames."""
         studies, virtual = studies_of(sources, self.config), self.config.virtual
         if studies == "virtual":
             virtual = fitted_disc(sources, virtual)
-        grid = fitted_grid(sources)
-        if virtual.radius_mm is not None:
-            grid = grid.about(2 * virtual.radius_mm)
+        part_mm = 2 * virtual.radius_mm if virtual.radius_mm is not None else None
         frames = self.config.frames
         if frames is None and studies == "series":
             frames = fitted_frames(sources, load_rules(self.config.rules))
-        config = self.config.model_copy(
-            update={
-                "studies": studies,
-                "frames": frames,
-                "virtual": virtual,
-                "size": self.config.size or grid.size,
-                "spacing_mm": self.config.spacing_mm or grid.spacing_mm,
-            }
-        )
-        filled = {"sigma_mm": config.sigma * config.grid.spacing_mm}
-        return type(self)(config.model_copy(update=filled))
+        filled = {"studies": studies, "frames": frames, "virtual": virtual}
+        config = self.config.filled(sources, part_mm, **filled)
+        sigma_mm = config.sigma * config.grid.spacing_mm
+        return type(self)(config.model_copy(update={"sigma_mm": sigma_mm}))
 
     def sample_study(self, scans: Sequence[Source], rng: np.random.Generator) -> Batch:
         """Slices of one study; see :func:`~situs.methods.planes.views.sample_study`."""
@@ -89,30 +73,6 @@ class Planes(Method):
             place, located = batch["location"].flatten(), batch["located"].flatten()
             terms["location"] = losses.location(out.location, place, located)
         return Losses(terms)
-
-    def predict(self, batch: Batch, nets: Nets) -> Predictions:
-        """Heat maps, the lines fitted to them, and places."""
-        return predictions(self.config, predict(nets.student, batch["images"].flatten(0, 1)), batch)
-
-    def measure(self, samples: Samples, predicted: Predictions) -> list[Measured]:
-        """Fitted lines, places and planned planes beside the truth."""
-        return [
-            *measure_lines(predicted, samples.batch),
-            *measure_places(predicted, samples.batch),
-            *measure_planning(predicted, samples.batch),
-        ]
-
-    def sections(
-        self, samples: Samples, predicted: Predictions, nets: Nets, scores: Scores
-    ) -> list[Section]:
-        """Lines, places and planned planes."""
-        return sections(self.config, predicted, samples, nets.student, scores)
-
-    def warnings(
-        self, samples: Samples, predicted: Predictions, scores: Scores, step: int
-    ) -> tuple[str, ...]:
-        """Says so where no line can be seen at all."""
-        return warnings(samples.batch)
 
 
 def studies_of(sources: Sequence[Source], config: PlanesConfig) -> str:

@@ -3,19 +3,92 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from situs.methods.base import Batch, Network, Samples, Scores
-from situs.methods.measured import Measured, finite_mean
+from situs.methods.base import Batch, Method, Nets, Samples, Scores
+from situs.methods.measured import Measured
 from situs.methods.planes.config import PlanesConfig
-from situs.methods.planes.planning_section import planned_section
-from situs.methods.planes.predictions import Predictions, pixel_affines, truth
-from situs.methods.planes.scoring import chance_line_errors, line_errors
+from situs.methods.planes.heads import predict
+from situs.methods.planes.planning_section import measure_planning, planned_section
+from situs.methods.planes.predictions import (
+    Lines,
+    Predictions,
+    lines_panel,
+    predictions,
+    truth,
+)
+from situs.methods.planes.scoring import chance_line_errors, line_errors, measured
 from situs.methods.planes.stacks import stack_curve
 from situs.methods.preview import WholeScans
+from situs.methods.slices import measure_places
 from situs.observation import LinesPanel, ScatterPanel, Section
 
 _SHOWN = 4
+
+
+class ObservedPlanes(Method):
+    """What is asked of ``planes`` on held-out samples."""
+
+    monitor = "line_distance"
+    config: PlanesConfig
+
+    def predict(self, batch: Batch, nets: Nets) -> Predictions:
+        """Heat maps, the lines fitted to them, and places."""
+        return predictions(self.config, predict(nets.student, batch["images"].flatten(0, 1)), batch)
+
+    def measure(self, samples: Samples, predicted: Predictions) -> list[Measured]:
+        """Fitted lines, places and planned planes beside the truth."""
+        batch = samples.batch
+        places = measure_places(
+            "location_error",
+            "error of a slice's place in its stack",
+            _places(batch),
+            predicted.location,
+            np.zeros(predicted.location.shape),
+        )
+        return [*measure_lines(predicted, batch), places, *measure_planning(predicted, batch)]
+
+    def sections(
+        self, samples: Samples, predicted: Predictions, nets: Nets, scores: Scores
+    ) -> list[Section]:
+        """Lines, places and planned planes; the network draws the curve through a whole stack."""
+        config, batch, whole = self.config, samples.batch, WholeScans()
+        shown = range(min(_SHOWN, len(samples.items)))
+        return [
+            Section(
+                title="Lines where other planes cut a slice",
+                explanation=(
+                    "For each slice the network draws where the study's other planes cut it; the "
+                    "line fitted to its heat map is compared with the one computed from the scan's "
+                    "geometry. Chance takes the line of another slice; the constant baseline is "
+                    "the mean line of each pair of roles, whatever the image shows."
+                ),
+                scores=scores.of("line_angle", "line_distance"),
+                panels=tuple(_lines(config, predicted, samples, b, whole) for b in shown),
+            ),
+            Section(
+                title="Place of a slice in its stack",
+                explanation=(
+                    "The network says how far through its stack a slice lies, from the image."
+                ),
+                scores=scores.of("location_error"),
+                panels=(
+                    _scatter(config, predicted, batch),
+                    stack_curve(config, nets.student, samples.items[0], batch["images"]),
+                ),
+            ),
+            planned_section(config, predicted, samples, whole, scores),
+        ]
+
+    def warnings(
+        self, samples: Samples, predicted: Predictions, scores: Scores, step: int
+    ) -> tuple[str, ...]:
+        """Says so where no line can be seen at all."""
+        if samples.batch["visible"].any():
+            return ()
+        return (
+            "no line is visible in any held-out slice: the studies have too few recognised "
+            "roles; look at them with 'situs studies', or set studies=virtual",
+        )
 
 
 def measure_lines(found: Predictions, batch: Batch) -> list[Measured]:
@@ -27,129 +100,40 @@ def measure_lines(found: Predictions, batch: Batch) -> list[Measured]:
     errors = line_errors(found.lines.reshape(flat.shape), flat, visible, true.shape, pixel)
     chance = chance_line_errors(flat, visible, true.shape, pixel)
     constant = line_errors(true.constant.reshape(flat.shape), flat, visible, true.shape, pixel)
-    return [
-        Measured(
-            name,
-            of.reshape(samples, -1),
-            unit,
-            "lower",
-            label,
-            chance=finite_mean(guess),
-            constant=finite_mean(same),
-            value=finite_mean(of),
-        )
-        for name, unit, label, of, guess, same in (
-            (
-                "line_angle",
-                "°",
-                "angle between predicted and true line",
-                errors.angle_deg,
-                chance.angle_deg,
-                constant.angle_deg,
-            ),
-            (
-                "line_distance",
-                "mm",
-                "distance of the true line from the predicted one",
-                errors.distance_mm,
-                chance.distance_mm,
-                constant.distance_mm,
-            ),
-        )
-    ]
+    labels = (
+        "angle between predicted and true line",
+        "distance of the true line from the predicted one",
+    )
+    return measured("line", labels, errors, chance, constant, samples)
 
 
-def measure_places(found: Predictions, batch: Batch) -> list[Measured]:
-    """Predicted beside true places in the stack."""
-    located = batch["located"].cpu().numpy()
-    true = np.where(located, batch["location"].cpu().numpy(), np.nan)
-    error, places = 100 * np.abs(found.location - true), true[located]
-    some = len(places) > 0
-    return [
-        Measured(
-            "location_error",
-            error,
-            "%",
-            "lower",
-            "error of a slice's place in its stack",
-            chance=100 * np.abs(places[:, None] - places).mean() if some else None,
-            constant=100 * np.abs(places - np.median(places)).mean() if some else None,
-            value=finite_mean(error),
-        )
-    ]
-
-
-def sections(
-    config: PlanesConfig, found: Predictions, samples: Samples, network: Network, scores: Scores
-) -> list[Section]:
-    """Lines, places and planned planes; the network draws the curve through a whole stack."""
-    whole = WholeScans()
-    return [
-        Section(
-            title="Lines where other planes cut a slice",
-            explanation=(
-                "For each slice the network draws where the study's other planes cut it; the line "
-                "fitted to its heat map is compared with the one computed from the scan's "
-                "geometry. Chance takes the line of another slice; the constant baseline is the "
-                "mean line of each pair of roles, whatever the image shows."
-            ),
-            scores=scores.of("line_angle", "line_distance"),
-            panels=tuple(
-                _lines_panel(config, found, samples, b, whole)
-                for b in range(min(_SHOWN, len(samples.items)))
-            ),
-        ),
-        Section(
-            title="Place of a slice in its stack",
-            explanation="The network says how far through its stack a slice lies, from the image.",
-            scores=scores.of("location_error"),
-            panels=(
-                _places_panel(config, found, samples.batch),
-                stack_curve(config, network, samples.items[0], samples.batch["images"]),
-            ),
-        ),
-        planned_section(config, found, samples, whole, scores),
-    ]
-
-
-def warnings(batch: Batch) -> tuple[str, ...]:
-    """Says so where no line is visible."""
-    if not batch["visible"].any():
-        return (
-            "no line is visible in any held-out slice: the studies have too few recognised "
-            "roles; look at them with 'situs studies', or set studies=virtual",
-        )
-    return ()
-
-
-def _lines_panel(
-    config: PlanesConfig, found: Predictions, samples: Samples, sample: int, whole: WholeScans
+def _lines(
+    config: PlanesConfig, found: Predictions, samples: Samples, b: int, whole: WholeScans
 ) -> LinesPanel:
-    batch, true = samples.batch, truth(samples.batch)
-    image = int(true.visible[sample].sum(-1).argmax())
-    shown = np.flatnonzero(true.visible[sample, image])
-    scans = samples.sources(sample)
-    scan = scans[min(image, len(scans) - 1)]
-    pixel = float(true.pixel_mm[sample, image])
+    """The image of a sample that most lines cross."""
+    true = truth(samples.batch)
+    image = int(true.visible[b].sum(-1).argmax())
+    shown = np.flatnonzero(true.visible[b, image])
+    names = tuple(config.roles[r] for r in shown)
     sure = ", ".join(
-        f"{config.roles[r]} {100 * found.confidence[sample, image, r]:.0f} %" for r in shown
+        f"{name} {100 * found.confidence[b, image, r]:.0f} %"
+        for name, r in zip(names, shown, strict=True)
     )
-    return LinesPanel(
-        title=f"Lines in a slice of {scan.key}",
-        caption=f"Heat map and fitted line beside the true line. Confidence: {sure}.",
-        image=batch["images"][sample, image, 0].cpu().numpy(),
-        spacing=(pixel, pixel),
-        predicted=found.lines[sample, image, shown],
-        true=true.lines[sample, image, shown],
-        heatmaps=found.heatmaps[sample, image, shown],
-        names=tuple(config.roles[r] for r in shown),
-        affine=pixel_affines(batch)[sample, image],
-        volume=whole.of(scan).volume,
-    )
+    at = b, image, shown
+    lines = Lines(found.lines[at], true.lines[at], found.heatmaps[at], names)
+    caption = f"Heat map and fitted line beside the true line. Confidence: {sure}."
+    return lines_panel(samples, (b, image), whole, lines, "Lines in a slice of", caption)
 
 
-def _places_panel(config: PlanesConfig, found: Predictions, batch: Batch) -> ScatterPanel:
+def _places(batch: Batch) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """True places ``(B, K)``, NaN for slices without one."""
+    located, location = batch["located"].cpu().numpy(), batch["location"].cpu().numpy()
+    return np.where(located, location, np.nan)
+
+
+def _scatter(config: PlanesConfig, found: Predictions, batch: Batch) -> ScatterPanel:
     located = batch["located"].cpu().numpy()
+    roles = batch["role"].cpu().numpy()[located].tolist()
     return ScatterPanel(
         title="Predicted against true place of slices in their stacks",
         caption="One point a held-out slice; 0 % is the first slice of its stack.",
@@ -157,9 +141,5 @@ def _places_panel(config: PlanesConfig, found: Predictions, batch: Batch) -> Sca
         true=100 * batch["location"].cpu().numpy()[located],
         unit="%",
         quantity="place in the stack",
-        groups=_role_names(config, batch["role"].cpu().numpy()[located]),
+        groups=tuple(config.roles[r] if r >= 0 else "no role" for r in roles),
     )
-
-
-def _role_names(config: PlanesConfig, roles: npt.NDArray[np.integer]) -> tuple[str, ...]:
-    return tuple(config.roles[r] if r >= 0 else "no role" for r in roles.tolist())

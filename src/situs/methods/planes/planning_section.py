@@ -8,11 +8,18 @@ import numpy as np
 
 from situs.geometry import Plane, intersect
 from situs.methods.base import Batch, Samples, Scores
-from situs.methods.measured import Measured, finite_mean
+from situs.methods.measured import Measured
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.plan import PlannedPlane
-from situs.methods.planes.predictions import Array, Predictions, pixel_affines, truth
-from situs.methods.planes.scoring import acquired_plane, deviations, plan_planes, views_of
+from situs.methods.planes.predictions import Array, Lines, Predictions, lines_panel, truth
+from situs.methods.planes.scoring import (
+    Errors,
+    acquired_plane,
+    deviations,
+    measured,
+    plan_planes,
+    views_of,
+)
 from situs.methods.preview import WholeScans
 from situs.observation import LinesPanel, Section
 
@@ -23,34 +30,17 @@ def measure_planning(found: Predictions, batch: Batch) -> list[Measured]:
     """Planned beside acquired planes, in degrees and mm."""
     true = truth(batch)
     errors = deviations(batch, plan_planes(batch, found.lines, found.confidence))
-    chance = (errors[0] * np.nan,) * 2
+    chance = Errors(errors.angle_deg * np.nan, errors.distance_mm * np.nan)
     if len(true.lines) > 1:  # each study is planned with the lines of the next one
         borrowed = np.where(np.roll(true.visible, 1, axis=0), 1.0, 0.0)
         chance = deviations(batch, plan_planes(batch, np.roll(true.lines, 1, axis=0), borrowed))
     # The mean lines, in every view that truly shows one.
     constant = deviations(batch, plan_planes(batch, true.constant, true.visible.astype(float)))
-    return [
-        Measured(
-            name,
-            errors[n],
-            unit,
-            "lower",
-            label,
-            chance=finite_mean(chance[n]),
-            constant=finite_mean(constant[n]),
-            value=finite_mean(errors[n]),
-        )
-        for n, (name, unit, label) in enumerate(
-            (
-                ("plan_angle", "°", "angle of the planned plane to the true one"),
-                (
-                    "plan_distance",
-                    "mm",
-                    "distance of the true plane's centre from the planned plane",
-                ),
-            )
-        )
-    ]
+    labels = (
+        "angle of the planned plane to the true one",
+        "distance of the true plane's centre from the planned plane",
+    )
+    return measured("plan", labels, errors, chance, constant, len(true.lines))
 
 
 def planned_section(
@@ -85,7 +75,7 @@ def _panel(
     whole: WholeScans,
 ) -> LinesPanel:
     """The slice that most planned planes cut, with the lines they cut it in."""
-    batch, scans = samples.batch, samples.sources(sample)
+    batch = samples.batch
     views, role_of = views_of(batch, sample), batch["role"][sample].tolist()
     roles = [r for r, plane in enumerate(planned) if plane is not None]
     true = _cuts(views, [acquired_plane(batch, sample, r) for r in roles])
@@ -94,26 +84,17 @@ def _panel(
     shows = np.isfinite(true).all(-1) & (np.array(role_of)[:, None] != roles)
     image = int(shows.sum(1).argmax())
     shown = np.flatnonzero(shows[image])
-    scan = scans[min(image, len(scans) - 1)]
-    pixel = float(batch["pixel_mm"][sample, image])
     names = tuple(config.roles[roles[i]] for i in shown)
     used = [len(plane.views) for plane in planned if plane is not None]
     parts = ", ".join(f"{n} from {used[i]} lines" for n, i in zip(names, shown, strict=True))
-    return LinesPanel(
-        title=f"Planned planes in a slice of {scan.key}",
-        caption=(
-            "Where the planned planes cut the slice, beside the true ones: "
-            f"{parts or 'none of them does'}."
-        ),
-        image=batch["images"][sample, image, 0].cpu().numpy(),
-        spacing=(pixel, pixel),
-        predicted=found[image, shown],
-        true=true[image, shown],
-        heatmaps=np.zeros((0, *batch["images"].shape[-2:])),
-        names=names,
-        affine=pixel_affines(batch)[sample, image],
-        volume=whole.of(scan).volume,
+    nothing = np.zeros((0, *batch["images"].shape[-2:]))
+    lines = Lines(found[image, shown], true[image, shown], nothing, names)
+    caption = (
+        "Where the planned planes cut the slice, beside the true ones: "
+        f"{parts or 'none of them does'}."
     )
+    title = "Planned planes in a slice of"
+    return lines_panel(samples, (sample, image), whole, lines, title, caption)
 
 
 def _cuts(views: Sequence[Plane], planes: Sequence[Plane]) -> Array:

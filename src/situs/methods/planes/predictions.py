@@ -9,10 +9,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from situs.geometry.line_fit import fit_line
-from situs.methods.base import Batch
+from situs.methods.base import Batch, Samples
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import Predicted
 from situs.methods.planes.scoring import constant_lines
+from situs.methods.preview import WholeScans
+from situs.methods.slices import plane_at
+from situs.observation import LinesPanel
+from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
 
@@ -45,6 +49,15 @@ class Truth(NamedTuple):
     shape: tuple[int, int]
 
 
+class Lines(NamedTuple):
+    """Of L roles in one image: ``predicted`` and ``true (L, 3)``, heat maps or none, names."""
+
+    predicted: Array
+    true: Array
+    heatmaps: Array
+    names: tuple[str, ...]
+
+
 def predictions(config: PlanesConfig, out: Predicted, batch: Batch) -> Predictions:
     """Lines fitted to heat maps, by sample."""
     leading = batch["images"].shape[:2]
@@ -74,14 +87,46 @@ def truth(batch: Batch) -> Truth:
     return Truth(lines, visible, constant.reshape(lines.shape), pixel_mm, (rows, columns))
 
 
-def pixel_affines(batch: Batch) -> Array:
-    """``(B, K, 4, 4)``: pixel (column, row, 0) of each image to RAS mm."""
-    row, column, origin = (
-        batch[f"{name}_mm"].cpu().numpy().astype(np.float64) for name in ("row", "column", "origin")
+def lines_panel(
+    samples: Samples,
+    place: tuple[int, int],
+    whole: WholeScans,
+    lines: Lines,
+    title: str,
+    caption: str,
+) -> LinesPanel:
+    """An image with lines over it, and where it lies in its scan.
+
+    Args:
+        samples: What was sampled.
+        place: Sample and image.
+        whole: The scans.
+        lines: Over the image.
+        title: Of the panel, before the scan's name.
+        caption: Of the panel.
+    """
+    plane, scan = plane_at(samples.batch, "images", *place), scan_of(samples, *place)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = (
+        plane.row_mm * plane.spacing[1],
+        plane.column_mm * plane.spacing[0],
     )
-    pixel = batch["pixel_mm"].cpu().numpy().astype(np.float64)[..., None]
-    columns = (row * pixel, column * pixel, np.cross(row, column), origin)
-    affine = np.zeros((*row.shape[:-1], 4, 4))
-    affine[..., :3, :] = np.stack(columns, axis=-1)
-    affine[..., 3, 3] = 1.0
-    return affine
+    affine[:3, 2], affine[:3, 3] = plane.normal_mm, plane.origin_mm
+    return LinesPanel(
+        title=f"{title} {scan.key}",
+        caption=caption,
+        image=samples.batch["images"][place][0].cpu().numpy(),
+        spacing=plane.spacing,
+        predicted=lines.predicted,
+        true=lines.true,
+        heatmaps=lines.heatmaps,
+        names=lines.names,
+        affine=affine,
+        volume=whole.of(scan).volume,
+    )
+
+
+def scan_of(samples: Samples, sample: int, image: int) -> Source:
+    """The scan that an image was cut from."""
+    scans = samples.sources(sample)
+    return scans[min(image, len(scans) - 1)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +14,20 @@ from situs.errors import SitusError
 from situs.geometry import Plane
 from situs.geometry.lines import line_angle_deg, line_offset_mm
 from situs.methods.base import Batch
+from situs.methods.measured import Measured, finite_mean
 from situs.methods.planes.plan import PlannedPlane, plan_plane
+from situs.methods.slices import plane_at
 from situs.views.planes import centred_plane
 from situs.views.planes_virtual import in_plane_axes
 
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class LineErrors:
-    """Of the visible lines of N images and R roles; NaN elsewhere.
+class Errors(NamedTuple):
+    """Of lines or planes, ``(N, R)`` each for R roles; NaN where there is nothing to compare.
 
-    Attributes:
-        angle_deg: ``(N, R)``.
-        distance_mm: ``(N, R)``, mean distance of the true segment from the predicted line.
+    The distance of a line is the mean one of the true segment from the predicted line, that of a
+    plane the one of the acquired image's centre from the planned plane.
     """
 
     angle_deg: Array
@@ -41,7 +40,7 @@ def line_errors(
     visible: npt.NDArray[np.bool_],
     shape: tuple[int, int],
     pixel_mm: Array,
-) -> LineErrors:
+) -> Errors:
     """Compare lines ``(N, R, 3)``; pixels are square, ``pixel_mm (N,)`` wide.
 
     A visible line for which nothing was predicted counts as wrong by 90° and by half the image.
@@ -51,12 +50,12 @@ def line_errors(
     distance = line_offset_mm(predicted, seen, shape, (1.0, 1.0))
     silent = visible & ~np.isfinite(predicted).all(-1)
     angle[silent], distance[silent] = 90.0, max(shape) / 2
-    return LineErrors(angle, distance * pixel_mm[:, None])
+    return Errors(angle, distance * pixel_mm[:, None])
 
 
 def chance_line_errors(
     true: Array, visible: npt.NDArray[np.bool_], shape: tuple[int, int], pixel_mm: Array
-) -> LineErrors:
+) -> Errors:
     """Errors of guessing: the true line of the same role in another image, averaged over all."""
     n, roles = visible.shape
     angle, distance = np.full((n, roles), np.nan), np.full((n, roles), np.nan)
@@ -72,7 +71,7 @@ def chance_line_errors(
         d = line_offset_mm(guess, np.broadcast_to(truth, guess.shape), shape, (1.0, 1.0))
         angle[images, role] = (a * others).sum(1) / count
         distance[images, role] = (d * others).sum(1) / count * pixel_mm[images]
-    return LineErrors(angle, distance)
+    return Errors(angle, distance)
 
 
 def constant_lines(
@@ -108,15 +107,7 @@ def constant_lines(
 
 def views_of(batch: Batch, sample: int) -> list[Plane]:
     """The planes of a sample's images."""
-    rows, columns = batch["images"].shape[-2:]
-    origin, row, column = (
-        batch[name][sample].cpu().numpy() for name in ("origin_mm", "row_mm", "column_mm")
-    )
-    pixel = batch["pixel_mm"][sample].tolist()
-    return [
-        Plane(o, r, c, (rows, columns), (p, p))
-        for o, r, c, p in zip(origin, row, column, pixel, strict=True)
-    ]
+    return [plane_at(batch, "images", sample, k) for k in range(batch["images"].shape[1])]
 
 
 def plan_planes(batch: Batch, lines: Array, confidence: Array) -> list[list[PlannedPlane | None]]:
@@ -141,16 +132,48 @@ def plan_planes(batch: Batch, lines: Array, confidence: Array) -> list[list[Plan
     return planned
 
 
-def deviations(
-    batch: Batch, planned: Sequence[Sequence[PlannedPlane | None]]
-) -> tuple[Array, Array]:
-    """Of planned planes from the acquired ones, ``(B, R)`` degrees and mm; NaN for None."""
+def deviations(batch: Batch, planned: Sequence[Sequence[PlannedPlane | None]]) -> Errors:
+    """Of planned planes from the acquired ones, ``(B, R)``; NaN for None."""
     angle, distance = np.full((2, len(planned), len(planned[0])), np.nan)
     for b, row in enumerate(planned):
         for r, plane in enumerate(row):
             if plane is not None:
                 angle[b, r], distance[b, r] = plane.deviation(acquired_plane(batch, b, r))
-    return angle, distance
+    return Errors(angle, distance)
+
+
+def measured(
+    name: str,
+    labels: tuple[str, str],
+    errors: Errors,
+    chance: Errors,
+    constant: Errors,
+    samples: int,
+) -> list[Measured]:
+    """Angle and distance as scores ``name_angle`` and ``name_distance``, over all lines or planes.
+
+    Args:
+        name: Of what is compared.
+        labels: Of the angle and of the distance, in words.
+        errors: Of what was predicted.
+        chance: Of guessing.
+        constant: Of the best constant answer.
+        samples: Number of samples, whose lines stand one after another.
+    """
+    kinds = zip(("angle", "distance"), ("°", "mm"), labels, errors, chance, constant, strict=True)
+    return [
+        Measured(
+            f"{name}_{kind}",
+            of.reshape(samples, -1),
+            unit,
+            "lower",
+            label,
+            chance=finite_mean(guess),
+            constant=finite_mean(same),
+            value=finite_mean(of),
+        )
+        for kind, unit, label, of, guess, same in kinds
+    ]
 
 
 def acquired_plane(batch: Batch, sample: int, role: int) -> Plane:

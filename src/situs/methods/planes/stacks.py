@@ -13,6 +13,7 @@ from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
 from situs.methods.planes.views import StudySlice, slice_of_stack, stack_in, study_images
+from situs.methods.slices import place_curve
 from situs.observation import CurvePanel
 from situs.views.inside import Room
 from situs.views.planes_virtual import anatomy_of, in_plane_axes, stack_slices
@@ -37,15 +38,8 @@ def stack_curve(
     planes = [posed(s.base, s.base.center_mm, config.grid, Pose()) for s in slices]
     images = torch.from_numpy(study_images(slices, planes, config)).to(like)
     found = predict(network, images).location.float().cpu().numpy().astype(np.float64)
-    return CurvePanel(
-        title=f"Places through the {name} stack of {slices[0].source.key}",
-        caption="A straight rising line is right.",
-        x=np.arange(len(at), dtype=np.float64),
-        series=100 * np.stack([found, at]),
-        names=("predicted", "true"),
-        x_label="slice",
-        y_label="place in the stack (%)",
-    )
+    numbers = np.arange(len(at), dtype=np.float64)
+    return place_curve(name, slices[0].source.key, numbers, at, found, "in the stack")
 
 
 def _stack(
