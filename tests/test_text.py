@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from scores_made import score
 
 from situs import text
 from situs.observation import Score, verdicts
-
-
-def score(**changes: object) -> Score:
-    fields: dict[str, object] = {
-        "name": "gap_mae",
-        "value": 9.31,
-        "unit": "mm",
-        "better": "lower",
-        "chance": 44.0,
-        "constant": 31.2,
-        "label": "gap error",
-    }
-    return Score(**(fields | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

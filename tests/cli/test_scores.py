@@ -6,25 +6,13 @@ import logging
 import re
 
 import pytest
+from scores_made import score
 
 from situs.cli.console import hush, log_to_terminal
 from situs.cli.scores import print_scores, score_rows
 from situs.observation import Observation, Score, Section
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\r]")
-
-
-def score(**changes: object) -> Score:
-    fields: dict[str, object] = {
-        "name": "gap_mae",
-        "value": 9.31,
-        "unit": "mm",
-        "better": "lower",
-        "chance": 44.0,
-        "constant": 31.2,
-        "label": "gap error",
-    }
-    return Score(**(fields | changes))  # type: ignore[arg-type]
 
 
 def observation(*scores: Score, **changes: object) -> Observation:

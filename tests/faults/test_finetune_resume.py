@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import labelled
 from typer.testing import CliRunner
 
 from situs.cli import app
@@ -20,23 +21,10 @@ from situs.transfer import Result, finetune
 from situs.transfer.check import check_result
 from situs.transfer.training import Finetuning
 
-SHAPE = (18, 16, 12)
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir()
-    for case in range(6):
-        label = np.zeros(SHAPE, np.uint8)
-        x, y, z = rng.integers(2, 8, 3)
-        label[x : x + 6, y : y + 6, z : z + 4] = 1
-        image = (rng.normal(0, 0.3, SHAPE) + 3 * label).astype(np.float32)
-        nib.save(nib.Nifti1Image(100 * image + 500, np.eye(4)), folder / f"images/c{case}.nii.gz")
-        nib.save(nib.Nifti1Image(label, np.eye(4)), folder / f"labels/c{case}.nii.gz")
-    return folder
+    return labelled(tmp_path_factory.mktemp("data"), classes=1)
 
 
 def settings(data: Path, out: Path, **changes: Any) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from small_runs import labelled
 from torch import nn
 from typer.testing import CliRunner
 
@@ -32,17 +32,7 @@ METHODS["spatial+s2dc"] = dict(METHODS)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir()
-    for case in range(6):
-        label = np.zeros((18, 16, 12), np.uint8)
-        label[4:10, 4:10, 4:8] = 1
-        image = (100 * rng.normal(0, 0.3, label.shape) + 300.0 * label).astype(np.float32)
-        nib.save(nib.Nifti1Image(image, np.eye(4)), folder / f"images/c{case}.nii.gz")
-        nib.save(nib.Nifti1Image(label, np.eye(4)), folder / f"labels/c{case}.nii.gz")
-    return folder
+    return labelled(tmp_path_factory.mktemp("data"), classes=1)
 
 
 def pretraining(data: Path, out: Path, method: str = "spatial", **changes: Any) -> dict[str, Any]:

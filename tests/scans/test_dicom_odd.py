@@ -22,6 +22,7 @@ from dicom_files import (
     write_planes,
     write_series,
 )
+from refusing import refused
 
 import situs
 from situs.catalog.catalog import build_catalog
@@ -36,12 +37,6 @@ with warnings.catch_warnings():
 SHAPE = (8, 7, 6)
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 NICOM = Path(dicomwrappers.__file__).parent / "tests" / "data"
-
-
-def refused(path: Path, **options: Any) -> situs.ScanRefused:
-    with pytest.raises(situs.ScanRefused) as caught:
-        read_scan(path, **options)
-    return caught.value
 
 
 def edit_all(folder: Path, **header: Any) -> None:

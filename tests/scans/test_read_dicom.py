@@ -23,6 +23,7 @@ from dicom_files import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusing import refused
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -30,13 +31,6 @@ import situs
 from situs.scans.read import read_scan
 
 SHAPE = (8, 7, 6)  # columns, rows, slices
-
-
-def refused(path: Path, reason: str, **options) -> situs.ScanRefused:
-    with pytest.raises(situs.ScanRefused) as caught:
-        read_scan(path, **options)
-    assert caught.value.reason == reason, str(caught.value)
-    return caught.value
 
 
 def read_with_simpleitk(folder: Path) -> sitk.Image:

@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusing import refused
 from scipy.spatial.transform import Rotation
 
 import situs
@@ -39,15 +40,6 @@ def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None, 
             header[name] = value
         path.write_bytes(raw)
     return path
-
-
-def refused(path: Path, reason: str, **options) -> situs.ScanRefused:
-    with pytest.raises(situs.ScanRefused) as caught:
-        read_scan(path, **options)
-    assert caught.value.reason == reason, str(caught.value)
-    assert caught.value.path == path
-    assert reason in REASONS
-    return caught.value
 
 
 def itk_affine(image: sitk.Image) -> np.ndarray:

@@ -52,21 +52,25 @@ def pretraining(folder: Path, **changes: Any) -> Path:
     return file
 
 
-def finetuning(folder: Path, **changes: Any) -> Path:
-    """A YAML file of a small fine-tuning with batch normalisation and weighted classes."""
+def labelled(folder: Path, classes: int = 2) -> Path:
+    """Six small scans with boxes in them, of one class or of two, in ``images`` and ``labels``."""
     rng = np.random.default_rng(0)
-    shape = (18, 16, 12)
     for kind in ("images", "labels"):
-        (folder / "labelled" / kind).mkdir(parents=True)
+        (folder / kind).mkdir(parents=True)
     for case in range(6):
-        label = np.zeros(shape, np.uint8)
+        label = np.zeros((18, 16, 12), np.uint8)
         x, y, z = rng.integers(2, 8, 3)
         label[x : x + 6, y : y + 6, z : z + 4] = 1
-        label[x : x + 3, y : y + 6, z : z + 4] = 2
-        image = (rng.normal(0, 0.3, shape) + 3 * label).astype(np.float32)
+        label[x : x + 3, y : y + 6, z : z + 4] = classes
+        image = (rng.normal(0, 0.3, label.shape) + 3 * label).astype(np.float32)
         for kind, array in (("images", 100 * image + 500), ("labels", label)):
-            file = folder / "labelled" / kind / f"c{case}.nii.gz"
-            nib.save(nib.Nifti1Image(array, np.eye(4)), file)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), folder / kind / f"c{case}.nii.gz")
+    return folder
+
+
+def finetuning(folder: Path, **changes: Any) -> Path:
+    """A YAML file of a small fine-tuning with batch normalisation and weighted classes."""
+    labelled(folder / "labelled")
     values = {
         "data": str(folder / "labelled"),
         "train": 3,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -12,66 +11,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
-import yaml
+from small_runs import info, pretraining, start
 
 from situs.cli.exits import MEANING, Exit
-from situs.store import Preprocessing, prepare
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A YAML file of a small pretraining."""
     folder = tmp_path_factory.mktemp("loop")
-    (folder / "scans").mkdir()
-    rng = np.random.default_rng(0)
-    for subject in range(6):
-        array = 100 + rng.normal(0, 30, (24, 22, 20)).cumsum(0).cumsum(1).cumsum(2) / 500
-        nib.save(
-            nib.Nifti1Image(array.astype(np.float32), np.eye(4)), folder / f"scans/{subject}.nii"
-        )
-    store = prepare([folder / "scans"], folder / "store", Preprocessing(), workers=0)
-    file = folder / "settings.yaml"
-    file.write_text(
-        yaml.safe_dump(
-            {
-                "method": "spatial",
-                "data": str(store.path),
-                "steps": 5,
-                "batch_size": 4,
-                "workers": 0,
-                "threads": 1,
-                "observe_every": 0,
-                "observe_samples": 2,
-                "checkpoint_every": 2,
-                "log_every": 1,
-                "precision": 32,  # as a number, as people write it
-                "options": {"view_size": [16] * 3, "chunk_size": [6] * 3, "width": 8},
-                "backbone": {"name": "cnn", "options": {"channels": [4, 8]}},
-            }
-        )
-    )
-    return file
+    return pretraining(folder, steps=5, batch_size=4, devices=1)
 
 
-def start(*words: Any, **environment: str) -> subprocess.Popen[str]:
-    """``situs pretrain`` in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "situs", "pretrain", "--no-report", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-        start_new_session=True,
-    )
-
-
-def info(run: Path) -> dict[str, Any]:
-    return dict(json.loads((run / "run.json").read_text()))
+def started(*words: Any, **environment: str) -> subprocess.Popen[str]:
+    """``situs pretrain``."""
+    return start("situs", "pretrain", "--no-report", *words, **environment)
 
 
 def losses(run: Path) -> list[list[float]]:
@@ -95,12 +52,12 @@ def test_two_processes_do_what_one_does_and_one_goes_on_where_two_stood(
     settings: Path, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    alone = start("--config", settings, "--out", one, "--steps", 900, "--quiet")
+    alone = started("--config", settings, "--out", one, "--steps", 900, "--quiet")
     wait_for_steps(one, alone)
     alone.terminate()
     assert "Stopped at step" in alone.communicate(timeout=120)[1]
     assert alone.returncode == Exit.TERMINATED
-    both = start(
+    both = started(
         "--config", settings, "--out", two, "--devices", 2, "--batch-size", 2, "--steps", 900
     )
     wait_for_steps(two, both)
@@ -115,10 +72,10 @@ def test_two_processes_do_what_one_does_and_one_goes_on_where_two_stood(
     np.testing.assert_allclose(losses(two)[:3], losses(one)[:3], rtol=1e-5)
 
     # The same batch on one device goes on; another batch is another run.
-    other = start("--resume", two, "--devices", 1, "--quiet")
+    other = started("--resume", two, "--devices", 1, "--quiet")
     assert "batch_size × devices: was 4, now 2" in other.communicate(timeout=120)[1]
     assert other.returncode == Exit.REFUSED
-    same = start("--resume", two, "--devices", 1, "--batch-size", 4, "--quiet")
+    same = started("--resume", two, "--devices", 1, "--batch-size", 4, "--quiet")
     time.sleep(1)
     wait_for_more(two, same, step)
     os.killpg(same.pid, signal.SIGINT)  # as a terminal does
@@ -140,7 +97,7 @@ def wait_for_more(run: Path, process: subprocess.Popen[str], step: int) -> None:
 
 def test_a_process_that_dies_ends_all_with_one_message(settings: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    both = start(
+    both = started(
         "--config", settings, "--out", run, "--devices", 2, "--batch-size", 2, "--steps", 9000, "-q"
     )
     wait_for_steps(run, both)

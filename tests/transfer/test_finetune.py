@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -440,13 +439,6 @@ def test_many_images_few_labels_and_two_scans_a_patient(tmp_path: Path, run: Pat
         assert [len(parts[part]) for part in ("train", "test")] == [2, 2]
         assert [len(p) for p in patients] == [1, 1]
         assert patients[0] != patients[1]
-
-
-def test_command_and_configuration_agree() -> None:
-    renamed = {"folder": "out", "labels": "train", "test_data": "dataset"}
-    options = set(signature(import_module("situs.cli.transfer").finetune).parameters)
-    options -= {"config", "settings", "json", "quiet", "resume"}
-    assert {renamed.get(o, o) for o in options} <= set(FinetuneConfig.model_fields)
 
 
 def test_situs_finetune_is_public() -> None:
