@@ -277,12 +277,17 @@ def test_errors_and_their_chance() -> None:
     assert silent.angle_deg[:2, 0].tolist() == [90, 90]
 
 
-def test_mode_follows_the_data() -> None:
+def test_mode_follows_the_data(caplog: pytest.LogCaptureFixture) -> None:
     hearts = [s for i in range(3) for s in heart_like(i)]
     config = PlanesConfig(rules="heart")
     assert studies_of(hearts, config) == "series"
     assert studies_of([volume(i) for i in range(3)], config) == "virtual"
     assert studies_of(hearts, PlanesConfig(rules="knee")) == "virtual"  # one stack of slices
+    mixed = [*heart_like(0), volume(1), volume(2)]
+    assert studies_of(mixed, PlanesConfig()) == "virtual"
+    assert "1 of 3 studies" in caplog.text
+    assert "cut out of all scans" in caplog.text
+    assert studies_of(mixed, config) == "series", "rules were asked for"
     method = Planes(PlanesConfig(rules="heart")).resolve_for_data(hearts)
     assert method.config.roles == ("sax", "2ch", "3ch", "4ch")
     assert method.config.size == (32, 32)

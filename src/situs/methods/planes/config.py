@@ -19,7 +19,8 @@ class PlanesConfig(SliceConfig):
 
     Attributes:
         studies: ``"series"`` looks at the stacks of real studies, ``"virtual"`` cuts studies
-            out of volumes; ``"auto"`` takes series where most studies have two roles or more.
+            out of volumes; ``"auto"`` takes series where most studies have stacks of two roles or
+            more, and where ``rules`` are given and one of them has.
         rules: Role rules of real studies: ``"heart"``, ``"knee"``, ``"orthogonal"``, or a YAML
             file.
         frames: Of real studies, the normal in R, A, S that each role's slices are turned to and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
@@ -20,6 +21,8 @@ from situs.methods.planes.observation import ObservedPlanes
 from situs.methods.planes.views import sample_study
 from situs.views.planes_virtual import fitted_disc
 from situs.views.source import Source
+
+logger = logging.getLogger(__name__)
 
 
 class Planes(ObservedPlanes):
@@ -76,7 +79,7 @@ class Planes(ObservedPlanes):
 
 
 def studies_of(sources: Sequence[Source], config: PlanesConfig) -> str:
-    """``"series"`` where most studies have stacks of two roles or more, else ``"virtual"``."""
+    """``"series"`` or ``"virtual"``; see :attr:`PlanesConfig.studies`. What was decided is told."""
     if config.studies != "auto":
         return config.studies
     studies: dict[str, list[Source]] = {}
@@ -84,4 +87,19 @@ def studies_of(sources: Sequence[Source], config: PlanesConfig) -> str:
         studies.setdefault(source.study or source.key, []).append(source)
     rules = load_rules(config.rules)
     usable = sum(len(by_role(study, rules)) >= 2 for study in studies.values())
-    return "series" if 2 * usable > len(studies) else "virtual"
+    named = "rules" in config.model_fields_set
+    if usable and (named or 2 * usable > len(studies)):
+        chosen, tell = "series", logger.info
+    else:
+        chosen, tell = "virtual", logger.warning if usable or named else logger.info
+    tell(
+        "%d of %d studies have stacks of two roles or more (%s): %s",
+        usable, len(studies), config.rules, _CHOSEN[chosen],
+    )  # fmt: skip
+    return chosen
+
+
+_CHOSEN = {
+    "series": "real studies are looked at (studies=series)",
+    "virtual": "virtual studies are cut out of all scans (studies=virtual)",
+}
