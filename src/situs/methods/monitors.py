@@ -51,7 +51,9 @@ def collapse_warnings(
         min_rank: Below it features count as one-dimensional.
     """
     if variance < min_variance:
-        return (f"features are nearly constant (variance {variance:.3f} of 1): {remedy}",)
+        # A part that all features share does no harm to a method that solves its task.
+        told = f"features are nearly constant (variance {variance:.3f} of 1)"
+        return (f"{told}: if scores do not rise, {remedy}",)
     if rank < min_rank:
         return (f"features use hardly more than one direction (rank {rank:.1f}): {remedy}",)
     return ()
