@@ -47,8 +47,8 @@ def collapse_warnings(
         variance: Of :func:`feature_variance`.
         rank: Of :func:`effective_rank`.
         remedy: What this method's user should change, as a sentence.
-        min_variance: Below it features count as constant.
-        min_rank: Below it features count as one-dimensional.
+        min_variance: Below it features count as constant (ours).
+        min_rank: Below it features count as one-dimensional (ours).
     """
     if variance < min_variance:
         # A part that all features share does no harm to a method that solves its task.

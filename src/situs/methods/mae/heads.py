@@ -18,6 +18,11 @@ _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 class MaeHeads(nn.Module):
     """Learned tokens for hidden places and a linear map to intensities.
 
+    Filling the scales of a convolutional encoder is SparK's (arXiv 2301.03580, section 3.2), blocks
+    that mix visible and hidden tokens are MAE's (arXiv 2111.06377, section 3). Decoding with the
+    backbone's own decoder, so that it is trained too, and mask tokens in the input of other
+    encoders are ours.
+
     Args:
         backbone: Gives channels and dimensions.
         masking: With ``"sparse"`` and ``"tokens"`` hidden features get one token a scale (SparK's

@@ -1,4 +1,9 @@
-"""Reconstruction error on hidden voxels, normalised per block."""
+"""Reconstruction error on hidden voxels, normalised per block.
+
+Squared error on hidden places only, and targets normalised by block, are the papers' (He et al.,
+arXiv 2111.06377, section 4.1; SparK takes them over). Leaving out what lies outside the scan, and
+the least deviation of a block, are ours.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from situs.views.decoded import read_crop
 from situs.views.source import Source
 from situs.views.subvolume import inside_mask, random_start, slice_axis, spanned
 
-_BLOCK = 8  # voxels: of smaller blocks interpolation rebuilds too much
+_BLOCK = 8  # voxels: of smaller blocks interpolation rebuilds too much; ours
 
 
 def fitted_block(asked: Sequence[int] | None, stride: Sequence[int]) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from situs.methods.slices import SliceConfig
 from situs.views.planes_virtual import VirtualConfig
 
 _SIGMA = 6 / 224  # of the view: arXiv 2403.16499
-_LEAST_SIGMA_PX = 5.0  # thinner lines cover too few pixels of a small view to be learned
+_LEAST_SIGMA_PX = 5.0  # thinner lines cover too few pixels of a small view to be learned; ours
 
 
 class PlanesConfig(SliceConfig):
@@ -35,7 +35,7 @@ class PlanesConfig(SliceConfig):
         sigma_px: The same in pixels of the view, in place of ``sigma_mm``.
         location_pool: How the features of a slice are pooled for its place: ``"max"`` is the
             authors', ``"mean"`` what situs took before.
-        min_angle_deg: Lines of planes that meet at a smaller angle are not asked for.
+        min_angle_deg: Lines of planes that meet at a smaller angle are not asked for (ours).
         weights: Of the terms; 1 for those not named, 0 switches one off.
     """
 

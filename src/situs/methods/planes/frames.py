@@ -3,6 +3,7 @@
 Rows, columns and the order of slices say nothing about anatomy, and the axes of an oblique stack
 that lies between two of the body's change places from one patient to the next. So every slice is
 turned within its plane, and every stack followed, as close as can be to one frame for each role.
+Ours.
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ Array = npt.NDArray[np.float64]
 Direction = tuple[float, float, float]
 
 
-def fitted_frames(sources: Sequence[Source], rules: RoleRules) -> dict[str, Direction]:
-    """The mean normal of each role's stacks: the axis closest to all of them, signs aside."""
+def by_study(sources: Sequence[Source]) -> list[list[Source]]:
+    """Scans by study; one of unknown study stands alone."""
     studies: dict[str, list[Source]] = {}
     for number, source in enumerate(sources):
         studies.setdefault(source.study or f"scan {number}", []).append(source)
+    return list(studies.values())
+
+
+def fitted_frames(sources: Sequence[Source], rules: RoleRules) -> dict[str, Direction]:
+    """The mean normal of each role's stacks: the axis closest to all of them, signs aside."""
     normals: dict[str, list[Array]] = {}
-    for study in studies.values():
+    for study in by_study(sources):
         for role, stacks in by_role(study, rules).items():
             normals.setdefault(role, []).extend(stack.normal_mm for stack in stacks)
     frames = {}

@@ -15,7 +15,7 @@ from situs.catalog.studies import by_role, load_rules
 from situs.methods.base import Batch, Losses, Nets
 from situs.methods.planes import losses
 from situs.methods.planes.config import PlanesConfig
-from situs.methods.planes.frames import fitted_frames
+from situs.methods.planes.frames import by_study, fitted_frames
 from situs.methods.planes.heads import PlanesHeads, predict
 from situs.methods.planes.observation import ObservedPlanes
 from situs.methods.planes.views import sample_study
@@ -82,11 +82,8 @@ def studies_of(sources: Sequence[Source], config: PlanesConfig) -> str:
     """``"series"`` or ``"virtual"``; see :attr:`PlanesConfig.studies`. What was decided is told."""
     if config.studies != "auto":
         return config.studies
-    studies: dict[str, list[Source]] = {}
-    for source in sources:
-        studies.setdefault(source.study or source.key, []).append(source)
-    rules = load_rules(config.rules)
-    usable = sum(len(by_role(study, rules)) >= 2 for study in studies.values())
+    rules, studies = load_rules(config.rules), by_study(sources)
+    usable = sum(len(by_role(study, rules)) >= 2 for study in studies)
     named = "rules" in config.model_fields_set
     if usable and (named or 2 * usable > len(studies)):
         chosen, tell = "series", logger.info

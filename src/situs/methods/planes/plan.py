@@ -1,4 +1,8 @@
-"""View planning: the plane that a target view should have, from lines in other views."""
+"""View planning: the plane that a target view should have, from lines in other views.
+
+The idea, and the two measures of a planned plane, are those of arXiv 2309.12805; the robust fit,
+its weights and what counts as too few lines are ours.
+"""
 
 from __future__ import annotations
 

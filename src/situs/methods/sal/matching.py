@@ -18,7 +18,7 @@ from situs.observation import Volume
 Array = npt.NDArray[np.float64]
 
 # A position shows tissue where its mean rises this share of the slice's range above the least.
-_TISSUE = 0.1
+_TISSUE = 0.1  # ours
 _AT_ONCE = 2**22  # similarities, so that fine maps need little memory
 
 

@@ -1,4 +1,4 @@
-"""NT-Xent over all views of all processes."""
+"""NT-Xent over all views of all processes; the paper's, equation 1."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from situs.methods.precision import at_least_single, cosines
 
 Form = Literal["paper", "released"]
 
-# Keeps the logarithm finite where a crop is put exactly where it is not.
+# Keeps the logarithm finite where a crop is put exactly where it is not; ours in form 'paper'.
 _EPSILON = 1e-6
 
 
