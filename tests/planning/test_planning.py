@@ -147,7 +147,7 @@ def test_verbs_print_tables_and_json(run: Run, studies: Path, tmp_path: Path) ->
     none = runner.invoke(app, ["studies", str(studies), "--rules", "heart", "--json"])
     assert none.exit_code == 2
     rows = json.loads(none.stdout)
-    assert all("no '" in row["recognised"]["reason"] for row in rows)
+    assert all("no word for" in row["recognised"]["reason"] for row in rows)
     file = tmp_path / "planes.json"
     arguments = ["plan", str(run.path), str(studies / "knee-000"), "--out", str(file)]
     planned = runner.invoke(app, [*arguments, "--json"])

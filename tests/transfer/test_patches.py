@@ -15,6 +15,7 @@ from situs.transfer.augment import draw, move, recolour
 from situs.transfer.cases import PreparedCase, places
 from situs.transfer.config import Augmentation
 from situs.transfer.patches import Framing, PatchSampler
+from situs.views.intensity import IntensityChange
 
 
 class Grid:
@@ -154,12 +155,30 @@ def test_recolouring() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand((2, 1, 8, 8, 8), generator=generator)
     still = draw(Augmentation.off(), torch.ones(2, 3), (0, 1, 2), generator)
-    torch.testing.assert_close(recolour(image, still, generator), image)
-    drawn = replace(still, contrast=torch.tensor([1.5, 1.0]), brightness=torch.tensor([0.0, 2.0]))
-    out = recolour(image, drawn, generator)
+    torch.testing.assert_close(recolour(image.clone(), still), image)
+    drawn = replace(still, changes=(IntensityChange(contrast=1.5), IntensityChange(shift=2.0)))
+    out = recolour(image.clone(), drawn)
     torch.testing.assert_close(out[0].std(), 1.5 * image[0].std())
     torch.testing.assert_close(out[0].mean(), image[0].mean())
-    torch.testing.assert_close(out[1], image[1] + 2 * image[1].std())
+    torch.testing.assert_close(out[1], image[1] + 2 * image[1].std(correction=0))
+
+
+def test_channels_have_ranges_and_noise_of_their_own_and_patches_do_not_depend_on_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand((3, 2, 8, 8, 8), generator=generator)
+    image[:, 1] = 100 * image[:, 1] - 40
+    config = Augmentation(gamma=0.5, contrast=0.3, brightness=0.5, noise=0.2, probability=1)
+    drawn = draw(config, torch.ones(3, 3), (0, 1, 2), generator)
+    out = recolour(image.clone(), drawn)
+    alike = recolour(image.clone()[:, :1].expand(-1, 2, -1, -1, -1).clone(), drawn)
+    torch.testing.assert_close(out[:, 0], alike[:, 0])
+    assert not torch.allclose(alike[:, 0], alike[:, 1]), "each channel has its own noise"
+    without = replace(drawn, changes=tuple(replace(c, noise=0.0) for c in drawn.changes))
+    clean = recolour(image.clone(), without)
+    for patch in range(3):
+        assert (out[patch, 0] - clean[patch, 0]).std() < 0.3 * image[patch, 0].std()
+        assert (out[patch, 1] - clean[patch, 1]).std() < 0.3 * image[patch, 1].std()
+    torch.testing.assert_close(recolour(image[1:].clone(), drawn.rows(slice(1, None))), out[1:])
 
 
 def test_result_folders_of_before_say_rotation_in_full() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from situs.transfer.config import Augmentation
+from situs.views.intensity import IntensityChange, apply_change
 
 _ANISOTROPIC = 3.0
 """Axes whose spacings differ by more than this factor are not rotated into each other."""
+
+_CHANNEL = 1_000_003  # between the noise of two channels of a patch
 
 
 @dataclass(frozen=True)
@@ -22,21 +25,15 @@ class Drawn:
     Attributes:
         matrix: ``(B, D, D)``, takes offsets from the centre in the changed patch to offsets in
             the original, both in voxels.
-        gamma: ``(B,)`` exponents.
-        contrast: ``(B,)`` factors.
-        brightness: ``(B,)`` shifts, in standard deviations of the patch.
-        noise: ``(B,)`` standard deviations, in those of the patch.
+        changes: ``B`` changes of intensity.
     """
 
     matrix: Tensor
-    gamma: Tensor
-    contrast: Tensor
-    brightness: Tensor
-    noise: Tensor
+    changes: tuple[IntensityChange, ...]
 
     def rows(self, own: slice) -> Drawn:
         """The parameters of some of the patches."""
-        return Drawn(**{name: values[own] for name, values in vars(self).items()})
+        return Drawn(self.matrix[own], self.changes[own])
 
     def crop_size(self, patch_size: tuple[int, ...]) -> tuple[int, ...]:
         """Voxels along each axis that every changed patch of ``patch_size`` looks at.
@@ -77,13 +74,18 @@ def draw(
     for place, axis in enumerate(axes):
         if axis in config.flips:
             signs[:, place] = 1 - 2 * (torch.rand(batch, generator=generator) < 0.5).float()
-    return Drawn(
-        matrix=matrix * signs[:, None, :],
-        gamma=torch.exp(config.gamma * uniform() * happens()),
-        contrast=1 + config.contrast * uniform() * happens(),
-        brightness=config.brightness * uniform() * happens(),
-        noise=config.noise * uniform().abs() * happens(),
-    )
+    numbers = [
+        torch.exp(config.gamma * uniform() * happens()),
+        1 + config.contrast * uniform() * happens(),
+        config.brightness * uniform() * happens(),
+        config.noise * uniform().abs() * happens(),
+    ]
+    seeds = torch.randint(2**62, (batch,), generator=generator).tolist()
+    changes = [
+        IntensityChange(gamma=g, contrast=c, shift=s, noise=n, noise_seed=seed)
+        for g, c, s, n, seed in zip(*(n.tolist() for n in numbers), seeds, strict=True)
+    ]
+    return Drawn(matrix * signs[:, None, :], tuple(changes))
 
 
 def move(
@@ -119,36 +121,20 @@ def move(
     return moved, picked[:, 0].long()
 
 
-def recolour(
-    images: Tensor, drawn: Drawn, generator: torch.Generator, own: slice = slice(None)
-) -> Tensor:
+def recolour(images: Tensor, drawn: Drawn) -> Tensor:
     """Gamma, contrast, brightness and noise; ``(B, C, *spatial)`` in and out.
 
+    Each channel by itself: what is PET beside CT has a range of its own.
+
     Args:
-        images: The patches ``own`` of a batch.
-        drawn: From :func:`draw`, for the whole batch.
-        generator: Of the noise, which is drawn for the whole batch too.
-        own: Which patches of it ``images`` are.
+        images: The patches, on the CPU; changed in place.
+        drawn: Of these patches, see :meth:`Drawn.rows`.
     """
-    whole = len(drawn.noise)
-    drawn = drawn.rows(own)
-
-    def column(values: Tensor) -> Tensor:
-        return values.reshape(-1, *(1,) * (images.ndim - 1))
-
-    spatial = tuple(range(2, images.ndim))
-    low, high = images.amin(spatial, keepdim=True), images.amax(spatial, keepdim=True)
-    span = (high - low).clamp_min(1e-6)
-    curved = ((images - low) / span).clamp(0, 1).pow(column(drawn.gamma)) * span + low
-    std, mean = torch.std_mean(curved, dim=spatial, keepdim=True)
-    changed = (curved - mean) * column(drawn.contrast) + mean + std * column(drawn.brightness)
-    if not bool(drawn.noise.any()):
-        return changed
-    return changed + std * column(drawn.noise) * _noise(images, whole, generator)[own]
-
-
-def _noise(images: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-    return torch.randn((batch, *images.shape[1:]), generator=generator)
+    for patch, change in zip(images.numpy(), drawn.changes, strict=True):
+        for number, channel in enumerate(patch):
+            own = replace(change, noise_seed=change.noise_seed + number * _CHANNEL)
+            channel[...] = apply_change(channel[None], own)[0]
+    return images
 
 
 def _rotations(angles: Tensor, spacing: Tensor) -> Tensor:

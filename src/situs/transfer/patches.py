@@ -138,8 +138,9 @@ class PatchSampler(IterableDataset[Batch]):
             labels = self._stacked(
                 crop_padded(_label(c)[None], s, size) for c, s in zip(cases, starts, strict=True)
             )[:, 0]
-        image, label = move(images, labels, drawn.rows(self.own), framing.patch_size)
-        batch = {"image": recolour(image, drawn, generator, self.own)}
+        drawn = drawn.rows(self.own)
+        image, label = move(images, labels, drawn, framing.patch_size)
+        batch = {"image": recolour(image, drawn)}
         if label is not None:
             batch["label"] = label
         if cases[0].target is not None:

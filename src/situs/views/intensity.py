@@ -1,4 +1,4 @@
-"""Random changes of intensity for contrastive views: drawn first, applied afterwards, in place."""
+"""Random changes of intensity, of views and of patches: drawn first, applied afterwards."""
 
 from __future__ import annotations
 
@@ -42,9 +42,20 @@ class IntensityConfig(Config):
 
 @dataclass(frozen=True)
 class IntensityChange:
-    """What was drawn; the neutral element is the default."""
+    """What was drawn; the neutral element is the default.
+
+    Attributes:
+        scale: Factor about 0, as in MONAI's ``RandScaleIntensity``: pretraining.
+        contrast: Factor about the view's mean, as in nnU-Net: fine-tuning.
+        shift: In standard deviations of the view.
+        gamma: Exponent between the view's own minimum and maximum.
+        noise: Standard deviation, in those of the view.
+        blur: Standard deviation in voxels.
+        noise_seed: Which noise.
+    """
 
     scale: float = 1.0
+    contrast: float = 1.0
     shift: float = 0.0
     gamma: float = 1.0
     noise: float = 0.0
@@ -99,12 +110,14 @@ def jitter(
 
 
 def _change(view: Array, change: IntensityChange, dims: int) -> None:
-    # Read before anything is changed: shift and noise are in units of the view as it was.
+    # Read before anything is changed: all refers to the view as it was.
     spread = _spread(view) if change.shift or change.noise else 1.0
+    middle = float(view.mean()) if change.contrast != 1 else 0.0
     if change.blur:
         for image in view.reshape(-1, *view.shape[-dims:]):
             blur(image, change.blur)
-    gain, offset = change.scale, change.shift * spread
+    gain = change.scale * change.contrast
+    offset = change.shift * spread + (1 - change.contrast) * middle
     low, extent = 0.0, 1.0
     if change.gamma != 1:
         low = float(view.min())
