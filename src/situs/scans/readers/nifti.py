@@ -37,7 +37,11 @@ _UNORDERED = ("c", "V")  # numpy kinds: complex, structured (RGB)
 
 
 def read(path: Path, options: ReadOptions) -> Scan:
-    """Read one NIfTI file; see :func:`situs.scans.read.read_scan`."""
+    """Read one NIfTI file; see :func:`situs.scans.read.read_scan`.
+
+    Raises:
+        ScanRefused: If the file is damaged, or says nothing clear of its voxels.
+    """
     start = _start(path)
     if _is_analyze(start, path):
         return read_analyze(path, _image_beside(path), options)
