@@ -45,3 +45,8 @@ def machine() -> dict[str, str]:
 def said(of: dict[str, str]) -> str:
     """The machine in one line."""
     return ", ".join(value if key == "device" else f"{key} {value}" for key, value in of.items())
+
+
+def busy() -> str:
+    """How many others want the cores, which times of the wall clock depend on."""
+    return f"load {os.getloadavg()[0]:.1f} on {machine()['cores']} cores"

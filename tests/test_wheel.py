@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -70,6 +72,24 @@ def test_both_packages_hold_what_they_need_and_no_more(packages: Path) -> None:
         held = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
     assert {"LICENSE", "README.md", "pyproject.toml", "tests/test_wheel.py"} <= held
     assert not any(name.startswith((".venv", "shared", "runs", "site/")) for name in held)
+
+
+def test_an_index_shows_a_readme_without_dead_links(packages: Path) -> None:
+    (wheel,) = packages.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("METADATA"))
+        page = archive.read(name).decode("utf-8")
+    shown = page.partition("\n\n")[2]
+    assert "# situs" in shown
+    assert len(shown) > 0.9 * len((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert not re.search(r"\]\((?!https?://|#)", shown)
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["absolute"]
+    text = "![A](docs/a.png) [b](docs/b.md#c) [d](https://e.org) [f](#g)"
+    assert hook(text, "https://forge.example/situs/") == (
+        "![A](https://forge.example/situs/raw/main/docs/a.png) "
+        "[b](https://forge.example/situs/blob/main/docs/b.md#c) [d](https://e.org) [f](#g)"
+    )
+    assert hook(text, None) == " b [d](https://e.org) [f](#g)"
 
 
 @pytest.mark.slow

@@ -46,7 +46,18 @@ Precision = Annotated[
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
 ]
 Accelerator = Literal["auto", "cpu", "gpu"]
-Strategy = Literal["auto", "ddp"]
+
+
+def _whole_network(strategy: Any) -> Any:
+    if isinstance(strategy, str) and strategy not in ("auto", "ddp"):
+        raise ValueError(
+            "must be auto or ddp: each device holds a whole network; splitting one over devices "
+            "(FSDP, DeepSpeed, tensor parallelism) is not supported"
+        )
+    return strategy
+
+
+Strategy = Annotated[Literal["auto", "ddp"], BeforeValidator(_whole_network)]
 
 
 def load_config(

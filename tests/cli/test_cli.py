@@ -53,6 +53,8 @@ def test_yaml_that_cannot_be_read_is_named_in_one_line(
         (["finetune", *_DATA, "--set", "patience=3", "--labels", "2"], "give --validation"),
         (["finetune", *_DATA, "--freeze-encoder"], "--freeze-encoder would freeze random weights"),
         (["pretrain", *_DATA, "--steps", "0"], "--steps must be greater than 0, got 0"),
+        (["pretrain", *_DATA, "--strategy", "fsdp"], "--strategy must be auto or ddp: each device"),
+        (["finetune", *_DATA, "--set", "strategy=fsdp"], "splitting one over devices (FSDP, Deep"),
         (["pretrain", *_DATA, "--set", "optimiser.lr=-1"], "--set optimiser.lr must be greater"),
         (["prepare", "x", "--out", "y", "--spacing", "coarse"], "--spacing must be 'median' or 'n"),
         (["pretrain", *_DATA], "--data is not there: x"),

@@ -8,6 +8,7 @@ cannot be run has a marker in the text, ``<!-- not run: REASON -->`` above its b
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -69,6 +70,8 @@ def _run(block: Block) -> None:
         assert words[0] == "situs", f"{block.place}: not run and without a marker: {typed}"
         began = time.perf_counter()
         small = _SMALL.get(words[1], []) if "--resume" not in words else []
+        if "--backbone" in words:  # whose options are its own
+            small = small[:-2]
         args = [os.path.expanduser(word) for word in shlex.split(shortened(typed))[1:]]
         result = CliRunner().invoke(app, [*args, *small])
         ended = f"{block.place}: {typed}\n{result.output}\n{result.exception!r}"
@@ -87,6 +90,8 @@ def _walk(page: Path) -> list[str]:
         if block.language in ("sh", "console"):
             _run(block)
         elif block.language == "python":
+            if found := re.match(r"# (\w+\.py)\n", block.text):
+                Path(found[1]).write_text(block.text, encoding="utf-8")
             exec(compile(shortened(block.text), block.place, "exec"), names)
         elif block.language == "yaml" and block.text.startswith("# "):
             name = block.text.split()[1]

@@ -140,9 +140,25 @@ def test_the_same_training_as_with_the_store_on_the_disk(
     assert losses[0] == losses[1]
     assert len(set(losses[0])) == 3
     assert yaml.safe_load((tmp_path / "s3/config.yaml").read_text())["data"] == [there]
-    for words in (["audit", str(tmp_path / "s3"), "--quiet"], ["observe", str(tmp_path / "s3")]):
+    run, hub = str(tmp_path / "s3"), tmp_path / "hub"
+    for words in (
+        ["observe", run],
+        ["pretrain", "--resume", run, "--quiet"],
+        ["export", run, "--to", "hub", "--out", str(hub)],
+    ):
         ended = CliRunner().invoke(cli.app, words)
         assert ended.exit_code == 0, ended.output
+    check_card((hub / "DATA.md").read_text(), local)
+
+
+def check_card(card: str, store: Store) -> None:
+    """What there is, and no name."""
+    for said in ("| scans | 6 |", "| voxels | 130 × 100 × 40 |", "| empty-file | 1 |"):
+        assert said in card
+    assert store.fingerprint in card
+    for scan in store:
+        assert scan.record.source not in card
+        assert scan.key not in card
 
 
 def _read_all(url: str, seed: int) -> bool:
@@ -239,6 +255,7 @@ def test_an_upload_that_stopped_goes_on_and_is_no_store_before(
     ended = CliRunner().invoke(cli.app, ["upload", str(local.path), url, "--json"])
     assert json.loads(ended.output) == {"url": url, "scans": 6, "copied": 4}
     assert same(local, Store.open(url))
+    check_card(Remote(url).read("README.md").decode(), local)
     assert upload(local.path, url).copied == 0
 
 

@@ -14,6 +14,7 @@ from situs.export.export import Origin, Written
 from situs.files import write_file
 from situs.methods import method_class
 from situs.observation import Observation, Score
+from situs.store.card import data_card, table
 from situs.training.run import Run
 from situs.weights import Card
 
@@ -66,9 +67,13 @@ may give others. No medical device, and not made for decisions about patients.
 
 
 def write(origin: Origin, out: Path) -> Written:
-    """Write weights, ``card.json`` and the model card ``README.md``."""
+    """Write weights, ``card.json``, the model card ``README.md`` and the data card ``DATA.md``."""
     written = plain.write(origin, out)
     write_file(out / "README.md", model_card(origin))
+    if (run := _run(origin.path)) is not None:
+        card, data = origin.card, run.data
+        facts = (data["records"], data["refused"], card.preprocessing, card.data_fingerprint)
+        write_file(out / "DATA.md", data_card(*facts))
     return Written(
         written.checked,
         "# pip install huggingface_hub; hf upload OWNER/NAME FOLDER\n" + written.use,
@@ -179,9 +184,4 @@ def _warnings(observations: list[Observation]) -> str:
 def _rows(values: dict[str, Any]) -> str:
     if not values:
         return "Unknown: the weights came without it."
-    rows = "\n".join(f"| {key} | {_cell(value)} |" for key, value in values.items())
-    return f"| | |\n| --- | --- |\n{rows}"
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return table(values)

@@ -26,7 +26,7 @@ from situs.pretraining.finite import GRADIENT, Spoiled, looks_later
 from situs.pretraining.held_out import HeldOut, everywhere
 from situs.pretraining.pace import workers_for
 from situs.pretraining.teacher import make_teacher, momentum_at, update_teacher
-from situs.training.engine import seed_generators
+from situs.training.engine import seed_generators, uncompiled
 from situs.training.keeping import count_whole_steps
 from situs.training.schedule import warmup_cosine
 from situs.training.steps import SteppedModule
@@ -222,7 +222,8 @@ class Pretraining(SteppedModule):
         few = {part: {k: v[:_REACH] for k, v in views.items()} for part, views in batch.items()}
         self.student.eval()
         try:
-            return self.composition.reach(few, Nets(self.student, self.teacher))
+            with uncompiled(self.student):
+                return self.composition.reach(few, Nets(self.student, self.teacher))
         finally:
             self.student.train()
 

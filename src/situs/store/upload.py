@@ -10,6 +10,7 @@ from pathlib import Path
 from situs.errors import StoreError
 from situs.files import file_sha256
 from situs.places import url_of
+from situs.store.card import data_card
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file, sums_file
 from situs.store.record import Head, Record, read_head, sealed
 from situs.store.remote import Remote, remote
@@ -18,6 +19,7 @@ from situs.store.store import read_head as read_local_head
 
 Progress = Callable[[int, int], None]
 
+CARD = "README.md"
 _THREADS = 8
 
 
@@ -45,7 +47,7 @@ def upload(
 
     A scan's record follows its voxels once these were read back and are what was written, so that
     a second call knows what is there. The store says that it is unfinished until its index is
-    there too.
+    there too. Beside it lies a card of what it holds.
 
     Args:
         store: Its folder.
@@ -84,6 +86,9 @@ def upload(
     if not whole or verify or any(copied):
         for name in (RECORDS, REFUSED, HEAD):
             _put(place, name, local.path / name, file_sha256(local.path / name))
+        rules = local.rules.model_dump(mode="json")
+        card = data_card(local.records, local.refused, rules, local.fingerprint)
+        place.write(CARD, card.encode())
     return Uploaded(place.url, len(records), sum(map(bool, copied)), sum(copied))
 
 

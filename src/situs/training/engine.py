@@ -81,6 +81,22 @@ def seed_generators(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Run a network as it is written, whatever of it was compiled.
+
+    Compiled code goes backward once; asking for the gradient of each term needs the graph again.
+    """
+    compiled = {m: m._compiled_call_impl for m in network.modules() if m._compiled_call_impl}
+    for part in compiled:
+        part._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for part, call in compiled.items():
+            part._compiled_call_impl = call
+
+
 def quick_layout(module: nn.Module) -> None:
     """Keep the weights of 3D convolutions channels-last where a CPU trains, in place.
 

@@ -1,0 +1,109 @@
+"""The data card: what a collection holds, in counts and ranges, without a name in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_PAGE = """\
+# Data {fingerprint}
+
+{scans}
+
+Sizes, spacings and extents are from least to most along R, A, S, as prepared.
+
+## Left out
+
+{refused}
+
+## Preparation
+
+{rules}
+
+## What is not said here
+
+Counts and ranges only: no name of a file or a patient, no date, no place. Where the scans come
+from, who may use them, ages and machines are not known to situs; whoever hands this on adds them.
+"""
+
+Row = Mapping[str, Any]
+
+
+def data_card(
+    records: Sequence[Row], refused: Sequence[Row], rules: Mapping[str, Any], fingerprint: str
+) -> str:
+    """The card in Markdown.
+
+    Args:
+        records: Of the scans, as :attr:`situs.store.Store.records` or a run's ``data.json`` hold
+            them; of a run also with ``held_out``.
+        refused: Of what was left out, with ``reason``.
+        rules: How scans were prepared.
+        fingerprint: Of data and rules.
+    """
+    return _PAGE.format(
+        fingerprint=fingerprint,
+        scans=table(_scans(records)),
+        refused=table(_counted(refused, "reason")) if refused else "Nothing.",
+        rules=table(rules) if rules else "Unknown.",
+    )
+
+
+def table(values: Mapping[str, Any]) -> str:
+    """Two columns in Markdown."""
+    rows = "\n".join(f"| {key} | {_cell(value)} |" for key, value in values.items())
+    return f"| | |\n| --- | --- |\n{rows}"
+
+
+def _scans(records: Sequence[Row]) -> dict[str, str]:
+    rows = {
+        "scans": str(len(records)),
+        "patients": _people(records, "patient"),
+        "studies": _people(records, "study"),
+        "modalities": _listed(_counted(records, "modality")),
+        "intensities": _listed(_counted(records, "intensity")),
+        "channels": _listed(_counted(records, "channels")),
+        "voxels": _span([record["shape"] for record in records], 0),
+        "spacing in mm": _span([record["spacing"] for record in records], 2),
+        "extent in mm": _span(
+            [
+                [n * mm for n, mm in zip(record["shape"], record["spacing"], strict=True)]
+                for record in records
+            ],
+            0,
+        ),
+        "near-duplicates": str(sum(bool(record["near_duplicate_of"]) for record in records)),
+        "compressed size": f"{sum(record['bytes'] for record in records) / 1e9:.3g} GB",
+    }
+    if any("held_out" in record for record in records):
+        rows["held out of training"] = str(sum(bool(r["held_out"]) for r in records))
+    return rows
+
+
+def _people(records: Sequence[Row], key: str) -> str:
+    known = [record[key] for record in records if record[key]]
+    unknown = len(records) - len(known)
+    if not known:
+        return "unknown"
+    return str(len(set(known))) + (f", unknown of {unknown} scans" if unknown else "")
+
+
+def _counted(rows: Sequence[Row], key: str) -> dict[str, int]:
+    return dict(Counter(str(row[key]) or "unknown" for row in rows).most_common())
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in counts.items())
+
+
+def _span(values: Sequence[Sequence[float]], digits: int) -> str:
+    axes = [(min(axis), max(axis)) for axis in zip(*values, strict=True)]
+    return " × ".join(
+        f"{low:.{digits}f}" if low == high else f"{low:.{digits}f} to {high:.{digits}f}"
+        for low, high in axes
+    )
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
