@@ -209,7 +209,7 @@ def test_a_scan_cut_while_training_is_left_out_counted_and_reported(
     copied = tmp_path / "store"
     shutil.copytree(store.path, copied)
     config = settings(store, tmp_path / "run", data=str(copied), workers=workers, steps=12)
-    trained = [r["key"] for r in pretrain(config, quiet=True).data["records"] if not r["held_out"]]
+    trained = [r.key for r in pretrain(config, quiet=True).data.records if not r.held_out]
     cut(copied, trained[0])
     with pytest.warns(UserWarning, match="goes on") if workers == 0 else nullcontext():
         run = pretrain(config, mode="overwrite", quiet=True)
@@ -263,7 +263,7 @@ def test_a_run_whose_only_held_out_scan_is_lost_ends_well(store: Store, tmp_path
     copied = tmp_path / "store"
     shutil.copytree(store.path, copied)
     config = settings(store, tmp_path / "run", data=str(copied), observe_controls="last")
-    held = [r["key"] for r in pretrain(config, quiet=True).data["records"] if r["held_out"]]
+    held = [r.key for r in pretrain(config, quiet=True).data.records if r.held_out]
     assert len(held) == 1
     cut(copied, held[0])
     with pytest.warns(UserWarning, match="Nothing is observed any more"):

@@ -382,7 +382,7 @@ def test_a_resumed_run_has_the_same_data_and_options(
     resolved = {**config, "options": run.config["options"]}
     with pytest.raises(RunError, match=rf"other data \(fingerprint was {store.fingerprint}"):
         pretrain({**resolved, "data": other}, mode="resume", quiet=True)
-    torn = run.data
+    torn = json.loads(scans)
     torn["records"][0]["held_out"] ^= True
     (run.path / "data.json").write_text(json.dumps(torn))
     with pytest.raises(RunError, match="held out in another way"):

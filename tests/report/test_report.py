@@ -186,7 +186,7 @@ def test_a_full_report_is_a_folder_with_its_files_beside(light_run: Path, tmp_pa
 def test_the_samples_reach_every_part(run_folder: Path) -> None:
     run = read_run(run_folder)
     assert run.steps == [0, 200]
-    assert [t.scratch for t in run.transfers] == [False, True]
+    assert [t.result.scratch for t in run.transfers] == [False, True]
     assert samples.observation().scores.keys() == run.latest[0].scores.keys()
 
 

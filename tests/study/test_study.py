@@ -27,7 +27,7 @@ from situs.locks import holding
 from situs.report.study.wording import counted, findings, labelled, uncompared, unstable
 from situs.study import StudyConfig, describe, run_study
 from situs.study.checks import check_settings
-from situs.study.jobs import JobFolders
+from situs.study.jobs import JobFolders, JobResult
 from situs.study.plan import Plan
 from situs.study.results import lost_classes
 from situs.study.scheduler import Scheduler
@@ -160,9 +160,9 @@ def test_a_rate_must_be_good_for_every_tuning_seed(finished):
 
     def results(job):
         if job.kind != "tune":
-            return {"rules": {}} if job.kind == "store" else None
+            return JobResult(rules={}) if job.kind == "store" else None
         score = dice.get((job.about["lr"], job.about["seed"]), 0.2)
-        return {"cases": [{"case": "a", "presence": "both", "dice": str(score)}]}
+        return JobResult(cases=({"case": "a", "presence": "both", "dice": str(score)},))
 
     known = Plan(plan.study, plan.cases, results, plan.folder)
     assert {job.config["lr"] for job, *_ in known.runs()} == {0.01}
@@ -501,9 +501,11 @@ def test_a_rate_that_diverges_is_out_and_the_arm_goes_on(finished):
 
     def results(job):
         if job.kind != "tune":
-            return {"rules": {}} if job.kind == "store" else None
+            return JobResult(rules={}) if job.kind == "store" else None
         diverged = job.about["lr"] == 0.1
-        return {"cases": [] if diverged else [{"case": "a", "presence": "both", "dice": "0.1"}]}
+        return JobResult(
+            cases=() if diverged else ({"case": "a", "presence": "both", "dice": "0.1"},)
+        )
 
     known = Plan(plan.study, plan.cases, results, plan.folder)
     assert {job.config["lr"] for job, *_ in known.runs()} == {0.001}, "of equals the smallest"

@@ -100,8 +100,7 @@ def plan(
 
 
 def _held_out(run: Run) -> Iterator[list[Source]]:
-    records = run.data["records"]
-    held_out = {record["key"] for record in records if record["held_out"]}
+    held_out = {row.key for row in run.data.records if row.held_out}
     data = run.config["data"]
     places = [run.path / "store", *map(Path, [data] if isinstance(data, str) else data)]
     store = next((p for p in places if Store.is_store(p)), None)

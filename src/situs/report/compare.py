@@ -183,7 +183,7 @@ def _panels(named: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
     found: dict[tuple[str, str, str], dict[str, Panel]] = {}
     for name, run in named.items():
         # Of several fine-tunings, one that began from this run speaks for it.
-        tuned = sorted(run.transfers, key=lambda transfer: transfer.scratch)
+        tuned = sorted(run.transfers, key=lambda transfer: transfer.result.scratch)
         for observation in (*run.latest, *(o for t in tuned for o in t.observations)):
             for section, panel in iter_panels(observation):
                 key = (section.title, panel.kind, getattr(panel, "style", ""))

@@ -19,7 +19,7 @@ from situs.errors import RunError
 from situs.files import read_csv, read_json
 from situs.observation import Observation, Score
 from situs.scans.aliases import Names
-from situs.training.record import RunRecord
+from situs.training.record import DataRecord, ResultRecord, RunRecord, read_record
 from situs.training.run import Run, whole_observations
 
 _REMEDY = "restore it from a copy, or leave this folder out"
@@ -37,30 +37,20 @@ class Transfer:
     """
 
     name: str
-    result: dict[str, Any]
+    result: ResultRecord
     cases: list[dict[str, str]]
     observations: tuple[Observation, ...] = ()
 
     @property
-    def scratch(self) -> bool:
-        """Whether it began with random weights."""
-        return str(self.result.get("init", "none")) == "none"
-
-    @property
     def labelled(self) -> int:
         """Labelled cases that it was trained on."""
-        return len(self.result.get("split", {}).get("train", ()))
+        return len(self.result.cases_of("train"))
 
     @property
     def names(self) -> set[str]:
         """Names of all cases that it speaks of."""
-        split = self.result.get("split") or {}
-        return {str(n) for part in split.values() for n in part} | {r["case"] for r in self.cases}
-
-    @property
-    def task(self) -> str:
-        """``"segmentation"`` or ``"classification"``."""
-        return str(self.result.get("task", "segmentation"))
+        listed = (name for part in self.result.split.values() for name in part)
+        return {*listed, *(row["case"] for row in self.cases)}
 
 
 @dataclass(frozen=True)
@@ -71,7 +61,7 @@ class RunFolder:
         path: The folder.
         config: The resolved configuration.
         record: ``run.json``.
-        data: ``data.json``: ``records`` and ``refused``.
+        data: ``data.json``.
         metrics: Column → values, NaN where a row has none; ``step`` is always there.
         files: Step → observation files, one a part.
         transfers: Fine-tunings that began from this run, and those from scratch beside them.
@@ -81,7 +71,7 @@ class RunFolder:
     path: Path
     config: dict[str, Any]
     record: RunRecord
-    data: dict[str, list[dict[str, Any]]]
+    data: DataRecord
     metrics: dict[str, npt.NDArray[np.float64]]
     files: dict[int, list[Path]]
     transfers: tuple[Transfer, ...] = ()
@@ -102,10 +92,9 @@ class RunFolder:
     def names(self) -> Names:
         """What pages of this run call its scans and the cases of its fine-tunings."""
         names = Names(shown=self.shown)
-        for record in self.data["records"]:
-            key = str(record.get("key") or "")
-            names.add(str(record.get("source") or key[:8]), key)
-        refused = filter(None, map(refused_name, self.data["refused"]))
+        for row in self.data.records:
+            names.add(row.source or row.key[:8], row.key)
+        refused = (row.source for row in self.data.refused if row.source)
         for name in (*refused, *(n for transfer in self.transfers for n in transfer.names)):
             names.add(name)
         return names
@@ -155,7 +144,7 @@ def read_run(
             path=run.path,
             config=run.config if (run.path / "config.yaml").is_file() else {},
             record=_without_scans(run.record),
-            data=_read_data(run.path / "data.json"),
+            data=run.data if (run.path / "data.json").is_file() else DataRecord(),
             metrics=_columns(run.metrics()),
             files=run.observation_files(),
             transfers=tuple(read_transfer(f) for f in [*found, *map(Path, transfers)]),
@@ -163,12 +152,6 @@ def read_run(
         )
     except (ValueError, OSError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
-
-
-def refused_name(item: Mapping[str, Any]) -> str:
-    """What a refused scan was called."""
-    keys = ("name", "source", "path", "key", "series")
-    return str(next((item[k] for k in keys if item.get(k)), ""))
 
 
 def audited(
@@ -212,7 +195,7 @@ def read_transfer(folder: Path) -> Transfer:
     if (folder / "cases.csv").is_file():
         cases = read_csv(folder / "cases.csv", _REMEDY, "case")
     seen = tuple(whole_observations(sorted(folder.glob("**/*.obs"))))
-    return Transfer(folder.name, read_json(file, _REMEDY), cases, seen)
+    return Transfer(folder.name, read_record(ResultRecord, file, _REMEDY), cases, seen)
 
 
 def _without_scans(record: RunRecord) -> RunRecord:
@@ -221,11 +204,6 @@ def _without_scans(record: RunRecord) -> RunRecord:
         return record
     reason = record.stopped_by.partition("; scans in the batch")[0]
     return record.model_copy(update={"stopped_by": reason})
-
-
-def _read_data(file: Path) -> dict[str, list[dict[str, Any]]]:
-    document = read_json(file, _REMEDY) if file.is_file() else {}
-    return {key: list(document.get(key) or ()) for key in ("records", "refused")}
 
 
 def _columns(rows: list[dict[str, float]]) -> dict[str, npt.NDArray[np.float64]]:

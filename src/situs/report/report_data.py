@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from situs import text
 from situs.files import sha256
 from situs.observation import Panel, Volume, iter_panels
 from situs.report.figures import data as figures
-from situs.report.folder import RunFolder, refused_name
+from situs.report.folder import RunFolder
 from situs.report.svg import Tile
 from situs.scans.aliases import Names
+from situs.training.record import RefusedRow, ScanRow
 
 _THUMBNAILS = 6
 # Columns of the table of scans, where the records have them.
@@ -24,13 +25,13 @@ _MOST_ROWS = 500
 
 def data_section(run: RunFolder) -> dict[str, Any]:
     """Everything the data section of a page shows."""
-    records, refused = run.data["records"], run.data["refused"]
+    rows, refused = run.data.records, run.data.refused
     volumes = observed_volumes(run)
-    records = [{**r, "source": _called(r, run.names)} for r in records]
-    headings = [c for c in _COLUMNS if any(r.get(c) not in (None, "") for r in records)]
+    named = [row.model_copy(update={"source": _called(row, run.names)}) for row in rows]
+    headings = [c for c in _COLUMNS if any(getattr(row, c) not in (None, "") for row in named)]
     return {
-        "sentence": _sentence(records, refused),
-        "histograms": _histograms(records, volumes),
+        "sentence": _sentence(rows, refused),
+        "histograms": _histograms(rows, volumes),
         "thumbnails": [
             (
                 text.printable(run.names.of(v.name)) or f"scan {n + 1}",
@@ -40,7 +41,7 @@ def data_section(run: RunFolder) -> dict[str, Any]:
         ],
         "refused": [_refusal(item, run.names) for item in refused],
         "headings": [h.replace("_", " ") for h in headings],
-        "rows": [[_cell(r.get(h)) for h in headings] for r in records[:_MOST_ROWS]],
+        "rows": [[_cell(getattr(row, h)) for h in headings] for row in named[:_MOST_ROWS]],
     }
 
 
@@ -65,14 +66,14 @@ def _volumes(panel: Panel) -> Iterator[Volume]:
     yield from getattr(panel, "volumes", ())[:1]
 
 
-def _sentence(records: list[dict[str, Any]], refused: list[dict[str, Any]]) -> str:
-    if not records and not refused:
+def _sentence(rows: Sequence[ScanRow], refused: Sequence[RefusedRow]) -> str:
+    if not rows and not refused:
         return "The run left no record of its scans."
-    kinds = Counter(str(r.get("modality") or "unknown") for r in records)
-    held = sum(bool(r.get("held_out")) for r in records)
+    kinds = Counter(row.modality or "unknown" for row in rows)
+    held = sum(row.held_out for row in rows)
     only = next(iter(kinds)) if len(kinds) == 1 else ""
     what = {"": "scans", "unknown": "scans of unknown modality"}.get(only, f"{only} scans")
-    parts = [f"{len(records)} {what} were used"]
+    parts = [f"{len(rows)} {what} were used"]
     if not only:
         named = (
             f"{n} of unknown modality" if k == "unknown" else f"{n} {k}"
@@ -81,7 +82,7 @@ def _sentence(records: list[dict[str, Any]], refused: list[dict[str, Any]]) -> s
         parts.append(f" ({', '.join(named)})")
     if held:
         parts.append(f"; {held} of them only for the observations on this page")
-    spacings = {tuple(r["spacing"]) for r in records if _is_triple(r.get("spacing"))}
+    spacings = {row.spacing for row in rows if row.spacing}
     if len(spacings) == 1:
         parts.append(f"; every one has voxels of {_cell(next(iter(spacings)))} mm")
     parts.append(".")
@@ -90,39 +91,30 @@ def _sentence(records: list[dict[str, Any]], refused: list[dict[str, Any]]) -> s
     return text.printable("".join(parts))
 
 
-def _histograms(records: list[dict[str, Any]], volumes: list[Volume]) -> list[Tile]:
+def _histograms(rows: Sequence[ScanRow], volumes: list[Volume]) -> list[Tile]:
     tiles = []
     for column, quantity, unit in (
         ("spacing", "spacing", "mm"),
         ("shape", "size", "voxels"),
     ):
-        values = [r[column] for r in records if _is_triple(r.get(column))]
-        if len({tuple(v) for v in values}) > 1:
+        values = [getattr(row, column) for row in rows if getattr(row, column)]
+        if len(set(values)) > 1:
             tiles.append(figures.axis_histogram(np.asarray(values, float), quantity, unit))
     if volumes:
         tiles.append(figures.intensity_histogram(volumes[:8]))
     return tiles
 
 
-def _is_triple(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 3
-        and all(isinstance(v, int | float) for v in value)
-    )
-
-
-def _called(record: Mapping[str, Any], names: Names) -> str:
+def _called(row: ScanRow, names: Names) -> str:
     """What a scan is called on the page; its key where it has no name."""
-    return names.of(str(record.get("key") or record.get("source") or ""))
+    return names.of(row.key or row.source)
 
 
-def _refusal(item: Mapping[str, Any], names: Names) -> dict[str, str]:
-    detail = str(item.get("detail", item.get("message", "")))
+def _refusal(row: RefusedRow, names: Names) -> dict[str, str]:
     return {
-        "name": text.printable(names.of(refused_name(item))),
-        "reason": text.printable(str(item.get("reason", ""))),
-        "detail": text.printable(names.within(detail)),
+        "name": text.printable(names.of(row.source)),
+        "reason": text.printable(row.reason),
+        "detail": text.printable(names.within(row.detail)),
     }
 
 

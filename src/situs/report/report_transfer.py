@@ -26,26 +26,27 @@ def transfer_section(run: RunFolder, assets: scene.Assets) -> dict[str, Any]:
 
 
 def _result(result: Transfer, sections: list[TaskSection]) -> dict[str, Any]:
-    values = result.result
-    scores = list(values.get("scores") or {})
+    record = result.result
+    scores = list(record.scores)
     rows = [
         (text.printable(name), [_number(s, row.get(s)) for s in scores])
-        for name, row in (values.get("classes") or {}).items()
+        for name, row in record.classes.items()
     ]
-    rows.append(("mean", [_number(s, (values.get("scores") or {}).get(s)) for s in scores]))
-    start = "from scratch" if result.scratch else f"from {values.get('method', 'these')} weights"
-    tests = len((values.get("split") or {}).get("test", ()))
+    rows.append(("mean", [_number(s, record.scores[s]) for s in scores]))
+    start = "from scratch" if record.scratch else f"from {record.method} weights"
+    tests = len(record.cases_of("test"))
     notes = []
-    if ledger := values.get("ledger"):
+    if record.ledger:
         from situs.weights.ledger import Ledger  # noqa: PLC0415 - imports torch
 
-        share = Ledger.model_validate(ledger).encoder_share
+        share = Ledger.model_validate(record.ledger).encoder_share
         notes.append(f"{100 * share:.0f} % of the encoder's parameters were loaded.")
-    if seconds := values.get("seconds"):
-        notes.append(", ".join(f"{k} {text.duration(float(v))}" for k, v in seconds.items()) + ".")
+    if record.seconds:
+        spent = (f"{part} {text.duration(took)}" for part, took in record.seconds.items())
+        notes.append(", ".join(spent) + ".")
     return {
         "title": text.printable(
-            f"{result.name}: {result.task} with {result.labelled} labelled cases, {start}, "
+            f"{result.name}: {record.task} with {result.labelled} labelled cases, {start}, "
             f"{tests} test cases"
         ),
         "headings": [name_of(s) for s in scores],

@@ -182,7 +182,7 @@ def _trained(run: RunFolder) -> str:
 
 
 def _modalities(run: RunFolder) -> str:
-    kinds = Counter(str(record.get("modality", "")) for record in run.data["records"])
+    kinds = Counter(row.modality for row in run.data.records)
     known = [kind for kind, _ in kinds.most_common() if kind and kind != "unknown"]
     return f"{' and '.join(known)} " if 0 < len(known) <= 3 else ""
 

@@ -40,13 +40,13 @@ class Comparison:
 
 def compare(transfers: Sequence[Transfer]) -> list[Comparison]:
     """Every pretrained result with the scratch result that has the same task and labels."""
-    scratch = {_key(t): t for t in transfers if t.scratch}
+    scratch = {_key(t): t for t in transfers if t.result.scratch}
     found = []
     for one in transfers:
         other = scratch.get(_key(one))
-        if one.scratch or other is None:
+        if one.result.scratch or other is None:
             continue
-        said = account(one.cases, other.cases, one.task, one.labelled)
+        said = account(one.cases, other.cases, one.result.task, one.labelled)
         if said is not None:
             found.append(Comparison(one, other, said))
     return found
@@ -60,9 +60,5 @@ def name_of(score: str) -> str:
 
 
 def _key(transfer: Transfer) -> tuple[object, ...]:
-    split = transfer.result.get("split", {})
-    return (
-        transfer.task,
-        tuple(sorted(split.get("train", ()))),
-        tuple(sorted(split.get("test", ()))),
-    )
+    result = transfer.result
+    return (result.task, *(tuple(sorted(result.cases_of(part))) for part in ("train", "test")))

@@ -145,9 +145,19 @@ def _submit(
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
-        return pool.submit(_apply, function, items)
+        future = pool.submit(_apply, function, items)
     finally:
         sys.modules["__main__"] = script
+    _watch_all(pool)
+    return future
+
+
+def _watch_all(pool: ProcessPoolExecutor) -> None:
+    # The pool's own thread is woken before a process is started, so that one which dies before
+    # anything else happens is watched by nobody, and what it was given waited for forever.
+    with pool._shutdown_lock:
+        if not pool._broken:
+            pool._executor_manager_thread_wakeup.wakeup()
 
 
 def _begin_process() -> None:

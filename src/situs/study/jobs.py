@@ -11,10 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from situs.errors import SitusError
-from situs.files import read_json, sha256, write_json
+from situs.files import sha256, write_json
+from situs.training.record import Part, read_record
 
 RESULT, JOB, LOG, RUN, COST = "result.json", "job.json", "log.txt", "run", "cost.json"
+
+_AGAIN = "the job is done again, and the file kept as .damaged"
 
 # How a job is carried out, not what it computes: another value must not cost a second run.
 _FREE = {"out", "threads", "workers", "save_predictions", "save_model"}
@@ -60,6 +65,60 @@ class Job:
         return f"{self.kind}-{slug}-{self.key}"
 
 
+class JobRecord(Part):
+    """What a worker is told: ``job.json``.
+
+    Attributes:
+        kind: See :class:`Job`, as for the others.
+        title: For people.
+        key: That its folder is found by.
+        config: What situs is called with, without ``out``.
+        identity: What the result depends on besides.
+        about: For the tables.
+    """
+
+    kind: str
+    title: str
+    key: str
+    config: dict[str, Any]
+    identity: dict[str, Any] = Field(default_factory=dict)
+    about: dict[str, Any] | None = None
+
+
+class JobResult(Part):
+    """What a finished job left: ``result.json`` of its folder.
+
+    Attributes:
+        folder: Where it stands.
+        scores: Of the run: means of a fine-tuning, or what a pretraining observed.
+        cases: Rows of a fine-tuning's ``cases.csv``.
+        explained: What controls say of a pretraining's scores, in words.
+        rules: How a store was prepared; None of other jobs.
+        refusals: Scans that a store could not use, and why.
+        diverged: Whether a trial's learning rate was too high.
+        seconds: Wall time.
+        cpu_seconds: Of all processes.
+        peak_memory_mib: Of the largest process.
+        gpu_memory_mib: None without a GPU.
+        energy_kj: Of the processor packages; None where the machine does not tell.
+        situs: Version that did it.
+    """
+
+    folder: Path = Path()
+    scores: dict[str, float | None] = Field(default_factory=dict)
+    cases: tuple[dict[str, str], ...] = ()
+    explained: tuple[str, ...] = ()
+    rules: dict[str, Any] | None = None
+    refusals: tuple[str, ...] = ()
+    diverged: bool = False
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_memory_mib: float | None = None
+    gpu_memory_mib: float | None = None
+    energy_kj: float | None = None
+    situs: str = "unknown"
+
+
 class JobFolders:
     """Where the jobs of a study stand.
 
@@ -71,27 +130,26 @@ class JobFolders:
         self.root = root
         present = sorted(root.iterdir()) if root.is_dir() else []
         self._folders = {_identity(path.name): path for path in present if path.is_dir()}
-        self._results: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, JobResult] = {}
 
     def folder(self, job: Job) -> Path:
         """The folder of ``job``."""
         return self._folders.setdefault(_identity(job.name), self.root / job.name)
 
-    def result(self, job: Job) -> dict[str, Any] | None:
-        """What a finished job left, with its ``folder``; None while it is not done."""
+    def result(self, job: Job) -> JobResult | None:
+        """What a finished job left; None while it is not done."""
         known = self._results.get(job.name)
         if known is None:
             file = self.folder(job) / RESULT
             if not file.is_file():
                 return None
             try:
-                known = read_json(file, "the job is done again, and the file kept as .damaged")
+                known = read_record(JobResult, file, _AGAIN, folder=file.parent)
             except SitusError as error:
                 warnings.warn(str(error), stacklevel=2)
                 with suppress(FileNotFoundError):  # another process may do so as well
                     file.rename(file.with_suffix(".json.damaged"))
                 return None
-            known["folder"] = str(file.parent)
             self._results[job.name] = known
         return known
 
@@ -99,17 +157,15 @@ class JobFolders:
         """Make the folder with everything that a worker must know."""
         folder = self.folder(job)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(
-            folder / JOB,
-            {
-                "kind": job.kind,
-                "title": job.title,
-                "key": job.key,
-                "config": job.config,
-                "identity": job.identity,
-                "about": job.about,
-            },
+        told = JobRecord(
+            kind=job.kind,
+            title=job.title,
+            key=job.key,
+            config=job.config,
+            about=job.about,
+            identity=job.identity,
         )
+        write_json(folder / JOB, told.model_dump(mode="json"))
         return folder
 
 

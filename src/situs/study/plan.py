@@ -18,11 +18,11 @@ from situs.files import file_sha256
 from situs.splits.split import Split
 from situs.study.cases import CaseFacts, fingerprint
 from situs.study.config import SCRATCH, Arm, StudyConfig
-from situs.study.jobs import RUN, Job
+from situs.study.jobs import RUN, Job, JobResult
 from situs.study.splits import training_cases
 from situs.weights import weights_folder
 
-Results = Callable[[Job], dict[str, Any] | None]
+Results = Callable[[Job], JobResult | None]
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Plan:
         prepared = self.results(store)
         if prepared is None:
             return jobs
-        rules = prepared["rules"]
+        rules = prepared.rules or {}
         lr: float | None = None
         tuned = self.study.tuned_for(arm)
         if tuned is not None:
@@ -214,9 +214,9 @@ class Plan:
             means[lr] = -math.inf if math.isnan(mean) else mean
         return max(means, key=lambda lr: (means[lr], -lr))
 
-    def scores(self, result: dict[str, Any], metric: Metric) -> dict[str, float]:
+    def scores(self, result: JobResult, metric: Metric) -> dict[str, float]:
         """One value a case of a finished fine-tuning; none if it diverged."""
-        return case_scores(result["cases"], metric, self.cases.multi_label)
+        return case_scores(result.cases, metric, self.cases.multi_label)
 
     def training(self, labels: int, seed: int) -> tuple[str, ...]:
         """The cases that a seed trains on.

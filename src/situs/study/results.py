@@ -13,7 +13,7 @@ import pandas as pd
 
 from situs.evaluation.measures import mean_score
 from situs.study.config import StudyConfig
-from situs.study.jobs import JobFolders
+from situs.study.jobs import JobFolders, JobResult
 from situs.study.plan import Plan
 from situs.study.summary import rivals, summarise
 
@@ -66,13 +66,13 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
             continue
         scores = plan.scores(result, study.score)
         head = {"arm": arm.title, "labels": labels, "seed": seed}
-        folder = Path(result["folder"]).name
+        folder = result.folder.name
         runs.append(
             {
                 **head,
                 "lr": job.config.get("lr"),
                 "score": mean_score(scores),
-                "lost": ", ".join(lost_classes(result["cases"])),
+                "lost": ", ".join(lost_classes(result.cases)),
                 **_cost(result),
                 "start": job.needs[0],
                 "folder": folder,
@@ -85,15 +85,15 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
         result = folders.result(job)
         if result is None or job.kind not in others:
             continue
-        row = {**(job.about or {}), **_cost(result), "folder": Path(result["folder"]).name}
+        row = {**(job.about or {}), **_cost(result), "folder": result.folder.name}
         row["key"] = job.key
         if job.kind == "tune":
             row["score"] = mean_score(plan.scores(result, study.score.for_tuning))
         else:
             row |= {
                 "arm": " and ".join(plan.sharing(job)),
-                "scores": result["scores"],
-                "explained": result.get("explained", []),
+                "scores": result.scores,
+                "explained": list(result.explained),
             }
         others[job.kind].append(row)
     frame = pd.DataFrame(cases, columns=["arm", "labels", "seed", "case", "score", "folder"])
@@ -111,8 +111,8 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
         rivals=rivals(study, frame, summary),
         done=len(finished),
         expected=plan.expected(),
-        refused=tuple(reason for result in finished for reason in result.get("refusals", ())),
-        versions=tuple(sorted({result.get("situs", "unknown") for result in finished})),
+        refused=tuple(reason for result in finished for reason in result.refusals),
+        versions=tuple(sorted({result.situs for result in finished})),
         failed=tuple(failed),
     )
 
@@ -130,6 +130,6 @@ def lost_classes(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return [name for name, found in values.items() if sum(found) / len(found) < _LOST]
 
 
-def _cost(result: dict[str, Any]) -> dict[str, Any]:
+def _cost(result: JobResult) -> dict[str, Any]:
     names = ("seconds", "cpu_seconds", "peak_memory_mib", "gpu_memory_mib", "energy_kj")
-    return {name: result.get(name) for name in names}
+    return {name: getattr(result, name) for name in names}

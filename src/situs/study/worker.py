@@ -22,13 +22,14 @@ from situs.backbones import backbone_class
 from situs.catalog.catalog import build_catalog
 from situs.datasets.dataset import open_dataset
 from situs.errors import NonFiniteLoss, RunError
-from situs.files import read_json, write_json
+from situs.files import write_json
 from situs.locks import LEASE_S, holding
 from situs.observation import verdicts
 from situs.pretraining.pretrain import pretrain
 from situs.store import Preprocessing, prepare
 from situs.study.cost import Cost
-from situs.study.jobs import COST, JOB, LOG, RESULT, RUN
+from situs.study.jobs import COST, JOB, LOG, RESULT, RUN, JobRecord
+from situs.training.record import read_record
 from situs.training.run import Run
 from situs.transfer.cases import Cohort
 from situs.transfer.finetune import finetune
@@ -48,8 +49,8 @@ class Worker:
 
     def carry_out(self, folder: Path) -> dict[str, Any]:
         """Do the job of ``folder`` and write ``result.json`` as the very last thing."""
-        job = read_json(folder / JOB, "start the study again, which writes it anew")
-        resumed = job["kind"] == "pretrain" and _resumable(folder / RUN)
+        job = read_record(JobRecord, folder / JOB, "start the study again, which writes it anew")
+        resumed = job.kind == "pretrain" and _resumable(folder / RUN)
         actions: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
             "store": self._store,
             "pretrain": partial(self._pretrain, resumed=resumed),
@@ -57,8 +58,12 @@ class Worker:
             "finetune": self._finetune,
         }
         cost = Cost(folder / COST, resumed)
-        found = actions[job["kind"]](job["config"], folder / RUN)
-        result = {**{k: job[k] for k in ("kind", "title", "key", "about")}, **found, **cost.read()}
+        found = actions[job.kind](job.config, folder / RUN)
+        result = {
+            **job.model_dump(include={"kind", "title", "key", "about"}),
+            **found,
+            **cost.read(),
+        }
         result["situs"] = __version__
         result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
         write_json(folder / RESULT, result)

@@ -134,7 +134,8 @@ def check_same_data(run: Run, fingerprint: str, records: Sequence[Mapping[str, A
             f"{fingerprint}). Resume with the data it was begun with, wherever they lie now, or "
             "start a new run with --init."
         )
-    if _seen(records) != _seen(run.data["records"]):
+    asked = [(record["origin"], record["held_out"]) for record in records]
+    if asked != [(row.origin, row.held_out) for row in run.data.records]:
         raise RunError(
             f"{run.path} cannot be resumed: it has the same scans, but they are ordered or held "
             "out in another way than when it was begun. Resume with the store it was begun with, "
@@ -190,7 +191,3 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "
         elif old != new:
             found.append(f"{prefix}{key}: was {old!r}, now {new!r}")
     return found
-
-
-def _seen(records: Iterable[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
-    return [(record["origin"], record["held_out"]) for record in records]

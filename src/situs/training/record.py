@@ -1,19 +1,65 @@
-"""``run.json`` as a typed record: what a run is, where it stands, and how it ended."""
+"""``run.json``, ``data.json`` and ``result.json`` as typed records.
+
+What a run is, where it stands and how it ended, which scans it saw, and what a fine-tuning reached.
+What an early version did not write is empty; what a later one wrote besides is kept.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from situs.errors import RunError
+from situs.files import read_json
 
 
-class _Part(BaseModel):
-    """Keeps what a later version may have added, and says nothing of what nobody wrote."""
+class Part(BaseModel):
+    """A record or a part of one.
+
+    Keeps what a later version may have added, and says nothing of what nobody wrote.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class Hardware(_Part):
+R = TypeVar("R", bound=Part)
+
+
+def read_record(model: type[R], file: Path, remedy: str, **known: Any) -> R:
+    """A record of situs's own, read from its file.
+
+    Args:
+        model: What it is.
+        file: JSON.
+        remedy: What to do if it is damaged.
+        known: Fields that the file does not hold.
+
+    Raises:
+        RunError: If a field is not what it should be; says which.
+        SitusError: If the file is absent or no JSON.
+    """
+    return checked(model, {**read_json(file, remedy), **known}, file, remedy)
+
+
+def checked(model: type[R], entries: Mapping[str, Any], file: Path, remedy: str) -> R:
+    """A record of what ``file`` holds, or is going to hold.
+
+    Raises:
+        RunError: If a field is not what it should be; says which.
+    """
+    try:
+        return model.model_validate(entries)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise RunError(
+            f"{file} is damaged ('{field}' is not what it should be); {remedy}"
+        ) from None
+
+
+class Hardware(Part):
     """What a run, or a part of it, was computed on.
 
     Attributes:
@@ -31,7 +77,7 @@ class Hardware(_Part):
     torch: str = ""
 
 
-class About(_Part):
+class About(Part):
     """What a method said of itself when the run began."""
 
     title: str = ""
@@ -39,7 +85,7 @@ class About(_Part):
     formulas: dict[str, str] = Field(default_factory=dict)
 
 
-class Resumed(_Part):
+class Resumed(Part):
     """A later part of a run."""
 
     started: str = ""
@@ -47,7 +93,7 @@ class Resumed(_Part):
     hardware: Hardware = Hardware()
 
 
-class RunRecord(_Part):
+class RunRecord(Part):
     """What a run's folder says of the run; what an early version did not write is None or empty.
 
     Version and hardware are those of the beginning; ``resumed`` has those of later parts.
@@ -110,3 +156,92 @@ class RunRecord(_Part):
     def document(self) -> dict[str, Any]:
         """What ``run.json`` holds: what was said, and nothing that was not."""
         return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+
+
+class ScanRow(Part):
+    """A scan of a run: what the store recorded, and whether the run held it out.
+
+    Attributes:
+        key: Name in the store.
+        source: File or folder, relative to the root of its catalog.
+        origin: Hash of the scan's voxels and affine before preprocessing.
+        modality: ``"MR"``, ``"CT"``, … or ``"unknown"``.
+        shape: Voxels along each axis.
+        spacing: Millimetres.
+        description: Role words of the series.
+        held_out: Whether it is only observed.
+    """
+
+    key: str = ""
+    source: str = ""
+    origin: str = ""
+    modality: str = ""
+    shape: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    description: str = ""
+    held_out: bool = False
+
+
+class RefusedRow(Part):
+    """A scan that a store refused.
+
+    Attributes:
+        source: File or folder, relative to the root of its catalog.
+        reason: Stable code.
+        detail: What was wrong, in words.
+    """
+
+    source: str = Field(
+        "", validation_alias=AliasChoices("name", "source", "path", "key", "series")
+    )
+    reason: str = ""
+    detail: str = Field("", validation_alias=AliasChoices("detail", "message"))
+
+
+class DataRecord(Part):
+    """The scans of a run, and what was refused: ``data.json``."""
+
+    records: tuple[ScanRow, ...] = ()
+    refused: tuple[RefusedRow, ...] = ()
+
+
+class ResultRecord(Part):
+    """A finished fine-tuning: ``result.json``.
+
+    Attributes:
+        task: ``"segmentation"`` or ``"classification"``.
+        init: The weights it began with, or ``"none"``.
+        method: Pretext task of those weights, or ``"none"``.
+        scores: Means over test cases and classes; None where undefined.
+        classes: The same for every class.
+        split: ``train``, ``validation`` and ``test`` → names of cases.
+        ledger: What was loaded, as :class:`situs.weights.Ledger` writes it; None for random
+            initialisation.
+        best_step: Whose weights were tested.
+        validation_score: Theirs; None without validation cases.
+        seconds: ``prepare``, ``train`` and ``test``.
+        parameters: Numbers in the network, and how many of them were trained.
+        situs_version: That wrote it.
+    """
+
+    task: str = "segmentation"
+    init: str = "none"
+    method: str = "none"
+    scores: dict[str, float | None] = Field(default_factory=dict)
+    classes: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    split: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    ledger: Any = None
+    best_step: int | None = None
+    validation_score: float | None = None
+    seconds: dict[str, float] = Field(default_factory=dict)
+    parameters: dict[str, int] = Field(default_factory=dict)
+    situs_version: str | None = None
+
+    @property
+    def scratch(self) -> bool:
+        """Whether it began with random weights."""
+        return self.init == "none"
+
+    def cases_of(self, part: str) -> tuple[str, ...]:
+        """Names of the cases of ``train``, ``validation`` or ``test``."""
+        return self.split.get(part, ())

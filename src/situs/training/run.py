@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from situs.config import read_yaml
 from situs.errors import RunError, SitusError, not_writable, setting
-from situs.files import read_csv, read_json, write_csv, write_file, write_json
+from situs.files import read_csv, write_csv, write_file, write_json
 from situs.observation import Observation
-from situs.training.record import RunRecord
+from situs.training.record import DataRecord, RunRecord, checked, read_record
 from situs.training.states import States
 
 if TYPE_CHECKING:
@@ -78,12 +76,16 @@ class Run:
         Raises:
             SitusError: If it is damaged.
         """
-        return self._record_of(read_json(self.path / "run.json", _REMEDY))
+        return read_record(RunRecord, self.path / "run.json", _REMEDY)
 
     @property
-    def data(self) -> dict[str, Any]:
-        """``data.json``: the store's ``records``, each with ``held_out``, and what was refused."""
-        return read_json(self.path / "data.json", _REMEDY)
+    def data(self) -> DataRecord:
+        """``data.json``: the store's ``records``, each with ``held_out``, and what was refused.
+
+        Raises:
+            SitusError: If it is absent or damaged.
+        """
+        return read_record(DataRecord, self.path / "data.json", _REMEDY)
 
     @property
     def status(self) -> str:
@@ -166,7 +168,9 @@ class Run:
             SitusError: If the present one is damaged, or a value is of another kind.
         """
         present = self.record.document() if (self.path / "run.json").is_file() else {}
-        entries = self._record_of({**present, **changes}).document()
+        entries = checked(
+            RunRecord, {**present, **changes}, self.path / "run.json", _REMEDY
+        ).document()
         room = self.path / _ROOM
         try:
             write_json(self.path / "run.json", entries)
@@ -184,16 +188,6 @@ class Run:
     def release_room(self) -> None:
         """Give that space back."""
         (self.path / _ROOM).unlink(missing_ok=True)
-
-    def _record_of(self, entries: Mapping[str, Any]) -> RunRecord:
-        try:
-            return RunRecord.model_validate(entries)
-        except ValidationError as error:
-            field = ".".join(map(str, error.errors()[0]["loc"]))
-            file = self.path / "run.json"
-            raise RunError(
-                f"{file} is damaged ('{field}' is not what it should be); {_REMEDY}"
-            ) from None
 
 
 def whole_observations(files: Sequence[Path]) -> list[Observation]:

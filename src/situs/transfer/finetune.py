@@ -46,6 +46,7 @@ from situs.transfer.patches import PatchSampler
 from situs.transfer.result import OBSERVATION, RESULT, Result, defined
 from situs.transfer.splits import choose, described
 from situs.transfer.training import Finetuning, ValidationCheckpoint, fit
+from situs.version import __version__
 from situs.weights import beginning
 from situs.weights.ledger import Ledger
 
@@ -332,6 +333,7 @@ def _result(
             "total": sum(n for n, _ in numbers),
             "trained": sum(n for n, trained in numbers if trained),
         },
+        situs_version=__version__,
     )
 
 

@@ -67,7 +67,7 @@ def observe_segmentation(model: Model, cohort: Cohort, result: Result) -> Observ
         ),
         panels,
     )
-    return Observation("segmentation", result.best_step, (section,), scans=cases)
+    return Observation("segmentation", result.best_step or 0, (section,), scans=cases)
 
 
 def _score(
