@@ -29,6 +29,7 @@ def run(out: Path, *options: str) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in found["rows"]}
 
 
+@pytest.mark.slow
 def test_rows_are_measured_whole_and_written_as_they_come(tmp_path: Path):
     page = Path(shutil.copy(ROOT / "docs" / "performance.md", tmp_path))
     before = page.read_text()

@@ -51,12 +51,14 @@ def test_scanning_needs_no_network_and_no_drawing() -> None:
     assert not imported("import situs; situs.read_scan; import situs.catalog") & absent
 
 
+@pytest.mark.slow
 def test_first_touch_of_pretrain_brings_torch_alone() -> None:
     found = imported("import situs; situs.pretrain")
     assert "torch" in found
     assert not found - {"torch", "numpy", "scipy", "blosc2", "pydantic", "nibabel", "pydicom"}
 
 
+@pytest.mark.slow
 def test_methods_are_listed_without_what_trains_them() -> None:
     code = (
         "from situs.methods import available, method_class\n[method_class(n) for n in available()]"

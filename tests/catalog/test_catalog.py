@@ -49,6 +49,7 @@ def by_path(catalog: Catalog) -> dict[str, object]:
     return {entry.path: entry for entry in catalog.entries}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_only_its_item() -> None:
     items = range(1, 16)
     results = dict(isolated_map(square, items, crashed=minus_one, workers=2, chunk=4))
@@ -72,6 +73,7 @@ def test_an_item_that_hangs_costs_only_itself() -> None:
     assert results == expected
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     for seed in range(3):
         save(tmp_path / "data" / f"{seed}.nii", seed)

@@ -12,6 +12,8 @@ from situs.demo.cohort import CLASSES, Subject, Template, demo_cohort, load_temp
 from situs.demo.warps import integrate, jacobian_determinant, random_warp, sample, smooth_field
 from situs.errors import SitusError
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("nilearn", reason="the demo cohort needs the extra 'demo'")
 SPACING = 5.0
 

@@ -196,9 +196,8 @@ def test_the_model_card_of_bare_weights_says_what_is_unknown(weights):
     assert "(the decoder is not trained)" in page
 
 
-@pytest.mark.parametrize(
-    "name", ["cnn", "nnunet", "primus", pytest.param("swin_unetr", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cnn", "nnunet", "primus", "swin_unetr"])
 def test_onnx_computes_the_same(name: str, weights, tmp_path: Path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="needs the extra 'onnx'")
@@ -248,6 +247,7 @@ def gradients_afterwards():
     torch.set_grad_enabled(True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("gradients_afterwards")
 @pytest.mark.parametrize(("name", "modality"), [("cnn", "CT"), ("resnet_unet", "MR")])
 def test_a_bundle_segments_as_situs_does(name: str, modality: str, weights, tmp_path: Path):

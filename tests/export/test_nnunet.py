@@ -28,6 +28,8 @@ from situs.weights import Card, save_weights
 from situs.weights.axes import inverse
 from situs.weights.nnunet_plans import Plan
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("nnunetv2", reason="the set-up of the Makefile installs it")
 
 SHAPES = {"Z": (32, 28, 10), "X": (10, 32, 28)}

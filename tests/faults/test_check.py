@@ -13,6 +13,8 @@ from situs.cli import app
 from situs.errors import SitusError
 from situs.study.check import check_folder
 
+pytestmark = pytest.mark.slow
+
 DAMAGES = {
     "cut": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",

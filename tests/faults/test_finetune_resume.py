@@ -21,6 +21,8 @@ from situs.transfer import Result, finetune
 from situs.transfer.check import check_result
 from situs.transfer.training import Finetuning
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

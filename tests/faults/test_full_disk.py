@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from situs.cli import app, main
 from situs.cli.exits import Exit
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--set", "backbone={name: cnn, options: {channels: [4, 8]}}", "--set", "threads=1"]
 VIEWS = "options={view_size: [12, 12, 12], chunk_size: [4, 4, 4], width: 8}"
 LEARN = [*SMALL, "--method", "spatial", "--set", VIEWS, "--set", "batch_size=2"]

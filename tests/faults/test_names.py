@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from situs.cli import app
 from situs.scans.aliases import MAPPING, Names, alias
 
+pytestmark = pytest.mark.slow
+
 NETWORK = "backbone={name: cnn, options: {channels: [4, 8, 8]}}"
 # What docs/reliability.md says stays on the machine; all else may be passed on.
 LOCAL = {MAPPING, "config.yaml", "data.json", "cases.csv", "result.json", "observation.obs"}

@@ -21,6 +21,8 @@ from situs.pretraining.data import EndlessSampler, ViewDataset, loader
 from situs.study.scheduler import WORKER
 from situs.views import ArraySource
 
+pytestmark = pytest.mark.slow
+
 # A decoder that holds the interpreter's lock can be ended by the kernel alone.
 WORK = {"asleep": "time.sleep(300)", "busy": "sum(range(10**12))"}
 

@@ -22,6 +22,8 @@ from situs.training.offending import Found, load_offending, replay
 from situs.transfer import finetune
 from situs.transfer.cases import PreparedCase
 
+pytestmark = pytest.mark.slow
+
 BACKBONE = {"name": "cnn", "options": {"channels": [4, 8]}}
 METHODS: dict[str, dict[str, Any]] = {
     "spatial": {"view_size": [12, 12, 8], "chunk_size": [4, 4, 4], "width": 8},

@@ -98,6 +98,7 @@ def test_a_damaged_state_is_set_aside_and_the_one_before_it_resumed(
     assert bad in [file.read_bytes() for file in latest.parent.glob("*.damaged")]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_elsewhere_is_neither_resumed_nor_replaced(
     store: Store, tmp_path: Path
 ) -> None:
@@ -201,6 +202,7 @@ def test_check_tells_by_its_exit_code(finished: Run, store: Store) -> None:
     assert file.name in bad.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_scan_cut_while_training_is_left_out_counted_and_reported(
     store: Store, tmp_path: Path, workers: int
@@ -224,6 +226,7 @@ def test_a_scan_cut_while_training_is_left_out_counted_and_reported(
             pretrain(config, mode="overwrite", quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "controls"), [("spatial", "last"), ("sal", "every")])
 def test_a_held_out_scan_cut_while_training_is_left_out_of_observations(
     store: Store, tmp_path: Path, method: str, controls: str, monkeypatch: pytest.MonkeyPatch

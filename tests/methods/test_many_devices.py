@@ -22,6 +22,8 @@ from situs.methods.composition import Composition, compose
 from situs.methods.distributed import BatchNorm, alone, gathered, size, synchronise
 from situs.pretraining.teacher import make_teacher, update_teacher
 
+pytestmark = pytest.mark.slow
+
 CUBE = {"view_size": [8, 8, 8]}
 S2DC = {
     "stage": -1,

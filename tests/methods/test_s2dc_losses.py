@@ -195,6 +195,7 @@ def _one_process(rank: int, world: int, folder: str, data: dict[str, Tensor]) ->
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     from situs.methods.s2dc.heads import KeyQueue  # noqa: PLC0415
 

@@ -302,22 +302,25 @@ def test_a_coarse_vector_trains_the_encoder_and_leaves_the_decoder_alone() -> No
     assert torch.autograd.grad(loss, [decoder], allow_unused=True) == (None,)
 
 
-LEARNERS = [("difference", "dense"), ("pairwise", "dense"), ("difference", "coarse")]
+# The voxel term, dear as it is, with one of them.
+LEARNERS = [("difference", "dense", 1.0), ("pairwise", "dense", 0.0), ("difference", "coarse", 0.0)]
 
 
-@pytest.mark.parametrize(("head", "features"), LEARNERS)
+@pytest.mark.slow
+@pytest.mark.parametrize(("head", "features", "voxel"), LEARNERS)
 def test_where_intensity_is_position_the_heads_reach_near_zero_error(
-    head: str, features: str
+    head: str, features: str, voxel: float
 ) -> None:
-    spatial = method(head=head, vector_from=features, weights={"voxel": 1.0})
+    small = {"view_size": (8, 8, 8), "chunk_size": (3, 3, 3), "weights": {"voxel": voxel}}
+    spatial = method(head=head, vector_from=features, **small)
     student, _ = network(spatial)
     teacher = make_teacher(student)
-    optimiser = torch.optim.Adam(student.parameters(), 3e-3)
+    optimiser = torch.optim.Adam(student.parameters())
     generator = torch.Generator().manual_seed(0)
-    for step in range(300):
+    for step in range(200):
         for group in optimiser.param_groups:
-            group["lr"] = 3e-3 * (1 - step / 300)
-        batch = batch_of(spatial, 12, seed=step)
+            group["lr"] = 4e-3 * (1 - step / 200)
+        batch = batch_of(spatial, 10, seed=step)
         result = spatial.step(batch, student, teacher, generator)
         optimiser.zero_grad()
         result.losses["total"].backward()
@@ -329,7 +332,8 @@ def test_where_intensity_is_position_the_heads_reach_near_zero_error(
     scores = observation.scores
     assert scores["gap_error"].value < 0.06 * scores["gap_error"].chance
     assert scores["vector_error"].value < 0.08 * scores["vector_error"].chance
-    assert scores["voxel_error"].value < 0.25 * scores["voxel_error"].constant
+    if voxel:
+        assert scores["voxel_error"].value < 0.25 * scores["voxel_error"].constant
     assert scores["gap_r2"].value > 0.99
     assert scores["direction_error"].value < 6
     assert scores["adjacent_accuracy"].value > 60

@@ -22,6 +22,8 @@ from situs.store import Store
 from situs.training.run import Run
 from situs.views import ArraySource
 
+pytestmark = pytest.mark.slow
+
 
 def body(seed: int) -> ArraySource:
     rng = np.random.default_rng(seed)

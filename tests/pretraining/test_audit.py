@@ -11,13 +11,28 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from tiny import smooth_sources
 
 from situs.report.folder import read_run
 from situs.training.run import Run
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rotation"
 POINTS = "[situs.methods]\nrotation = situs_rotation:Rotation\n"
+# Three commands in one process that has never looked which packages are installed.
+SITUS = """
+import json, sys
+from typer.testing import CliRunner
+from situs.cli import app
+said = []
+for words in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, (words, done.output, done.exception)
+    said.append(done.stdout)
+print(json.dumps(said))
+"""
 
 
 def test_a_method_of_another_package_is_trained_audited_and_reported(tmp_path: Path) -> None:
@@ -34,32 +49,31 @@ def test_a_method_of_another_package_is_trained_audited_and_reported(tmp_path: P
         nib.save(image, scans / f"p{i}.nii.gz")
     path = os.pathsep.join([str(site), str(EXAMPLE), os.environ.get("PYTHONPATH", "")])
 
-    def situs(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "situs", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     settings = (
         "options.size=16", "batch_size=2", "held_out=0.34", "observe_samples=4", "workers=0",
         "threads=1", "backbone.options={channels: [4, 8]}",
     )  # fmt: skip
-    situs(
+    learnt = (
         "pretrain", "--method", "rotation", "--data", str(scans), "--out", str(run),
         "--steps", "4", "-q", *(part for s in settings for part in ("--set", s)),
     )  # fmt: skip
+    audit = ("audit", str(run), "--steps-share", "0.5", "--json")
+    done = subprocess.run(
+        [sys.executable, "-c", SITUS, json.dumps([learnt, audit, ("observe", str(run), "--json")])],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    _, audited, observed = json.loads(done.stdout.splitlines()[-1])
     score = Run.open(run).observations()[0].scores["turn_accuracy"]
     assert None not in (score.emptied, score.shuffled, score.untrained, score.constant)
     assert score.groups == (0, 1, 0, 1)
     reach = {r.term: r.encoder for r in Run.open(run).observations()[0].reach}
     assert reach == {"rotation": 100.0, "total": 100.0}
 
-    found = json.loads(situs("audit", str(run), "--steps-share", "0.5", "--json"))
+    found = json.loads(audited)
     assert set(found) == {"turn_accuracy"}
     levels = ("trained", "emptied", "shuffled", "untrained", "constant", "chance")
     assert all(0 <= found["turn_accuracy"][level] <= 100 for level in levels)
@@ -69,7 +83,7 @@ def test_a_method_of_another_package_is_trained_audited_and_reported(tmp_path: P
     assert kept["steps"] == 2
     held = read_run(run).latest[0].scores["turn_accuracy"]
     assert held.emptied == max(score.emptied, found["turn_accuracy"]["emptied"])
-    shown = json.loads(situs("observe", str(run), "--json"))
+    shown = json.loads(observed)
     assert shown["scores"][0]["emptied"] == held.emptied
     page = (run / "report" / "index.html").read_text()
     assert re.search(r"<code>rotation</code></th><td>100 %", page)

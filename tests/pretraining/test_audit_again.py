@@ -15,6 +15,8 @@ from situs.errors import ConfigError
 from situs.pretraining import audit as module
 from situs.pretraining.audit import audit
 
+pytestmark = pytest.mark.slow
+
 
 def pretrained(folder: Path, scans: Path, init: Path | None = None) -> Path:
     config = {

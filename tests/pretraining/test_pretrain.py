@@ -125,6 +125,7 @@ def test_a_run_leaves_exactly_the_files_it_promises(whole: Run) -> None:
     assert "MSE" in whole.record.method_info["spatial"].formulas["gap_axis"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_whatever_the_workers(
     whole: Run, store: Store, tmp_path: Path
 ) -> None:
@@ -226,6 +227,7 @@ def assert_same_state(one: Run, two: Run) -> None:
         assert torch.equal(value, second[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_that_broke_off_leaves_no_trace(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
@@ -263,6 +265,7 @@ def test_a_step_that_broke_off_leaves_no_trace(
     assert [step for step, _ in losses] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("where", ["global", "gradient"])
 def test_a_step_that_is_looked_at_later_leaves_no_trace(
@@ -400,6 +403,7 @@ def test_a_resumed_run_has_the_same_data_and_options(
     assert files == {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()}
 
 
+@pytest.mark.slow
 def test_overwriting_deletes_nothing_that_the_run_needs(few: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = settings(few, out, steps=1, workers=0, held_out=0.0)

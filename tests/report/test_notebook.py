@@ -39,6 +39,7 @@ def test_a_run_and_a_scan_show_themselves(light_run: Path) -> None:
     assert shown.count("<svg") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["shell", "situs"])
 def test_ipython_shows_a_scan_as_a_page_and_everything_else_as_before(first: str) -> None:
     script = """

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from campaign import MAKERS, run
 
 
+@pytest.mark.slow
 def test_damaged_files_are_read_rightly_or_refused(tmp_path: Path) -> None:
     """Only what an independent reader confirms, or a refusal with a code that stays."""
     outcomes = run(240, tmp_path, workers=2)

@@ -82,6 +82,7 @@ def planes(voxels: np.ndarray, told: Told, rng: random.Random) -> list[Plane]:
     return made
 
 
+@pytest.mark.slow
 def test_one_answer_for_any_order_of_files_and_frames(tmp_path_factory: Any) -> None:
     """Whatever tells volumes apart: classic, one object, or several objects in one series."""
     voxels = volumes(3)

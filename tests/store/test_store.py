@@ -164,6 +164,7 @@ def test_a_changed_or_moved_scan_is_prepared_anew(tmp_path: Path, prepared_keys)
         pickle.loads(pickle.dumps(first))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_one_scan_and_leaves_nothing_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

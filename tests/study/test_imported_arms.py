@@ -16,6 +16,8 @@ from situs.study.config import Arm, StudyConfig
 from situs.weights import load_card
 from situs.weights.foreign import import_weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -163,6 +163,7 @@ def test_cost_of_a_resumed_job_counts_what_was_spent_before(tmp_path):
     assert resumed["energy_kj"] is None
 
 
+@pytest.mark.slow
 def test_cost_counts_time_and_memory_from_its_own_start():
     # In a process of its own: what other tests leave behind is given back to the system meanwhile.
     code = """

@@ -279,6 +279,7 @@ def joined(study: Path, **environment: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_carry_out_one_study_and_one_takes_over_what_the_other_left(
     organs: Path, tmp_path: Path
 ) -> None:
@@ -310,6 +311,7 @@ def test_two_processes_carry_out_one_study_and_one_takes_over_what_the_other_lef
         run_study(other, join=True, worker=FAKE)
 
 
+@pytest.mark.slow
 def test_submitted_jobs_join_the_study(organs: Path, tmp_path: Path) -> None:
     submitit = pytest.importorskip("submitit")
     out = tmp_path / "study"

@@ -17,6 +17,7 @@ _MARKER = re.compile(r"^ *<!-- not run: (.+?) -->\s*$")
 _INLINE = re.compile(r"(?<!`)`(situs [a-z][^`]*)`")
 _STEPS = re.compile(r"(--steps |--subjects |[\"']steps[\"']: )\d+")
 _FEW = {"--steps ": "2", "--subjects ": "3"}
+_LARGE = "view_size=[96,96,96]"
 
 
 @dataclass(frozen=True)
@@ -69,5 +70,6 @@ def inline_commands(page: Path) -> list[str]:
 
 
 def shortened(text: str) -> str:
-    """Two steps and three subjects instead of as many as a reader needs."""
+    """Two steps, three subjects and small views instead of what a reader needs."""
+    text = text.replace(_LARGE, _LARGE.replace("96", "32"))
     return _STEPS.sub(lambda match: match[1] + _FEW.get(match[1], "2"), text)

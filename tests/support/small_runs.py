@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -10,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ import numpy as np
 import pytest
 import yaml
 
+from situs.cli import main
+from situs.pretraining.module import Pretraining
 from situs.store import Preprocessing, prepare
 
 
@@ -146,6 +150,36 @@ def finished(process: subprocess.Popen[str], code: int, timeout: float = 600) ->
     return out, err
 
 
+def here(code: int, *words: Any) -> str:
+    """What ``situs`` says on standard error, where no process of its own is what is tested."""
+    said = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stderr(said),
+        redirect_stdout(io.StringIO()),
+    ):
+        patch.setattr("sys.argv", ["situs", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert int(ended.value.code or 0) == code, said.getvalue()
+    return said.getvalue()
+
+
+@contextmanager
+def failing_after(steps: int) -> Iterator[None]:
+    """A pretraining in this process fails when it has done so many steps."""
+    step = Pretraining.training_step
+
+    def fails(self: Pretraining, *batch: Any) -> Any:
+        if self.global_step == steps:
+            raise MemoryError("made up")
+        return step(self, *batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pretraining, "training_step", fails)
+        yield
+
+
 def wait_until(there: Callable[[], bool], *needed: subprocess.Popen[str]) -> None:
     """Until something is there, as long as the processes that bring it live."""
     end = time.monotonic() + 180
@@ -166,6 +200,13 @@ def rows(folder: Path, prefix: str = "loss/") -> list[list[float]]:
     with file.open() as lines:
         found = list(csv.DictReader(lines))
     return [[float(v) for k, v in row.items() if k.startswith(prefix) and v] for row in found]
+
+
+def rows_by_step(folder: Path, column: str) -> dict[int, float]:
+    """Of the metrics file, one column where it holds something."""
+    with (folder / "metrics.csv").open() as lines:
+        found = [(int(row["step"]), row.get(column)) for row in csv.DictReader(lines)]
+    return {step: float(value) for step, value in found if value}
 
 
 def info(run: Path) -> dict[str, Any]:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from small_runs import (
     FAILS,
     FINETUNING,
     PRETRAINING,
+    failing_after,
     finetuning,
     finished,
     free_port,
+    here,
     info,
     pretraining,
     rows,
@@ -37,6 +40,7 @@ def failing(folder: Path, module: dict[str, str]) -> Path:
     return script
 
 
+@pytest.mark.slow
 def test_pretraining_equals_one_process_and_goes_on_with_another_number_of_them(
     tmp_path: Path,
 ) -> None:
@@ -45,18 +49,18 @@ def test_pretraining_equals_one_process_and_goes_on_with_another_number_of_them(
     asked = ["pretrain", "--config", settings, "--no-report"]
     single = ["--devices", 1, "--batch-size", 4]
     both = ["--devices", 2, "--batch-size", 2]
-    finished(start("situs", *asked, "--out", base, *single, "-q"), Exit.DONE)
+    here(Exit.DONE, *asked, "--out", base, *single, "-q")
 
     # Two that torchrun started, of which one fails; one goes on.
     _, err = finished(torchrun(script, *asked, "--out", two, "-q"), 1)
     assert err.count("error: process 1 of 2: MemoryError: made up") == 1
     ended = info(two)
     assert (ended["status"], ended["ended"], ended["step"]) == ("stopped", "failed", 4)
-    finished(start("situs", "pretrain", "--no-report", "--resume", two, *single, "-q"), Exit.DONE)
+    here(Exit.DONE, "pretrain", "--no-report", "--resume", two, *single, "-q")
 
     # One that fails; two go on.
-    _, err = finished(start(script, *asked, "--out", one, *single, "-q"), Exit.OUT_OF_MEMORY)
-    assert "made up" in err
+    with failing_after(4):
+        assert "made up" in here(Exit.OUT_OF_MEMORY, *asked, "--out", one, *single, "-q")
     again = ["pretrain", "--no-report", "--resume", one, *both, "--json"]
     out, err = finished(torchrun("-m", "situs", *again), 0)
     assert json.loads(out)["status"] == "finished", "printed once"
@@ -68,6 +72,7 @@ def test_pretraining_equals_one_process_and_goes_on_with_another_number_of_them(
         assert len(rows(run)) == 12
 
 
+@pytest.mark.slow
 def test_finetuning_equals_one_process_and_goes_on(tmp_path: Path) -> None:
     changes = {"steps": 20, "validate_every": 10, "checkpoint_every": 2}
     settings, script = finetuning(tmp_path, **changes), failing(tmp_path, FINETUNING)
@@ -75,7 +80,7 @@ def test_finetuning_equals_one_process_and_goes_on(tmp_path: Path) -> None:
     asked = ["finetune", "--config", settings]
     single = ["--devices", 1, "--batch-size", 4]
     both = ["--devices", 2, "--batch-size", 2]
-    finished(start("situs", *asked, *single, "--out", base, "-q"), Exit.DONE)
+    here(Exit.DONE, *asked, *single, "--out", base, "-q")
     _, err = finished(torchrun(script, *asked, *both, "--out", two, "-q"), 1)
     assert err.count("error: process 1 of 2: MemoryError: made up") == 1
     out, err = finished(torchrun("-m", "situs", "finetune", "--resume", two, "--json"), 0)
@@ -84,9 +89,14 @@ def test_finetuning_equals_one_process_and_goes_on(tmp_path: Path) -> None:
     np.testing.assert_allclose(rows(two), rows(base), rtol=1e-5)
 
 
-def test_more_processes_than_devices_are_refused(tmp_path: Path) -> None:
+def test_more_processes_than_devices_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = pretraining(tmp_path, devices=1)
-    _, err = finished(
-        torchrun("-m", "situs", "pretrain", "--config", settings, "--out", tmp_path / "run"), 1
-    )
-    assert "torchrun started 2 processes, but the training asks for 1" in err
+    # What torchrun tells the first of two processes.
+    for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 2), ("GROUP_RANK", 0)):
+        monkeypatch.setenv(name, str(value))
+    for name, value in (("LOCAL_WORLD_SIZE", 2), ("TORCHELASTIC_RUN_ID", "none")):
+        monkeypatch.setenv(name, str(value))
+    said = here(Exit.REFUSED, "pretrain", "--config", settings, "--out", tmp_path / "run")
+    assert "torchrun started 2 processes, but the training asks for 1" in said

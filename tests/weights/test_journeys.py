@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from situs.cli import app
 from situs.weights import load_card, load_encoder
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "primus": "{width: 24, depth: 2, heads: 2, grid: [2], decoder_channels: 8}",
     "vit": "{width: 24, depth: 2, heads: 2, patch: [8], grid: [2], decoder_channels: 8}",

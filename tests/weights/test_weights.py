@@ -172,6 +172,7 @@ def test_weights_that_do_not_fit_their_card(saved: tuple[Path, Tiny]) -> None:
         load_encoder(run)
 
 
+@pytest.mark.slow
 def test_importing_situs_does_not_import_torch() -> None:
     code = "import sys, situs; assert 'torch' not in sys.modules; assert situs.load_encoder"
     subprocess.run([sys.executable, "-c", code], check=True)
