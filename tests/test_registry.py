@@ -68,6 +68,7 @@ except situs.SitusError as error:
 """
 
 
+@pytest.mark.slow
 def test_an_installed_package_adds_names(tmp_path: Path) -> None:
     site, data = tmp_path / "site", tmp_path / "data"
     (site / "plugin-1.0.dist-info").mkdir(parents=True)

@@ -66,6 +66,7 @@ def test_methods_are_listed_without_what_trains_them() -> None:
     assert not imported(code) & {"monai", "pytorch_lightning", "matplotlib", "sklearn"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["stepz", "nowhere"])
 def test_what_is_wrong_is_told_before_lightning_is_imported(wrong: str, tmp_path: Path) -> None:
     settings = {"data": "nowhere", "out": str(tmp_path / "run"), "steps": 3}

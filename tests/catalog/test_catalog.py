@@ -56,6 +56,7 @@ def test_a_process_that_dies_costs_only_its_item() -> None:
     assert results == {n: -1 if n % 7 == 0 else n * n for n in items}
 
 
+@pytest.mark.slow
 def test_an_item_that_hangs_costs_only_itself() -> None:
     items = list(range(1, 24))
     results = dict(

@@ -112,6 +112,7 @@ def test_a_crop_fetches_its_chunks_and_gives_the_same_voxels(
     assert check_store(Path(there)) == []
 
 
+@pytest.mark.slow
 def test_the_same_training_as_with_the_store_on_the_disk(
     local: Store, there: str, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def _read_all(url: str, seed: int) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_share_a_cache_that_is_too_small(
     method: str, local: Store, there: str, cache: Path, monkeypatch: pytest.MonkeyPatch
