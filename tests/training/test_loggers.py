@@ -33,6 +33,7 @@ def test_only_tensorboard_unless_asked_for(tmp_path: Path) -> None:
     assert type(only).__name__ == "TensorBoardLogger"
 
 
+@pytest.mark.slow
 def test_weights_and_biases_writes_into_the_run_and_nowhere_else(
     offline: None, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_the_command_writes_a_table_and_a_page(place: Path, tmp_path: Path):
         embed(place / "weights", [place / "scans"], out)
 
 
+@pytest.mark.slow
 def test_the_map_keeps_groups_together_with_umap_and_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -27,6 +27,7 @@ def test_a_name_is_asked_for_on_the_hub_only_where_nothing_local_has_it(
         assert not is_hub_name(other), other
 
 
+@pytest.mark.slow
 def test_offline_the_error_says_what_to_do(tmp_path: Path):
     script = "import situs; situs.load_encoder('nobody-there/no-such-model')"
     result = subprocess.run(
@@ -41,6 +42,7 @@ def test_offline_the_error_says_what_to_do(tmp_path: Path):
     assert "give its path" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_model_in_the_cache_of_the_hub_is_loaded(tmp_path: Path):
     """The cache is laid out as huggingface_hub documents it, and read by its own code offline."""
     config = BackboneConfig(name="cnn", options={"channels": [4, 8, 8]})

@@ -40,6 +40,7 @@ def checkpoint(primus: dict[str, Tensor]) -> dict[str, Any]:
     return {"network_weights": state, "nnssl_adaptation_plan": {"pretrain_plan": plan}}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_primus_sees_the_same_at_the_same_place(primus: dict[str, Tensor], tmp_path: Path):
     torch.save(checkpoint(primus), tmp_path / "primus.pth")
