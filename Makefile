@@ -34,7 +34,7 @@ lint: setup
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-# What a change is tried with while it is made: no test that takes long, and no browser.
+# What a change is tried with while it is made: no test of more than two seconds, and no browser.
 quick: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not browser'
 

@@ -182,7 +182,7 @@ def failing_after(steps: int) -> Iterator[None]:
 
 def wait_until(there: Callable[[], bool], *needed: subprocess.Popen[str]) -> None:
     """Until something is there, as long as the processes that bring it live."""
-    end = time.monotonic() + 180
+    end = time.monotonic() + 600  # one that fails ends the wait
     while time.monotonic() < end and all(process.poll() is None for process in needed):
         if there():
             return

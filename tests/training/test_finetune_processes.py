@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import finetuning, finished, here, rows_by_step, start
+from small_runs import finetuning, finished, here, rows_by_step, start, wait_until
 
 from situs.cli.exits import Exit
 from situs.transfer.check import check_result
@@ -30,9 +29,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(result: Path, *words: Any) -> Any:
     """A fine-tuning in processes of its own that has saved a state."""
     process = start("situs", "finetune", *words, "--out", result)
-    end = time.monotonic() + 180
-    while not list(result.glob("state/state-*.ckpt")) and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_until(lambda: bool(list(result.glob("state/state-*.ckpt"))), process)
     return process
 
 
