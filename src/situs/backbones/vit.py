@@ -1,4 +1,8 @@
-"""A plain vision transformer in the form of DINOv2 (Oquab et al., arXiv 2304.07193)."""
+"""A plain vision transformer in the form of DINOv2 (Oquab et al., arXiv 2304.07193).
+
+Blocks and class token are the paper's, and its weights load; registers are Darcet et al.'s (arXiv
+2309.16588). Three dimensions, and the decoder of Primus, are ours.
+"""
 
 from __future__ import annotations
 

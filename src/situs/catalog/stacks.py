@@ -102,7 +102,7 @@ class Stack(Generic[AnySeries]):
 
     @cached_property
     def normal_mm(self) -> Array:
-        """Unit normal of its slices, from the first towards the last."""
+        """Unit normal ``(3,)`` of its slices, from the first towards the last."""
         first = self.slices[0]
         if len(self.slices) == 1:
             along = first.series.affine[:3, first.axis]

@@ -86,7 +86,8 @@ def case_scores(rows: Rows, metric: Metric, multi_label: bool = False) -> dict[s
       n the cases with the same answer to it;
     - ``auc``: the share of other cases whose probability of the case's class is lower, by
       N / (K·n). Its mean is the mean over classes of the area under one-against-the-rest curves
-      (DeLong et al., Biometrics 1988, call the shares placement values).
+      (DeLong et al., Biometrics 1988, call the shares placement values; weighting each case so
+      that one mean gives the whole score is ours).
 
     Args:
         rows: One a case, or of a segmentation one a case and class.

@@ -175,7 +175,13 @@ def calibration_error(
 ) -> float:
     """Expected calibration error: mean |accuracy − confidence| over equal-width bins.
 
-    Each bin weighs as many predictions as it holds (Guo et al. 2017, arXiv 1706.04599).
+    Each bin weighs as many predictions as it holds; definition and equal widths are those of
+    Guo et al. 2017 (arXiv 1706.04599), whose experiments have 15.
+
+    Args:
+        confidence: ``(N,)``, probability of the predicted class.
+        right: ``(N,)``, whether that class is the true one.
+        bins: Of equal width between 0 and 1.
     """
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     gap = np.bincount(place, weights=right - confidence, minlength=bins)

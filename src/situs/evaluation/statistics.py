@@ -68,7 +68,8 @@ def crossed_bootstrap(
     Annals of Applied Statistics 2007). A bootstrap of three seeds knows little of how far seeds
     may differ: its percentiles hold the truth in 83 to 86 of 100 studies, not in 95
     (``benchmarks/coverage.py``). So the percentiles' distances from the mean are stretched to the
-    width of a t interval of :func:`standard_error`, and keep their skewness (92 of 100).
+    width of a t interval of :func:`standard_error`, and keep their skewness (92 of 100). The
+    stretching is ours.
 
     Args:
         scores: ``(seeds, cases)``; NaN where a case has no score.

@@ -72,7 +72,7 @@ def surface_voxels(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 
 def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box that holds all of a mask that is not empty."""
+    """The smallest box that holds all of a mask ``(X, Y, Z)`` that is not empty."""
     box = []
     for axis in range(mask.ndim):
         others = tuple(a for a in range(mask.ndim) if a != axis)

@@ -5,7 +5,8 @@ coordinate ``k − (n − 1) / 2``, in tokens about the grid's centre; an affine
 the source's coordinates to those of the moved copy. Flat indices run over the last axis first,
 as ``reshape`` and :func:`numpy.ravel_multi_index` do.
 
-Token centres form an axis-aligned lattice, so the nearest one is found by rounding each
+That a pair counts only if each is the other's nearest is s2dc's (arXiv 2507.02581); the closed form
+is ours: token centres form an axis-aligned lattice, so the nearest one is found by rounding each
 coordinate, whatever the tokens' extent in mm along each axis: no distance matrix is needed, and
 the cost is linear in the number of tokens.
 """

@@ -1,7 +1,8 @@
 """Gaps between sub-volumes: matrices, chunks along the line of centres, routes.
 
-Source: arXiv 2509.05967. Everything is batched in the leading dimensions ``…`` and works on
-torch tensors and numpy arrays (each gives its own kind). Frames are named by the callers
+Gap matrix, chunks along the line of centres and routes are those of arXiv 2509.05967; ours is that
+nothing is enumerated sample by sample. Everything is batched in the leading dimensions ``…`` and
+works on torch tensors and numpy arrays (each gives its own kind). Frames are named by the callers
 (``_vox``, ``_mm``); the formulas hold in any.
 """
 

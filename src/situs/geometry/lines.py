@@ -85,8 +85,9 @@ def line_heatmap(
 ) -> AnyArray:
     """Heat maps exp(−d² / 2σ²), d the distance in mm of each pixel's centre to the line.
 
-    Follows the regression target of arXiv 2403.16499. d is affine in column and row, so a map
-    costs an outer sum and one exponential a pixel.
+    The map is the regression target of arXiv 2403.16499; ours are distances in mm for any spacing
+    of pixels, and the closed form: d is affine in column and row, so a map costs an outer sum and
+    one exponential a pixel.
 
     Args:
         lines: ``(…, 3)`` normal form in pixels; where NaN or zero (no line) the map is zero.

@@ -1,4 +1,8 @@
-"""The plane that lines seen in several images lie in, by weighted least squares."""
+"""The plane that lines seen in several images lie in, by weighted least squares.
+
+View planning aggregates the lines of several views by least squares (arXiv 2309.12805); segments
+as mass, and the reweighting against lines that are far off, are ours.
+"""
 
 from __future__ import annotations
 

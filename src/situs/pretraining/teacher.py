@@ -1,4 +1,9 @@
-"""The teacher: an exponential moving average of the student."""
+"""The teacher: an exponential moving average of the student.
+
+The average is the mean teacher's (Tarvainen and Valpola, arXiv 1703.01780), the rise of its
+momentum by a cosine is BYOL's (arXiv 2006.07733). The quick start of :func:`momentum_at` is
+neither's: it is that of TensorFlow's moving averages.
+"""
 
 from __future__ import annotations
 

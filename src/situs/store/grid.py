@@ -108,6 +108,7 @@ def resample(
     Where voxels grow by a factor k, the image is first smoothed so that its resolution (taken
     as a Gaussian of one voxel's width) becomes that of the new voxels: the Gaussian between
     has a full width at half maximum of sqrt(k² - 1) old voxels (Cardoso et al., MICCAI 2015).
+    Linear or cubic interpolation afterwards is ours.
 
     Args:
         array: ``(C, *old)``.

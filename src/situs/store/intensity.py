@@ -154,7 +154,7 @@ def air(channel: npt.NDArray[np.generic], spacing: Sequence[float], kind: Kind) 
 
 
 def block_means(channel: npt.NDArray[np.generic], blocks: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Means over blocks of voxels; the last block of an axis may be smaller."""
+    """Means over blocks of voxels ``(X, Y, Z)``; the last block of an axis may be smaller."""
     means = np.asarray(channel)
     for axis, (n, b) in enumerate(zip(channel.shape, blocks, strict=True)):
         edges = np.arange(0, n, b)

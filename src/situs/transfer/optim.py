@@ -19,8 +19,8 @@ def parameter_groups(
     """Optimiser groups: head and decoder at ``lr``, encoder block i of n at ``lr·decay^(n−i)``.
 
     The last encoder block (i = n−1) learns ``layer_decay`` times as fast as the decoder, the
-    first ``layer_decay**n`` times (as in BEiT, arXiv 2106.08254). The backbone says what a block
-    is.
+    first ``layer_decay**n`` times (as in BEiT, arXiv 2106.08254). That the backbone says what
+    a block is, so that stages of convolutions count too, is ours: BEiT's are a transformer's.
     """
     blocks = backbone.encoder_blocks()
     groups: list[Group] = [
