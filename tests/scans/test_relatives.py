@@ -135,11 +135,17 @@ def test_a_limit_of_time_reads_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 def test_values_that_stand_at_the_upper_end_of_their_bits(tmp_path: Path) -> None:
-    """By PS3.5 8.1.1; pydicom and ITK 5.4 take the low bits and so lose the high ones."""
+    """By PS3.5 8.1.1; pydicom and ITK 5.4 take the low bits and so lose the high ones.
+
+    Values below them say that one of the two, BitsStored or HighBit, is not true.
+    """
     voxels = noise((12, 10, 4)) - 500
-    stored = (voxels.astype(np.int16) << 4) | 5
-    write_series(tmp_path / "a", stored, BitsStored=12, HighBit=15, PixelRepresentation=1)
+    stored = voxels.astype(np.int16) << 4
+    for name, more in (("a", 0), ("b", 5)):
+        said = {"BitsStored": 12, "HighBit": 15, "PixelRepresentation": 1}
+        write_series(tmp_path / name, stored | more, **said)
     np.testing.assert_array_equal(read_scan(tmp_path / "a").array[0], voxels)
+    assert "HighBit" in refused(tmp_path / "b", "unreadable-file").detail
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("Float", "<f4"), ("DoubleFloat", "<f8")])

@@ -120,3 +120,16 @@ def test_a_slope_of_0_is_named(tmp_path: Path) -> None:
     reason, detail = refused(tmp_path)
     assert reason == "unreadable-file"
     assert "RescaleSlope is 0" in detail
+
+
+def test_a_damaged_slice_is_named_by_its_number(tmp_path: Path) -> None:
+    """Among hundreds of files it must be found, and names of files are not for pages."""
+    write_planes(tmp_path, stack(noise(SHAPE)))
+    third = tmp_path / "0002.dcm"
+    whole = third.read_bytes()
+    third.write_bytes(whole[: len(whole) - 10])
+    reason, detail = refused(tmp_path)
+    assert (reason, "file 3 of 6 by name" in detail) == ("truncated-file", True)
+    third.write_bytes(whole[:200])
+    reason, detail = refused(tmp_path)
+    assert (reason, "file 3 of 6 by name" in detail) == ("truncated-file", True)

@@ -51,14 +51,16 @@ class Catalog:
         entries: Accepted and refused, ordered by path.
         root: None where a catalog was loaded without the scans at hand.
         ignored: Number of files passed over as companions (hidden, README, sidecars, DICOM
-            objects without an image).
+            objects without an image) and of hidden folders.
         planes: Whether single slices were accepted.
+        passed_over: Which these are, where the catalog was just built; not saved.
     """
 
     entries: tuple[Entry, ...]
     root: Path | None = None
     ignored: int = 0
     planes: bool = False
+    passed_over: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -244,7 +246,8 @@ def build_catalog(
     measured.sort(key=lambda m: (m.entry.path, m.entry.series, m.entry.volume or 0))
     entries = mark_duplicates(measured)
     entries = with_cases(entries if whose is None else with_patients(entries, whose))
-    return Catalog(tuple(entries), base, found.ignored, planes)
+    beside = found.passed_over
+    return Catalog(tuple(entries), base, len(beside), planes, beside)
 
 
 def _refused(error: ScanRefused, root: Path) -> Entry:

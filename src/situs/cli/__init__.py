@@ -15,6 +15,7 @@ from situs.cores import sleep_when_idle
 from situs.errors import (
     NotWritten,
     ProcessFailed,
+    ScanRefused,
     Terminated,
     not_writable,
     out_of_memory,
@@ -181,6 +182,14 @@ def _unwritten(error: Exception) -> str:
     )
 
 
+def _refused(error: ScanRefused) -> str:
+    """Why one scan ends a command, and what to do about it."""
+    from situs.scans.refusals import REASONS
+
+    known = REASONS.get(error.reason)
+    return f"{error}. What to do: {known.remedy_in('shell')}" if known else str(error)
+
+
 def _tell(error: BaseException) -> None:
     """One message, however many processes there are."""
     if isinstance(error, Exception):
@@ -189,6 +198,8 @@ def _tell(error: BaseException) -> None:
             words = f"out of memory: {error}"
         elif not_writable(error):
             words = _unwritten(error)
+        elif isinstance(error, ScanRefused):
+            words = _refused(error)
         elif isinstance(error, OSError):
             words = f"{error.filename}: {error.strerror or 'cannot be used'}"
         err.print(f"[bold red]error:[/] {escape(words)}", highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,6 +107,15 @@ def log_to_terminal() -> None:
     _TELLER.setLevel(logging.INFO)
     if _TELLER not in log.handlers:
         log.addHandler(_TELLER)
+
+
+def print_remedies(reasons: Counter[str], console: Console) -> None:
+    """What to do about refused scans, a line for each reason, the commonest first."""
+    from situs.scans.refusals import REASONS
+
+    for reason, count in reasons.most_common():
+        words = f"{count} × {reason}: {REASONS[reason].remedy_in('shell')}"
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

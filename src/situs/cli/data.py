@@ -10,7 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, out_any, out_folder, print_json
+from situs.cli.console import (
+    Json,
+    Quiet,
+    err,
+    out,
+    out_any,
+    out_folder,
+    print_json,
+    print_remedies,
+)
 from situs.errors import SitusError
 
 if TYPE_CHECKING:
@@ -92,11 +101,12 @@ def scan(
         )
     saved = found.save(catalog) if catalog is not None else []
     if json:
-        print_json(_summary(found) | {"entries": [e.model_dump() for e in found.entries]})
+        beside = {"passed_over": list(found.passed_over)}
+        print_json(_summary(found) | beside | {"entries": [e.model_dump() for e in found.entries]})
     elif not quiet:
         _print(found, rows)
     if not json:
-        _print_summary(found, saved)
+        _print_summary(found, saved, rows)
     for told in (
         one_patient_warning((e.patient, e.study) for e in found.accepted),
         burned_in_warning((e.path, e.burned_in) for e in found.accepted),
@@ -154,6 +164,7 @@ def prepare(
             for refusal in refused:
                 line = f"refused {refusal['source']}: {refusal['detail']} [{refusal['reason']}]"
                 err.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_remedies(Counter(r["reason"] for r in refused), err)
         words = f"{len(made)} scans in {store}, {len(refused)} refused"
         out.print(words, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(int(bool(refused)))
@@ -271,8 +282,6 @@ def _cells(entry: "Entry", names: dict[str, str]) -> list[str]:
 
 
 def _print_refused(refused: list["Entry"], rows: int) -> None:
-    from situs.scans.refusals import REASONS
-
     if not refused:
         return
     table = Table(box=None, header_style="bold red", padding=(0, 1))
@@ -284,8 +293,7 @@ def _print_refused(refused: list["Entry"], rows: int) -> None:
         if not rows or shown[entry.reason] <= rows:
             table.add_row(escape(entry.path), entry.reason, escape(entry.detail))
     out.print(table)
-    for reason, count in shown.most_common():
-        out.print(f"{count} × {reason}: {REASONS[reason].remedy_in('shell')}", markup=False)
+    print_remedies(shown, out)
 
 
 def _summary(catalog: "Catalog") -> dict[str, int]:
@@ -302,10 +310,17 @@ def _summary(catalog: "Catalog") -> dict[str, int]:
     }
 
 
-def _print_summary(catalog: "Catalog", saved: list[Path]) -> None:
+def _print_summary(catalog: "Catalog", saved: list[Path], rows: int) -> None:
     counts = {name.replace("_", " "): count for name, count in _summary(catalog).items()}
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
     out.print(words, highlight=False, soft_wrap=True)
+    labels = [entry.path for entry in catalog.refused if entry.reason == _LABELS]
+    for what, names in (("label maps, left out", labels), ("ignored", catalog.passed_over)):
+        shown = ", ".join(names[: rows or None])
+        more = f" and {len(names) - rows} more" if rows and len(names) > rows else ""
+        if names:
+            words = f"{what}: {shown}{more}"
+            out.print(words, markup=False, highlight=False, soft_wrap=True)
     if saved:
         files = ", ".join(map(str, saved))
         out.print(f"saved: {files}", markup=False, highlight=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """``situs finetune``, ``situs predict`` and ``situs probe``."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, out_folder, print_json
+from situs.cli.console import Json, Quiet, err, out, out_folder, print_json, print_remedies
 from situs.cli.devices import (
     AcceleratorOption,
     Compile,
@@ -209,6 +210,7 @@ def predict(
             out.print(_table(result.rows))
         for error in result.refused:
             err.print(f"[yellow]refused[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        print_remedies(Counter(error.reason for error in result.refused), err)
         before = f", {len(result.skipped)} done before" if result.skipped else ""
         out.print(
             f"{len(result.rows)} predicted{before}, {len(refused)} refused; {folder}",

@@ -1,12 +1,23 @@
 """``situs import`` and ``situs embed``."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from situs.cli import app
-from situs.cli.console import Json, Names, Quiet, err, out, out_file, out_folder, print_json
+from situs.cli.console import (
+    Json,
+    Names,
+    Quiet,
+    err,
+    out,
+    out_file,
+    out_folder,
+    print_json,
+    print_remedies,
+)
 
 
 @app.command("import")
@@ -122,6 +133,7 @@ def embed(
     html = write_page(table, names=names) if page else None
     for error in embedded.refused:
         err.print(f"refused: {error}", markup=False, soft_wrap=True)
+    print_remedies(Counter(error.reason for error in embedded.refused), err)
     said = {
         "path": embedded.path,
         "scans": embedded.scans,

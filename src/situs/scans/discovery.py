@@ -52,11 +52,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Found:
-    """What discovery gives: candidates, files refused at sight, and files passed over."""
+    """What discovery gives: candidates, files refused at sight, and what was passed over.
+
+    Attributes:
+        candidates: What could be scans.
+        refused: Files that are none, and may have been meant as one.
+        passed_over: Paths relative to the root of companions of scans (sidecars, README, DICOM
+            objects without an image) and of hidden files and folders.
+    """
 
     candidates: list[Candidate]
     refused: list[ScanRefused]
-    ignored: int
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def discover(
         skip: Files and folders to leave alone.
         progress: Told (done, total) files of the header pass.
     """
-    files, ignored = _walk(paths, {_absolute(p) for p in skip})
+    files, beside = _walk(paths, {_absolute(p) for p in skip})
     candidates = [
         Candidate(_relative(file, root))
         for file in files
@@ -120,30 +127,38 @@ def discover(
         elif header.refusal is not None:
             refused.append(header.refusal)
         else:
-            ignored += 1
+            beside.append(file)
         progress(number, len(unknown))
     candidates += _group(series)
-    return Found(sorted(candidates, key=lambda c: (c.path, c.series)), refused, ignored)
+    return Found(
+        sorted(candidates, key=lambda c: (c.path, c.series)),
+        refused,
+        tuple(sorted(_relative(path, root) for path in beside)),
+    )
 
 
-def _walk(paths: Sequence[Path], skip: set[Path]) -> tuple[list[Path], int]:
+def _walk(paths: Sequence[Path], skip: set[Path]) -> tuple[list[Path], list[Path]]:
+    """Files that may be scans or their slices, and what is passed over by its name alone."""
     files: dict[Path, None] = {}
-    ignored = 0
+    beside: list[Path] = []
+
+    def enter(folder: Path) -> bool:
+        if folder.name.startswith("."):
+            beside.append(folder)
+            return False
+        return folder not in skip
+
     for path in paths:
         if not path.is_dir():
             files[_absolute(path)] = None
             continue
-        for here, names in walk(_absolute(path), lambda folder: _may_enter(folder, skip)):
+        for here, names in walk(_absolute(path), enter):
             for name in names:
                 if _is_companion(name, names) or here / name in skip:
-                    ignored += 1
+                    beside.append(here / name)
                 else:
                     files[here / name] = None
-    return list(files), ignored
-
-
-def _may_enter(folder: Path, skip: set[Path]) -> bool:
-    return not folder.name.startswith(".") and folder not in skip
+    return list(files), beside
 
 
 def _is_companion(name: str, beside: Sequence[str]) -> bool:

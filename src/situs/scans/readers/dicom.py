@@ -301,8 +301,8 @@ def _described(group: _Group) -> str:
 
 def _counted(refused: Sequence[ScanRefused], files: Sequence[Path]) -> str:
     # By number, not by name: details stand on pages that are passed on.
-    first = f", the first is {which_file(refused[0].path, files)}" if len(files) > 1 else ""
-    return f"{len(refused)} of {len(files)} files{first}: {refused[0].detail}"
+    which = f" ({which_file(refused[0].path, files)})" if len(refused) == 1 < len(files) else ""
+    return f"{len(refused)} of {len(files)} files{which}: {refused[0].detail}"
 
 
 def _nothing_here(files: Sequence[Path]) -> str:

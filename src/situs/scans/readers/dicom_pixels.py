@@ -128,6 +128,9 @@ class Pixels:
             raise refuse("truncated-file", self._path, detail) from None
         if "PixelData" in dataset:
             frames = _signed(frames, dataset)
+            if left and (frames & (2**left - 1)).any():
+                detail = f"{self._which(file)} has values below the bits that HighBit names"
+                raise refuse("unreadable-file", self._path, detail)
             frames = frames >> left if left else frames
         if signed_unknown and frames.max() >= 2 ** (int(dataset.BitsStored) - 1):
             detail = "PixelRepresentation is missing, and the values could be negative numbers"
