@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import finetuning
+from typer.testing import CliRunner
 
+from situs.cli import app
 from situs.errors import SitusError
 from situs.training.loggers import loggers
 
@@ -55,6 +58,25 @@ def test_mlflow_writes_into_the_run_and_nowhere_else(offline: None, tmp_path: Pa
     logger.finalize("success")
     (file,) = (tmp_path / "first" / "mlflow").glob("*/*/metrics/loss/total")
     assert file.read_text().split()[1:3] == ["1.5", "3"]
+
+
+def test_a_fine_tuning_tells_them_what_it_writes(offline: None, tmp_path: Path) -> None:
+    """Offline, into its own folder, which may be replaced afterwards."""
+    for package in ("wandb", "mlflow"):
+        pytest.importorskip(package)
+    config = finetuning(tmp_path, steps=2, validate_every=2, init="none")
+    words = ["finetune", "--config", str(config), "--out", str(tmp_path / "result"), "--quiet"]
+    ended = CliRunner().invoke(app, [*words, "--set", "loggers=[wandb,mlflow]"])
+    assert ended.exit_code == 0, (ended.output, ended.exception)
+    (found,) = (tmp_path / "result/mlflow").glob("*/*/metrics/loss/total")
+    assert [line.split()[2] for line in found.read_text().splitlines()] == ["1", "2"]
+    assert (found.parents[1] / "score/validation").is_file()
+    first = list((tmp_path / "result/wandb").glob("offline-run-*"))
+    ended = CliRunner().invoke(app, [*words, "--set", "loggers=[wandb]", "--overwrite"])
+    assert ended.exit_code == 0, (ended.output, ended.exception)
+    second = list((tmp_path / "result/wandb").glob("offline-run-*"))
+    assert len(first) == len(second) == 1
+    assert first != second
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

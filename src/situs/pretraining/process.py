@@ -32,7 +32,7 @@ from situs.splits.groups import scan_groups
 from situs.store import Store
 from situs.training.engine import engine, quick_layout, quiet_engine
 from situs.training.folder import Mode, check_same_data, check_same_settings, make_folder
-from situs.training.loggers import loggers
+from situs.training.loggers import finish, loggers
 from situs.training.meeting import Group
 from situs.training.offending import KeepOffending
 from situs.training.progress import TrainingProgress
@@ -194,6 +194,7 @@ def _train(
             trainer.fit(module, ckpt_path=state, weights_only=True)
         except BaseException as error:
             failure = group.cause(error)
+        finish(trainer.loggers)
         step = trainer.global_step
         if step >= config.steps and failure is None:
             stops.received = None  # too late to stop anything

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,13 @@ def loggers(names: Sequence[Name], run: Path) -> list[Logger]:
         require(name, name)
         made.append(_wandb(run) if name == "wandb" else _mlflow(run))
     return made
+
+
+def finish(made: Iterable[Logger]) -> None:
+    """End what a training began, so that the next one in this process does not go on in it."""
+    for logger in made:
+        if isinstance(logger, WandbLogger) and logger._experiment is not None:
+            logger._experiment.finish()
 
 
 def _wandb(run: Path) -> Logger:

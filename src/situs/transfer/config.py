@@ -136,6 +136,8 @@ class FinetuneConfig(Config):
             takes for more than one.
         accelerator: ``"auto"`` takes a GPU where there is one.
         compile: Compile the encoder with ``torch.compile``.
+        loggers: ``"wandb"`` (offline unless WANDB_MODE=online) or ``"mlflow"`` (a folder of the
+            result unless MLFLOW_TRACKING_URI is set), besides the files; extras of the same names.
         seed: Of everything random.
         overwrite: Replace an earlier result in ``out``.
     """
@@ -187,6 +189,7 @@ class FinetuneConfig(Config):
     strategy: Strategy = "auto"
     accelerator: Accelerator = "auto"
     compile: bool = False
+    loggers: tuple[Literal["wandb", "mlflow"], ...] = ()
     seed: Seed = 0
     overwrite: bool = False
 

@@ -26,6 +26,8 @@ _OWN = {CONFIG, BEGUN, STATE, JOURNAL, RESULT, OBSERVATION, NAME, "cases.csv", "
     "model",
     "predictions",
     OFFENDING,
+    "wandb",  # see situs.training.loggers
+    "mlflow",
 }
 _REMEDY = "begin anew in another folder"
 

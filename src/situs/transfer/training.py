@@ -19,6 +19,7 @@ from situs.methods.distributed import alone, synchronise
 from situs.training.engine import engine, quick_layout, quiet_engine, seed_generators
 from situs.training.keeping import StateKeeper, count_whole_steps
 from situs.training.loading import WatchedLoader
+from situs.training.loggers import finish, loggers
 from situs.training.offending import KeepOffending
 from situs.training.progress import TrainingProgress
 from situs.training.run import MetricsFile
@@ -207,6 +208,7 @@ class ValidationCheckpoint(pl.Callback):
             seconds = time.perf_counter() - self._began
             if trainer.is_global_zero:
                 self.metrics.add(step, {**terms, "lr": rate, "seconds": seconds})
+                _tell(trainer, {**terms, "lr": rate}, step)
             pl_module.progress["loss"] = (terms["loss/total"], "")
         last = step == self.config.steps
         if self.score is not None and (step % self.config.validate_every == 0 or last):
@@ -252,6 +254,7 @@ class ValidationCheckpoint(pl.Callback):
                 value = score()
             module.train()
             self.metrics.add(trainer.global_step, {"score/validation": value})
+            _tell(trainer, {"score/validation": value}, trainer.global_step)
         value = trainer.strategy.broadcast(value)
         module.progress["validation"] = (value, "")
         if self.best_score is None or value > self.best_score:
@@ -302,7 +305,10 @@ def fit(
     with quiet_engine():
         trainer = _trainer(config, callbacks, out)
         loader = _loader(batches, config.workers)
-        trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+        try:
+            trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+        finally:
+            finish(trainer.loggers)
     return trainer.global_step
 
 
@@ -335,6 +341,12 @@ def _loader(batches: PatchSampler, workers: int) -> DataLoader[Batch]:
     )
 
 
+def _tell(trainer: pl.Trainer, values: dict[str, float], step: int) -> None:
+    """Give what was measured to the loggers that were asked for."""
+    for logger in trainer.loggers:
+        logger.log_metrics(values, step)
+
+
 def _trainer(config: FinetuneConfig, callbacks: list[pl.Callback], out: Path) -> pl.Trainer:
     return pl.Trainer(
         max_steps=config.steps,
@@ -342,7 +354,7 @@ def _trainer(config: FinetuneConfig, callbacks: list[pl.Callback], out: Path) ->
         use_distributed_sampler=False,  # the sampler knows which patches are this process's
         gradient_clip_val=GRADIENT_CLIP,
         callbacks=callbacks,
-        logger=False,
+        logger=loggers(config.loggers, out)[1:] if config.loggers else False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
