@@ -15,8 +15,8 @@ waits     times a step of the trainer waits for the device, outside logging
 
 A step's share of the matrix rate is its multiplications, as torch counts them, against a bf16
 matrix product (of 8192², on a CPU of float32 and 1024²) timed in the same run. The rows stand in
-the order of their weight; what was measured is written after each, and none is begun after the
-minutes are over.
+the order of their weight; what was measured is written after each, to ``gpu.json`` and to the page,
+and none is begun after the minutes are over. Compiling, which may take minutes or fail, comes last.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ from situs.views import ArraySource
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
+# Without a GPU the processor's time: others on the machine do not count.
+clock = time.perf_counter if CUDA else time.process_time
 CNN_2D = {"channels": [16, 32, 64, 128, 256]}
 SMALL = {"name": "cnn", "options": {"channels": [4, 8]}}
 
@@ -179,18 +181,18 @@ def seconds_each(runs: Mapping[str, Callable[[], object]], least: float) -> dict
     for name, run in runs.items():
         run()
         sync()
-        begin = time.perf_counter()
+        begin = clock()
         run()
         sync()
-        calls[name] = max(1, min(50, int(least / 3 / (time.perf_counter() - begin))))
+        calls[name] = max(1, min(50, int(least / 3 / (clock() - begin))))
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(3):
         for name, run in runs.items():
-            begin = time.perf_counter()
+            begin = clock()
             for _ in range(calls[name]):
                 run()
             sync()
-            times[name].append((time.perf_counter() - begin) / calls[name])
+            times[name].append((clock() - begin) / calls[name])
     return {name: median(taken) for name, taken in times.items()}
 
 
@@ -346,10 +348,10 @@ class Watch(pl.Callback):
         """Begin to time, or to count."""
         if trainer.global_step == self.begin:
             sync()
-            self._start = time.perf_counter()
+            self._start = clock()
         elif trainer.global_step == self.end:
             sync()
-            self.seconds = (time.perf_counter() - self._start) / (self.end - self.begin)
+            self.seconds = (clock() - self._start) / (self.end - self.begin)
             self._caught = warnings.catch_warnings(record=True)
             self._log = self._caught.__enter__()
             warnings.simplefilter("always")
@@ -370,10 +372,10 @@ class Watch(pl.Callback):
 
 def through_trainer(step: Step, pace: float) -> dict[str, Any]:
     """Milliseconds of a step of the trainer, and its waits."""
-    begin = time.perf_counter()
+    begin = clock()
     step.step()
     sync()
-    watch = Watch(2, max(3, min(30, int(pace / (time.perf_counter() - begin)))), 2)
+    watch = Watch(2, max(3, min(30, int(pace / (clock() - begin)))), 2)
     rollback = StepRollback()
     batch = {"item": torch.zeros(2, dtype=torch.long), "views": step.batch}
     with tempfile.TemporaryDirectory() as folder, quiet_engine():
@@ -444,16 +446,13 @@ def compiled(step: Step, pace: float) -> dict[str, Any]:
     return {"compiled_ms": 1e3 * loss, "compile_seconds": took}
 
 
-def measure(
-    row: Row, scan: ArraySource, small: bool, rate: float, pace: float, with_compile: bool
-) -> dict[str, Any]:
+def measure(row: Row, scan: ArraySource, small: bool, rate: float, pace: float) -> dict[str, Any]:
     """All columns of one row; what cannot be measured costs its own columns."""
     found: dict[str, Any] = {"name": row.title(small), "batch": row.size(small), "errors": []}
     step = Step(row, scan, small)
     parts: list[Callable[[], dict[str, Any]]] = [
         lambda: times(step, rate, pace),
         lambda: starts(step),
-        *([lambda: compiled(step, pace)] if with_compile else []),
         lambda: through_trainer(step, pace),  # last: the trainer leaves the network on the CPU
     ]
     for part in parts:
@@ -546,46 +545,58 @@ def main() -> None:
         if arguments.page:
             put(arguments.page, "gpu", told)
         return
-    begin, limit = time.perf_counter(), 60 * arguments.minutes
+    chosen = [r for r in ROWS if not arguments.only or any(w in r.name for w in arguments.only)]
+    late = [r for r in chosen if any(word in r.name for word in arguments.compile)]
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
+    print(f"\n{run(chosen, late, arguments)}")
+
+
+def run(chosen: Sequence[Row], late: Sequence[Row], arguments: argparse.Namespace) -> str:
+    """Measure rows, then ``late`` ones compiled; what there is is written after each."""
+    begin, limit = time.perf_counter(), 60 * arguments.minutes
     warnings.simplefilter("ignore")
-    chosen = [r for r in ROWS if not arguments.only or any(w in r.name for w in arguments.only)]
     shape = (40, 40, 24) if arguments.small else (400, 400, 128)
     noise = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
     scan = ArraySource(noise, air=(-4.0,))
     rate = matrix_rate()
     pace = min(3.0, limit / 150)
     rows: list[dict[str, Any]] = []
-    longest = 0.0
-    for row in chosen:
+    longest, told = 0.0, ""
+    for row, with_compile in [*((r, False) for r in chosen), *((r, True) for r in late)]:
         started = time.perf_counter()
-        compiling = any(word in row.name for word in arguments.compile)
         if started - begin + longest / 2 > limit:
             print(f"{row.name}: no time left")
             continue
+        title, size = row.title(arguments.small), row.size(arguments.small)
+        if not with_compile:
+            rows.append({"name": title, "batch": size, "errors": []})
+        line = next((line for line in rows if line["name"] == title), {"errors": []})
         try:
-            rows.append(measure(row, scan, arguments.small, rate, pace, compiling))
+            if with_compile:
+                line |= compiled(Step(row, scan, arguments.small), pace)
+            else:
+                line |= measure(row, scan, arguments.small, rate, pace)
         except Exception:  # one row must not cost the others
-            error = traceback.format_exc()[-2000:]
-            title, size = row.title(arguments.small), row.size(arguments.small)
-            rows.append({"name": title, "batch": size, "errors": [error]})
-            print(error)
+            line["errors"].append(traceback.format_exc()[-2000:])
+            print(line["errors"][-1])
         if CUDA:
             torch.cuda.empty_cache()
         longest = max(longest, time.perf_counter() - started)
-        print(
-            f"[{time.perf_counter() - begin:5.1f} s] {table(rows[-1:]).splitlines()[-1]}",
-            flush=True,
-        )
-        if arguments.out:
-            found = {"machine": machine(), "matrix_tflops": rate / 1e12, "rows": rows}
-            write_file(arguments.out / "gpu.json", json.dumps(found, indent=1))
-            write_file(arguments.out / "gpu.md", summary(found) + "\n")
-    told = summary({"machine": machine(), "matrix_tflops": rate / 1e12, "rows": rows})
-    print(f"\n{told}")
+        print(f"[{started - begin:5.1f} s] {table([line]).splitlines()[-1]}", flush=True)
+        told = keep({"machine": machine(), "matrix_tflops": rate / 1e12, "rows": rows}, arguments)
+    return told
+
+
+def keep(found: Mapping[str, Any], arguments: argparse.Namespace) -> str:
+    """What there is so far, written where it was asked for: a process may end at any row."""
+    told = summary(found)
+    if arguments.out:
+        write_file(arguments.out / "gpu.json", json.dumps(found, indent=1))
+        write_file(arguments.out / "gpu.md", told + "\n")
     if arguments.page:
         put(arguments.page, "gpu", told)
+    return told
 
 
 if __name__ == "__main__":

