@@ -15,8 +15,9 @@ waits     times a step of the trainer waits for the device, outside logging
 
 A step's share of the matrix rate is its multiplications, as torch counts them, against a bf16
 matrix product (of 8192², on a CPU of float32 and 1024²) timed in the same run. The rows stand in
-the order of their weight; what was measured is written after each, to ``gpu.json`` and to the page,
-and none is begun after the minutes are over. Compiling, which may take minutes or fail, comes last.
+the order of their weight; what was measured is written after each, also to the page,
+and after the first none is begun when the minutes are over. Compiling, which may take minutes or
+fail, comes last.
 """
 
 from __future__ import annotations
@@ -565,7 +566,7 @@ def run(chosen: Sequence[Row], late: Sequence[Row], arguments: argparse.Namespac
     longest, told = 0.0, ""
     for row, with_compile in [*((r, False) for r in chosen), *((r, True) for r in late)]:
         started = time.perf_counter()
-        if started - begin + longest / 2 > limit:
+        if rows and started - begin + longest / 2 > limit:
             print(f"{row.name}: no time left")
             continue
         title, size = row.title(arguments.small), row.size(arguments.small)
