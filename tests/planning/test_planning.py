@@ -94,6 +94,13 @@ def test_planning_with_true_lines_finds_the_acquired_planes(
         assert one.usable == one.looked_at == 12
         plane = one.as_dict()["plane_dicom"]
         assert np.linalg.norm(plane["ImageOrientationPatient"][:3]) == pytest.approx(1)
+    # A role that no study of the training had: its heat map means nothing, however sure it looks.
+    known = {role: config.frames[role] for role in ("sagittal", "coronal")}
+    fewer = config.model_copy(update={"frames": known})
+    assert [p.role for p in plan_study(Planner.load(run).network, fewer, study)] == list(known)
+    (never,) = plan_study(Planner.load(run).network, fewer, study, ["axial"])
+    assert never.plane is None
+    assert never.reason.endswith("none of the studies it was trained on has 'axial'")
 
 
 def test_plan_takes_held_out_scans_stores_and_folders(run: Run, studies: Path) -> None:

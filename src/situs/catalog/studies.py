@@ -23,6 +23,7 @@ from situs.catalog.stacks import AnySeries, Series, Stack, assembled, stacks_of
 from situs.config import Config, load_config, unknown_name
 from situs.geometry.stacks import Orientation, orientation, stack_axis
 
+_ANOTHER_PLANE_MM = 20.0  # between views of one role; the two ventricles are 40 mm and more apart
 _ANOTHER_PLANE_DEG = 30.0  # between views of one role; the long-axis views are about 60° apart
 
 
@@ -184,7 +185,8 @@ def recognise_study(
     Series that words give a role to keep it, unless others with that role show another plane
     that is closer to where such views usually lie. Single slices without a role are put together
     to stacks, and a stack without a role that lies across the planes of others has the role that
-    says so (:attr:`RoleRule.across`).
+    says so (:attr:`RoleRule.across`). Of several planes of one role that it lies across, those far
+    from its middle are another view: the right heart's two chambers are not the left's.
 
     Args:
         study: All series of one frame of reference, time frames in order.
@@ -210,7 +212,7 @@ def recognise_study(
         if id(stack.series[0]) not in used
     ]
     every = rest + [(stack, _put_together(stack, rules)) for stack in made]
-    return _across(every, rules)
+    return _unless_aside(_across(every, rules), rules)
 
 
 def _left_out(stack: Stack[AnySeries], rules: RoleRules) -> bool:
@@ -263,6 +265,30 @@ def _across(
                 why = f"across {' and '.join(there)}, {away:.0f}° from their common line"
                 made = f"{len(stack.slices)} slices " if len(stack.series) > 1 else ""
                 every[at] = stack, seen._replace(role=role, reason=made + why)
+    return every
+
+
+def _unless_aside(
+    every: list[tuple[Stack[AnySeries], Recognised]], rules: RoleRules
+) -> list[tuple[Stack[AnySeries], Recognised]]:
+    """Roles, less those of planes that pass by what others of the same role go through."""
+    for role, rule in rules.roles.items():
+        middles = [
+            s.middle_plane.center_mm for s, seen in every if rule.across and seen.role == role
+        ]
+        if not middles:
+            continue
+        middle = np.mean(middles, axis=0)
+        for name in rule.across:
+            away = {
+                at: abs(float(stack.middle_plane.distance_mm(middle)))
+                for at, (stack, seen) in enumerate(every)
+                if seen.role == name
+            }
+            for at, far in away.items():
+                if far - min(away.values()) > _ANOTHER_PLANE_MM:
+                    why = f"described as {name}, but {far:.0f} mm beside the middle of {role}"
+                    every[at] = every[at][0], every[at][1]._replace(role="", reason=why)
     return every
 
 

@@ -90,7 +90,7 @@ def plan_study(
         network: Trained by ``planes``, in ``eval`` mode.
         config: That it was trained with.
         item: The scans of the study.
-        roles: Targets; all that the study has slices of other roles for by default.
+        roles: Targets; by default all that a study of the training had.
         views: Slices looked at, spread over the stacks; for virtual studies drawn at random.
         rng: Source of randomness of virtual slices.
 
@@ -110,10 +110,14 @@ def plan_study(
     planes = [posed(s.base, s.base.center_mm, config.grid, Pose()) for s in slices]
     lines, confidence = predict_lines(network, config, slices, planes)
     plans = []
-    for role in roles or config.roles:
+    for role in roles or config.learned_roles:
         index = config.roles.index(role)
         others = np.array([s.role != index for s in slices], dtype=bool)
         sure = np.where(others, confidence[:, index], 0.0)
+        if role not in config.learned_roles:
+            never = f"the run never learned it: none of the studies it was trained on has '{role}'"
+            plans.append(RolePlan(key, role, int(others.sum()), reason=never))
+            continue
         target = targets.get(role)
         plans.append(_plan(key, role, planes, lines[:, index], sure, int(others.sum()), target))
     return plans

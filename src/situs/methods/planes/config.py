@@ -66,6 +66,13 @@ class PlanesConfig(SliceConfig):
         return tuple(self.virtual.roles)
 
     @property
+    def learned_roles(self) -> tuple[str, ...]:
+        """The roles that a study of the training had; the heat maps of others are untrained."""
+        if self.studies == "series" and self.frames is not None:
+            return tuple(role for role in self.roles if role in self.frames)
+        return self.roles
+
+    @property
     def sigma(self) -> float:
         """Standard deviation of a line's heat map in pixels."""
         if self.sigma_px is not None:
