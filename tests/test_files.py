@@ -27,17 +27,16 @@ from situs.files import (
     file_inside,
     file_sha256,
     keep_file,
-    read_csv,
     remembered,
     remove_leftovers,
     sha256,
-    write_csv,
     write_file,
     write_files,
     write_json,
     writing,
     writing_folder,
 )
+from situs.tables import read_csv, write_csv
 from situs.weights.nnunet_plans import Plan
 from situs.weights.weights import load_card
 

@@ -75,6 +75,8 @@ def test_the_map_that_carries_gradient_is_the_same_map() -> None:
     maps = line_heatmap(lines, (20, 30), (1.0, 2.0), 6.0)
     plain = line_heatmap(lines.detach(), (20, 30), (1.0, 2.0), 6.0)
     torch.testing.assert_close(maps.detach(), plain)
+    with torch.no_grad():  # an observation of lines that are trained
+        torch.testing.assert_close(line_heatmap(lines, (20, 30), (1.0, 2.0), 6.0), plain)
     (gradient,) = torch.autograd.grad(maps.sum(), lines)
     step = 1e-6 * torch.ones_like(lines)
     moved = line_heatmap(lines.detach() + step, (20, 30), (1.0, 2.0), 6.0)

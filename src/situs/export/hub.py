@@ -72,7 +72,8 @@ def write(origin: Origin, out: Path) -> Written:
     write_file(out / "README.md", model_card(origin))
     if (run := _run(origin.path)) is not None:
         card, data = origin.card, run.data
-        facts = (data["records"], data["refused"], card.preprocessing, card.data_fingerprint)
+        told = data.model_dump(mode="json", exclude_unset=True)
+        facts = (told["records"], told["refused"], card.preprocessing, card.data_fingerprint)
         write_file(out / "DATA.md", data_card(*facts))
     return Written(
         written.checked,

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import RunError
-from situs.files import read_csv, read_json
+from situs.files import read_json
 from situs.observation import Observation, Score
 from situs.scans.aliases import Names
+from situs.tables import read_csv
 from situs.training.record import DataRecord, ResultRecord, RunRecord, read_record
 from situs.training.run import Run, whole_observations
 

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from situs.files import read_csv, write_csv
 from situs.scans.privacy import digest
+from situs.tables import read_csv, write_csv
 
 MAPPING = "names.csv"
 _DIGITS = 8

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from situs.store.prepare import estimate_bytes, median_spacing, prepare
+from situs.store.estimate import estimate_bytes, median_spacing
+from situs.store.prepare import prepare
 from situs.store.preprocess import Prepared, preprocess, restore, restore_largest
 from situs.store.record import Record
 from situs.store.rules import Preprocessing

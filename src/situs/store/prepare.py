@@ -21,15 +21,14 @@ from situs.catalog.patients import burned_in_warning
 from situs.config import Config
 from situs.errors import NotWritten, ScanRefused, SitusError, StoreError, not_writable
 from situs.files import check_writable, remove_leftovers, sha256, write_file
-from situs.geometry.axes import ras_axes
 from situs.locks import holding, is_empty
 from situs.scans.parallel import LIMIT_S, isolated_map
 from situs.scans.quality import check_prepared
 from situs.scans.refusals import refuse
 from situs.store.chunks import write_array
-from situs.store.grid import median_spacing_of, resampled_shape
+from situs.store.estimate import estimate_bytes, median_spacing, prepared_shape
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file
-from situs.store.preprocess import LARGEST_VOXELS, preprocess, target_spacing
+from situs.store.preprocess import LARGEST_VOXELS, preprocess
 from situs.store.record import Head, Record, fingerprint, is_sealed, sealed
 from situs.store.rules import Preprocessing, Spacing
 from situs.store.store import Refusal, Store, check_rules, is_whole, read_head
@@ -152,31 +151,6 @@ def _prepare(
         if progress is not None:
             progress("scans to prepare", number, len(jobs))
     return _finish(out, head, [kept[e.key] for e in entries if e.key in kept], refused)
-
-
-def median_spacing(entries: Sequence[Entry]) -> Spacing:
-    """Median spacing along R, A, S of scans that may be stored in any orientation."""
-    return median_spacing_of((np.reshape(e.affine, (4, 4)), e.spacing) for e in entries)
-
-
-def prepared_shape(
-    entry: Entry, rules: Preprocessing, spacing_mm: Spacing | None = None
-) -> tuple[int, int, int]:
-    """Voxels along R, A, S that a scan gets where nothing is cropped."""
-    axes, _ = ras_axes(np.reshape(entry.affine, (4, 4)))
-    spacing = [entry.spacing[a] for a in axes]
-    size = [entry.shape[a] for a in axes]
-    return resampled_shape(size, spacing, target_spacing(rules, size, spacing, spacing_mm))
-
-
-def estimate_bytes(
-    entries: Iterable[Entry], rules: Preprocessing, spacing_mm: Spacing | None = None
-) -> int:
-    """Upper bound of the voxels' size on disk: nothing cropped, nothing compressed."""
-    total = 0
-    for entry in entries:
-        total += entry.channels * math.prod(prepared_shape(entry, rules, spacing_mm))
-    return total * np.dtype(rules.dtype).itemsize
 
 
 def _begun(out: Path, rules: Preprocessing) -> Head | None:

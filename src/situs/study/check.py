@@ -7,12 +7,13 @@ from pathlib import Path
 
 from situs.config import read_whole_yaml
 from situs.errors import Fault, SitusError
-from situs.files import read_csv, read_json
+from situs.files import read_json
 from situs.places import spelled
 from situs.scans.aliases import MAPPING
 from situs.store import Store
 from situs.store.check import check_store
 from situs.study.jobs import COST, JOB, RESULT, RUN
+from situs.tables import read_csv
 from situs.training.check import check_run, check_weights, tried
 from situs.transfer.check import check_predictions, check_result
 from situs.transfer.folder import BEGUN

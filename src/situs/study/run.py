@@ -13,7 +13,7 @@ import torch
 from situs.config import dump_yaml, load_config
 from situs.datasets.dataset import Dataset, open_dataset
 from situs.errors import ConfigError, setting
-from situs.files import cell, check_writable, write_file, write_json
+from situs.files import check_writable, write_file, write_json
 from situs.locks import holding
 from situs.scans.aliases import Names
 from situs.study.archives import image_files
@@ -26,6 +26,7 @@ from situs.study.results import StudyResult, collect
 from situs.study.scheduler import WORKER, Event, Scheduler
 from situs.study.splits import split_cases, without_leaks
 from situs.study.unlabelled import read_unlabelled, unknown_to_test
+from situs.tables import cell
 
 
 def carry_out(

@@ -8,10 +8,10 @@ from typing import Any
 
 from situs.config import read_whole_yaml
 from situs.errors import Fault, SitusError
-from situs.files import read_csv
 from situs.observation import Observation
 from situs.scans.aliases import MAPPING
 from situs.store.check import check_store
+from situs.tables import read_csv
 from situs.training.run import Run
 from situs.weights.weights import CARD, load_card, load_part
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from situs.config import read_yaml
 from situs.errors import RunError, SitusError, not_writable, setting
-from situs.files import read_csv, write_csv, write_file, write_json
+from situs.files import write_file, write_json
 from situs.observation import Observation
+from situs.tables import read_csv, write_csv
 from situs.training.record import DataRecord, RunRecord, checked, read_record
 from situs.training.states import States
 

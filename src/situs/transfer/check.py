@@ -9,7 +9,8 @@ from pathlib import Path
 
 from situs.config import read_whole_yaml
 from situs.errors import Fault, SitusError
-from situs.files import file_inside, read_csv, read_json
+from situs.files import file_inside, read_json
+from situs.tables import read_csv
 from situs.training.check import check_observations, check_weights, tried
 from situs.training.states import States
 from situs.transfer.folder import BEGUN, CONFIG, STATE

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from situs.errors import RunError, setting
-from situs.files import file_inside, read_csv, write_csv
+from situs.files import file_inside
+from situs.tables import read_csv, write_csv
 from situs.transfer.attribution import Input, free_name
 from situs.transfer.model import Task
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from situs.errors import RunError
-from situs.files import read_csv, write_csv, write_json
+from situs.files import write_json
+from situs.tables import read_csv, write_csv
 from situs.training.record import ResultRecord, read_record
 from situs.weights.ledger import Ledger
 
