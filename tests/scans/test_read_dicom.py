@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from campaign_dicom import pack
 from dicom_files import (
     AXIAL,
     OBLIQUE,
@@ -336,6 +337,24 @@ def test_compressed_pixels_decode(tmp_path: Path, kind: str) -> None:
     scan = read_scan(packed)
     np.testing.assert_array_equal(scan.array, expected.array)
     np.testing.assert_allclose(scan.affine, expected.affine)
+
+
+@pytest.mark.parametrize("packing", ["JPEG lossless", "JPEG 2000", "JPEG-LS", "RLE"])
+@pytest.mark.parametrize("signed", [True, False])
+def test_compressed_values_fit_the_stored_bits_or_are_refused(
+    tmp_path: Path, packing: str, signed: bool
+) -> None:
+    """Whether a decoder cuts values to BitsStored or not, a wrong header gives no wrong volume."""
+    voxels = noise((34, 33, 4)) - (500 if signed and packing != "JPEG-LS" else 0)
+    for bits in (1, 7, 9, 10, 12):
+        folder = tmp_path / str(bits)
+        for file in write_series(folder, voxels, PixelRepresentation=int(signed)):
+            pack(file, packing)
+            edit(file, BitsStored=bits, HighBit=bits - 1)
+        if bits < 10:
+            assert "BitsStored" in refused(folder, "unreadable-file").detail
+        else:
+            np.testing.assert_array_equal(read_scan(folder).array[0], voxels)
 
 
 def test_oblique_is_what_the_fixture_says() -> None:

@@ -104,6 +104,18 @@ class Pixels:
             detail = f"{bare} of {len(slices)} slices have no RescaleSlope and RescaleIntercept"
             raise refuse("mixed-rescale", self._path, detail)
 
+    def _check_bits(self, frames: npt.NDArray[Any], stored: int, file: Path) -> None:
+        """Refuse values that take more bits than those in which the header says they stand.
+
+        Values with a sign may leave the bits above it empty, or fill all of them with it.
+        """
+        low, high = int(frames.min()), int(frames.max())
+        half = 2 ** (stored - 1)
+        signed, plain = low >= -half and high < half, low >= 0 and high < 2 * half
+        if not (signed or plain):
+            detail = f"{self._which(file)} has values of more bits than BitsStored ({stored}) says"
+            raise refuse("unreadable-file", self._path, detail)
+
     def _which(self, file: Path) -> str:
         return which_file(file, self._files)
 
@@ -119,6 +131,7 @@ class Pixels:
         if "PixelData" in dataset:
             fill_missing_attributes(dataset, self._path)
             left = _left_aligned(dataset)
+            stated = _ask_for_all_bits(dataset)
         try:
             frames = pixel_array(dataset)
         except (NotImplementedError, RuntimeError):
@@ -127,6 +140,9 @@ class Pixels:
             detail = f"{self._which(file)} has damaged or too few pixels"
             raise refuse("truncated-file", self._path, detail) from None
         if "PixelData" in dataset:
+            if stated:
+                dataset.BitsStored = stated
+                self._check_bits(frames, stated, file)
             frames = _signed(frames, dataset)
             if left and (frames & (2**left - 1)).any():
                 detail = f"{self._which(file)} has values below the bits that HighBit names"
@@ -164,6 +180,19 @@ def _left_aligned(dataset: Dataset) -> int:
         return 0
     dataset.BitsStored = high + 1
     return high + 1 - stored
+
+
+def _ask_for_all_bits(dataset: Dataset) -> int:
+    """BitsStored of compressed pixels, of which decoders are told that they fill their cells.
+
+    Some decoders cut values to BitsStored, and some do not: told of all bits, none does, and
+    whether the header is true can be seen. 0 where there is nothing to ask.
+    """
+    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    if not _is_compressed(dataset) or not 1 <= stored < allocated:
+        return 0
+    dataset.BitsStored, dataset.HighBit = allocated, allocated - 1
+    return stored
 
 
 def _signed(frames: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
