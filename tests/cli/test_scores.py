@@ -21,8 +21,9 @@ def observation(*scores: Score, **changes: object) -> Observation:
 
 
 def test_the_table_in_a_pipe_has_no_control_characters_and_keeps_every_fact(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # as wide as it needs, unless somebody asks
     hostile = score(label="[red]evil[/] \x1b[31m" + "x" * 90)
     seen = observation(score(), hostile, warnings=("features collapsed; raise the weight",))
     print_scores([seen])

@@ -147,7 +147,7 @@ def test_a_page_can_be_followed(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_say_what_they_are_and_the_prose_names_what_there_is(page: Path) -> None:
     for block in blocks(page):
-        assert block.language in ("sh", "console", "python", "yaml", "toml"), block.place
+        assert block.language in ("sh", "console", "python", "yaml", "toml", "text"), block.place
         assert block.language != "yaml" or block.text.startswith("# "), (
             f"{block.place}: its first line names the file, '# NAME.yaml'"
         )
