@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from situs import backbones
 from situs.backbones.base import BackboneConfig
+from situs.config import validate
 from situs.errors import ConfigError
 from situs.geometry import Plane
 from situs.methods.base import Network
@@ -15,10 +16,11 @@ from situs.methods.sal import Sal, SalConfig, local_alignment, spread
 from situs.methods.sal.heads import embed
 from situs.methods.sal.matching import discs_of, matches, planes_of
 from situs.methods.sal.registration import alignment_in_patient, registered
-from situs.methods.sal.views import disc_places, draw_pair, sample_pairs
+from situs.methods.sal.views import deformed, disc_places, draw_pair, sample_pairs
 from situs.observation import Observation
 from situs.views import ArraySource
 from situs.views.controls import Emptied
+from situs.views.planes import cut
 from situs.views.slices import Pose, ViewGrid, posed
 
 
@@ -166,6 +168,29 @@ def test_a_posed_view_is_turned_within_its_slice() -> None:
     shift = turned.center_mm - still.center_mm
     assert shift @ turned.column_mm == pytest.approx(0.1 * 8 * 0.6)
     assert shift @ turned.row_mm == pytest.approx(-0.2 * 12 * 0.6)
+
+
+def test_a_mirrored_view_shows_what_its_geometry_says() -> None:
+    source, grid = scan((40, 30, 20), (1, 1, 1), 0), ViewGrid((15, 15), 1.0)
+    base = Plane.from_affine(source.affine, 2, 9, source.shape)
+    as_is, mirrored = (posed(base, base.center_mm, grid, Pose(0.3, mirrored=m)) for m in (0, 1))
+    images = cut(source, [as_is, mirrored], None)
+    np.testing.assert_allclose(images[1], images[0][..., ::-1], atol=1e-4)
+    assert np.allclose(mirrored.to_mm([[0, 4]]), as_is.to_mm([[14, 4]]))
+
+
+def test_deformed_slices_are_smooth_bounded_and_only_placed() -> None:
+    ramp = np.broadcast_to(np.arange(48, dtype=np.float32), (3, 1, 48, 48)).copy()
+    moved = deformed(ramp, 3.0, np.random.default_rng(0))
+    assert np.array_equal(moved, deformed(ramp, 3.0, np.random.default_rng(0)))
+    away = np.abs(moved - ramp)[..., 8:-8, 8:-8]
+    assert 0.5 < away.max() <= 3 + 1e-3
+    assert np.abs(np.diff(moved, axis=-2)).max() < 1.5, "smooth"
+    pcl = SalConfig(preset="pcl")
+    assert pcl.weights["local"] == pcl.weights["spread"] == 0
+    assert pcl.pose.mirror == 0.5
+    with pytest.raises(ConfigError, match="elastic_mm is for slices that are only placed"):
+        validate(SalConfig, {"elastic_mm": 2})
 
 
 def test_samples_are_reproducible_and_stack() -> None:

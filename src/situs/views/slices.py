@@ -40,20 +40,24 @@ class PoseConfig(Config):
         rotation_deg: Largest rotation to either side.
         scale: Largest relative change of size.
         shift: Largest shift along rows and columns, as a share of the view.
+        mirror: Probability that the columns run the other way. Geometry is mirrored with the image,
+            but left and right of the body change places in it.
     """
 
     rotation_deg: float = Field(15.0, ge=0, le=180)
     scale: float = Field(0.1, ge=0, lt=0.9)
     shift: float = Field(0.1, ge=0, le=1)
+    mirror: float = Field(0.0, ge=0, le=1)
 
 
 @dataclass(frozen=True)
 class Pose:
-    """What was drawn: the view is turned, enlarged and moved within its plane."""
+    """What was drawn: the view is turned, enlarged, moved and mirrored within its plane."""
 
     angle_rad: float = 0.0
     zoom: float = 1.0
     shift: tuple[float, float] = (0.0, 0.0)
+    mirrored: bool = False
 
 
 def draw_pose(config: PoseConfig, rng: np.random.Generator) -> Pose:
@@ -63,6 +67,7 @@ def draw_pose(config: PoseConfig, rng: np.random.Generator) -> Pose:
         angle_rad=float(np.radians(config.rotation_deg) * angle),
         zoom=float((1 + config.scale) ** zoom),
         shift=(float(config.shift * down), float(config.shift * right)),
+        mirrored=config.mirror > 0 and bool(rng.random() < config.mirror),
     )
 
 
@@ -76,7 +81,7 @@ def posed(base: Plane, center_mm: npt.ArrayLike, grid: ViewGrid, pose: Pose) -> 
         pose: What augmentation drew.
     """
     cos, sin = np.cos(pose.angle_rad), np.sin(pose.angle_rad)
-    row = cos * base.row_mm + sin * base.column_mm
+    row = (-1 if pose.mirrored else 1) * (cos * base.row_mm + sin * base.column_mm)
     column = cos * base.column_mm - sin * base.row_mm
     size, step = grid.size, grid.spacing_mm * pose.zoom
     moved = (

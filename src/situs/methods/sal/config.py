@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from situs.errors import ConfigError
+from situs.methods.config import Preset
 from situs.methods.slices import SliceConfig
 
 
@@ -25,6 +27,9 @@ class SalConfig(SliceConfig):
             ``"inside"`` where positions are matched or pixels placed, and ``"all"`` where slices
             are only placed along the scan.
         shown_mm: Diameter of the disc; None fits the data.
+        elastic_mm: How far control points of an elastic deformation may move along rows and
+            columns; for slices that are only placed along the scan, since a deformed view no
+            longer lies where its geometry says.
         features: Which of the network's features are matched position by position: the encoder's
             coarsest scale, as in the paper, or the decoder's, which are fine (ours).
         stride: Pixels between the positions that are matched, along rows and columns; None takes
@@ -49,6 +54,18 @@ class SalConfig(SliceConfig):
             off unless it is given a weight.
     """
 
+    # Positional contrastive learning as arXiv 2106.09157 augments: mirrored, turned by any angle,
+    # enlarged by 0.7 to 1.3 (here 0.77 to 1.3, evenly in logarithms), deformed. By how much it
+    # deforms is not known; the 4 mm are ours.
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pcl": Preset(
+            {
+                "weights": {"local": 0.0, "spread": 0.0},
+                "pose": {"rotation_deg": 180.0, "scale": 0.3, "mirror": 0.5},
+                "elastic_mm": 4.0,
+            }
+        )
+    }
     default_weights: ClassVar[dict[str, float]] = {
         "local": 1.0,
         "spread": 1.0,
@@ -60,6 +77,7 @@ class SalConfig(SliceConfig):
     pairs: PositiveInt = 2
     shown: Literal["inside", "all"] | None = None
     shown_mm: PositiveFloat | None = None
+    elastic_mm: NonNegativeFloat = 0.0
     features: Literal["encoder", "decoder"] = "encoder"
     stride: PositiveInt | None = None
     embedding: PositiveInt = 64
@@ -79,6 +97,15 @@ class SalConfig(SliceConfig):
         if isinstance(values, dict) and {"pairs", "embedding", "frame", "hidden"} <= set(values):
             return {"shown": "all", **values}
         return values
+
+    @model_validator(mode="after")
+    def _deformed_slices_are_only_placed(self) -> Self:
+        if self.elastic_mm and (self.weight("local") or self.weight("pixel")):
+            raise ValueError(
+                "elastic_mm is for slices that are only placed along the scan: set weights.local "
+                "and weights.pixel to 0, or elastic_mm to 0"
+            )
+        return self
 
     @property
     def known(self) -> bool:

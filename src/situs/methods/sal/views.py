@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.ndimage import zoom
+from torch.nn import functional as F
 
 from situs.geometry import Plane
 from situs.methods.base import Batch
@@ -25,6 +28,8 @@ Array = npt.NDArray[np.float64]
 # lie apart, in radii: places within a slice then leave room for a disc and its move.
 _SHOWN = 0.55
 _APART = 1.5
+
+_CONTROL = 8  # points of a deformation along each side of a view
 
 
 class SlicePair(NamedTuple):
@@ -123,15 +128,15 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
         at = disc_places(bases[0], radius, rng) if radius else np.zeros((2, 2))
         for index, base, place in zip((pair.first, pair.second), bases, at, strict=True):
             pose = draw_pose(config.pose, rng)
-            pose = Pose(
-                pose.angle_rad, pose.zoom, (pose.shift[0] + part[0], pose.shift[1] + part[1])
-            )
+            pose = replace(pose, shift=(pose.shift[0] + part[0], pose.shift[1] + part[1]))
             discs.append(base.center_mm + place @ np.stack([base.row_mm, base.column_mm]))
             planes.append(posed(base, discs[-1], config.grid, pose))
             positions.append(position(source, pair.axis, index))
             axes.append(pair.axis)
             depths.append(index * source.spacing[pair.axis])
     images = cut_discs(source, planes, np.stack(discs), radius)
+    if config.elastic_mm:
+        images = deformed(images, config.elastic_mm / config.grid.spacing_mm, rng)
     if config.intensity is not None:
         jitter(images, config.intensity, rng)
 
@@ -162,6 +167,27 @@ def cut_discs(
     """Views ``(N, C, rows, columns)`` of slices, air outside the discs; whole without radius."""
     seen = None if radius_mm is None else shown(planes, centers_mm, radius_mm)
     return cut(source, planes, seen)
+
+
+def deformed(
+    images: npt.NDArray[np.float32], pixels: float, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Views ``(N, C, rows, columns)``, each deformed elastically; their borders go on outside.
+
+    Control points of a cubic B-spline, an eighth of the view apart, are moved by up to ``pixels``
+    along rows and columns; no pixel moves further.
+    """
+    count, _, *size = images.shape
+    control = rng.uniform(-pixels, pixels, (count, 2, _CONTROL, _CONTROL))
+    # Without the prefilter control points are approximated and nothing overshoots them.
+    moves = zoom(control, (1, 1, *(n / _CONTROL for n in size)), order=3, prefilter=False)
+    places = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij")) + moves
+    share = 2 * places / (np.array(size)[:, None, None] - 1) - 1
+    grid = torch.from_numpy(np.moveaxis(share[:, ::-1], 1, -1).astype(np.float32))
+    sampled = F.grid_sample(
+        torch.from_numpy(images), grid, padding_mode="border", align_corners=True
+    )
+    return sampled.numpy()
 
 
 def _random_part(
