@@ -101,6 +101,7 @@ def _run_pool(
                     results = future.result()
                     yield from zip(under_way.pop(future), results, strict=True)
         except BrokenProcessPool:
+            _kill(pool)
             suspects.extend(item for items in under_way.values() for item in items)
             return True
 
@@ -120,6 +121,7 @@ def _one_by_one(
                     result = _submit(pool, function, left[:1]).result(limit_s)
                     yield left.pop(0), result[0]
             except BrokenProcessPool:
+                _kill(pool)
                 item = left.pop(0)
                 yield item, crashed(item)
             except TimeoutError:
@@ -129,6 +131,7 @@ def _one_by_one(
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:
+    """End all processes; also of a broken pool, which waits for one that it started meanwhile."""
     # From Python 3.14 on this is pool.kill_workers(); before, the processes have no public name.
     for process in list(pool._processes.values()):
         process.kill()
