@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 
 def square(item: int) -> int:
@@ -29,3 +30,24 @@ def slow_square(item: int) -> int:
 
 def minus_two(item: int) -> int:
     return -2
+
+
+def deaf_until_killed(item: Path) -> str:
+    """Never ends and takes no notice of SIGTERM, or dies as soon as the file beside is there."""
+    beside = item.with_name("deaf")
+    if item == beside:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        beside.touch()
+        time.sleep(3600)
+    while not beside.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return item.name
+
+
+def dead(item: Path) -> str:
+    return "dead"
+
+
+def late(item: Path) -> str:
+    return "late"

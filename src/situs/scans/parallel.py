@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from types import ModuleType
 from typing import TypeVar
 
@@ -68,9 +69,10 @@ def isolated_map(
         yield from ((item, function(item)) for item in items)
         return
     waiting = _chunks(items, chunk)
-    count = default_workers() if workers is None else workers
+    first = list(islice(waiting, default_workers() if workers is None else workers))
+    count, waiting = len(first), chain(first, waiting)
     suspects: list[T] = []
-    more = True
+    more = bool(first)
     while more:
         more = yield from _run_pool(function, waiting, count, suspects, limit_s)
         yield from _one_by_one(function, suspects, crashed, timed_out or crashed, limit_s)
@@ -86,12 +88,14 @@ def _run_pool(
 ) -> Generator[tuple[T, R], None, bool]:
     """Feed one pool until the chunks end (returns False), or it breaks or stalls (True)."""
     under_way: dict[Future[list[R]], list[T]] = {}
+    taken: list[T] = []  # and not under way: a pool that broke meanwhile takes nothing
     with _pool(workers) as pool:
         try:
             while True:
                 # A short queue: what is under way when the pool breaks must run again.
-                while len(under_way) < 2 * workers and (items := next(waiting, None)) is not None:
-                    under_way[_submit(pool, function, items)] = items
+                while len(under_way) < 2 * workers and (taken := next(waiting, [])):
+                    future = _submit(pool, function, taken)
+                    under_way[future], taken = taken, []
                 if not under_way:
                     return False
                 done = wait(under_way, limit_s, return_when=FIRST_COMPLETED).done
@@ -102,7 +106,7 @@ def _run_pool(
                     yield from zip(under_way.pop(future), results, strict=True)
         except BrokenProcessPool:
             _kill(pool)
-            suspects.extend(item for items in under_way.values() for item in items)
+            suspects.extend(item for items in (*under_way.values(), taken) for item in items)
             return True
 
 
@@ -121,7 +125,6 @@ def _one_by_one(
                     result = _submit(pool, function, left[:1]).result(limit_s)
                     yield left.pop(0), result[0]
             except BrokenProcessPool:
-                _kill(pool)
                 item = left.pop(0)
                 yield item, crashed(item)
             except TimeoutError:
@@ -131,7 +134,7 @@ def _one_by_one(
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:
-    """End all processes; also of a broken pool, which waits for one that it started meanwhile."""
+    """End all processes, also one deaf to SIGTERM, which a pool that broke would wait for."""
     # From Python 3.14 on this is pool.kill_workers(); before, the processes have no public name.
     for process in list(pool._processes.values()):
         process.kill()
@@ -140,7 +143,7 @@ def _kill(pool: ProcessPoolExecutor) -> None:
 def _submit(
     pool: ProcessPoolExecutor, function: Callable[[T], R], items: list[T]
 ) -> Future[list[R]]:
-    """Hand out items; this is also the moment at which the pool starts its processes.
+    """Hand out items; the first time this is also when the pool starts its processes.
 
     A new process imports the script that started it, which would run the script again where it
     has no ``if __name__ == "__main__"``. Ours need nothing of it, so they find it empty.
@@ -148,19 +151,9 @@ def _submit(
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
-        future = pool.submit(_apply, function, items)
+        return pool.submit(_apply, function, items)
     finally:
         sys.modules["__main__"] = script
-    _watch_all(pool)
-    return future
-
-
-def _watch_all(pool: ProcessPoolExecutor) -> None:
-    # The pool's own thread is woken before a process is started, so that one which dies before
-    # anything else happens is watched by nobody, and what it was given waited for forever.
-    with pool._shutdown_lock:
-        if not pool._broken:
-            pool._executor_manager_thread_wakeup.wakeup()
 
 
 def _begin_process() -> None:
@@ -191,4 +184,9 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(_PRELOAD)
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_process)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_process)
+    # All processes start before the thread that watches them, as where they are forked. Started
+    # one by one beside it, one may die unseen, or start while the pool breaks: that was waited for
+    # without end, or an error about a closed handle.
+    pool._safe_to_dynamically_spawn_children = False  # type: ignore[attr-defined]
+    return pool
