@@ -18,6 +18,7 @@ from dicom_files import (
     common,
     edit,
     jpeg_lossless,
+    jpeg_of_few_bits,
     noise,
     write_enhanced,
     write_series,
@@ -355,6 +356,54 @@ def test_compressed_values_fit_the_stored_bits_or_are_refused(
             assert "BitsStored" in refused(folder, "unreadable-file").detail
         else:
             np.testing.assert_array_equal(read_scan(folder).array[0], voxels)
+
+
+@pytest.mark.parametrize("packing", ["JPEG lossless", "JPEG-LS"])
+def test_a_sign_that_a_stream_of_few_bits_may_hold(tmp_path: Path, packing: str) -> None:
+    """JPEG knows no sign: the stream's highest bit is one only where BitsStored says as many."""
+    for bits, low in ((10, -500), (12, -500), (16, -500), (12, -1), (12, 0)):
+        voxels = noise((34, 33, 4)) // 2 + low
+        folder = tmp_path / f"{bits} {low}"
+        said = {"BitsStored": 10, "HighBit": 9, "PixelRepresentation": 0}
+        for file in write_series(folder, voxels & 1023, **said):
+            jpeg_of_few_bits(file, 10) if packing == "JPEG lossless" else pack(file, packing)
+            edit(file, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=1)
+        if bits == 10 or low == 0:
+            np.testing.assert_array_equal(read_scan(folder).array[0], voxels)
+        else:
+            assert "negative" in refused(folder, "unreadable-file").detail
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_bits_above_the_stored_ones_are_an_overlay_or_refused(tmp_path: Path, signed: bool) -> None:
+    """Other readers cut them, of an overlay or of values that need them, without a word."""
+    voxels = noise((34, 33, 4)) - (500 if signed else 0)
+    overlay = (np.indices(voxels.shape).sum(0) % 5 == 0).astype(np.int16) << 13
+    said = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": int(signed)}
+    for place in (13, 14, 0, None):
+        folder = tmp_path / str(place)
+        files = write_series(folder, voxels & 4095 | overlay, **said)
+        for file in files if place is not None else ():
+            ds = pydicom.dcmread(file)
+            ds.add_new(0x60020102, "US", place)
+            ds.save_as(file)
+        if place == 13:
+            np.testing.assert_array_equal(read_scan(folder).array[0], voxels)
+        else:
+            assert "no overlay" in refused(folder, "unreadable-file").detail
+    theirs = pydicom.dcmread(files[0]).pixel_array
+    np.testing.assert_array_equal(theirs.T, voxels[..., 0])
+
+
+def test_an_overlay_below_values_that_are_left_aligned(tmp_path: Path) -> None:
+    voxels = noise((34, 33, 4)) - 500
+    overlay = (np.indices(voxels.shape).sum(0) % 5 == 0).astype(np.int16) << 3
+    said = {"BitsStored": 12, "HighBit": 15, "PixelRepresentation": 1}
+    for file in write_series(tmp_path, voxels << 4 | overlay, **said):
+        ds = pydicom.dcmread(file)
+        ds.add_new(0x60000102, "US", 3)
+        ds.save_as(file)
+    np.testing.assert_array_equal(read_scan(tmp_path).array[0], voxels)
 
 
 def test_oblique_is_what_the_fixture_says() -> None:

@@ -106,6 +106,25 @@ def jpeg_lossless(file: Path) -> None:
     _packed_by_itk(file, "JPEG", pydicom.uid.JPEGLosslessSV1)
 
 
+def jpeg_of_few_bits(file: Path, bits: int) -> None:
+    """Pack unsigned pixels of ``bits`` bits as lossless JPEG whose stream says that many.
+
+    ITK's says 16. Only the value before the first depends on it, the middle of the range.
+    """
+    ds = pydicom.dcmread(file)
+    ds.PixelData = (ds.pixel_array + np.uint16(2**15 - 2 ** (bits - 1))).tobytes()
+    ds.BitsStored, ds.HighBit = 16, 15
+    ds.save_as(file)
+    jpeg_lossless(file)
+    ds = pydicom.dcmread(file)
+    frame_header = ds.PixelData.index(b"\xff\xc3")
+    assert ds.PixelData[frame_header + 4] == 16
+    start, end = ds.PixelData[: frame_header + 4], ds.PixelData[frame_header + 5 :]
+    ds.PixelData = start + bytes([bits]) + end
+    ds.BitsStored, ds.HighBit = bits, bits - 1
+    ds.save_as(file)
+
+
 def jpeg_2000(file: Path) -> None:
     """Pack the pixels of a written file as lossless JPEG 2000, with the GDCM inside SimpleITK."""
     _packed_by_itk(file, "JPEG2000", pydicom.uid.JPEG2000Lossless)

@@ -46,9 +46,14 @@ _DEFAULTS: dict[str, int | str] = {
 _STORED = ("BitsAllocated", "BitsStored", "HighBit")
 FORM_OF_PIXELS = (*_DEFAULTS, "NumberOfFrames", "Rows", "Columns", *_STORED)
 """What a decoder needs to know of an image, and nothing of the patient."""
-_FORM_TAGS = tuple(
-    cast(int, tag_for_keyword(name))
-    for name in (*FORM_OF_PIXELS, "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+OVERLAY_BIT_POSITIONS = tuple(range(0x60000102, 0x60200102, 0x20000))
+"""Where headers say in which bits of the pixels overlays stand (retired), one a group."""
+_FORM_TAGS = (
+    *(
+        cast(int, tag_for_keyword(name))
+        for name in (*FORM_OF_PIXELS, "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+    ),
+    *OVERLAY_BIT_POSITIONS,
 )
 _PIXEL_DATA = 0x7FE00010
 _OTHER_PIXELS = (0x7FE00008, 0x7FE00009)  # floats, doubles
@@ -62,8 +67,8 @@ class PixelsAt:
         offset: Of the element that holds them, in bytes.
         implicit: Whether elements there are written without their VR.
         little: Whether they are written in little endian.
-        form: :data:`FORM_OF_PIXELS` and tables of offsets as the header has them, with the file
-            meta information.
+        form: :data:`FORM_OF_PIXELS`, tables of offsets and :data:`OVERLAY_BIT_POSITIONS` as the
+            header has them, with the file meta information.
     """
 
     offset: int
