@@ -337,3 +337,13 @@ def test_an_axis_of_components_must_be_called_one(tmp_path: Path, kind: str) -> 
     )
     with pytest.raises(situs.ScanRefused, match="'list'"):
         read_scan(path, "all")
+
+
+@pytest.mark.parametrize("matrix", ["2 0 0 0 1 0 0 0 1", "0 3 0 -0.5 0 0 0 0 1"])
+def test_directions_of_another_length_scale_voxels_as_in_itk(tmp_path: Path, matrix: str) -> None:
+    path = meta(tmp_path / "a.mha", bytes_of(volume()), TransformMatrix=matrix)
+    as_itk_reads(path)
+    scan, image = read_scan(path), sitk.ReadImage(str(path))
+    for index in ((0, 0, 0), (8, 6, 4)):
+        place = np.array([*image.TransformIndexToPhysicalPoint(index), 1])
+        np.testing.assert_allclose(scan.affine @ [*index, 1], LPS @ place, atol=1e-9)
