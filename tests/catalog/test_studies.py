@@ -8,13 +8,8 @@ from scipy.spatial.transform import Rotation
 
 from situs.catalog.catalog import build_catalog
 from situs.catalog.stacks import Stack
-from situs.catalog.studies import (
-    available_rules,
-    by_role,
-    load_rules,
-    recognise,
-    study_table,
-)
+from situs.catalog.studies import available_rules, by_role, load_rules, recognise
+from situs.catalog.study_table import study_table
 from situs.errors import ConfigError
 from situs.views import ArraySource
 

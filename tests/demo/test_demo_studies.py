@@ -9,7 +9,8 @@ import SimpleITK
 
 from situs.catalog.catalog import build_catalog
 from situs.catalog.stacks import Stack
-from situs.catalog.studies import load_rules, study_table
+from situs.catalog.studies import load_rules
+from situs.catalog.study_table import study_table
 from situs.demo.studies import heart, write_demo_studies
 from situs.geometry import Plane, intersect
 from situs.methods.planes.scoring import constant_lines, line_errors

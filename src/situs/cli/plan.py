@@ -13,7 +13,7 @@ from situs.cli.tables import planned
 from situs.errors import SitusError
 
 if TYPE_CHECKING:
-    from situs.catalog.studies import StudyRow
+    from situs.catalog.study_table import StudyRow
     from situs.planning import RoleSummary
     from situs.planning.planner import RolePlan
 
@@ -88,7 +88,8 @@ def studies(
 
     Exit code 0 where every study has two roles or more, 1 where some have not, 2 where none has.
     """
-    from situs.catalog.studies import load_rules, study_table
+    from situs.catalog.studies import load_rules
+    from situs.catalog.study_table import study_table
     from situs.planning import open_catalog
 
     rows = study_table(open_catalog(paths).accepted, load_rules(rules))
