@@ -43,11 +43,10 @@ def mark_duplicates(measured: Sequence[Measured]) -> list[Entry]:
 def _chained(asked: Sequence[tuple[Entry, Thumbnail]]) -> Iterator[tuple[Entry, Entry]]:
     """Each scan that looks like others, after the earliest that it hangs together with."""
     entries = [entry for entry, _ in asked]
-    links = [
-        (i, j)
-        for i, j, _ in pairs_alike([picture for _, picture in asked])
-        if not _together(entries[i], entries[j])
-    ]
+    alike = pairs_alike(
+        [picture for _, picture in asked], skip=lambda i, j: _together(entries[i], entries[j])
+    )
+    links = [(i, j) for i, j, _ in alike]
     for later, earliest in linked(range(len(entries)), links).items():
         if later != earliest and not _together(entries[earliest], entries[later]):
             yield entries[earliest], entries[later]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -76,7 +78,11 @@ def likeness(first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
         ``(N, M)`` in [−1, 1].
     """
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
-    inside, others = _foreground(first), _foreground(second)
+    return _likeness(first, second, _backgrounds(first), _backgrounds(second))
+
+
+def _likeness(first: Array, second: Array, background: Array, other: Array) -> Array:
+    inside, others = _foreground(first, background), _foreground(second, other)
     everywhere = _standardised(first) @ _standardised(second).T
     if inside.all() and others.all():
         return everywhere
@@ -86,7 +92,9 @@ def likeness(first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
 
 
 def pairs_alike(
-    thumbnails: Sequence[Thumbnail], correlation: float = ALIKE
+    thumbnails: Sequence[Thumbnail],
+    correlation: float = ALIKE,
+    skip: Callable[[int, int], bool] = lambda i, j: False,
 ) -> list[tuple[int, int, float]]:
     """Pairs ``i < j`` that look alike, ordered, with their :func:`likeness`.
 
@@ -97,15 +105,22 @@ def pairs_alike(
     Args:
         thumbnails: Each ``(4096,)``, of :func:`thumbnail`.
         correlation: In (0, 1].
+        skip: Pairs of indices that are not asked.
     """
     coarse = _coarse(thumbnails)
+    background = cache(lambda i: _background(np.asarray(thumbnails[i], np.float32)))
     found = []
     for low in range(0, len(coarse), _BLOCK):
         rows = coarse[low : low + _BLOCK]
         for high in range(low, len(coarse), _BLOCK):
             near = rows @ coarse[high : high + _BLOCK].T >= correlation - COARSE_SLACK
-            for i, others in _candidates(near, low, high):
-                alike = likeness(thumbnails[i][None], np.stack([thumbnails[j] for j in others]))[0]
+            for i, others in _candidates(near, low, high, skip):
+                alike = _likeness(
+                    np.asarray(thumbnails[i], np.float32)[None],
+                    np.stack([thumbnails[j] for j in others]).astype(np.float32),
+                    np.array([background(i)], np.float32),
+                    np.array([background(j) for j in others], np.float32),
+                )[0]
                 found += [
                     (i, j, float(r)) for j, r in zip(others, alike, strict=True) if r >= correlation
                 ]
@@ -113,14 +128,14 @@ def pairs_alike(
 
 
 def _candidates(
-    near: npt.NDArray[np.bool_], low: int, high: int
+    near: npt.NDArray[np.bool_], low: int, high: int, skip: Callable[[int, int], bool]
 ) -> Iterator[tuple[int, list[int]]]:
     """Each row of a block with the later columns that it is near to, in pieces."""
-    for row in np.flatnonzero(near.any(1)).tolist():
-        columns = np.flatnonzero(near[row]) + high
-        columns = columns[columns > low + row]
-        for start in range(0, len(columns), _PIECE):
-            yield low + row, columns[start : start + _PIECE].tolist()
+    for row in (np.flatnonzero(near.any(1)) + low).tolist():
+        columns = (np.flatnonzero(near[row - low]) + high).tolist()
+        asked = [column for column in columns if column > row and not skip(row, column)]
+        for start in range(0, len(asked), _PIECE):
+            yield row, asked[start : start + _PIECE]
 
 
 def _coarse(thumbnails: Sequence[Thumbnail]) -> Array:
@@ -174,11 +189,17 @@ def _correlation(first: Array, second: Array, seen: Array, others: Array) -> Arr
     return np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 1e-7)
 
 
-def _foreground(thumbnails: Array) -> Array:
-    """1 where a thumbnail does not have its most frequent value, if that is frequent."""
-    masks = np.ones_like(thumbnails)
-    for mask, row in zip(masks, thumbnails, strict=True):
-        values, counts = np.unique(row, return_counts=True)
-        if counts.max() >= _BACKGROUND * row.size:
-            mask[row == values[counts.argmax()]] = 0
-    return masks
+def _foreground(thumbnails: Array, backgrounds: Array) -> Array:
+    """1 where a thumbnail does not have its background."""
+    return (thumbnails != backgrounds[:, None]).astype(np.float32)
+
+
+def _backgrounds(thumbnails: Array) -> Array:
+    return np.array([_background(row) for row in thumbnails], np.float32)
+
+
+def _background(thumbnail: Array) -> float:
+    """Its most frequent value, if that is frequent, else NaN."""
+    values, counts = np.unique(thumbnail, return_counts=True)
+    most = counts.argmax()
+    return float(values[most]) if counts[most] >= _BACKGROUND * thumbnail.size else math.nan

@@ -89,8 +89,11 @@ def near_duplicates(
     facts: Sequence[CaseFacts], correlation: float
 ) -> list[tuple[CaseFacts, CaseFacts, float]]:
     """Pairs of different patients whose scans are the same, or as like as ``correlation``."""
-    alike = pairs_alike([f.thumbnail for f in facts], correlation)
-    found = [(facts[i], facts[j], r) for i, j, r in alike if facts[i].group != facts[j].group]
+    groups = [f.group for f in facts]
+    alike = pairs_alike(
+        [f.thumbnail for f in facts], correlation, skip=lambda i, j: groups[i] == groups[j]
+    )
+    found = [(facts[i], facts[j], r) for i, j, r in alike]
     contents: dict[str, CaseFacts] = {}
     listed = {(a.name, b.name) for a, b, _ in found}
     for fact in facts:
