@@ -183,6 +183,15 @@ def test_motion_within_a_plane_equals_plain_trilinear_resampling(seed, spacing, 
         np.testing.assert_allclose(out, want, atol=1e-4)
 
 
+def test_a_shift_alone_moves_by_parts_of_a_voxel_along_all_axes() -> None:
+    array = np.random.default_rng(0).normal(size=(1, 30, 30, 30)).astype(np.float32)
+    motion = np.eye(4)
+    motion[:3, 3] = 0.25, -1.5, 2.75
+    got = moved_copy(ArraySource(array), (10, 11, 12), (6, 7, 8), motion)
+    want = ndimage.shift(array[0], motion[:3, 3], order=1)[10:16, 11:18, 12:20]
+    np.testing.assert_allclose(got[0], want, atol=1e-5)
+
+
 @pytest.mark.parametrize("plane", ["volume", "sagittal", "coronal", "axial"])
 def test_crops_of_a_moved_box_are_its_parts_however_much_is_done_at_once(
     plane: str, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ Affine = npt.NDArray[np.float64]
 Array = npt.NDArray[np.float32]
 
 _STILL = 1e-9  # largest entry of a matrix beside a kept axis
+_WHOLE = 1e-6  # voxels: what rounding leaves of a whole number of them
 _AT_ONCE = 2**20  # voxels of a copy: what they are made of and made into stays in a core's cache
 
 
@@ -131,9 +132,13 @@ class Back(NamedTuple):
 
     @property
     def kept_axis(self) -> int | None:
-        """The axis along which nothing moves, whose voxels stay whole voxels; None for no such."""
+        """The axis along which nothing moves, whose voxels stay whole voxels; None for no such.
+
+        A shift alone leaves the matrix as it is, but not the voxels.
+        """
         apart = np.abs(self.matrix - np.eye(3)) > _STILL
-        kept = np.flatnonzero(~(apart.any(0) | apart.any(1)))
+        part = np.abs(self.offset - self.offset.round()) > _WHOLE
+        kept = np.flatnonzero(~(apart.any(0) | apart.any(1) | part))
         return int(kept[-1]) if len(kept) else None
 
 
