@@ -7,6 +7,7 @@ that lies inside the scan wherever it is, has an outline that is the same for ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +94,7 @@ class Room:
         return moved
 
 
-def shown(planes: list[Plane], centers_mm: Array, radius_mm: float) -> npt.NDArray[np.bool_]:
+def shown(planes: Sequence[Plane], centers_mm: Array, radius_mm: float) -> npt.NDArray[np.bool_]:
     """``(N, rows, columns)``: which pixels of views lie in the disc about each one's centre.
 
     Args:

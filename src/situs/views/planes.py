@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.geometry import Plane
+from situs.views.inside import shown
 from situs.views.resampling import resampled
 from situs.views.source import Source
 
@@ -33,6 +34,18 @@ def cut(
         voxels fade as they would into a further one of air.
     """
     return resampled(source, pixel_to_voxel(source, planes), planes[0].shape, seen)
+
+
+def cut_discs(
+    source: Source, planes: Sequence[Plane], centers_mm: npt.ArrayLike, radius_mm: float | None
+) -> Array:
+    """:func:`cut` where slices show a disc each, about ``centers_mm (N, 3)``; whole without radius.
+
+    Outside the discs lies the scan's background.
+    """
+    if radius_mm is None:
+        return cut(source, planes)
+    return cut(source, planes, shown(planes, np.asarray(centers_mm), radius_mm))
 
 
 def pixel_to_voxel(source: Source, planes: Sequence[Plane]) -> Floats:

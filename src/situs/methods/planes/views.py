@@ -17,9 +17,9 @@ from situs.methods.base import Batch
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.frames import in_frame
 from situs.views.decoded import Kept
-from situs.views.inside import Room, shown
+from situs.views.inside import Room
 from situs.views.intensity import jitter
-from situs.views.planes import cut
+from situs.views.planes import cut_discs
 from situs.views.planes_virtual import anatomy_of, draw_slices, prescription
 from situs.views.slices import draw_pose, posed, stack_axes
 from situs.views.source import Source
@@ -176,10 +176,8 @@ def study_images(
     radius = config.virtual.radius_mm if config.studies == "virtual" else None
     for source in {id(s.source): s.source for s in slices}.values():
         mine = np.flatnonzero(owner == id(source)).tolist()
-        views, seen = [planes[k] for k in mine], None
-        if radius is not None:
-            seen = shown(views, np.stack([slices[k].base.center_mm for k in mine]), radius)
-        images[mine] = cut(source, views, seen)
+        middles = [slices[k].base.center_mm for k in mine]
+        images[mine] = cut_discs(source, [planes[k] for k in mine], middles, radius)
     return images
 
 

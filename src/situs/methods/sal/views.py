@@ -16,9 +16,8 @@ from situs.geometry import Plane
 from situs.methods.base import Batch
 from situs.methods.sal.config import SalConfig
 from situs.methods.sal.registration import across
-from situs.views.inside import shown
 from situs.views.intensity import jitter
-from situs.views.planes import cut
+from situs.views.planes import cut_discs
 from situs.views.slices import Pose, draw_pose, posed, stack_axes
 from situs.views.source import Source
 
@@ -134,7 +133,7 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
             positions.append(position(source, pair.axis, index))
             axes.append(pair.axis)
             depths.append(index * source.spacing[pair.axis])
-    images = cut_discs(source, planes, np.stack(discs), radius)
+    images = cut_discs(source, planes, discs, radius)
     if config.elastic_mm:
         images = deformed(images, config.elastic_mm / config.grid.spacing_mm, rng)
     if config.intensity is not None:
@@ -159,14 +158,6 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
             np.stack([across(*pair) for pair in zip(planes[::2], planes[1::2], strict=True)])
         ),
     }
-
-
-def cut_discs(
-    source: Source, planes: list[Plane], centers_mm: Array, radius_mm: float | None
-) -> npt.NDArray[np.float32]:
-    """Views ``(N, C, rows, columns)`` of slices, air outside the discs; whole without radius."""
-    seen = None if radius_mm is None else shown(planes, centers_mm, radius_mm)
-    return cut(source, planes, seen)
 
 
 def deformed(
