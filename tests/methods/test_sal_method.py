@@ -179,6 +179,19 @@ def test_a_mirrored_view_shows_what_its_geometry_says() -> None:
     assert np.allclose(mirrored.to_mm([[0, 4]]), as_is.to_mm([[14, 4]]))
 
 
+def test_both_views_of_a_pair_look_at_one_part_of_a_larger_slice_however_they_are_turned() -> None:
+    pose = {"rotation_deg": 180, "scale": 0, "shift": 0, "mirror": 0.5}
+    weights = {"local": 0, "spread": 0}
+    options = {"axes": [1], "shown": "all", "size": [24, 16], "spacing_mm": 1.0, "pairs": 20}
+    config = validate(SalConfig, {**options, "pose": pose, "weights": weights})
+    batch = sample_pairs(scan((60, 20, 50), (1, 1, 1), 0), config, np.random.default_rng(0))
+    one = {name: values[None] for name, values in batch.items()}
+    views = [planes_of(one, 0, pair) for pair in range(20)]
+    middles = np.array([[plane.to_mm([[7.5, 11.5]])[0] for plane in pair] for pair in views])
+    np.testing.assert_allclose(middles[:, 0, [0, 2]], middles[:, 1, [0, 2]], atol=1e-9)
+    np.testing.assert_allclose(np.ptp(middles[:, 0, [0, 2]], axis=0), [36, 34], rtol=0.2)
+
+
 def test_deformed_slices_are_smooth_bounded_and_only_placed() -> None:
     ramp = np.broadcast_to(np.arange(48, dtype=np.float32), (3, 1, 48, 48)).copy()
     moved = deformed(ramp, 3.0, np.random.default_rng(0))
@@ -189,8 +202,11 @@ def test_deformed_slices_are_smooth_bounded_and_only_placed() -> None:
     pcl = SalConfig(preset="pcl")
     assert pcl.weights["local"] == pcl.weights["spread"] == 0
     assert pcl.pose.mirror == 0.5
-    with pytest.raises(ConfigError, match="elastic_mm is for slices that are only placed"):
+    with pytest.raises(ConfigError, match=r"only placed.*weights.local and weights.spread to 0"):
         validate(SalConfig, {"elastic_mm": 2})
+    for term in ("spread", "pixel"):  # both are held against where a slice lies
+        with pytest.raises(ConfigError, match=f"set weights.{term} to 0"):
+            validate(SalConfig, {"preset": "pcl", "weights": {term: 1}})
 
 
 def test_samples_are_reproducible_and_stack() -> None:

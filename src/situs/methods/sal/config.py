@@ -28,8 +28,8 @@ class SalConfig(SliceConfig):
             are only placed along the scan.
         shown_mm: Diameter of the disc; None fits the data.
         elastic_mm: How far control points of an elastic deformation may move along rows and
-            columns; for slices that are only placed along the scan, since a deformed view no
-            longer lies where its geometry says.
+            columns, in a view that is not enlarged; for slices that are only placed along the
+            scan, since a deformed view no longer lies where its geometry says.
         features: Which of the network's features are matched position by position: the encoder's
             coarsest scale, as in the paper, or the decoder's, which are fine (ours).
         stride: Pixels between the positions that are matched, along rows and columns; None takes
@@ -100,10 +100,11 @@ class SalConfig(SliceConfig):
 
     @model_validator(mode="after")
     def _deformed_slices_are_only_placed(self) -> Self:
-        if self.elastic_mm and (self.weight("local") or self.weight("pixel")):
+        asked = [term for term in ("local", "spread", "pixel") if self.weight(term)]
+        if self.elastic_mm and asked:
             raise ValueError(
-                "elastic_mm is for slices that are only placed along the scan: set weights.local "
-                "and weights.pixel to 0, or elastic_mm to 0"
+                "elastic_mm is for slices that are only placed along the scan: set "
+                f"{' and '.join(f'weights.{term}' for term in asked)} to 0, or elastic_mm to 0"
             )
         return self
 

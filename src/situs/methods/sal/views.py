@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,11 +122,12 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
             Plane.from_affine(source.affine, pair.axis, index, source.shape)
             for index in (pair.first, pair.second)
         ]
-        part = (0.0, 0.0) if radius else _random_part(source, pair.axis, config, rng)
-        at = disc_places(bases[0], radius, rng) if radius else np.zeros((2, 2))
+        if radius:
+            at = disc_places(bases[0], radius, rng)
+        else:
+            at = np.tile(_random_part(source, pair.axis, config, rng), (2, 1))
         for index, base, place in zip((pair.first, pair.second), bases, at, strict=True):
             pose = draw_pose(config.pose, rng)
-            pose = replace(pose, shift=(pose.shift[0] + part[0], pose.shift[1] + part[1]))
             discs.append(base.center_mm + place @ np.stack([base.row_mm, base.column_mm]))
             planes.append(posed(base, discs[-1], config.grid, pose))
             positions.append(position(source, pair.axis, index))
@@ -165,8 +165,8 @@ def deformed(
 ) -> npt.NDArray[np.float32]:
     """Views ``(N, C, rows, columns)``, each deformed elastically; their borders go on outside.
 
-    Control points of a cubic B-spline, an eighth of the view apart, are moved by up to ``pixels``
-    along rows and columns; no pixel moves further.
+    Control points of a cubic B-spline, eight along each side of the view, are moved by up to
+    ``pixels`` along rows and columns; no pixel moves further.
     """
     count, _, *size = images.shape
     control = rng.uniform(-pixels, pixels, (count, 2, _CONTROL, _CONTROL))
@@ -181,15 +181,10 @@ def deformed(
     return sampled.numpy()
 
 
-def _random_part(
-    source: Source, axis: int, config: SalConfig, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Shift from the slice's middle, in views, that stays inside a slice larger than the view."""
+def _random_part(source: Source, axis: int, config: SalConfig, rng: np.random.Generator) -> Array:
+    """Where a pair's views lie in slices that are larger, ``(2,)`` mm along rows and columns."""
     grid = config.grid
     extents = [source.shape[a] * source.spacing[a] for a in range(3) if a != axis]
-    views = [n * grid.spacing_mm for n in grid.size]
-    down, right = (
-        float(rng.uniform(-1, 1) * max(0.0, extent / view - 1) / 2)
-        for extent, view in zip(extents, views, strict=True)
-    )
-    return down, right
+    room = np.maximum(0, np.array(extents) - np.array(grid.size) * grid.spacing_mm) / 2
+    part: Array = rng.uniform(-1, 1, 2) * room
+    return part[::-1]
