@@ -55,8 +55,13 @@ def test_two_processes_finetune_as_one_and_one_goes_on_where_two_stood(
     np.testing.assert_allclose(*[list(s.values()) for s in scores], atol=2e-3)
     for part in ("encoder", "decoder", "head"):
         a, b = (load_file(r / "model" / f"{part}.safetensors") for r in (one, two))
-        # Rounding grows over the steps, most in the running means.
-        assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-3) for k in a)
+        for key, value in a.items():
+            bound = torch.full((), 1e-4) + 1e-5 * b[key].abs()
+            if key.endswith("running_mean"):
+                # A mean adds up over a layer's inputs what rounding did to each weight; 60 steps
+                # left up to 6.7e-4 of the activations' standard deviation, 4.1e-5 in weights.
+                bound = 1e-3 * a[key.replace("_mean", "_var")].sqrt()
+            assert ((value - b[key]).abs() <= bound).all(), key
 
     both = begun(stopped, *asked)
     both.send_signal(signal.SIGTERM)  # to the first process alone: it tells the other
