@@ -78,6 +78,12 @@ def test_a_volume_lies_in_one_frame_of_reference(tmp_path: Path) -> None:
     # A frame for each file was made up by whoever renamed the files one by one.
     write_planes(tmp_path / "each", stack(noise(SHAPE), *frames))
     np.testing.assert_array_equal(read_scan(tmp_path / "each").array[0], noise(SHAPE))
+    planes = stack(noise(SHAPE))
+    for name, other in (("one", frames[0]), ("halves", frames[1])):
+        write_frames(tmp_path / name / "a.dcm", planes[:3], **frames[0])
+        write_frames(tmp_path / name / "b.dcm", planes[3:], **other)
+    np.testing.assert_array_equal(read_scan(tmp_path / "one").array[0], noise(SHAPE))
+    assert refused(tmp_path / "halves")[0] == "mixed-frames"
 
 
 def test_every_frame_of_an_object_must_have_a_place(tmp_path: Path) -> None:

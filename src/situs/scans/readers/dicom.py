@@ -224,14 +224,14 @@ def _check_owners(owners: Sequence[Series], path: Path) -> None:
 def _check_space(slices: Sequence[Slice], path: Path) -> None:
     """Refuse a volume whose parts lie in different frames of reference.
 
-    Positions mean nothing across frames. Where each file has a frame of its own, they were made
+    Positions mean nothing across frames. Where each slice has a frame of its own, they were made
     up when the files were anonymised.
 
     Raises:
         ScanRefused: ``mixed-frames``.
     """
     spaces = {s.space for s in slices} - {""}
-    if 1 < len(spaces) < len({s.file for s in slices}):
+    if 1 < len(spaces) < len(slices):
         raise refuse("mixed-frames", path, f"slices lie in {len(spaces)} frames of reference")
 
 
