@@ -18,8 +18,8 @@ from dicom_files import (
     common,
     edit,
     jpeg_lossless,
-    jpeg_of_few_bits,
     noise,
+    stream_of_few_bits,
     write_enhanced,
     write_series,
 )
@@ -358,20 +358,38 @@ def test_compressed_values_fit_the_stored_bits_or_are_refused(
             np.testing.assert_array_equal(read_scan(folder).array[0], voxels)
 
 
-@pytest.mark.parametrize("packing", ["JPEG lossless", "JPEG-LS"])
+@pytest.mark.parametrize("packing", ["JPEG lossless", "JPEG-LS", "JPEG 2000"])
 def test_a_sign_that_a_stream_of_few_bits_may_hold(tmp_path: Path, packing: str) -> None:
-    """JPEG knows no sign: the stream's highest bit is one only where BitsStored says as many."""
+    """Of a stream without sign the highest bit is one only where BitsStored says as many."""
     for bits, low in ((10, -500), (12, -500), (16, -500), (12, -1), (12, 0)):
         voxels = noise((34, 33, 4)) // 2 + low
         folder = tmp_path / f"{bits} {low}"
         said = {"BitsStored": 10, "HighBit": 9, "PixelRepresentation": 0}
         for file in write_series(folder, voxels & 1023, **said):
-            jpeg_of_few_bits(file, 10) if packing == "JPEG lossless" else pack(file, packing)
+            pack(file, packing) if packing == "JPEG-LS" else stream_of_few_bits(file, packing, 10)
             edit(file, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=1)
         if bits == 10 or low == 0:
             np.testing.assert_array_equal(read_scan(folder).array[0], voxels)
         else:
             assert "negative" in refused(folder, "unreadable-file").detail
+
+
+@pytest.mark.parametrize(("low", "bits"), [(-500, 10), (-500, 12), (0, 10), (300, 11), (300, 10)])
+def test_the_sign_that_a_stream_names(tmp_path: Path, low: int, bits: int) -> None:
+    """JPEG 2000 names one: the header must, too, and of enough bits."""
+    voxels = noise((34, 33, 4)) // 2 + low
+    for signed in (True, False):
+        folder = tmp_path / str(signed)
+        for file in write_series(folder, voxels):
+            stream_of_few_bits(file, "JPEG 2000", 11 if low == 300 else 10, signed=True)
+            edit(file, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=int(signed))
+        if signed and (low, bits) != (300, 10):
+            np.testing.assert_array_equal(read_scan(folder).array[0], voxels)
+            theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(sorted(folder.iterdir())[0])))
+            np.testing.assert_array_equal(theirs[0].T, voxels[..., 0])
+        else:
+            detail = refused(folder, "unreadable-file").detail
+            assert "BitsStored" in detail or "PixelRepresentation" in detail
 
 
 @pytest.mark.parametrize("signed", [True, False])

@@ -106,28 +106,34 @@ def jpeg_lossless(file: Path) -> None:
     _packed_by_itk(file, "JPEG", pydicom.uid.JPEGLosslessSV1)
 
 
-def jpeg_of_few_bits(file: Path, bits: int) -> None:
-    """Pack unsigned pixels of ``bits`` bits as lossless JPEG whose stream says that many.
-
-    ITK's says 16. Only the value before the first depends on it, the middle of the range.
-    """
-    ds = pydicom.dcmread(file)
-    ds.PixelData = (ds.pixel_array + np.uint16(2**15 - 2 ** (bits - 1))).tobytes()
-    ds.BitsStored, ds.HighBit = 16, 15
-    ds.save_as(file)
-    jpeg_lossless(file)
-    ds = pydicom.dcmread(file)
-    frame_header = ds.PixelData.index(b"\xff\xc3")
-    assert ds.PixelData[frame_header + 4] == 16
-    start, end = ds.PixelData[: frame_header + 4], ds.PixelData[frame_header + 5 :]
-    ds.PixelData = start + bytes([bits]) + end
-    ds.BitsStored, ds.HighBit = bits, bits - 1
-    ds.save_as(file)
-
-
 def jpeg_2000(file: Path) -> None:
     """Pack the pixels of a written file as lossless JPEG 2000, with the GDCM inside SimpleITK."""
     _packed_by_itk(file, "JPEG2000", pydicom.uid.JPEG2000Lossless)
+
+
+def stream_of_few_bits(file: Path, packing: str, bits: int, *, signed: bool = False) -> None:
+    """Pack values of ``bits`` bits as lossless JPEG or JPEG 2000 whose stream says that many.
+
+    ITK's says 16, without a sign. Only the value that counts as 0 depends on it: the middle of the
+    range, or, with a sign, which JPEG 2000 alone can name, 0.
+    """
+    ds = pydicom.dcmread(file)
+    middle = 0 if signed else 2 ** (bits - 1)
+    ds.PixelData = (ds.pixel_array.astype(np.int32) - middle + 2**15).astype(np.uint16).tobytes()
+    ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 15, 0
+    ds.save_as(file)
+    pack, marker, to_bits, of_16 = {
+        "JPEG lossless": (jpeg_lossless, b"\xff\xc3", 4, 16),
+        "JPEG 2000": (jpeg_2000, b"\xff\x51", 40, 15),
+    }[packing]
+    pack(file)
+    ds = pydicom.dcmread(file)
+    place = ds.PixelData.index(marker) + to_bits
+    assert ds.PixelData[place] == of_16
+    said = bytes([bits + of_16 - 16 + 128 * signed])
+    ds.PixelData = ds.PixelData[:place] + said + ds.PixelData[place + 1 :]
+    ds.BitsStored, ds.HighBit = bits, bits - 1
+    ds.save_as(file)
 
 
 def _packed_by_itk(file: Path, compressor: str, syntax: UID) -> None:

@@ -15,14 +15,18 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 from scipy import ndimage
 
 from situs.files import sha256
+from situs.scans.readers.dicom_bits import (
+    UntrueBitsError,
+    ask_for_all_bits,
+    is_compressed,
+    stored_values,
+)
 from situs.scans.readers.dicom_headers import Slice
 from situs.scans.readers.dicom_open import (
     FORM_OF_PIXELS,
-    OVERLAY_BIT_POSITIONS,
     PixelsAt,
     fill_missing_attributes,
     is_whole,
@@ -35,8 +39,6 @@ from situs.scans.refusals import refuse
 _AIR_HU = -1000
 _MULTIFRAME_GREY = "1.2.840.10008.5.1.4.1.1.7.3"  # word-sized multi-frame secondary capture
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_SIGNLESS = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
-_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, SOF55
 
 
 class Pixels:
@@ -108,45 +110,6 @@ class Pixels:
             detail = f"{bare} of {len(slices)} slices have no RescaleSlope and RescaleIntercept"
             raise refuse("mixed-rescale", self._path, detail)
 
-    def _in_stored_bits(
-        self, frames: npt.NDArray[Any], dataset: Dataset, file: Path
-    ) -> npt.NDArray[Any]:
-        """Values that take no more bits than those in which the header says they stand.
-
-        Values with a sign may leave the bits above it empty, or fill all of them with it. An
-        overlay that the header places in those bits (PS3.5-2004, 8.1.1) is cut off.
-
-        Raises:
-            ScanRefused: ``unreadable-file`` for values of more bits.
-        """
-        stored = int(dataset.BitsStored)
-        low, high = int(frames.min()), int(frames.max())
-        half = 2 ** (stored - 1)
-        if (low >= -half and high < half) or (low >= 0 and high < 2 * half):
-            return frames
-        above = (2 ** (8 * frames.itemsize) - 2 * half) & ~_overlays(dataset)
-        if (frames.view(f"u{frames.itemsize}") & above).any():
-            detail = f"{self._which(file)} has values of more bits than BitsStored ({stored}) says"
-            told = "" if _is_compressed(dataset) else ", and the header names no overlay in them"
-            raise refuse("unreadable-file", self._path, detail + told)
-        return frames & (2 * half - 1)
-
-    def _check_sign(self, frames: npt.NDArray[Any], dataset: Dataset, file: Path) -> None:
-        """Refuse signed values of a JPEG or JPEG-LS stream that has fewer bits than BitsStored.
-
-        Such streams know no sign: decoders take the highest bit of the stream for it, or that of
-        BitsStored, or none. Where the two are not one, values with the former set are unclear.
-        """
-        syntax = dataset.file_meta.TransferSyntaxUID
-        if not dataset.PixelRepresentation or syntax not in _SIGNLESS:
-            return
-        bits = min(filter(None, map(_precision, generate_fragments(dataset.PixelData))), default=16)
-        unclear = int(frames.min()) < 0 or int(frames.max()) >= 2 ** (bits - 1)
-        if unclear and bits < int(dataset.BitsStored):
-            detail = f"{self._which(file)} is compressed with {bits} bits, BitsStored says "
-            detail += f"{dataset.BitsStored}: which of its values are negative is not clear"
-            raise refuse("unreadable-file", self._path, detail)
-
     def _which(self, file: Path) -> str:
         return which_file(file, self._files)
 
@@ -161,8 +124,7 @@ class Pixels:
         signed_unknown = "PixelRepresentation" in missing and "PixelData" in dataset
         if "PixelData" in dataset:
             fill_missing_attributes(dataset, self._path)
-            left = _left_aligned(dataset)
-            stated = _ask_for_all_bits(dataset)
+            alignment = ask_for_all_bits(dataset)
         try:
             frames = pixel_array(dataset)
         except (NotImplementedError, RuntimeError):
@@ -171,15 +133,11 @@ class Pixels:
             detail = f"{self._which(file)} has damaged or too few pixels"
             raise refuse("truncated-file", self._path, detail) from None
         if "PixelData" in dataset:
-            if stated:
-                dataset.BitsStored = stated
-                frames = self._in_stored_bits(frames, dataset, file)
-            self._check_sign(frames, dataset, file)
-            frames = _signed(frames, dataset)
-            if left and (frames & ((2**left - 1) & ~_overlays(dataset))).any():
-                detail = f"{self._which(file)} has values below the bits that HighBit names"
-                raise refuse("unreadable-file", self._path, detail)
-            frames = frames >> left if left else frames
+            try:
+                frames = stored_values(frames, dataset, alignment)
+            except UntrueBitsError as error:
+                detail = f"{self._which(file)} {error}"
+                raise refuse("unreadable-file", self._path, detail) from None
         if signed_unknown and frames.max() >= 2 ** (int(dataset.BitsStored) - 1):
             detail = "PixelRepresentation is missing, and the values could be negative numbers"
             raise refuse("missing-attribute", self._path, detail)
@@ -195,73 +153,6 @@ def which_file(file: Path, files: Sequence[Path]) -> str:
     """
     number = next((n for n, other in enumerate(files, 1) if other == file), 0)
     return f"file {number} of {len(files)} by name" if number and len(files) > 1 else "the file"
-
-
-def _is_compressed(dataset: Dataset) -> bool:
-    syntax = dataset.file_meta.TransferSyntaxUID
-    return bool(syntax.is_transfer_syntax and syntax.is_compressed)
-
-
-def _left_aligned(dataset: Dataset) -> int:
-    """By how many bits stored values stand above the lowest; pydicom is told of all bits below.
-
-    pydicom takes the high bit for granted, and would cut off the values' own.
-    """
-    stored, high = int(dataset.BitsStored), int(dataset.HighBit)
-    if _is_compressed(dataset) or not stored <= high < int(dataset.BitsAllocated):
-        return 0
-    dataset.BitsStored = high + 1
-    return high + 1 - stored
-
-
-def _ask_for_all_bits(dataset: Dataset) -> int:
-    """BitsStored, where decoders are told instead that values fill their cells.
-
-    Some decoders cut values to BitsStored, and some do not: told of all bits, none does, and
-    whether the header is true can be seen. 0 where there is nothing to ask.
-    """
-    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    if not 1 <= stored < allocated:
-        return 0
-    dataset.BitsStored, dataset.HighBit = allocated, allocated - 1
-    return stored
-
-
-def _overlays(dataset: Dataset) -> int:
-    """The bits of a cell in which the header says that overlays stand; none of compressed pixels.
-
-    A position of 0 says that an overlay stands apart from the pixels.
-    """
-    if _is_compressed(dataset):
-        return 0
-    said = {dataset[tag].value for tag in OVERLAY_BIT_POSITIONS if tag in dataset}
-    return sum(2**place for place in said if isinstance(place, int) and place > 0)
-
-
-def _precision(stream: bytes) -> int:
-    """Bits of a value in a JPEG or JPEG-LS stream (its SOF segment), 0 where it says none."""
-    place = 2 if stream.startswith(b"\xff\xd8") else len(stream)
-    while place + 4 < len(stream) and stream[place] == 0xFF:
-        marker, length = stream[place + 1], int.from_bytes(stream[place + 2 : place + 4], "big")
-        if marker in _FRAME_MARKERS:
-            return stream[place + 4]
-        place += 1 if marker == 0xFF else 2 + length  # markers may have fill bytes before them
-    return 0
-
-
-def _signed(frames: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
-    """Signed values whose sign is the highest of the bits stored (PS3.5 8.1.1).
-
-    Where it was put right already, this changes nothing.
-    """
-    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    if not (dataset.PixelRepresentation == 1 and 1 < stored < allocated):
-        return frames
-    if frames.dtype.kind not in "iu" or frames.max() < 2 ** (stored - 1):
-        return frames
-    sign = 2 ** (stored - 1)
-    wide = frames.astype(np.int64)
-    return (((wide & (2 * sign - 1)) ^ sign) - sign).astype(f"i{allocated // 8}")
 
 
 def straighten(
@@ -335,7 +226,7 @@ def _decode_with_gdcm(dataset: Dataset, path: Path, which: str) -> npt.NDArray[A
         if name in dataset:
             bare[name] = dataset[name]
     many = int(dataset.get("NumberOfFrames") or 1)
-    if _is_compressed(dataset):
+    if is_compressed(dataset):
         try:
             # GDCM may look for the end of damaged fragments for ever: it gets whole ones.
             fragments = list(generate_fragments(dataset.PixelData))[1:]
