@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import here
+from command_line import here
 
 from situs import backbones, methods
 from situs.backbones import AdaptedBackbone, Backbone, BackboneConfig

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from command_line import here
 
 from situs import cli
+from situs.cli.exits import Exit
 from situs.cli.train import _finish
 
 _DATA = ["--data", "x", "--out", "y"]
@@ -33,16 +35,11 @@ def test_yaml_that_cannot_be_read_is_named_in_one_line(
     said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "bad.yaml").write_text("steps: [1,\nseed: 2")
     (tmp_path / "list.yaml").write_text("- 1")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["situs", verb, *options])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
+    message = here(Exit.REFUSED, verb, *options)
     assert message.startswith(f"error: {said}")
     assert message.count("\n") == 1
 
@@ -62,18 +59,10 @@ def test_yaml_that_cannot_be_read_is_named_in_one_line(
     ],
 )
 def test_errors_speak_of_what_was_typed(
-    typed: list[str],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    typed: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["situs", *typed])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
+    message = here(Exit.REFUSED, *typed)
     assert said in message
     assert not any(word in message for word in ("Value error", "Input should", "PosixPath"))
 
@@ -98,9 +87,6 @@ def test_brackets_in_paths_are_no_markup(
     assert "[red]" in capsys.readouterr().out
 
 
-def test_a_wrong_option_is_told_in_plain_words(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["situs", "finetune", "--labels", "nobody"])
-    with pytest.raises(SystemExit):
-        cli.main()
-    told = " ".join(capsys.readouterr().err.replace("│", " ").split())
+def test_a_wrong_option_is_told_in_plain_words() -> None:
+    told = " ".join(here(Exit.REFUSED, "finetune", "--labels", "nobody").replace("│", " ").split())
     assert "'--labels': must be a whole number, got 'nobody'" in told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import numpy as np
 import pytest
 import yaml
 
-from situs.cli import main
 from situs.pretraining.module import Pretraining
 from situs.store import Preprocessing, prepare
 
@@ -148,21 +146,6 @@ def finished(process: subprocess.Popen[str], code: int, timeout: float = 600) ->
         pytest.fail(f"still there after {timeout} s: {process.communicate(timeout=30)}")
     assert process.returncode == code, (process.returncode, out, err)
     return out, err
-
-
-def here(code: int, *words: Any) -> str:
-    """What ``situs`` says on standard error, where no process of its own is what is tested."""
-    said = io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        redirect_stderr(said),
-        redirect_stdout(io.StringIO()),
-    ):
-        patch.setattr("sys.argv", ["situs", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    assert int(ended.value.code or 0) == code, said.getvalue()
-    return said.getvalue()
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import here
 from safetensors.torch import load_file
-from small_runs import finetuning, finished, here, rows_by_step, start, wait_until
+from small_runs import finetuning, finished, rows_by_step, start, wait_until
 
 from situs.cli.exits import Exit
 from situs.transfer.check import check_result

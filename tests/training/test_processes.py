@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import failing_after, finished, here, info, pretraining, rows, start, wait_until
+from command_line import here
+from small_runs import failing_after, finished, info, pretraining, rows, start, wait_until
 from typer.testing import CliRunner
 
 from situs.cli import app

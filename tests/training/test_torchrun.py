@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import here
 from small_runs import (
     FAILS,
     FINETUNING,
@@ -17,7 +18,6 @@ from small_runs import (
     finetuning,
     finished,
     free_port,
-    here,
     info,
     pretraining,
     rows,
