@@ -1,7 +1,7 @@
 """Run benchmarks: all, or those named.
 
 ``python -m benchmarks --list`` says which there are; ``python -m benchmarks store s2dc`` runs two.
-With ``--page PAGE`` what they print is also kept there, between the marks of that name.
+With ``--page PAGE`` what they print is also kept there, in place of all that the last run left.
 Each is a module with a ``main`` and can be run alone, with its own options. Numbers of different
 machines or loads do not compare; the ratios within one run do.
 """
