@@ -1,4 +1,4 @@
-"""``situs scan`` and ``situs prepare``."""
+"""``situs scan``, ``situs prepare`` and ``situs upload``."""
 
 from collections import Counter
 from collections.abc import Sequence

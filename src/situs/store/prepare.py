@@ -87,14 +87,15 @@ def prepare(
         verify: Also compare the checksums of every scan that is there already.
 
     Raises:
+        SitusError: If nothing can be written at ``out``.
         StoreError: If ``out`` holds something else or a store with other settings, the disk
             would be full, or no scan can be used.
         NotWritten: If the disk is full; what was prepared is kept.
         RunError: If another process prepares a store in ``out``.
     """
+    check_writable(out, folder=True)  # as it was given: a URL would become a folder here
     out = Path(os.path.abspath(out))
     rules = rules or Preprocessing()
-    check_writable(out, folder=True)
     with holding(out, "situs prepare"):
         return _prepare(data, out, rules, workers, progress, verify)
 

@@ -60,9 +60,10 @@ def upload(
             back is not what was written.
         Unreachable: If the place does not answer, or takes nothing.
     """
-    if url_of(url) is None:
+    whole_url = url_of(url)
+    if whole_url is None:
         raise StoreError(f"'{url}' is no URL; give one such as s3://bucket/store")
-    local, place = Store.open(store), remote(str(url_of(url)))
+    local, place = Store.open(store), remote(whole_url)
     if local.remote:
         raise StoreError(f"{local.place} is not on this machine; copy it with its provider's tools")
     head = read_local_head(local.path)
@@ -136,14 +137,15 @@ def _is_there(
     place: Remote, store: Path, note: Path, files: Iterable[Path], there: dict[str, int]
 ) -> bool:
     """Whether a scan's record there is this one, and its files have their sizes."""
-    if any(there.get(_name(store, file)) != file.stat().st_size for file in (note, *files)):
-        return False
+    for file in (note, *files):
+        if not file.is_file() or there.get(_name(store, file)) != file.stat().st_size:
+            return False
     return place.read(_name(store, note)) == note.read_bytes()
 
 
 def _put(place: Remote, name: str, file: Path, checksum: str) -> None:
     """Copy a file and read it back."""
-    if checksum != file_sha256(file):
+    if not checksum or checksum != file_sha256(file):
         raise StoreError(
             f"{file} is {'damaged' if file.is_file() else 'missing'}; 'situs prepare --verify' "
             "with the same catalog and settings writes it again"
