@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import multiprocessing
 import os
-import sys
-from collections.abc import Iterator
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,18 +19,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from command_line import here
 from object_storage import s3_bucket
 from typer.testing import CliRunner
 
 from situs import cli
+from situs.cli.exits import Exit
 from situs.errors import SitusError, StoreError
 from situs.store import Preprocessing, Store, prepare
 from situs.store import cache as cache_module
 from situs.store import remote as remote_module
-from situs.store.cache import CachedArray, make_room, open_array
+from situs.store.cache import CachedArray, open_array
 from situs.store.check import check_store
-from situs.store.paths import HEAD, RECORDS, array_file, sums_file
+from situs.store.paths import HEAD, RECORDS, array_file, record_file, sums_file
 from situs.store.remote import Remote, Unreachable
+from situs.store.room import ORIGIN, cache_bytes, make_room
 from situs.store.upload import upload
 
 RULES = Preprocessing(dtype="float32", spacing="native", crop=False)
@@ -71,8 +76,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, as on a new machine."""
     monkeypatch.setenv("SITUS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote_module, "_WAITS_S", (0.0,))
-    open_array.cache_clear()
+    forget()
     return tmp_path / "cache"
+
+
+def forget() -> None:
+    """What this process knows of the cache, as a new one does."""
+    open_array.cache_clear()
+    cache_module._origin.cache_clear()
 
 
 def taken(cache: Path) -> int:
@@ -203,11 +214,72 @@ def test_what_was_cut_off_or_flipped_here_is_fetched_again(
         content.seek(file.stat().st_size // 2)
         content.write(bytes(2000))
     sums_file(file).write_bytes(b"cut")
-    open_array.cache_clear()
+    forget()
     assert np.array_equal(scan.array(), whole)
     assert np.array_equal(local[2].array(), whole)
     file.unlink()  # to make room, by another process, while this one has it open
     assert np.array_equal(scan.array(), whole)
+
+
+@pytest.mark.parametrize("name", [HEAD, RECORDS, ORIGIN])
+def test_an_index_that_changed_here_is_copied_again(name: str, local: Store, there: str) -> None:
+    file = Store.open(there).path / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    forget()
+    store = Store.open(there)
+    assert (store.records, store.place) == (local.records, there)
+
+
+def test_room_is_made_of_copies_alone(local: Store, there: str, cache: Path) -> None:
+    """Somebody's own store may lie in the same folder."""
+    own = Path(shutil.copytree(local.path, cache / "stores" / "own"))
+    copy = Store.open(there)
+    copy[0].array()
+    assert make_room(cache, 1) == 0
+    assert not array_file(copy.path, copy[0].key).exists()
+    assert same(local, Store.open(own))
+
+
+def test_a_cache_that_is_deleted_while_it_is_in_use_is_no_damage(
+    local: Store, there: str, cache: Path
+) -> None:
+    """Not to the process that reads, nor to one that begins to."""
+    store = Store.open(there)
+    store[0].read((0, 0, 0), (8, 8, 8))
+    sent = pickle.dumps(store)
+    shutil.rmtree(cache)
+    assert np.array_equal(store[0].array(), local[0].array())
+    shutil.rmtree(cache)
+    forget()
+    uses: list[Callable[[], object]] = [store[1].array, lambda: pickle.loads(sent)]
+    for use in uses:
+        with pytest.raises(SitusError, match="was deleted from the cache") as told:
+            use()
+        assert not isinstance(told.value, StoreError)  # a training goes on without such scans
+    assert np.array_equal(Store.open(there)[1].array(), local[1].array())
+
+
+def test_a_full_disk_is_told_with_the_file(
+    there: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = Store.open(there)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match=rf"No space left .*{store[0].key}\.b2nd"):
+        store[0].array()
+
+
+def test_where_files_cannot_be_read_in_parts_that_is_told(
+    there: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pread")
+    with pytest.raises(SitusError, match=f"{there} can be read on Linux and macOS only"):
+        Store.open(there)
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone", "no table"])
@@ -281,6 +353,25 @@ def test_a_store_that_is_uploaded_anew_is_read_anew_and_others_are_left_alone(
         upload(local.path, "memory://thesis")
 
 
+@pytest.mark.parametrize("file", [array_file, record_file])
+def test_a_store_that_lacks_a_file_is_not_uploaded(
+    file: Callable[[Path, str], Path], local: Store, tmp_path: Path
+) -> None:
+    url = memory("lacking")
+    upload(local.path, url)
+    part = Path(shutil.copytree(local.path, tmp_path / "store"))
+    file(part, local[3].key).unlink()
+    with pytest.raises(StoreError, match="is missing; 'situs prepare --verify'"):
+        upload(part, url)
+
+
+def test_no_store_is_prepared_at_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SitusError, match="must be a folder here"):
+        prepare(tmp_path, "s3://scans/store", RULES, workers=0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_copy_that_is_not_what_was_copied_is_told(
     local: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,11 +391,13 @@ def test_an_index_of_another_upload_is_not_read(local: Store) -> None:
     with pytest.raises(StoreError, match=f"{RECORDS} .* is damaged or of another upload"):
         Store.open(url)
     fs.pipe_file(f"{root}/{HEAD}", fs.cat_file(f"{root}/{HEAD}")[:-20])
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match="cannot be read; delete what lies there, then 'situs up"):
         Store.open(url)
 
 
-def test_a_store_without_checksums_is_fetched_scan_by_scan(local: Store, tmp_path: Path) -> None:
+def test_a_store_without_checksums_is_fetched_scan_by_scan(
+    local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = local[0].record
     place = tmp_path / "cache" / "stores" / "old" / "scans" / "aa" / "x.b2nd"
     url = memory("old")
@@ -314,6 +407,15 @@ def test_a_store_without_checksums_is_fetched_scan_by_scan(local: Store, tmp_pat
     fs.pipe_file(f"{root}/scans/aa/x.b2nd", fs.cat_file(f"{root}/{file}"))
     args = (place, record.bytes, record.checksum, "", Remote(url), place.parents[2])
     whole = tuple(slice(0, n) for n in (record.channels, *record.shape))
+    assert np.array_equal(CachedArray(*args)[whole], local[0].array())
+    real = CachedArray._hold
+
+    def deleted(self: CachedArray) -> None:
+        monkeypatch.setattr(CachedArray, "_hold", real)
+        place.unlink()  # to make room, by another process
+        real(self)
+
+    monkeypatch.setattr(CachedArray, "_hold", deleted)
     assert np.array_equal(CachedArray(*args)[whole], local[0].array())
     place.unlink()
     fs.pipe_file(f"{root}/scans/aa/x.b2nd", bytes(record.bytes))
@@ -361,15 +463,10 @@ def test_what_cannot_be_read_or_written_is_told_in_a_sentence(
     bucket: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [str(local.path) if word == "STORE" else word for word in typed]
-    monkeypatch.setattr(sys, "argv", ["situs", *words])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 2
-    told = capsys.readouterr().err
+    words = [local.path if word == "STORE" else word for word in typed]
+    told = here(Exit.REFUSED, *words)
     assert said in told
     assert "secret" not in told
 
@@ -398,4 +495,4 @@ def test_a_place_that_does_not_answer_is_no_damage(
 def test_the_bound_of_the_cache_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SITUS_CACHE_GB", "plenty")
     with pytest.raises(SitusError, match="SITUS_CACHE_GB must be a number of gigabytes"):
-        cache_module.cache_bytes()
+        cache_bytes()

@@ -9,7 +9,6 @@ processes may fill one file, since all write the same bytes to the same place.
 
 from __future__ import annotations
 
-import heapq
 import json
 import os
 import weakref
@@ -23,47 +22,21 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.errors import SitusError, StoreError
-from situs.files import file_sha256, sha256, write_file, write_files
+from situs.files import file_sha256, naming, sha256, write_file, write_files
 from situs.store.chunks import StoredArray
 from situs.store.paths import HEAD, RECORDS, REFUSED, sums_file
 from situs.store.record import Head, read_head
 from situs.store.remote import Remote, remote
-
-ORIGIN = "origin.json"
+from situs.store.room import ORIGIN, cache_bytes, cache_root, room
 
 UPLOAD_AGAIN = "'situs upload --verify' with the store it came from writes it again"
+_HEAD_AGAIN = "delete what lies there, then 'situs upload' with the store it came from"
 REMOTE_SCANS = (
     "no store at {}. Scans are read from a disk only: copy or mount them, make a store with 'situs "
     "prepare', and copy it there with 'situs upload STORE URL'"
 )
-_DEFAULT_GB = 50.0
 _OPEN_FILES = 64
 _TRIES = 20
-_STEP = 1 / 64  # of the bound, between two looks at what the cache takes
-_KEPT = 0.8  # of the bound, after room was made
-
-
-def cache_root() -> Path:
-    """The folder for what is fetched: ``SITUS_CACHE``, or ``~/.cache/situs``."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    place = Path(os.environ.get("SITUS_CACHE") or Path(home) / "situs").expanduser()
-    return Path(os.path.abspath(place))
-
-
-def cache_bytes() -> int:
-    """Most bytes that voxels may take there: ``SITUS_CACHE_GB``, 50 by default.
-
-    Raises:
-        SitusError: If that is no positive number.
-    """
-    said = os.environ.get("SITUS_CACHE_GB") or str(_DEFAULT_GB)
-    try:
-        limit = int(float(said) * 1e9)
-    except (ValueError, OverflowError):
-        limit = 0
-    if limit <= 0:
-        raise SitusError(f"SITUS_CACHE_GB must be a number of gigabytes above 0, got '{said}'")
-    return limit
 
 
 def exists(url: str) -> bool:
@@ -83,25 +56,37 @@ def mirror(url: str) -> Path:
     """A folder in the cache that reads as the store behind a URL.
 
     Raises:
+        SitusError: If this machine cannot read parts of files as the cache does.
         StoreError: If there is no whole store.
         Unreachable: If the place does not answer.
     """
+    if not hasattr(os, "pread"):  # absent on Windows
+        raise SitusError(f"{url} can be read on Linux and macOS only; copy the store to this disk")
     cache_bytes()  # a bound that cannot be read is told before anything is fetched
     place = remote(url)
     try:
         text = place.read(HEAD)
     except FileNotFoundError:
         raise StoreError(REMOTE_SCANS.format(url)) from None
-    head = read_head(text, f"{url}/{HEAD}", UPLOAD_AGAIN)
+    head = read_head(text, f"{url}/{HEAD}", _HEAD_AGAIN)
     if not head.complete:
         raise StoreError(
             f"the store {url} is not whole yet; 'situs upload' with the same store goes on where "
             "it stopped"
         )
     folder = cache_root() / "stores" / sha256(url, "\n", text, digits=32)
-    if not (folder / ORIGIN).is_file():
-        write_files(folder, {**_index(place, head), HEAD: text, ORIGIN: json.dumps({"url": url})})
+    own = {HEAD: text, ORIGIN: json.dumps({"url": url}).encode()}
+    if not _is_copied(folder, head, own):
+        write_files(folder, {**_index(place, head), **own})
     return folder
+
+
+def _is_copied(folder: Path, head: Head, own: dict[str, bytes]) -> bool:
+    """Whether all that a store says of itself is here, as it was written."""
+    wanted = {name: sha256(content) for name, content in own.items()}
+    wanted |= {RECORDS: head.records_checksum, REFUSED: head.refused_checksum}
+    found = {name: file_sha256(folder / name) for name in wanted}
+    return all(found[name] and wanted[name] in ("", found[name]) for name in wanted)
 
 
 def _index(place: Remote, head: Head) -> dict[str, bytes]:
@@ -120,7 +105,11 @@ def _index(place: Remote, head: Head) -> dict[str, bytes]:
 
 
 def origin(store: Path) -> Remote | None:
-    """Where a store in the cache came from; None for one that lies on this machine."""
+    """Where a store in the cache came from; None for one that lies on this machine.
+
+    Raises:
+        SitusError: If it was deleted from the cache.
+    """
     # Nowhere else: a store that was copied here must not say what is fetched.
     return _origin(store) if store.parent == cache_root() / "stores" else None
 
@@ -130,7 +119,13 @@ def _origin(store: Path) -> Remote | None:
     try:
         return Remote(str(json.loads((store / ORIGIN).read_bytes())["url"]))
     except FileNotFoundError:
-        return None
+        if (store / HEAD).is_file():  # somebody's own store, which lies there
+            return None
+        # No damage of a scan, which a training would go on without.
+        raise SitusError(
+            f"{store} was deleted from the cache while it was in use; the same command fetches it "
+            "anew"
+        ) from None
 
 
 def stored_sha256(store: Path, file: Path) -> str:
@@ -207,11 +202,11 @@ class CachedArray(StoredArray):
         for other in list(self._all):
             if not other._is_there():
                 other._close()  # its room is free only then
-        if not self._sums:
-            self._fetch_whole()
         for _ in range(_TRIES):
-            self._hold()
+            if not self._sums:
+                self._fetch_whole()
             try:
+                self._hold()
                 super()._open()
             except (StoreError, FileNotFoundError):
                 if self._is_there():
@@ -226,7 +221,9 @@ class CachedArray(StoredArray):
     def _hold(self) -> None:
         self._close()
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self._held = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+        # Without a table nothing tells a file that was just made from the whole one.
+        made = os.O_CREAT if self._sums else 0
+        self._held = os.open(self.file, os.O_RDWR | made, 0o666)
         os.ftruncate(self._held, self.size)
 
     def _close(self) -> None:
@@ -293,14 +290,16 @@ class CachedArray(StoredArray):
                 start, end = self._span(piece)
                 if not self._fits(piece, content[start - begin : end - begin]):
                     raise self._damaged("its checksum does not fit")
-            _write_at(self._held, content, begin)
+            with naming(self.file):
+                _write_at(self._held, content, begin)
             self._whole[first : last + 1] = True
         room.taken(sum(end - begin for begin, end in spans))
 
     def _fetch_whole(self) -> None:
         """Of a store made before chunks had checksums."""
-        if self.file.is_file() and self.file.stat().st_size == self.size:
-            return
+        with suppress(FileNotFoundError):
+            if self.file.stat().st_size == self.size:
+                return
         try:
             content = self._place.read(_name(self._store, self.file))
         except FileNotFoundError:
@@ -332,46 +331,3 @@ def _write_at(held: int, content: bytes, start: int) -> None:
     while view:
         written = os.pwrite(held, view, start)
         view, start = view[written:], start + written
-
-
-class Room:
-    """Keeps what voxels take in the cache below its bound; the scans used last stay."""
-
-    def __init__(self) -> None:
-        self._since: float = float("inf")  # a process looks when it first takes some
-
-    def taken(self, count: int) -> None:
-        """This process has taken some bytes."""
-        self._since += count
-        limit = cache_bytes()
-        if self._since > limit * _STEP:
-            self._since = 0
-            make_room(cache_root(), limit)
-
-
-def make_room(root: Path, limit: int) -> int:
-    """Delete scans that were used least recently where more than ``limit`` bytes are taken.
-
-    Returns:
-        Bytes that are taken afterwards.
-    """
-    taken, found = 0, []
-    for file in root.glob("stores/*/scans/*/*.b2nd"):
-        with suppress(FileNotFoundError):
-            stat = file.stat()
-            size = stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size
-            taken += size
-            found.append((stat.st_mtime_ns, size, str(file)))
-    if taken <= limit * (1 - _STEP):
-        return taken
-    heapq.heapify(found)
-    while found and taken > limit * _KEPT:
-        _, size, name = heapq.heappop(found)
-        for file in (Path(name), sums_file(Path(name))):
-            with suppress(OSError):  # another process was faster, or Windows keeps what is open
-                file.unlink()
-        taken -= size
-    return taken
-
-
-room = Room()

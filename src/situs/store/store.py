@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -294,6 +295,7 @@ def check_rules(path: str | Path, head: Head, rules: Preprocessing) -> None:
 
 
 def _reopened(path: Path, fingerprint: str) -> Store:
+    origin(path)  # says so where a copy was deleted meanwhile
     store = Store.open(path)
     if store.fingerprint != fingerprint:
         raise StoreError(f"the store {path} was prepared anew while it was in use; start again")
@@ -301,11 +303,10 @@ def _reopened(path: Path, fingerprint: str) -> Store:
 
 
 def _lines(path: Path, model: type[Any], count: int, checksum: str) -> list[Any]:
-    try:
+    with suppress(OSError, ValidationError):
         text = path.read_bytes()
-        rows = [model.model_validate_json(line) for line in text.splitlines()]
-    except (OSError, ValidationError):
-        text, rows = b"", None
-    if rows is None or len(rows) != count or (checksum and sha256(text) != checksum):
-        raise StoreError(f"{path} is damaged; 'situs prepare' with the same settings repairs it")
-    return rows
+        if not checksum or sha256(text) == checksum:
+            rows = [model.model_validate_json(line) for line in text.splitlines()]
+            if len(rows) == count:
+                return rows
+    raise StoreError(f"{path} is damaged; 'situs prepare' with the same settings repairs it")
