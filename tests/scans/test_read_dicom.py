@@ -15,6 +15,7 @@ from dicom_files import (
     OBLIQUE,
     SAGITTAL,
     affine_ras,
+    big_endian,
     common,
     edit,
     jpeg_lossless,
@@ -406,6 +407,9 @@ def test_bits_above_the_stored_ones_are_an_overlay_or_refused(tmp_path: Path, si
             ds.add_new(0x60020102, "US", place)
             ds.save_as(file)
         if place == 13:
+            np.testing.assert_array_equal(read_scan(folder).array[0], voxels)
+            for file in files:
+                big_endian(file)
             np.testing.assert_array_equal(read_scan(folder).array[0], voxels)
         else:
             assert "no overlay" in refused(folder, "unreadable-file").detail

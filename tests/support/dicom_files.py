@@ -101,6 +101,14 @@ def edit(file: Path, **header: Any) -> None:
     ds.save_as(file)
 
 
+def big_endian(file: Path) -> None:
+    """Write a file of 16 bits again with the other order of bytes."""
+    ds = pydicom.dcmread(file)
+    ds.PixelData = np.frombuffer(ds.PixelData, np.uint16).byteswap().tobytes()
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+    pydicom.dcmwrite(file, ds, implicit_vr=False, little_endian=False, force_encoding=True)
+
+
 def jpeg_lossless(file: Path) -> None:
     """Pack the pixels of a written file as lossless JPEG, with the GDCM inside SimpleITK."""
     _packed_by_itk(file, "JPEG", pydicom.uid.JPEGLosslessSV1)

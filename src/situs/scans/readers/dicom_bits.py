@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
@@ -94,11 +93,17 @@ def _in_stored_bits(frames: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[A
     if (low >= -half and high < half) or (low >= 0 and high < 2 * half):
         return frames
     above = (2 ** (8 * frames.itemsize) - 2 * half) & ~_overlays(dataset)
-    if (frames.view(f"u{frames.itemsize}") & above).any():
+    if (_cells(frames) & above).any():
         detail = f"has values of more bits than BitsStored ({stored}) says"
         told = "" if is_compressed(dataset) else ", and the header names no overlay in them"
         raise UntrueBitsError(detail + told)
     return frames & (2 * half - 1)
+
+
+def _cells(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The bits of whole numbers as numbers without a sign, in this machine's order of bytes."""
+    native = frames.astype(frames.dtype.newbyteorder("="), copy=False)
+    return native.view(f"u{frames.itemsize}")
 
 
 def _overlays(dataset: Dataset) -> int:
@@ -154,11 +159,12 @@ def _signed(frames: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:
 
     Where it was put right already, this changes nothing.
     """
-    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    if not (dataset.PixelRepresentation == 1 and 1 < stored < allocated):
+    stored, size = int(dataset.BitsStored), frames.itemsize
+    if not (dataset.PixelRepresentation == 1 and 1 < stored < int(dataset.BitsAllocated)):
         return frames
-    if frames.dtype.kind not in "iu" or frames.max() < 2 ** (stored - 1):
+    if frames.max() < 2 ** (stored - 1):
         return frames
-    sign = 2 ** (stored - 1)
-    wide = frames.astype(np.int64)
-    return (((wide & (2 * sign - 1)) ^ sign) - sign).astype(f"i{allocated // 8}")
+    above = 8 * size - stored
+    values: npt.NDArray[Any] = (_cells(frames) << above).view(f"i{size}")
+    values >>= above
+    return values
