@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,22 @@ def test_the_hub_folder_has_a_card_and_loads(weights, tmp_path: Path):
     for said in ("[1.0, 1.0, 2.0]", "0123456789abcdef", "multiples of (8, 8, 4)", "2509.05967"):
         assert said in body
     assert load_encoder(exported.path).channels == (4, 8, 8, 12)
+
+
+def test_the_data_card_of_a_run_says_what_its_folder_tells(weights, tmp_path: Path):
+    """Of one that was handed on without its scans nothing; of an early one what it recorded."""
+    run = tmp_path / "run"
+    shutil.copytree(weights["cnn"], run / "checkpoints" / "best")
+    (run / "run.json").write_text('{"method": "spatial", "status": "finished"}')
+    bare = export(run, "hub", tmp_path / "bare")
+    assert "DATA.md" not in bare.files
+    early = {"records": [{"key": "ab", "modality": "MR"}], "refused": [{}]}
+    (run / "data.json").write_text(json.dumps(early))
+    assert "DATA.md" in export(run, "hub", tmp_path / "told").files
+    rows = (tmp_path / "told/DATA.md").read_text().splitlines()
+    assert {"| scans | 1 |", "| modalities | MR: 1 |", "| unknown | 1 |"} <= set(rows)
+    for name in ("voxels", "spacing in mm", "near-duplicates", "compressed size"):
+        assert f"| {name} | unknown |" in rows
 
 
 def test_the_model_card_of_bare_weights_says_what_is_unknown(weights):

@@ -67,12 +67,16 @@ may give others. No medical device, and not made for decisions about patients.
 
 
 def write(origin: Origin, out: Path) -> Written:
-    """Write weights, ``card.json``, the model card ``README.md`` and the data card ``DATA.md``."""
+    """Write weights, ``card.json``, the model card ``README.md`` and the data card ``DATA.md``.
+
+    The data card is left out where the run does not say which scans it saw.
+    """
     written = plain.write(origin, out)
     write_file(out / "README.md", model_card(origin))
-    if (run := _run(origin.path)) is not None:
-        card, data = origin.card, run.data
-        told = data.model_dump(mode="json", exclude_unset=True)
+    run = _run(origin.path)
+    # A run that was handed on may come without data.json, which names its scans.
+    if run is not None and (run.path / "data.json").is_file():
+        card, told = origin.card, run.data.model_dump(mode="json")
         facts = (told["records"], told["refused"], card.preprocessing, card.data_fingerprint)
         write_file(out / "DATA.md", data_card(*facts))
     return Written(

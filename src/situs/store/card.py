@@ -37,7 +37,7 @@ def data_card(
 
     Args:
         records: Of the scans, as :attr:`situs.store.Store.records` or a run's ``data.json`` hold
-            them; of a run also with ``held_out``.
+            them; of a run also with ``held_out``. What early ones did not record is unknown.
         refused: Of what was left out, with ``reason``.
         rules: How scans were prepared.
         fingerprint: Of data and rules.
@@ -57,6 +57,11 @@ def table(values: Mapping[str, Any]) -> str:
 
 
 def _scans(records: Sequence[Row]) -> dict[str, str]:
+    grids = [(r["shape"], r["spacing"]) for r in records if r.get("shape") and r.get("spacing")]
+    extents = [[n * mm for n, mm in zip(*grid, strict=True)] for grid in grids]
+    copies = [bool(r["near_duplicate_of"]) for r in records if "near_duplicate_of" in r]
+    sizes = [r["bytes"] for r in records if r.get("bytes")]
+    size = f"{sum(sizes) / 1e9:.3g} GB"
     rows = {
         "scans": str(len(records)),
         "patients": _people(records, "patient"),
@@ -64,17 +69,11 @@ def _scans(records: Sequence[Row]) -> dict[str, str]:
         "modalities": _listed(_counted(records, "modality")),
         "intensities": _listed(_counted(records, "intensity")),
         "channels": _listed(_counted(records, "channels")),
-        "voxels": _span([record["shape"] for record in records], 0),
-        "spacing in mm": _span([record["spacing"] for record in records], 2),
-        "extent in mm": _span(
-            [
-                [n * mm for n, mm in zip(record["shape"], record["spacing"], strict=True)]
-                for record in records
-            ],
-            0,
-        ),
-        "near-duplicates": str(sum(bool(record["near_duplicate_of"]) for record in records)),
-        "compressed size": f"{sum(record['bytes'] for record in records) / 1e9:.3g} GB",
+        "voxels": _span([shape for shape, _ in grids], 0),
+        "spacing in mm": _span([spacing for _, spacing in grids], 2),
+        "extent in mm": _span(extents, 0),
+        "near-duplicates": str(sum(copies)) if len(copies) == len(records) else "unknown",
+        "compressed size": size if len(sizes) == len(records) else "unknown",
     }
     if any("held_out" in record for record in records):
         rows["held out of training"] = str(sum(bool(r["held_out"]) for r in records))
@@ -82,7 +81,7 @@ def _scans(records: Sequence[Row]) -> dict[str, str]:
 
 
 def _people(records: Sequence[Row], key: str) -> str:
-    known = [record[key] for record in records if record[key]]
+    known = [record[key] for record in records if record.get(key)]
     unknown = len(records) - len(known)
     if not known:
         return "unknown"
@@ -90,7 +89,7 @@ def _people(records: Sequence[Row], key: str) -> str:
 
 
 def _counted(rows: Sequence[Row], key: str) -> dict[str, int]:
-    return dict(Counter(str(row[key]) or "unknown" for row in rows).most_common())
+    return dict(Counter(str(row.get(key) or "unknown") for row in rows).most_common())
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -99,6 +98,8 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 def _span(values: Sequence[Sequence[float]], digits: int) -> str:
     axes = [(min(axis), max(axis)) for axis in zip(*values, strict=True)]
+    if not axes:
+        return "unknown"
     return " × ".join(
         f"{low:.{digits}f}" if low == high else f"{low:.{digits}f} to {high:.{digits}f}"
         for low, high in axes

@@ -38,8 +38,9 @@ def read_record(model: type[R], file: Path, remedy: str, **known: Any) -> R:
         known: Fields that the file does not hold.
 
     Raises:
+        FileNotFoundError: If there is no file.
         RunError: If a field is not what it should be; says which.
-        SitusError: If the file is absent or no JSON.
+        SitusError: If the file is no JSON object.
     """
     return checked(model, {**read_json(file, remedy), **known}, file, remedy)
 

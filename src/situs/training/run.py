@@ -84,7 +84,8 @@ class Run:
         """``data.json``: the store's ``records``, each with ``held_out``, and what was refused.
 
         Raises:
-            SitusError: If it is absent or damaged.
+            FileNotFoundError: If there is none.
+            SitusError: If it is damaged.
         """
         return read_record(DataRecord, self.path / "data.json", _REMEDY)
 
