@@ -194,7 +194,6 @@ def _train(
             trainer.fit(module, ckpt_path=state, weights_only=True)
         except BaseException as error:
             failure = group.cause(error)
-        finish(trainer.loggers)
         step = trainer.global_step
         if step >= config.steps and failure is None:
             stops.received = None  # too late to stop anything
@@ -214,6 +213,7 @@ def _train(
             run.release_room()
             if ending == "terminated" and requeue(stops):
                 run.note(requeued=True)
+        finish(trainer.loggers)  # one on a network may wait long; by now all is written
     if ending in ("interrupted", "terminated"):
         saved = States(run.path / "checkpoints" / "last").any()
         again = resume_command("pretrain", run.path) if saved else "the same command"
