@@ -157,14 +157,7 @@ class JobFolders:
         """Make the folder with everything that a worker must know."""
         folder = self.folder(job)
         folder.mkdir(parents=True, exist_ok=True)
-        told = JobRecord(
-            kind=job.kind,
-            title=job.title,
-            key=job.key,
-            config=job.config,
-            about=job.about,
-            identity=job.identity,
-        )
+        told = JobRecord.model_validate(job, from_attributes=True)
         write_json(folder / JOB, told.model_dump(mode="json"))
         return folder
 
