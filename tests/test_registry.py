@@ -145,7 +145,9 @@ def test_the_network_of_the_docs_is_pretrained_exported_and_not_trusted_blindly(
     assert done.returncode == 0, done.stderr
     monkeypatch.delitem(sys.modules, "my_net", raising=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does: it could be imported
     said = here(Exit.REFUSED, "export", "run", "--to", "safetensors", "--out", "a")
+    assert "my_net" not in sys.modules
     assert "situs --import my_net" in " ".join(said.split())
     done = _situs(
         tmp_path, "--import", "my_net", "export", "run", "--to", "safetensors", "--out", "a"
