@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,14 @@ from situs.cli import app
 from situs.config import validate
 from situs.errors import ConfigError, RunError, SitusError
 from situs.locks import holding
-from situs.report.study.wording import counted, findings, labelled, uncompared, unstable
+from situs.report.study.wording import (
+    counted,
+    decisions,
+    findings,
+    labelled,
+    uncompared,
+    unstable,
+)
 from situs.study import StudyConfig, describe, run_study
 from situs.study.checks import check_settings
 from situs.study.jobs import JobFolders, JobResult
@@ -32,6 +40,7 @@ from situs.study.plan import Plan
 from situs.study.results import lost_classes
 from situs.study.scheduler import Scheduler
 from situs.study.submit import FOLDER, submit
+from situs.study.summary import decided, summarise
 
 TWINS = (("fast", 1.0), ("slow", 0.5))
 HERE = Path(__file__).parent
@@ -481,6 +490,57 @@ def test_any_arm_may_be_the_reference_and_the_best_is_held_against_the_rest(orga
     assert result.rivals[["labels", "against"]].values.tolist() == [[2, "both"], [4, "both"]]
     assert result.rivals["gain"].abs().max() < 1e-9
     assert "The best beside the other methods" in result.page.read_text()
+
+
+def test_what_is_named_beforehand_counts_in_its_order_and_the_rest_is_corrected(organs, tmp_path):
+    decides = [{"arm": "mae", "labels": 2}, {"arm": "both", "against": "mae", "labels": 2}]
+    study = config(organs, tmp_path, decides=[*decides, {"arm": "mae", "labels": 4}])
+    result = run_study(study, worker=FAKE)
+    shown, equal, late = (sentence for sentence, _ in decisions(result))
+    assert shown.startswith("Named beforehand: mae against none with 2 labels: +")
+    assert shown.endswith("shown to be better.")
+    assert equal.endswith("the difference may be chance.")
+    assert late.endswith("it counts for nothing, since what was named before it was not shown.")
+    assert (tmp_path / "decided.csv").read_text().count("\n") == 4
+    # Named again after a look, the same comparison is told as that.
+    result = run_study({**study, "decides": decides[:1]}, only_report=True)
+    ((told, _),) = decisions(result)
+    assert told.startswith("Named when 12 results were there: mae against none with 2 labels: +")
+    assert escape(told) in result.page.read_text()
+    with pytest.raises(ConfigError, match=r"'decides' names 'mae' with 3 labels"):
+        describe({**study, "decides": [{"arm": "mae", "labels": 3}]})
+    with pytest.raises(ConfigError, match=r"'decides' compares 'none' with nothing"):
+        describe({**study, "decides": [{"arm": "none", "labels": 2}]})
+
+
+def test_a_sequence_ends_for_good_where_one_of_it_is_not_shown(organs, tmp_path):
+    rng = np.random.default_rng(0)
+    arms = {"none": 0.0, "weak": 0.01, "mae": 0.3, "simclr": 0.2, "voco": 0.1}
+    cases = pd.DataFrame(
+        {"arm": arm, "labels": n, "seed": s, "case": f"c{c}", "score": 0.4 + gain + noise}
+        for arm, gain in arms.items()
+        for n in (2, 4)
+        for s in range(4)
+        for c, noise in enumerate(rng.normal(0, 0.05, 8))
+    )
+    listed = [{"name": arm, "method": "mae" if arm == "weak" else arm} for arm in arms]
+    named = [("mae", 2), ("weak", 4), ("mae", 4)]
+    decides = [{"arm": arm, "labels": n} for arm, n in named]
+    study = validate(StudyConfig, config(organs, tmp_path, arms=listed, decides=decides))
+    table = decided(study, cases)
+    assert (table["p"] < 0.05).tolist() == [True, False, True]
+    assert table["p_sequence"].tolist() == table["p"].cummax().tolist()
+    columns = ["arm", "labels", "lr", "seconds", "peak_memory_mib", "start"]
+    summary = summarise(study, cases, pd.DataFrame(columns=columns), pd.DataFrame()).dropna(
+        subset=["p"]
+    )
+    rows = summary.set_index(["arm", "labels"])
+    assert rows.loc[named, "p_holm"].tolist() == table["p_sequence"].tolist()
+    rest = rows.drop(named)
+    # Holm: the smallest of m times m, and so on, never falling.
+    order = rest["p"].sort_values()
+    expected = (order * np.arange(len(order), 0, -1)).clip(upper=1).cummax()
+    assert rest["p_holm"].to_dict() == pytest.approx(expected.to_dict())
 
 
 def test_workers_are_dealt_one_gpu_each(tmp_path):

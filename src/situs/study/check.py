@@ -12,6 +12,7 @@ from situs.places import spelled
 from situs.scans.aliases import MAPPING
 from situs.store import Store
 from situs.store.check import check_store
+from situs.study.config import DECIDES
 from situs.study.jobs import COST, JOB, RESULT, RUN
 from situs.tables import read_csv
 from situs.training.check import check_run, check_weights, tried
@@ -65,7 +66,7 @@ def check_study(path: Path, progress: Progress | None = None) -> list[Fault]:
         progress: Told how many of how many jobs are done.
     """
     faults = [*tried(path / STUDY, lambda: read_whole_yaml(path / STUDY, "bootstrap"))]
-    for name in (*_CACHES, "split.json"):
+    for name in (*_CACHES, "split.json", DECIDES):
         remedy = _TABLE if name == "split.json" else _AGAIN
         faults += _document(path / name, remedy)
     for table in sorted(path.glob("*.csv")):

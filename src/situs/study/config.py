@@ -27,6 +27,8 @@ from situs.transfer.laterality import positional
 from situs.weights import Card, load_card
 
 SCRATCH = "none"
+# Kept beside the results: what a study was to decide, and how many results it had by then.
+DECIDES = "decides.json"
 
 # What the study decides for every run; an arm that sets one of these would be no fair peer. All
 # arms train for all their steps: validation cases are for learning rates, not for stopping early.
@@ -113,6 +115,20 @@ class Arm(Config):
         return None if folder is None else load_card(folder)
 
 
+class Comparison(Config):
+    """One arm beside another with so many labels, named before a study is run.
+
+    Attributes:
+        arm: The arm that is hoped to be better.
+        against: The arm that it is tested against; by default the one of its gains.
+        labels: With which of the study's label counts.
+    """
+
+    arm: str
+    against: str | None = None
+    labels: PositiveInt
+
+
 class Tuning(Config):
     """Choice of each arm's learning rate, on validation cases that are never tested on.
 
@@ -151,6 +167,9 @@ class StudyConfig(Config):
             whether some may lack a label.
         unlabelled: Further scans for pretraining.
         arms: What is compared.
+        decides: What the study is to decide, in order, named before it is run. Each comparison
+            is tested at 5 % while those before it were shown; all others are adjusted among
+            themselves. Pages say how many results were there when these were named.
         labels: Numbers of labelled training cases, or of patients with all their cases.
         labels_are: What ``labels`` counts: ``"cases"`` or ``"patients"``.
         seeds: Each draws its own labelled cases, and seeds their fine-tuning. Few make wide
@@ -185,6 +204,7 @@ class StudyConfig(Config):
     dataset: DatasetOptions = Field(default_factory=DatasetOptions)
     unlabelled: tuple[Path, ...] = ()
     arms: tuple[Arm, ...]
+    decides: tuple[Comparison, ...] = ()
     labels: tuple[PositiveInt, ...] = (4, 10, 40)
     labels_are: Literal["cases", "patients"] = "cases"
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
@@ -223,6 +243,7 @@ class StudyConfig(Config):
                 )
             if unknown := set(arm.labels) - set(self.labels):
                 raise ValueError(f"arm '{arm.title}': {sorted(unknown)} not in the study's labels")
+        self._check_decides()
         if self.dataset.test is not None and self.test != "given":
             raise ValueError("'dataset.test' names the test cases; set test: given with it")
         usable = [name for name, metric in METRICS.items() if metric.task == self.task]
@@ -244,6 +265,22 @@ class StudyConfig(Config):
             if taken := _FINETUNE_RESERVED & set(finetune):
                 raise ValueError(f"{who}: finetune settings {sorted(taken)} belong to the study")
         return self
+
+    def _check_decides(self) -> None:
+        arms = {arm.title: arm for arm in self.arms}
+        for one in self.decides:
+            for name in (one.arm, *([] if one.against is None else [one.against])):
+                if name not in arms:
+                    raise ValueError(f"'decides' names '{name}', which is no arm of the study")
+                if one.labels not in self.labels_of(arms[name]):
+                    raise ValueError(
+                        f"'decides' names '{name}' with {one.labels} labels, which it never has"
+                    )
+            other = self.compared_in(one)
+            if other is None or other.title == one.arm:
+                raise ValueError(
+                    f"'decides' compares '{one.arm}' with nothing; name another arm with 'against'"
+                )
 
     @property
     def score(self) -> Metric:
@@ -308,6 +345,13 @@ class StudyConfig(Config):
         """The arm that ``arm`` is tested against; None for scratch itself, or without one."""
         named = next((other for other in self.arms if other.title == arm.against), None)
         return named or self.scratch_of(arm)
+
+    def compared_in(self, comparison: Comparison) -> Arm | None:
+        """The arm that a comparison of ``decides`` is tested against; None if there is none."""
+        arms = {arm.title: arm for arm in self.arms}
+        if comparison.against is not None:
+            return arms[comparison.against]
+        return self.reference_of(arms[comparison.arm])
 
     def scratch_of(self, arm: Arm) -> Arm | None:
         """The scratch arm of a pretrained one: that it names, else that with its backbone."""

@@ -15,7 +15,7 @@ from situs.evaluation.measures import mean_score
 from situs.study.config import StudyConfig
 from situs.study.jobs import JobFolders, JobResult
 from situs.study.plan import Plan
-from situs.study.summary import rivals, summarise
+from situs.study.summary import decided, rivals, summarise
 
 Array = npt.NDArray[np.float64]
 _LOST = 0.05
@@ -32,6 +32,8 @@ class StudyResult:
         cases: One row a fine-tuning and test case.
         pretrainings: One row a pretraining: scores, cost, folder.
         tuning: One row a tuning run.
+        decided: What the study was to decide, one row each.
+        named_after: Fine-tunings that were finished when that was named; 0 for all told beforehand.
         rivals: The best arm of each label count beside the other arms.
         refused: Scans that pretraining could not use, and why.
         versions: Of situs, that finished jobs were made with.
@@ -48,11 +50,13 @@ class StudyResult:
     pretrainings: pd.DataFrame
     tuning: pd.DataFrame
     rivals: pd.DataFrame
+    decided: pd.DataFrame
     done: int
     expected: int
     refused: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    named_after: int = 0
     page: Path | None = None
 
 
@@ -109,6 +113,7 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
         pretrainings=pretrainings,
         tuning=pd.DataFrame(others["tune"]),
         rivals=rivals(study, frame, summary),
+        decided=decided(study, frame),
         done=len(finished),
         expected=plan.expected(),
         refused=tuple(reason for result in finished for reason in result.refusals),

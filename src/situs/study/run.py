@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import torch
 from situs.config import dump_yaml, load_config
 from situs.datasets.dataset import Dataset, open_dataset
 from situs.errors import ConfigError, setting
-from situs.files import check_writable, write_file, write_json
+from situs.files import check_writable, read_json, write_file, write_json
 from situs.locks import holding
 from situs.scans.aliases import Names
 from situs.study.archives import image_files
 from situs.study.cases import CaseFacts, contents, inspect
 from situs.study.checks import check_settings
-from situs.study.config import StudyConfig
+from situs.study.config import DECIDES, StudyConfig
 from situs.study.jobs import Job, JobFolders
 from situs.study.plan import Plan, StudyCases
 from situs.study.results import StudyResult, collect
@@ -68,6 +69,7 @@ def carry_out(
     check_writable(study.out, folder=True)
     study.out.mkdir(parents=True, exist_ok=True)
     plan, folders = open_plan(study)
+    named_after = _named_after(study, plan)
     failed: dict[str, Job] = {}
     if not only_report:
         with nullcontext() if join else holding(study.out, "situs study"):
@@ -85,8 +87,24 @@ def carry_out(
             scheduler.run(plan.jobs, on_event)
             failed = scheduler.failed
     result = collect(plan, folders, [job.name for job in failed.values()])
+    result = replace(result, named_after=named_after)
     _write_tables(result, plan, Names(shown=names))
     return result, plan
+
+
+def _named_after(study: StudyConfig, plan: Plan) -> int:
+    """How many results were there when what the study decides was named as it is now."""
+    if not study.decides:
+        return 0
+    file = study.out / DECIDES
+    named = [one.model_dump(mode="json") for one in study.decides]
+    if file.is_file():
+        kept = read_json(file, "Delete it: what the study decides then counts as named now")
+        if kept.get("decides") == named and isinstance(kept.get("after"), int):
+            return int(kept["after"])
+    after = sum(plan.results(job) is not None for job, *_ in plan.runs())
+    write_json(file, {"decides": named, "after": after})
+    return after
 
 
 def _check_joined(study: StudyConfig) -> None:
@@ -206,6 +224,7 @@ def _write_tables(result: StudyResult, plan: Plan, names: Names) -> None:
     tables = {
         "summary": result.summary,
         "rivals": result.rivals,
+        "decided": result.decided,
         "runs": result.runs,
         "cases": result.cases.assign(case=result.cases["case"].map(names.of)),
         "pretrainings": result.pretrainings,

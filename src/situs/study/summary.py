@@ -24,7 +24,8 @@ def summarise(
     """One row an arm and label count.
 
     Every arm is compared with its reference, by default the scratch arm, on the cases and seeds
-    that both have; p values are adjusted over all comparisons of the study together.
+    that both have. p values are adjusted over all these comparisons together, but for those that
+    ``decides`` names, which have theirs of :func:`decided`.
     """
     rows = []
     for arm in study.arms:
@@ -54,7 +55,7 @@ def summarise(
     for column in ("against", "p"):
         if column not in summary:
             summary[column] = np.nan if column == "p" else None
-    summary["p_holm"] = holm(summary["p"].tolist())
+    summary["p_holm"] = _adjusted(summary, decided(study, cases))
     return _with_labels_saved(study, summary)
 
 
@@ -78,6 +79,38 @@ def _against(
         "gain_high": gain.high,
         "p": paired_test(gains),
     }
+
+
+def decided(study: StudyConfig, cases: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons that were named beforehand, one row each, in their order.
+
+    Tests in a sequence fixed beforehand need no correction if each counts only while all before it
+    were shown: the adjusted p value of one is the largest up to it (Maurer, Hothorn and Lehmacher,
+    1995). One that cannot be made yet leaves it open for all after it.
+    """
+    rows: list[dict[str, Any]] = []
+    largest = 0.0
+    for one in study.decides:
+        other = study.compared_in(one)
+        assert other is not None  # the configuration is refused without
+        table = score_table(cases, one.arm, one.labels)
+        found = _against(study, cases, table, other, one.labels)
+        p = found.get("p", math.nan)
+        largest = math.nan if math.isnan(largest) or math.isnan(p) else max(largest, p)
+        rows.append({"arm": one.arm, "labels": one.labels, **found, "p_sequence": largest})
+    return pd.DataFrame(rows)
+
+
+def _adjusted(summary: pd.DataFrame, decided: pd.DataFrame) -> list[float]:
+    """Of each row of the summary, the p value that holds for its family of tests."""
+    named = {
+        (row["arm"], row["labels"], row["against"]): row["p_sequence"]
+        for row in decided.to_dict("records")
+    }
+    keys = list(zip(summary["arm"], summary["labels"], summary["against"], strict=True))
+    rest = [i for i, key in enumerate(keys) if key not in named]
+    adjusted = dict(zip(rest, holm([summary["p"].tolist()[i] for i in rest]), strict=True))
+    return [adjusted[i] if i in adjusted else named[key] for i, key in enumerate(keys)]
 
 
 def rivals(study: StudyConfig, cases: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:

@@ -16,11 +16,13 @@ from situs.study.config import SCRATCH
 def looks(arms: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
     """Line style of each arm, ``(name, method)``; scratch is grey, dotted and behind the rest."""
     chosen: dict[str, dict[str, Any]] = {}
-    peers = 0
+    peers = scratches = 0
     for name, method in arms:
         if method == SCRATCH:
             chosen[name] = {"color": style.chart("guess"), "zorder": 1, **style.LINES["guess"]}
-            chosen[name] |= {"marker": "s", "linewidth": 2.2}
+            marker = ("s", *style.SERIES_MARKERS)[scratches % (len(style.SERIES_MARKERS) + 1)]
+            chosen[name] |= {"marker": marker, "linewidth": 2.2}
+            scratches += 1
             continue
         # Colours that come again come with another marker and line.
         turn = peers + peers // len(style.SERIES)
@@ -46,7 +48,8 @@ def efficiency(
         counted: What labels are counted in, cases or patients.
     """
     style_of = looks(arms)
-    with style.figure(640, 400) as figure:
+    with style.figure(640, 430) as figure:
+        figure.set_layout_engine("constrained")
         axes = figure.subplots()
         counts = sorted(summary["labels"].unique())
         for i, (name, _) in enumerate(arms):
@@ -64,7 +67,7 @@ def efficiency(
         axes.set_xlabel(f"labelled {counted}")
         axes.set_ylabel(f"{metric.name} (mean, 95 % interval)")
         axes.grid(axis="y")
-        axes.legend(loc="lower right", ncols=2)
+        figure.legend(loc="outside lower center", ncols=3)  # inside it would cover some arm
         return tile(figure, _said(summary, metric, counted), "Label efficiency")
 
 

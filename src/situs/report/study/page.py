@@ -18,6 +18,7 @@ from situs.report.study.figures import efficiency, gains
 from situs.report.study.wording import (
     best_rows,
     counted,
+    decisions,
     difference,
     duration,
     finding,
@@ -109,6 +110,7 @@ def view(result: StudyResult, cases: StudyCases, names: Names) -> dict[str, Any]
         "failed": result.failed,
         "tiles": _tiles(result),
         "result_headings": _result_headings(study),
+        "decides": bool(study.decides),
         "results": [_result_row(row, metric) for row in result.summary.to_dict("records")],
         "rival_headings": _rival_headings(study),
         "rivals": [_rival_row(row, metric) for row in result.rivals.to_dict("records")],
@@ -222,7 +224,8 @@ def _tiles(result: StudyResult) -> list[Any]:
 
 
 def _findings(result: StudyResult) -> list[dict[str, str]]:
-    told = [
+    told = [{"sentence": sentence, "verdict": found} for sentence, found in decisions(result)]
+    told += [
         {"sentence": finding(row, result.study), "verdict": verdict(row)}
         for row in best_rows(result)
     ]

@@ -143,6 +143,34 @@ def _lost(result: StudyResult) -> list[str]:
     ]
 
 
+def decisions(result: StudyResult) -> list[tuple[str, str]]:
+    """What the study was to decide and what came out, a sentence and a verdict each."""
+    metric = result.study.score
+    told = partial(difference, metric=metric)
+    after = result.named_after
+    when = "Named beforehand" if after == 0 else f"Named when {after} results were there"
+    sentences = []
+    for row in result.decided.to_dict("records"):
+        who = f"{when}: {row['arm']} against {row['against']} with "
+        who += labelled(result.study, row["labels"])
+        if _absent(row.get("gain")):
+            sentences.append((f"{who}: not run yet.", ""))
+            continue
+        numbers = (
+            f"{told(row['gain'])} {metric.unit} (95 % interval "
+            f"{interval(row['gain_low'], row['gain_high'], told)}, p {p_value(row['p'])})"
+        )
+        found = verdict({**row, "p_holm": row["p_sequence"]})
+        if _absent(row["p_sequence"]):
+            outcome = "not tested: this or what was named before it lacks runs"
+        elif found == "same" and row["p"] < row["p_sequence"]:
+            outcome = "it counts for nothing, since what was named before it was not shown"
+        else:
+            outcome = {"same": "the difference may be chance"}.get(found, f"shown to be {found}")
+        sentences.append((f"{who}: {numbers}; {outcome}.", found))
+    return sentences
+
+
 def best_rows(result: StudyResult) -> list[Record]:
     """The row with the largest gain of each label count, where any arm can be compared."""
     summary = result.summary
@@ -192,9 +220,10 @@ def _doubt(best: Record) -> str:
 
 def findings(result: StudyResult) -> list[str]:
     """All sentences, for the terminal."""
+    named = [sentence for sentence, _ in decisions(result)]
     told = [finding(row, result.study) for row in best_rows(result)]
     rest = missing(result)
-    return [*told, *unstable(result), *([] if rest is None else [rest])]
+    return [*named, *told, *unstable(result), *([] if rest is None else [rest])]
 
 
 def markdown(result: StudyResult) -> str:
