@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.situs-setup
 
-.PHONY: setup demo test quick lowest coverage fuzz campaign faults lint bench docs clean
+.PHONY: setup demo test quick lowest coverage fuzz campaign faults lint options bench docs clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What options of the command line take from the models of settings; a test says when it is due.
+options: setup
+	$(BIN)/python tests/support/option_settings.py
 
 # One thread a process: two processes share the cores as they are. A file's tests stay together,
 # so that what they share is made once.

@@ -143,8 +143,13 @@ def _options(verb: Any) -> str:
         if parameter.param_type_name == "argument":
             names = [(parameter.metavar or parameter.name or "").upper()]
         default = parameter.default if parameter.default not in (None, False, "", ()) else ""
+        said = getattr(parameter, "show_default", None)  # of a setting: the model's
+        default = said if isinstance(said, str) else default
         default = "required" if parameter.required else f"`{default}`" if default else ""
-        meaning = (getattr(parameter, "help", "") or "").replace("|", "\\|")
+        meaning = getattr(parameter, "help", "") or ""
+        if parameter.param_type_name == "option" and "|" in (parameter.metavar or ""):
+            meaning = f"{parameter.metavar.replace('|', ', ')}. {meaning}"
+        meaning = meaning.replace("|", "\\|")
         if names:
             rows.append(f"| {', '.join(f'`{n}`' for n in names)} | {default} | {meaning} |")
     return "\n".join(rows)

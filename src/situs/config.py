@@ -153,20 +153,42 @@ def read_whole_yaml(path: Path, late: str) -> dict[str, Any]:
     return values
 
 
+def placed(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others in their place.
+
+    Args:
+        values: Nested; not changed.
+        given: By dotted name.
+
+    Raises:
+        ConfigError: If a name leads through a value that holds no settings.
+    """
+    both = _copied(values)
+    for key, value in given.items():
+        _place(both, key, value)
+    return both
+
+
+def _place(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        node = values[parent] if values.get(parent) is not None else {}
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {key}: '{parent}' is a value, not a group of keys")
+        values[parent] = node
+        values = node
+    values[leaf] = value
+
+
 def _set(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set must look like key.path=value, got '{override}'")
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        node = values.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {key}: '{parent}' is a value, not a group of keys")
-        values = node
     try:
-        values[leaf] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: '{text}' is not valid YAML: {_in_a_line(error)}") from None
+    _place(values, key, value)
 
 
 def _in_a_line(error: Exception) -> str:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}\S.*)*)", re.MULTILINE)
+_CODE = re.compile(r"``(.*?)``")
 _WIDTH = 96
 
 
-def described(model: type[BaseModel]) -> dict[str, str]:
+def described(
+    model: type[BaseModel], spoken: Callable[[str], str] = lambda code: code
+) -> dict[str, str]:
     """Field → what it means: its own description, else that of the docstring's ``Attributes``.
 
     Args:
         model: Its base classes are asked as well.
+        spoken: What stands for words in code font, such as another setting's name.
     """
     said: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         _, _, attributes = (inspect.getdoc(cls) or "").partition("Attributes:\n")
         for name, text in _ATTRIBUTE.findall(attributes):
-            said[name] = " ".join(text.split()).replace("``", "")
+            said[name] = _CODE.sub(lambda code: spoken(code[1]), " ".join(text.split()))
     for name, field in model.model_fields.items():
         if field.description:
             said[name] = field.description

@@ -64,7 +64,7 @@ VERBS = {
     "pretrain": Verb(
         ("situs.pretraining.pretrain:pretrain", "situs.pretraining.like_plan:like_plan"),
         ("situs.pretraining.config:PretrainConfig",),
-        FOLDER | {"backbone": "backbone.name", "like_plan": "path", "settings": "overrides"},
+        {"backbone": "backbone.name", "like_plan": "path", "settings": "overrides"},
         own={
             "resume": "mode",
             "overwrite": "mode",
@@ -75,8 +75,7 @@ VERBS = {
     "finetune": Verb(
         ("situs.transfer:finetune",),
         ("situs.transfer:FinetuneConfig",),
-        FOLDER
-        | {"labels": "train", "test_data": "dataset.test", "backbone": "backbone.name"}
+        {"labels": "train", "test_data": "dataset.test", "backbone": "backbone.name"}
         | {"settings": "overrides"},
         frozenset({"resume"}),
         unasked={"cohort": "an opened data set, shared by the runs of a study"},

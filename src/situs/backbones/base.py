@@ -113,8 +113,8 @@ class BackboneConfig(Config):
     """Which network, and its size.
 
     Attributes:
-        name: One of ``situs backbones``, ``package.module:Class``, or one of
-            :data:`situs.backbones.presets.PRESETS`, which stands for a backbone and options.
+        name: One of ``situs backbones``, of which some stand for a network and its size, or
+            ``package.module:Class``.
         spatial_dims: 2 or 3.
         in_channels: Channels of the input.
         options: The network's own keyword arguments, for instance ``channels``.

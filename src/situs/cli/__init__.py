@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from situs.cli.console import err, log_to_terminal
 from situs.cli.exits import exit_of, table
+from situs.cli.settings import CALLED
 from situs.cores import sleep_when_idle
 from situs.errors import (
     NotWritten,
@@ -108,15 +109,13 @@ def situs(
 
 
 # Where a setting is called otherwise than the parameter of the verb that takes it.
-_SETTINGS = {
-    "labels": "train",
+_SETTINGS = {called: setting for setting, called in CALLED.items()} | {
     "out_path": "out",
     "file": "out",
     "store": "out",
     "folder": "out",
     "table": "out",
     "catalog": "out",
-    "test_data": "dataset.test",
 }
 
 
@@ -127,7 +126,8 @@ def _options(ctx: typer.Context) -> dict[str, str]:
     for parameter in verb.params if verb else ():
         written = [name for name in parameter.opts if name.startswith("--")]
         if written and parameter.name:
-            options[_SETTINGS.get(parameter.name, parameter.name)] = written[0]
+            for name in (parameter.name, _SETTINGS.get(parameter.name, parameter.name)):
+                options[name] = written[0]
     return options
 
 

@@ -20,6 +20,7 @@ from situs.cli.console import (
     print_json,
     print_remedies,
 )
+from situs.cli.settings import ConfigFile, Given, Set, takes_settings
 from situs.errors import SitusError
 
 if TYPE_CHECKING:
@@ -117,20 +118,16 @@ def scan(
 
 
 @app.command()
+@takes_settings("prepare")
 def prepare(
+    given: Given,
     data: Annotated[
         list[Path],
         typer.Argument(help="A catalog from 'situs scan', or scans.", metavar="CATALOG"),
     ],
     store: Annotated[Path, typer.Option("--out", callback=out_folder, help="Folder of the store.")],
-    spacing: Annotated[
-        str | None, typer.Option(help="median, native, or mm along R, A, S as in 1,1,2.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file with the rules.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a rule, key=value; may be repeated."),
-    ] = None,
+    config: ConfigFile = None,
+    settings: Set = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare checksums of what is there already.")
     ] = False,
@@ -148,12 +145,12 @@ def prepare(
     from situs.store import Preprocessing
     from situs.store import prepare as make_store
 
-    overrides = [*(settings or ()), *([f"spacing={_spacing(spacing)}"] if spacing else ())]
-    rules = load_config(Preprocessing, config or {}, overrides)
+    overrides = [*(settings or ()), *(f"{name}={_listed(said)}" for name, said in given.items())]
+    preprocessing = load_config(Preprocessing, config or {}, overrides)
     asked = data[0] if len(data) == 1 else data
     with _progress(quiet or json) as progress:
         made = make_store(
-            asked, store, rules, workers=workers, progress=_teller(progress), verify=verify
+            asked, store, preprocessing, workers=workers, progress=_teller(progress), verify=verify
         )
     refused = [r for r in made.refused if r["reason"] != _LABELS]
     if json:
@@ -204,8 +201,8 @@ def upload(
         out.print(words, markup=False, highlight=False, soft_wrap=True)
 
 
-def _spacing(text: str) -> str:
-    """``1,1,2`` as the YAML list that the rules expect."""
+def _listed(text: str) -> str:
+    """``1,1,2`` as the YAML list that the setting expects."""
     return f"[{text}]" if "," in text else text
 
 

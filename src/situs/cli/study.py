@@ -7,15 +7,13 @@ import typer
 
 from situs.cli import app
 from situs.cli.console import Json, Names, Quiet, out, print_json
+from situs.cli.settings import Set
 
 
 @app.command()
 def study(
     config: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare.")],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a setting, key.path=value; may be repeated."),
-    ] = None,
+    settings: Set = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and say what would be run.")
     ] = False,

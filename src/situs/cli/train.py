@@ -7,37 +7,16 @@ import typer
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, out, out_folder, print_json
-from situs.cli.devices import (
-    AcceleratorOption,
-    Compile,
-    Devices,
-    NumNodes,
-    PrecisionOption,
-    StrategyOption,
-)
+from situs.cli.settings import ConfigFile, Given, Set, settled, takes_settings
 from situs.cli.tables import demonstrated
 from situs.errors import ConfigError
 from situs.ranks import is_first
 
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a setting, key.path=value; may be repeated."),
-]
-
 
 @app.command()
+@takes_settings("pretrain")
 def pretrain(
-    method: Annotated[
-        str | None, typer.Option(help="A method or a sum of methods, 'spatial+s2dc'.")
-    ] = None,
-    data: Annotated[
-        list[Path] | None, typer.Option(help="A store, or scans to prepare first.")
-    ] = None,
-    folder: Annotated[
-        Path | None, typer.Option("--out", callback=out_folder, help="The run folder.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Name of the backbone.")] = None,
+    given: Given,
     like_plan: Annotated[
         Path | None,
         typer.Option(help="Train the network (and spacing) of these nnU-Net plans."),
@@ -45,21 +24,13 @@ def pretrain(
     configuration: Annotated[
         str, typer.Option(help="Configuration in --like-plan; 3d_fullres by default.")
     ] = "",
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples a step and device.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    devices: Devices = None,
-    num_nodes: NumNodes = None,
-    strategy: StrategyOption = None,
-    accelerator: AcceleratorOption = None,
-    precision: PrecisionOption = None,
-    compile: Compile = None,
+    config: ConfigFile = None,
+    settings: Set = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue this run to its planned end.")
     ] = None,
     init: Annotated[Path | None, typer.Option(help="Start from the weights of this run.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Delete what is in --out first.")] = False,
-    settings: Set = None,
     report: Annotated[bool, typer.Option(help="Write the HTML report at the end.")] = True,
     json: Json = False,
     quiet: Quiet = False,
@@ -82,28 +53,9 @@ def pretrain(
         values: dict[str, Any] = {**Run.open(resume).config, "out": str(resume)}
     else:
         values = read_yaml(config) if config else {}
-    given = {
-        "method": method,
-        "data": [str(path) for path in data] if data else None,
-        "out": str(folder) if folder else None,
-        "steps": steps,
-        "batch_size": batch_size,
-        "seed": seed,
-        "devices": devices,
-        "num_nodes": num_nodes,
-        "strategy": strategy,
-        "accelerator": accelerator,
-        "precision": precision,
-        "compile": compile,
-    }
-    values |= {key: value for key, value in given.items() if value is not None}
-    if backbone:
-        values["backbone"] = {**values.get("backbone", {}), "name": backbone}
+    values = settled(values, given)
     if like_plan is not None:
         values = follow(values, like_plan, configuration)
-    for key, option in (("data", "--data"), ("out", "--out")):
-        if key not in values:
-            raise ConfigError(f"{option} is missing; it can also stand in the --config file")
     mode: Literal["new", "resume", "overwrite"] = "overwrite" if overwrite else "new"
     mode = "resume" if resume else mode
     run = run_pretraining(values, mode=mode, init=init, overrides=settings or (), quiet=quiet)

@@ -10,73 +10,21 @@ from rich.table import Table
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, err, out, out_folder, print_json, print_remedies
-from situs.cli.devices import (
-    AcceleratorOption,
-    Compile,
-    Devices,
-    NumNodes,
-    PrecisionOption,
-    StrategyOption,
-)
+from situs.cli.settings import ConfigFile, Given, Set, settled, takes_settings
 from situs.cli.tables import finetuned, probed
 from situs.errors import ConfigError
 from situs.ranks import is_first
 
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a setting, key.path=value; may be repeated."),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")]
-
 
 @app.command()
+@takes_settings("finetune")
 def finetune(
-    data: Annotated[
-        Path | None, typer.Option(help="A labelled data set (Decathlon, nnU-Net, CSV, …).")
-    ] = None,
-    init: Annotated[
-        str | None, typer.Option(help="A run or weights folder, or 'none' for random weights.")
-    ] = None,
-    folder: Annotated[
-        Path | None, typer.Option("--out", callback=out_folder, help="The result folder.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="segmentation or classification.")] = None,
-    labels: Annotated[
-        int | None,
-        typer.Option(help="Labelled cases to train on; all that are not held out by default."),
-    ] = None,
-    validation: Annotated[int | None, typer.Option(help="Cases for early stopping.")] = None,
-    test: Annotated[
-        int | None,
-        typer.Option(help="Cases to score; the rest by default, or a fifth of the patients."),
-    ] = None,
-    test_data: Annotated[
-        Path | None, typer.Option(help="A second data set of the same kind, only to score on.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Patches a step and device.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Network, for --init none.")] = None,
-    freeze_encoder: Annotated[
-        bool | None, typer.Option("--freeze-encoder", help="Train decoder and head only.")
-    ] = None,
-    allow_partial: Annotated[
-        bool | None,
-        typer.Option("--allow-partial", help="Accept weights that fit less than 90 %."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    devices: Devices = None,
-    num_nodes: NumNodes = None,
-    strategy: StrategyOption = None,
-    accelerator: AcceleratorOption = None,
-    precision: PrecisionOption = None,
-    compile: Compile = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
-    settings: Settings = None,
+    given: Given,
+    config: ConfigFile = None,
+    settings: Set = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the fine-tuning in this result folder.")
     ] = None,
-    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -92,42 +40,13 @@ def finetune(
     from situs.transfer import FinetuneConfig
     from situs.transfer import finetune as run_finetuning
 
-    if resume is not None and (overwrite or config):
+    if resume is not None and (given.get("overwrite") or config):
         raise ConfigError("--resume goes with neither --overwrite nor --config")
     values: dict[str, Any] = read_yaml(config) if config else {}
     if resume is not None:
         values = {**read_yaml(resume / "config.yaml"), "out": str(resume), "overwrite": False}
-    given = {
-        "data": data,
-        "init": init,
-        "out": folder,
-        "task": task,
-        "train": labels,
-        "validation": validation,
-        "test": test,
-        "steps": steps,
-        "batch_size": batch_size,
-        "devices": devices,
-        "num_nodes": num_nodes,
-        "strategy": strategy,
-        "accelerator": accelerator,
-        "precision": precision,
-        "compile": compile,
-        "lr": lr,
-        "backbone": {"name": backbone} if backbone else None,
-        "freeze_encoder": freeze_encoder,
-        "allow_partial": allow_partial,
-        "seed": seed,
-        "overwrite": overwrite or None,
-    }
-    values |= {key: value for key, value in given.items() if value is not None}
-    if test_data is not None:
-        values["dataset"] = {**values.get("dataset", {}), "test": test_data}
-    for key, option in (("data", "--data"), ("out", "--out")):
-        if key not in values:
-            raise ConfigError(f"{option} is missing; it can also stand in the --config file")
     result = run_finetuning(
-        load_config(FinetuneConfig, values, settings or ()),
+        load_config(FinetuneConfig, settled(values, given), settings or ()),
         resume=resume is not None,
         quiet=quiet or json,
     )
@@ -159,8 +78,10 @@ def predict(
     shard: Annotated[
         str | None, typer.Option(metavar="K/N", help="Take every N-th scan, from the K-th.")
     ] = None,
-    settings: Settings = None,
-    overwrite: Overwrite = False,
+    settings: Set = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is in --out.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on: skip scans that --out has predictions of.")
     ] = False,
@@ -222,16 +143,12 @@ def predict(
 
 
 @app.command()
+@takes_settings("probe")
 def probe(
+    given: Given,
     run: Annotated[Path, typer.Argument(help="A run or weights folder.")],
     data: Annotated[Path, typer.Option(help="A labelled data set.")],
-    labels: Annotated[
-        int | None, typer.Option(help="Cases to learn from; half of them by default.")
-    ] = None,
-    test: Annotated[int | None, typer.Option(help="Cases to score; the rest by default.")] = None,
-    voxels: Annotated[int, typer.Option(help="Voxels of each class drawn from each case.")] = 50,
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
-    settings: Settings = None,
+    settings: Set = None,
     json: Json = False,
 ) -> None:
     """Ask how well labels can be read off frozen features, beside random weights and chance.
@@ -244,8 +161,7 @@ def probe(
     from situs.transfer.probe import ProbeSettings
     from situs.transfer.probe import probe as run_probe
 
-    values = {"train": labels, "test": test, "voxels_per_class": voxels, "seed": seed}
-    result = run_probe(run, data, load_config(ProbeSettings, values, settings or ()))
+    result = run_probe(run, data, load_config(ProbeSettings, given, settings or ()))
     if json:
         print_json(result.model_dump(mode="json"))
     else:

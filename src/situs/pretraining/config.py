@@ -53,7 +53,7 @@ class PretrainConfig(Config):
     """Everything that decides a pretraining run.
 
     Attributes:
-        method: A method or a composition, ``"spatial+s2dc"``.
+        method: A method, or a composition such as ``spatial+s2dc``.
         data: A store, or paths of scans that are prepared into ``out/store`` first. A store may
             lie behind a URL that fsspec reads.
         out: The run folder.
@@ -66,13 +66,13 @@ class PretrainConfig(Config):
         teacher: The moving average of the network.
         steps: Optimiser steps.
         batch_size: Samples a step and device.
-        seed: Of everything random.
+        seed: Seed of everything random.
         precision: ``"auto"`` takes bf16 or fp16 mixed precision on a GPU that has it.
         workers: Loader processes of each device; 0 loads in the main process, ``"auto"`` takes as
             many as measured times of samples and steps ask for, and as cores are free.
         threads: Torch threads of each device; 0 takes the cores that are free.
         devices: Devices of each machine; on a CPU, processes.
-        num_nodes: Machines.
+        num_nodes: Machines, started by srun or torchrun.
         strategy: How many devices train one network: ``"ddp"`` (a copy on each), which is also
             what ``"auto"`` takes for more than one.
         accelerator: ``"auto"`` takes a GPU where there is one.

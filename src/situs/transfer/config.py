@@ -84,11 +84,11 @@ class FinetuneConfig(Config):
 
     Attributes:
         task: ``"segmentation"`` of voxels or ``"classification"`` of scans.
-        data: Labelled data set in any of the layouts that situs reads.
+        data: A labelled data set (Decathlon, nnU-Net, CSV, …).
         dataset: What the files of ``data`` do not say by themselves: who the patient is, classes,
             layout, BIDS suffix, whether some images have no label.
-        out: Result folder; must be empty or absent unless ``overwrite``.
-        init: A run or weights folder, or ``"none"`` for random initialisation.
+        out: The result folder; must be empty or absent unless ``overwrite``.
+        init: A run or weights folder, or ``none`` for random weights.
         load_decoder: Take the decoder along where the pretext task trained it.
         allow_partial: Accept weights of which less than 90 % fit the encoder.
         backbone: Network for ``init: none``; otherwise the weights' card says.
@@ -96,11 +96,11 @@ class FinetuneConfig(Config):
             those of a new store.
         slice_axis: For 2D networks, the array axis slices are perpendicular to; ``"auto"`` takes
             that of the stack, and cuts isotropic scans into axial slices.
-        train: Labelled cases to train on.
+        train: Labelled cases to train on; by default all that no other part takes.
         validation: Cases for early stopping and for choosing the best weights; 0 for neither.
-        test: Cases that are scored at the end. Where neither ``train`` nor ``test`` is given, a
-            fifth of the patients (or the cases that the data set declares) are tested, a tenth
-            are for validation, and the rest is trained on.
+        test: Cases to score at the end, by default all others. Where neither ``train`` nor
+            ``test`` is given, a fifth of the patients (or the cases that the data set declares)
+            are tested, a tenth are for validation, and the rest is trained on.
         steps: Optimiser steps.
         batch_size: Patches a step and device.
         patch_size: Voxels along each axis; by default the cases' median size, at most 96 (of
@@ -131,14 +131,14 @@ class FinetuneConfig(Config):
         threads: CPU threads of torch on each device; None takes the cores that are free.
         devices: Devices of each machine that train one network; on a CPU, processes. Each reads
             all cases; the first one validates and tests.
-        num_nodes: Machines.
+        num_nodes: Machines, started by srun or torchrun.
         strategy: ``"ddp"`` (a copy of the network on each device), which is also what ``"auto"``
             takes for more than one.
         accelerator: ``"auto"`` takes a GPU where there is one.
         compile: Compile the encoder with ``torch.compile``.
         loggers: ``"wandb"`` (offline unless WANDB_MODE=online) or ``"mlflow"`` (a folder of the
             result unless MLFLOW_TRACKING_URI is set), besides the files; extras of the same names.
-        seed: Of everything random.
+        seed: Seed of everything random.
         overwrite: Replace an earlier result in ``out``.
     """
 

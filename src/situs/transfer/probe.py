@@ -44,8 +44,8 @@ class ProbeSettings(Config):
         dataset: What the data set's files do not say by themselves.
         train: Cases that the probes learn from; by default half of them.
         test: Cases they are scored on; by default all others.
-        voxels_per_class: Drawn from each case, background included.
-        seed: Of everything drawn.
+        voxels_per_class: Voxels of each class, background included, drawn from each case.
+        seed: Seed of everything drawn.
     """
 
     dataset: DatasetOptions = Field(default_factory=DatasetOptions)
