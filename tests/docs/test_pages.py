@@ -1,27 +1,32 @@
 """Every command and snippet of README and docs is run, as it stands in the text, on small data.
 
-Only sizes are cut: steps, batches, channels, subjects. README is walked first; the other pages go
-on in the folder where it ends, each in a copy of its own. ``~`` is a folder of the test. What
-cannot be run has a marker in the text, ``<!-- not run: REASON -->`` above its block.
+Only sizes are cut: steps, rounds, batches, channels, subjects. README is walked first; the other
+pages go on in the folder where it ends, each in a copy of its own. ``~`` is a folder of the test.
+What cannot be run has a marker in the text, ``<!-- not run: REASON -->`` above its block, and is
+looked at by ``test_blocks_not_run.py``.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from click import Command
-from pages import PAGES, ROOT, Block, blocks, inline_commands, shortened
+from pages import PAGES, ROOT, Block, blocks, inline_commands, shortened, unfenced
 from scipy import ndimage
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -63,14 +68,30 @@ def _write_scans(home: Path) -> None:
         nib.save(nib.Nifti1Image(label, affine), home / "labelled" / "labels" / name)
 
 
+def _run_script(words: Sequence[str]) -> None:
+    """``python examples/NAME.py …`` with two steps, or one round, instead of what it does alone."""
+    main = runpy.run_path(str(ROOT / words[1]))["main"]
+    few = {"steps": 2, "epochs": 1}
+    taken = {name: few[name] for name in few.keys() & signature(main).parameters.keys()}
+    main(*map(os.path.expanduser, words[2:]), **taken)
+
+
 def _run(block: Block) -> None:
     """Every command of a block, in order; a shell's redirections and pipes are not for pages."""
-    for words in block.commands():
+    commands = block.commands()
+    assert commands, f"{block.place}: nothing in it is a command"
+    for words in commands:
         typed = shlex.join(words)
+        if words[0] == "python":
+            _run_script(words)
+            continue
+        if words[0] == "cp":
+            shutil.copy(ROOT / words[1], words[2])
+            continue
         assert words[0] == "situs", f"{block.place}: not run and without a marker: {typed}"
         began = time.perf_counter()
         small = _SMALL.get(words[1], []) if "--resume" not in words else []
-        if "--backbone" in words:  # whose options are its own
+        if {"--backbone", "--like-plan"} & {*words}:  # whose options are its own
             small = small[:-2]
         if words[1] == "pretrain" and block.page != README:
             small = [*small, "--no-report"]  # README's is drawn, and those that are observed
@@ -88,6 +109,10 @@ def _walk(page: Path) -> list[str]:
     done = []
     for block in blocks(page):
         if block.reason or block.language == "toml":
+            continue
+        if block.file:  # as it is imported; what it does is done by the command below it
+            runpy.run_path(str(block.file))
+            done.append(block.place)
             continue
         if block.language in ("sh", "console"):
             _run(block)
@@ -137,8 +162,15 @@ def test_a_page_can_be_followed(
     shutil.copytree(walked, tmp_path / "home")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "home" / "work")
+    text = page.read_text(encoding="utf-8")
+    if any(name in text for name in ("VoComni_B.pt", "nnUNetResEncUNetLPlans.json")):
+        pytest.importorskip("nnunetv2")
+        made = pytest.importorskip("page_files").MADE
+        for name in made.keys() & {*re.findall(r"[\w.]+", text)}:
+            made[name](Path(name))
     with ExitStack() as stack:
-        if "s3://my-bucket" in page.read_text(encoding="utf-8"):
+        stack.callback(torch.set_grad_enabled, True)  # MONAI's bundles switch gradients off
+        if "s3://my-bucket" in text:
             storage = pytest.importorskip("object_storage", exc_type=ImportError)
             stack.enter_context(storage.s3_bucket("my-bucket"))
         _walk(page)
@@ -151,6 +183,7 @@ def test_blocks_say_what_they_are_and_the_prose_names_what_there_is(page: Path) 
         assert block.language != "yaml" or block.text.startswith("# "), (
             f"{block.place}: its first line names the file, '# NAME.yaml'"
         )
+    assert not unfenced(page), f"{page.name}: put them between fences, so that they are looked at"
     verbs: dict[str, Command] = get_command(app).commands  # type: ignore[attr-defined]
     for command in inline_commands(page):
         _, verb, *words = command.replace("…", "").split()

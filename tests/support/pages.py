@@ -6,7 +6,9 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -14,7 +16,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # `{ .python }` is a block that ruff shall not format: a snippet of another file.
 _FENCE = re.compile(r"^ *```(?: ?\{ ?\.)?(\w*)(?: ?\})?\s*$")
 _MARKER = re.compile(r"^ *<!-- not run: (.+?) -->\s*$")
+_SNIPPET = re.compile(r'--8<-- "(.+)"\n')
 _INLINE = re.compile(r"(?<!`)`(situs [a-z][^`]*)`")
+# Four spaces make a block, too, in which nothing would be looked at.
+_INDENTED = re.compile(r"^ {4,}(situs|python|pip|make|torchrun|srun|#SBATCH) ")
 _STEPS = re.compile(r"(--steps |--subjects |[\"']steps[\"']: )\d+")
 _FEW = {"--steps ": "2", "--subjects ": "3"}
 _LARGE = "view_size=[96,96,96]"
@@ -35,6 +40,12 @@ class Block:
         """Page and line, for messages."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
+    @property
+    def file(self) -> Path | None:
+        """The file of the repository that the block shows whole."""
+        shown = _SNIPPET.fullmatch(self.text)
+        return ROOT / shown[1] if shown else None
+
     def commands(self) -> list[list[str]]:
         """The words of each command; of a console's lines those after the prompt."""
         text = self.text.replace("\\\n", " ")
@@ -42,7 +53,12 @@ class Block:
             lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
         else:
             lines = text.splitlines()
-        return [words for line in lines if (words := shlex.split(line, comments=True))]
+        found = []
+        for line in lines:
+            for both, words in groupby(shlex.split(line, comments=True), lambda word: word == "&&"):
+                if not both:
+                    found.append(list(words))
+        return found
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -54,7 +70,8 @@ def blocks(page: Path) -> Iterator[Block]:
         if language is None and fence:
             language, start, inside = fence[1], number, []
         elif language is not None and fence:
-            yield Block(page, start, language, "\n".join(inside) + "\n", reason)
+            text = dedent("\n".join(inside)) + "\n"  # in a list blocks are indented
+            yield Block(page, start, language, text, reason)
             language, reason = None, ""
         elif language is not None:
             inside.append(line)
@@ -62,6 +79,17 @@ def blocks(page: Path) -> Iterator[Block]:
             reason = marker[1]
         elif line.strip():
             reason = ""
+
+
+def unfenced(page: Path) -> list[str]:
+    """Commands in blocks without a fence, which no test would see."""
+    fenced, found = False, []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if _FENCE.match(line):
+            fenced = not fenced
+        elif not fenced and _INDENTED.match(line):
+            found.append(line.strip())
+    return found
 
 
 def inline_commands(page: Path) -> list[str]:
