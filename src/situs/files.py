@@ -168,23 +168,25 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(gone, ignore_errors=True)
 
 
-def check_writable(path: str | Path, *, folder: bool | None = None) -> None:
+def check_writable(path: str | Path, *, folder: bool, file: str = "") -> None:
     """Refuse a place where nothing could be written, before any work is done for it.
 
     Nothing is made: a nameless temporary file is tried in the nearest folder that is there.
 
     Args:
         path: What shall be written.
-        folder: Whether it is a folder; None where it may be a file or a folder.
+        folder: Whether it is a folder.
+        file: What a file is called where one would do instead of the folder.
 
     Raises:
         SitusError: Naming what is in the way.
     """
     path = Path(path)
     check_local(path, f"{setting('out')} must be a folder here; 'situs upload' copies a store")
-    if folder is True and path.exists() and not path.is_dir():
-        raise SitusError(f"{setting('out')}: {path} is a file; give a folder")
-    if folder is False and path.is_dir():
+    if folder and path.exists() and not path.is_dir():
+        alternative = f", or {file}" if file else ""
+        raise SitusError(f"{setting('out')}: {path} is a file; give a folder{alternative}")
+    if not folder and path.is_dir():
         raise SitusError(f"{setting('out')}: {path} is a folder; give the name of a file")
     place = path.absolute() if path.is_dir() else path.absolute().parent
     while not place.exists() and place != place.parent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,3 +92,25 @@ def test_brackets_in_paths_are_no_markup(
 def test_a_wrong_option_is_told_in_plain_words() -> None:
     told = " ".join(here(Exit.REFUSED, "finetune", "--labels", "nobody").replace("│", " ").split())
     assert "'--labels': must be a whole number, got 'nobody'" in told
+
+
+def test_ctrl_c_says_a_word_before_the_command_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("situs.files.check_writable", pressed)  # while options are read
+    monkeypatch.setattr(sys, "argv", ["situs", "scan", ".", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped; what was computed is kept\n"
+
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")  # while it is imported
+    where = os.pathsep.join([str(tmp_path), *sys.path])
+    script = [sys.executable, "-m", "situs", "--version"]
+    done = subprocess.run(
+        script, check=False, env={**os.environ, "PYTHONPATH": where}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped before anything was begun\n")

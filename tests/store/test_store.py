@@ -228,7 +228,10 @@ def test_foreign_folders_and_useless_data_are_refused(scans: Path, tmp_path: Pat
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.nii").write_bytes(b"")
     with pytest.raises(StoreError, match=r"no scan can be used \(empty-file"):
-        prepare(tmp_path / "bad", tmp_path / "store", RULES, workers=0)
+        prepare(tmp_path / "bad", tmp_path / "store", workers=0)
+    # A mistyped folder settles nothing: the right one goes into the same store.
+    assert not (tmp_path / "store").exists()
+    assert len(prepare(scans, tmp_path / "store", workers=0)) == 5
 
 
 @pytest.mark.parametrize("spacing", [800.0, 30.0, 0.0008])

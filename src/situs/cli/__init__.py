@@ -53,6 +53,13 @@ class InOrder(TyperGroup):
         known = [verb for verb in panels if verb in self.commands]
         return known + [verb for verb in super().list_commands(ctx) if verb not in panels]
 
+    def make_context(self, *given: Any, **more: Any) -> Any:
+        """Read the options; typer would end a Ctrl-C here without a word."""
+        try:
+            return super().make_context(*given, **more)
+        except KeyboardInterrupt as error:
+            raise _Stopped from error
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; what a Ctrl-C has to say gets out, and what is wrong is told plainly."""
         try:

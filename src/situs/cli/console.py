@@ -87,16 +87,22 @@ def out_file(path: Path | None) -> Path | None:
     return _writable(path, folder=False)
 
 
-def out_any(path: Path | None) -> Path | None:
-    """Refuse an ``--out``, file or folder, that cannot be written."""
-    return _writable(path, folder=None)
+def out_page(path: Path | None) -> Path | None:
+    """Refuse an ``--out`` that can be neither a page nor the folder of one."""
+    return _writable(path, folder=path is None or path.suffix != ".html", file="FILE.html")
 
 
-def _writable(path: Path | None, folder: bool | None) -> Path | None:
+def out_catalog(path: Path | None) -> Path | None:
+    """Refuse an ``--out`` that can be neither a file of a catalog nor the folder of one."""
+    folder = path is None or path.suffix not in (".parquet", ".json")
+    return _writable(path, folder=folder, file="FILE.parquet")
+
+
+def _writable(path: Path | None, folder: bool, file: str = "") -> Path | None:
     from situs.files import check_writable
 
     if path is not None:
-        check_writable(path, folder=folder)
+        check_writable(path, folder=folder, file=file)
     return path
 
 

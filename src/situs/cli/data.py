@@ -15,7 +15,7 @@ from situs.cli.console import (
     Quiet,
     err,
     out,
-    out_any,
+    out_catalog,
     out_folder,
     print_json,
     print_remedies,
@@ -43,7 +43,7 @@ def scan(
         Path | None,
         typer.Option(
             "--out",
-            callback=out_any,
+            callback=out_catalog,
             help="Where to save: a folder, a .parquet or a .json file.",
         ),
     ] = None,

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from situs.cli import app
-from situs.cli.console import Json, Names, Quiet, err, out, out_any, print_json
+from situs.cli.console import Json, Names, Quiet, err, out, out_page, print_json
 
 Out = Annotated[
-    Path | None, typer.Option("--out", callback=out_any, help="HTML file or folder to write.")
+    Path | None, typer.Option("--out", callback=out_page, help="HTML file or folder to write.")
 ]
 
 

@@ -32,7 +32,9 @@ def finetuned(result: Result) -> RenderableType:
     for name, row in result.classes.items():
         table.add_row(escape(name), *(_cell(key, row.get(key)) for key in keys))
     table.add_section()
-    table.add_row("mean", *(_cell(key, result.scores[key]) for key in keys), style="bold")
+    # The counts are sums over classes there, and the title counts the cases.
+    means = {**result.scores, "cases": None}
+    table.add_row("mean", *(_cell(key, means[key]) for key in keys), style="bold")
     start = "from scratch" if result.init == "none" else f"from {result.method} weights"
     words = f"{len(result.split['train'])} labelled cases, {start}; {_spent(result.seconds)}; "
     return Group(table, escape(f"{words}{result.folder}"))

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from situs import text
 from situs.errors import RunError
-from situs.files import write_file
+from situs.files import check_writable, write_file
 from situs.observation import Panel, Score, iter_panels, verdicts
 from situs.report import figures, page, summary
 from situs.report.figures import training
@@ -35,12 +35,14 @@ def write_comparison(runs: Sequence[str | Path], out: str | Path, *, names: bool
 
     Raises:
         RunError: If there are fewer than two runs, or one cannot be read.
+        SitusError: If ``out`` cannot be written.
     """
     if len(runs) < 2:
         raise RunError("a comparison needs two runs or more")
     named = _named([read_run(run, names=names) for run in runs])
     out = Path(out)
     target = out if out.suffix == ".html" else out / "index.html"
+    check_writable(target, folder=False)
     columns = {name: run.metrics for name, run in named.items()}
     scores: dict[str, Score] = {}
     for run in named.values():

@@ -32,7 +32,9 @@ def _result(result: Transfer, sections: list[TaskSection]) -> dict[str, Any]:
         (text.printable(name), [_number(s, row.get(s)) for s in scores])
         for name, row in record.classes.items()
     ]
-    rows.append(("mean", [_number(s, record.scores[s]) for s in scores]))
+    # The counts are sums over classes there, and the title counts the cases.
+    means = {**record.scores, "cases": None}
+    rows.append(("mean", [_number(s, means[s]) for s in scores]))
     start = "from scratch" if record.scratch else f"from {record.method} weights"
     tests = len(record.cases_of("test"))
     notes = []

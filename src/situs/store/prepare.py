@@ -128,6 +128,8 @@ def _prepare(
             refused.append(Refusal(source=entry.path, reason="absurd-spacing", detail=absurd))
         else:
             missing.append(entry)
+    if not kept and not missing:  # before a head is written that no later call could go on with
+        raise _nothing_usable(refused)
     _check_space(out, missing, head)
     _write_head(out, head.model_copy(update={"complete": False}))
     remove_leftovers(out, "scans/*/")
@@ -317,11 +319,15 @@ def _choices(reasons: Sequence[str]) -> str:
     return f"; to use them, {made} and prepare the catalog" if wanted else ""
 
 
+def _nothing_usable(refused: Sequence[Refusal]) -> StoreError:
+    reasons = sorted({r.reason for r in refused})
+    told = ", ".join(reasons) or "none was found"
+    return StoreError(f"no scan can be used ({told}); 'situs scan' says more{_choices(reasons)}")
+
+
 def _finish(out: Path, head: Head, records: Sequence[Record], refused: Sequence[Refusal]) -> Store:
     if not records:
-        reasons = sorted({r.reason for r in refused})
-        told = ", ".join(reasons) or "none was found"
-        raise StoreError(f"no scan can be used ({told}); 'situs scan' says more{_choices(reasons)}")
+        raise _nothing_usable(refused)
     listed, left_out = _json_lines(records), _json_lines(refused)
     head = head.model_copy(
         update={
