@@ -121,12 +121,16 @@ def test_everything_is_flushed_before_the_first_file_gets_its_name(
 
 
 def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
-    write_file(tmp_path / "out" / "old", "")
+    write_file(tmp_path / "out" / "same", "old")
     with writing_folder(tmp_path / "out") as part:
-        (part / "new").touch()
-        assert (tmp_path / "out" / "old").exists()
+        write_file(part / "same", "new")
+        assert (tmp_path / "out" / "same").read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]
-    assert os.listdir(tmp_path / "out") == ["new"]
+    assert (tmp_path / "out" / "same").read_text() == "new"
+    with pytest.raises(SitusError, match="same"), writing_folder(tmp_path / "out") as part:
+        write_file(part / "other", "")
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "same").read_text() == "new"
 
 
 def test_checksums(tmp_path: Path) -> None:

@@ -141,10 +141,13 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: Where the folder shall be; a folder that is there gives way once the new one is
-            whole.
+            whole, if nothing is lost with it that the new one does not have.
 
     Yields:
         An empty folder beside it.
+
+    Raises:
+        SitusError: If the folder that is there holds something else.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,6 +161,7 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
                 if file.is_file():
                     _flush(file)
         if path.exists():
+            _insist_on_no_other(path, {item.name for item in part.iterdir()})
             path.replace(old)
         part.replace(path)
         _flush_folder(path.parent)
@@ -166,6 +170,15 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
             old.replace(path)
         for gone in (part, old):
             shutil.rmtree(gone, ignore_errors=True)
+
+
+def _insist_on_no_other(folder: Path, names: set[str]) -> None:
+    others = sorted({item.name for item in folder.iterdir()} - names)
+    if others:
+        raise SitusError(
+            f"{folder} holds something else ({', '.join(others[:3])}), which would be lost; "
+            f"choose another {setting('out')}"
+        )
 
 
 def check_writable(path: str | Path, *, folder: bool, file: str = "") -> None:

@@ -337,9 +337,12 @@ def test_an_occupied_folder_is_replaced_only_on_demand(weights, tmp_path: Path):
     (tmp_path / "precious.txt").write_text("keep me")
     with pytest.raises(SitusError, match="is not empty"):
         export(weights["cnn"], "safetensors", tmp_path)
+    with pytest.raises(SitusError, match=r"something else \(precious.txt\), which would be lost"):
+        export(weights["cnn"], "safetensors", tmp_path, overwrite=True)
     assert (tmp_path / "precious.txt").read_text() == "keep me"
-    exported = export(weights["cnn"], "safetensors", tmp_path, overwrite=True)
-    assert "precious.txt" not in exported.files
+    (tmp_path / "precious.txt").rename(tmp_path / "card.json")
+    export(weights["cnn"], "safetensors", tmp_path, overwrite=True)
+    assert (tmp_path / "card.json").read_text() != "keep me"
 
 
 def test_unknown_targets_and_folders_without_weights(weights, tmp_path: Path):

@@ -114,7 +114,7 @@ def export(
         to: One of :func:`available`, or ``package.module:Name`` of something with ``write``.
         out: Folder to write.
         licence: Of the weights, an SPDX identifier; the card's where empty.
-        overwrite: Replace what is in ``out``.
+        overwrite: Replace what is in ``out``, if all of it is written anew.
         plan: For nnU-Net: plans of the data set to fine-tune on; a copy that builds this network
             and prepares scans as pretraining did is written beside the weights.
         configuration: In those plans; ``3d_fullres``, or ``2d`` for a 2D network, where empty.

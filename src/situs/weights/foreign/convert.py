@@ -81,7 +81,7 @@ def import_weights(
         source: Where the file comes from; what is known of the layout where empty.
         preprocessing: Rules that take the place of what is known of the layout.
         allow_partial: Accept a source of which less than 90 % found a place.
-        overwrite: Replace what is in ``out``.
+        overwrite: Replace what is in ``out``, if all of it is written anew.
 
     Raises:
         ConfigError: For an unknown layout, or rules that cannot be used.
