@@ -46,8 +46,8 @@ def write_store(folder: Path) -> tuple[Path, list[int]]:
     rng = np.random.default_rng(0)
     noise = rng.normal(1000, 50, (192,) * 3).astype(np.int16)
     nib.save(nib.Nifti1Image(noise, np.eye(4)), folder / "scan.nii.gz")
-    rules = Preprocessing(spacing="native", crop=False)
-    (scan,) = prepare([folder / "scan.nii.gz"], folder / "one", rules, workers=0)
+    preprocessing = Preprocessing(spacing="native", crop=False)
+    (scan,) = prepare([folder / "scan.nii.gz"], folder / "one", preprocessing, workers=0)
     many = folder / "many"
     many.mkdir()
     lines = [
@@ -56,7 +56,7 @@ def write_store(folder: Path) -> tuple[Path, list[int]]:
     ]
     (many / RECORDS).write_text("\n".join(lines) + "\n")
     (many / REFUSED).touch()
-    (many / HEAD).write_text(sealed(Head(rules=rules, complete=True, scans=SCANS)))
+    (many / HEAD).write_text(sealed(Head(rules=preprocessing, complete=True, scans=SCANS)))
     drawn = rng.choice(SCANS, DRAWN, replace=False).tolist()
     source = array_file(scan.store, scan.key)
     for number in drawn:

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from situs import methods
 from situs.geometry import Plane
 from situs.store import Store, prepare
-from situs.store.rules import Preprocessing
+from situs.store.preprocessing import Preprocessing
 from situs.views.planes import cut
 from situs.views.source import Source
 

@@ -49,8 +49,8 @@ def milliseconds(read: Callable[[list[int], int], np.ndarray], size: int, repeat
 def crops(folder: Path) -> None:
     write_scan(folder / "scan.nii.gz")
     begun = time.process_time()
-    rules = Preprocessing(spacing="native", crop=False)
-    scan = prepare([folder / "scan.nii.gz"], folder / "store", rules, workers=0)[0]
+    preprocessing = Preprocessing(spacing="native", crop=False)
+    scan = prepare([folder / "scan.nii.gz"], folder / "store", preprocessing, workers=0)[0]
     seconds = time.process_time() - begun
     print(f"catalog and store of one scan of {SIZE}³: {seconds:.1f} s of processor time")
     np.save(folder / "scan.npy", scan.array().astype(np.float16))

@@ -42,8 +42,8 @@ def main(store_path: str, out: str, method: str = "spatial", steps: int = 100) -
         max_epochs=1, accelerator="auto", devices=1, logger=False, enable_checkpointing=False
     )
     trainer.fit(module, DataLoader(views, batch_size=4))
-    rules = store.rules.model_dump(mode="json")
-    save_weights(out, backbone, Card(backbone=config, method=method, preprocessing=rules))
+    preprocessing = store.preprocessing.model_dump(mode="json")
+    save_weights(out, backbone, Card(backbone=config, method=method, preprocessing=preprocessing))
     return float(trainer.callback_metrics["total"])
 
 

@@ -52,8 +52,8 @@ def main(folder: str, out: str, method: str = "mae", epochs: int = 10, batch: in
             total.backward()
             optimiser.step()
             objective.update_teacher()
-    rules = {"spacing": SPACING, "crop": False}  # what fine-tuning is to do with its scans
-    save_weights(out, backbone, Card(backbone=config, method=method, preprocessing=rules))
+    preprocessing = {"spacing": SPACING, "crop": False}  # what fine-tuning is to do with its scans
+    save_weights(out, backbone, Card(backbone=config, method=method, preprocessing=preprocessing))
     return total.item()
 
 

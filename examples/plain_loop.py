@@ -26,8 +26,8 @@ def main(store_path: str, out: str, method: str = "spatial", steps: int = 100) -
         total.backward()
         optimiser.step()
         objective.update_teacher()
-    rules = store.rules.model_dump(mode="json")
-    save_weights(out, backbone, Card(backbone=config, method=method, preprocessing=rules))
+    preprocessing = store.preprocessing.model_dump(mode="json")
+    save_weights(out, backbone, Card(backbone=config, method=method, preprocessing=preprocessing))
     return total.item()
 
 

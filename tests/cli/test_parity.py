@@ -58,7 +58,7 @@ VERBS = {
         {"store": "out"},
         frozenset({"spacing"}),
         FILE,
-        BAR | {"rules": "made of --config, --set and --spacing"},
+        BAR | {"preprocessing": "made of --config, --set and --spacing"},
     ),
     "upload": Verb(("situs.store.upload:upload",), unasked=BAR),
     "pretrain": Verb(

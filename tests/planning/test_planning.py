@@ -66,7 +66,7 @@ def test_a_run_on_real_studies_knows_their_roles(run: Run) -> None:
     planner = Planner.load(run)
     assert planner.config.studies == "series"
     assert planner.config.roles == ("sagittal", "coronal", "axial")
-    assert planner.rules.spacing == "native"
+    assert planner.preprocessing.spacing == "native"
     trained = np.concatenate([p.detach().numpy().ravel() for p in planner.network.parameters()])
     again = Planner.load(run).network.parameters()
     assert (trained == np.concatenate([p.detach().numpy().ravel() for p in again])).all()

@@ -64,11 +64,11 @@ def prepared_keys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_store_holds_what_preprocessing_gives(scans: Path, store: Store):
     assert len(store) == 5
-    assert store.rules.spacing == (1.0, 1.0, 2.0)
+    assert store.preprocessing.spacing == (1.0, 1.0, 2.0)
     assert [r["reason"] for r in store.refused] == ["empty-file"]
     for scan in store:
         source = read_scan(scans / scan.record.source)
-        expected = preprocess(source, store.rules)
+        expected = preprocess(source, store.preprocessing)
         assert np.array_equal(scan.array(), expected.array)
         assert np.allclose(scan.affine, expected.affine)
         assert scan.shape == expected.array.shape[1:]
@@ -99,8 +99,8 @@ def test_crops_equal_slices_and_are_air_outside(store: Store):
 def test_a_crop_reads_only_its_chunks(tmp_path: Path):
     """Damage to one corner's chunk is not noticed by a crop of the opposite corner."""
     write_scans(tmp_path / "scans", 1, shape=(150, 70, 70))
-    rules = Preprocessing(crop=False, spacing="native")
-    scan = prepare(tmp_path / "scans", tmp_path / "store", rules, workers=0)[0]
+    preprocessing = Preprocessing(crop=False, spacing="native")
+    scan = prepare(tmp_path / "scans", tmp_path / "store", preprocessing, workers=0)[0]
     good = scan.read((100, 0, 0), (20, 20, 20))
     file = array_file(scan.store, scan.key)
     content = bytearray(file.read_bytes())
@@ -217,7 +217,7 @@ def test_other_settings_are_named(scans: Path, store: Store):
     with pytest.raises(StoreError, match="dtype is float32"):
         Store.open(store.path, other)
     # The median written out is the same setting.
-    assert Store.open(store.path, store.rules).rules == store.rules
+    assert Store.open(store.path, store.preprocessing).preprocessing == store.preprocessing
 
 
 def test_foreign_folders_and_useless_data_are_refused(scans: Path, tmp_path: Path):
@@ -280,7 +280,7 @@ def test_a_full_disk_stops_before_and_while_writing(
 
 def test_the_estimate_bounds_the_store(scans: Path, store: Store):
     catalog = build_catalog(scans, workers=0)
-    estimate = estimate_bytes(catalog.unique, store.rules)
+    estimate = estimate_bytes(catalog.unique, store.preprocessing)
     voxels = sum(np.prod(scan.shape) * 4 for scan in store)
     assert voxels <= estimate < 4 * voxels
 

@@ -104,7 +104,7 @@ def test_lists_are_taken_as_they_are() -> None:
 def test_preparation(collection: Path) -> None:
     cohort = Cohort.open(collection)
     # Spacings are 1, 1.2 and 2 mm in every scan, along axes that are reordered to R, A, S.
-    assert cohort.rules.spacing == pytest.approx((1.0, 1.2, 2.0))
+    assert cohort.preprocessing.spacing == pytest.approx((1.0, 1.2, 2.0))
     assert cohort.classes == {0: "background", 1: "1", 2: "2"}
     case = cohort["case-1"]
     assert case is cohort["case-1"], "prepared once"
@@ -119,7 +119,7 @@ def test_preparation(collection: Path) -> None:
 def test_memory_has_a_limit(collection: Path) -> None:
     cohort = Cohort.open(collection)
     first = cohort["case-0"]
-    small = Cohort(cohort.dataset, cohort.rules, keep_bytes=int(1.5 * first.nbytes))
+    small = Cohort(cohort.dataset, cohort.preprocessing, keep_bytes=int(1.5 * first.nbytes))
     assert small["case-0"] is small["case-0"]
     again = small["case-1"]
     assert again is not small["case-1"]
@@ -129,7 +129,7 @@ def test_memory_has_a_limit(collection: Path) -> None:
 def test_label_values_become_indices(collection: Path) -> None:
     cohort = Cohort.open(collection)
     sparse = replace(cohort.dataset, classes={0: "background", 2: "two", 1: "one", 7: "seven"})
-    again = Cohort(sparse, cohort.rules)
+    again = Cohort(sparse, cohort.preprocessing)
     assert list(again.classes) == [0, 1, 2, 7]
     label = again["case-0"].label
     assert label is not None

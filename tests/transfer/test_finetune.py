@@ -48,7 +48,7 @@ def run(tmp_path: Path, cohort: Cohort) -> Path:
     card = Card(
         backbone=config,
         method="spatial",
-        preprocessing=cohort.rules.model_dump(mode="json"),
+        preprocessing=cohort.preprocessing.model_dump(mode="json"),
         decoder_trained=True,
     )
     save_weights(tmp_path / "run" / "checkpoints" / "best", build(config), card)

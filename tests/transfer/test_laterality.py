@@ -65,7 +65,7 @@ def test_training_and_test_flips_follow(
 ) -> None:
     cohort = Cohort.open(collection)
     classes = {0: "background", 1: name, 2: "hole"}
-    named = Cohort(replace(cohort.dataset, classes=classes), cohort.rules)
+    named = Cohort(replace(cohort.dataset, classes=classes), cohort.preprocessing)
     settings = {
         "data": collection,
         "out": tmp_path / "out",

@@ -69,7 +69,7 @@ def alone(model: Path, file: Path, **task: Any) -> np.ndarray:
     """Class probabilities of one model on the scan's own grid, without what `predict` does."""
     loaded = Model.load(model)
     loaded.task = loaded.task.model_copy(update=task)
-    prepared = preprocess(read_scan(file), loaded.task.rules)
+    prepared = preprocess(read_scan(file), loaded.task.preprocessing)
     return restore(loaded.probabilities(prepared), prepared)
 
 

@@ -22,11 +22,14 @@ from situs.transfer.probe import ProbeResult, probe
 from situs.weights import Card, save_weights
 
 
-def saved(folder: Path, rules: Preprocessing, dims: int = 3) -> Path:
+def saved(folder: Path, preprocessing: Preprocessing, dims: int = 3) -> Path:
     torch.manual_seed(0)
     config = BackboneConfig(spatial_dims=dims, options={"channels": [4, 8]})
-    preprocessing = rules.model_dump(mode="json")
-    save_weights(folder, build(config), Card(backbone=config, preprocessing=preprocessing))
+    save_weights(
+        folder,
+        build(config),
+        Card(backbone=config, preprocessing=preprocessing.model_dump(mode="json")),
+    )
     return folder
 
 
@@ -82,7 +85,7 @@ def test_large_scans_are_encoded_in_tiles(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("dims", [2, 3])
 def test_voxel_probe(collection: Path, tmp_path: Path, dims: int) -> None:
     cohort = Cohort.open(collection)
-    run = saved(tmp_path, cohort.rules, dims)
+    run = saved(tmp_path, cohort.preprocessing, dims)
     result = probe(run, collection, train=3, test=3, voxels_per_class=30, cohort=cohort)
     assert result.chance == pytest.approx(1 / 3)
     assert result.samples == {"train": 270, "test": 270}
@@ -111,7 +114,7 @@ def write_table(collection: Path, folder: Path, header: str, rows: list[str]) ->
 def test_one_class_among_the_training_scans_is_named(collection: Path, tmp_path: Path) -> None:
     data = write_table(collection, tmp_path, "image,target", ["well"] * 5 + ["sick"])
     cohort = Cohort.open(data, Preprocessing(spacing="native"))
-    run = saved(tmp_path / "run", cohort.rules)
+    run = saved(tmp_path / "run", cohort.preprocessing)
     first, rest = cohort.names[:3], cohort.names[3:]
     with pytest.raises(ConfigError, match="do not differ in their labels: all are 'well'"):
         probe(run, data, train=first, test=rest, cohort=cohort)
@@ -121,7 +124,7 @@ def test_findings_that_cannot_be_learned_are_left_out(collection: Path, tmp_path
     rows = ["1,0,0", "0,0,1", "1,0,0", "1,1,1", "0,0,0", "0,1,0"]
     data = write_table(collection, tmp_path, "image,nodule,rare,fluid", rows)
     cohort = Cohort.open(data, Preprocessing(spacing="native"))
-    run = saved(tmp_path / "run", cohort.rules)
+    run = saved(tmp_path / "run", cohort.preprocessing)
     first, rest = cohort.names[:3], cohort.names[3:]
     result = probe(run, data, train=first, test=rest, cohort=cohort)
     assert result.left_out == ("rare",)
@@ -150,7 +153,13 @@ def test_slices_lie_alike_in_training_and_test(
 
     monkeypatch.setattr("situs.transfer.probe.slice_axis_of", axis_of)
     monkeypatch.setattr("situs.transfer.probe.voxel_features", spy)
-    probe(saved(tmp_path, cohort.rules, dims=2), collection, train=first, test=rest, cohort=cohort)
+    probe(
+        saved(tmp_path, cohort.preprocessing, dims=2),
+        collection,
+        train=first,
+        test=rest,
+        cohort=cohort,
+    )
     assert used == {2}
 
 
@@ -162,7 +171,9 @@ def test_labels_without_meaning_are_at_chance(collection: Path, tmp_path: Path) 
         assert case.label is not None
         rng.shuffle(case.label.reshape(-1))
         object.__setattr__(case, "places", tuple(np.flatnonzero(case.label == k) for k in (1, 2)))
-    result = probe(saved(tmp_path, cohort.rules), collection, train=3, test=3, cohort=cohort)
+    result = probe(
+        saved(tmp_path, cohort.preprocessing), collection, train=3, test=3, cohort=cohort
+    )
     assert all(row.balanced_accuracy == pytest.approx(1 / 3, abs=0.08) for row in result.rows)
 
 

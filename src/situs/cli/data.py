@@ -155,7 +155,9 @@ def prepare(
     refused = [r for r in made.refused if r["reason"] != _LABELS]
     if json:
         facts = {"store": str(store), "scans": len(made), "fingerprint": made.fingerprint}
-        print_json(facts | {"rules": made.rules.model_dump(mode="json"), "refused": refused})
+        print_json(
+            facts | {"rules": made.preprocessing.model_dump(mode="json"), "refused": refused}
+        )
     else:
         if not quiet:
             for refusal in refused:

@@ -59,14 +59,14 @@ def import_(
     """
     from situs.weights.foreign import import_weights
 
-    rules: dict[str, Any] = {"spacing": spacing, "ct_window": ct_window}
+    preprocessing: dict[str, Any] = {"spacing": spacing, "ct_window": ct_window}
     imported = import_weights(
         checkpoint,
         folder,
         layout=layout,
         licence=licence,
         source=source,
-        preprocessing={key: value for key, value in rules.items() if value is not None},
+        preprocessing={key: value for key, value in preprocessing.items() if value is not None},
         allow_partial=allow_partial,
         overwrite=overwrite,
     )

@@ -37,8 +37,8 @@ from situs.weights import load_card
 
 weights = "path/to/this/folder"  # or "owner/name" of this page, with huggingface_hub installed
 encoder = situs.load_encoder(weights)
-rules = Preprocessing(**load_card(weights).preprocessing)
-scan = preprocess(situs.read_scan("scan.nii.gz"), rules).array  # (C, X, Y, Z) float32
+preprocessing = Preprocessing(**load_card(weights).preprocessing)
+scan = preprocess(situs.read_scan("scan.nii.gz"), preprocessing).array  # (C, X, Y, Z) float32
 ```
 
 Sizes of the input must be multiples of {divisor}.

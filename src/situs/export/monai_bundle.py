@@ -14,7 +14,7 @@ import torch
 
 from situs.files import write_file, write_json
 from situs.store import intensity
-from situs.store.rules import Preprocessing
+from situs.store.preprocessing import Preprocessing
 from situs.transfer.model import Task
 from situs.weights import Card
 
@@ -22,12 +22,12 @@ _FORMAT = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/downl
 _FORMAT += "meta_schema_20240725.json"
 
 # What stands in the script instead of an import of situs, and behind its own functions.
-_RULES = "from types import SimpleNamespace as Preprocessing\n"
+_PREPROCESSING = "from types import SimpleNamespace as Preprocessing\n"
 _CALL = """
 
 def scale(image):
     \"\"\"An image (C, X, Y, Z) of MONAI, towards R, A, S, as the network was trained on it.\"\"\"
-    rules = Preprocessing(**{rules})
+    preprocessing = Preprocessing(**{preprocessing})
     kinds, spacing = {kinds}, image.pixdim.tolist()
     array = image.numpy()
     start, stop = (0, 0, 0), array.shape[1:]
@@ -35,7 +35,7 @@ def scale(image):
         start, stop = foreground_box(array, spacing, kinds, {margin})
     box = tuple(map(slice, start, stop))
     for channel, kind, target in zip(array, kinds, image):
-        how = scaling(channel[box], spacing, kind, rules)
+        how = scaling(channel[box], spacing, kind, preprocessing)
         target[...] = target.new_tensor(how.apply(channel))
     return image
 """
@@ -81,7 +81,7 @@ def _metadata(task: Task, card: Card) -> dict[str, Any]:
         "num_channels": channels,
         "spatial_shape": ["*"] * 3,
         "dtype": "float32",
-        "value_range": list(task.rules.ct_range) if _hounsfield(task) else [],
+        "value_range": list(task.preprocessing.ct_range) if _hounsfield(task) else [],
         "is_patch_data": True,
         "channel_def": dict(enumerate(_modalities(task)[:channels])),
     }
@@ -176,9 +176,9 @@ def _inference(description: dict[str, Any], task: Task) -> dict[str, Any]:
     }
 
 
-def _air(rules: Preprocessing) -> float:
+def _air(preprocessing: Preprocessing) -> float:
     """What lies outside a scan, -1000 HU, as the network sees it."""
-    (low, high), (first, last) = rules.ct_window, rules.ct_range
+    (low, high), (first, last) = preprocessing.ct_window, preprocessing.ct_range
     return first + (min(max(-1000.0, low), high) - low) / (high - low) * (last - first)
 
 
@@ -200,7 +200,7 @@ def _inferer(task: Task) -> str:
     given |= {"mode": "gaussian", "padding_mode": "constant"}
     if task.slice_axis is not None:
         given["spatial_dim"] = task.slice_axis
-    air = str(_air(task.rules)) if _hounsfield(task) else "float(x.min())"
+    air = str(_air(task.preprocessing)) if _hounsfield(task) else "float(x.min())"
     devices = "sw_device=@device, device=torch.device('cpu')"
     return (
         f"$lambda x, network: monai.inferers.{kind}(**{given}, cval={air}, {devices})(x, network)"
@@ -210,16 +210,22 @@ def _inferer(task: Task) -> str:
 def _script(task: Task) -> str:
     """The module of intensities as a file of its own, and how MONAI calls it."""
     own = Path(intensity.__file__).read_text(encoding="utf-8")
-    alone = own.replace("from situs.store.rules import Preprocessing\n", _RULES)
-    rules = task.rules.model_dump(mode="json", include={"ct_window", "ct_range", "percentiles"})
-    called = {"rules": rules, "kinds": task.intensity, "crop": task.rules.crop}
-    return alone + _CALL.format(margin=task.rules.margin_mm, **called)
+    alone = own.replace("from situs.store.preprocessing import Preprocessing\n", _PREPROCESSING)
+    preprocessing = task.preprocessing.model_dump(
+        mode="json", include={"ct_window", "ct_range", "percentiles"}
+    )
+    called = {
+        "preprocessing": preprocessing,
+        "kinds": task.intensity,
+        "crop": task.preprocessing.crop,
+    }
+    return alone + _CALL.format(margin=task.preprocessing.margin_mm, **called)
 
 
 def _before(task: Task) -> list[dict[str, Any]]:
-    rules = task.rules
-    low, high = rules.ct_window
-    first, last = rules.ct_range
+    preprocessing = task.preprocessing
+    low, high = preprocessing.ct_window
+    first, last = preprocessing.ct_range
     steps: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
@@ -231,13 +237,13 @@ def _before(task: Task) -> list[dict[str, Any]]:
     else:
         scale = "$runpy.run_path(@bundle_root + '/scripts/intensity.py')['scale']"
         steps.append({"_target_": "Lambdad", "keys": "image", "func": scale})
-    if not isinstance(rules.spacing, str):
+    if not isinstance(preprocessing.spacing, str):
         steps.append(
             {
                 "_target_": "Spacingd",
                 "keys": "image",
-                "pixdim": list(rules.spacing),
-                "mode": "bilinear" if rules.interpolation == "linear" else 3,
+                "pixdim": list(preprocessing.spacing),
+                "mode": "bilinear" if preprocessing.interpolation == "linear" else 3,
                 "padding_mode": "border",
             }
         )

@@ -40,9 +40,9 @@ class Model:
 
     def prepare(self, hounsfield: npt.NDArray[Any]) -> Floats:
         """CT ``(C, X, Y, Z)`` in Hounsfield units, clipped and scaled as in training."""
-        rules = self.task["preprocessing"]
-        low, high = rules["ct_window"]
-        first, last = rules.get("ct_range", (-1.0, 1.0))
+        preprocessing = self.task["preprocessing"]
+        low, high = preprocessing["ct_window"]
+        first, last = preprocessing.get("ct_range", (-1.0, 1.0))
         share = (np.clip(np.asarray(hounsfield, np.float32), low, high) - low) / (high - low)
         return np.asarray(first + share * (last - first), np.float32)
 

@@ -32,12 +32,12 @@ class Planner:
     Attributes:
         network: In ``eval`` mode.
         config: Of the method.
-        rules: Preprocessing that new scans must go through.
+        preprocessing: Preprocessing that new scans must go through.
     """
 
     network: Network
     config: PlanesConfig
-    rules: Preprocessing
+    preprocessing: Preprocessing
 
     @classmethod
     def load(cls, run: Run) -> Planner:
@@ -89,7 +89,9 @@ def plan(
     """
     opened = Run.open(run)
     planner = Planner.load(opened)
-    studies = list(_held_out(opened) if not paths else prepared_studies(paths, planner.rules))
+    studies = list(
+        _held_out(opened) if not paths else prepared_studies(paths, planner.preprocessing)
+    )
     plans: list[RolePlan] = []
     for number, study in enumerate(studies):
         rng = np.random.default_rng([seed, number])
@@ -111,8 +113,10 @@ def _held_out(run: Run) -> Iterator[list[Source]]:
             yield [*study]
 
 
-def prepared_studies(paths: Sequence[str | Path], rules: Preprocessing) -> Iterator[list[Source]]:
-    """Scans of each study, from a store or prepared in memory by ``rules``, one study at a time.
+def prepared_studies(
+    paths: Sequence[str | Path], preprocessing: Preprocessing
+) -> Iterator[list[Source]]:
+    """Scans of each study, from a store or prepared in memory, one study at a time.
 
     Yields:
         The scans of a study.
@@ -133,7 +137,7 @@ def prepared_studies(paths: Sequence[str | Path], rules: Preprocessing) -> Itera
     groups: dict[str, list[Source]] = {}
     for entry in catalog.accepted:
         scan = catalog.read(entry)
-        prepared = preprocess(scan, rules)
+        prepared = preprocess(scan, preprocessing)
         source = ArraySource(
             prepared.array,
             prepared.affine,

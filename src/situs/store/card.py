@@ -19,7 +19,7 @@ Sizes, spacings and extents are from least to most along R, A, S, as prepared.
 
 ## Preparation
 
-{rules}
+{preprocessing}
 
 ## What is not said here
 
@@ -31,7 +31,10 @@ Row = Mapping[str, Any]
 
 
 def data_card(
-    records: Sequence[Row], refused: Sequence[Row], rules: Mapping[str, Any], fingerprint: str
+    records: Sequence[Row],
+    refused: Sequence[Row],
+    preprocessing: Mapping[str, Any],
+    fingerprint: str,
 ) -> str:
     """The card in Markdown.
 
@@ -39,14 +42,14 @@ def data_card(
         records: Of the scans, as :attr:`situs.store.Store.records` or a run's ``data.json`` hold
             them; of a run also with ``held_out``. What early ones did not record is unknown.
         refused: Of what was left out, with ``reason``.
-        rules: How scans were prepared.
-        fingerprint: Of data and rules.
+        preprocessing: How scans were prepared.
+        fingerprint: Of data and preprocessing.
     """
     return _PAGE.format(
         fingerprint=fingerprint,
         scans=table(_scans(records)),
         refused=table(_counted(refused, "reason")) if refused else "Nothing.",
-        rules=table(rules) if rules else "Unknown.",
+        preprocessing=table(preprocessing) if preprocessing else "Unknown.",
     )
 
 

@@ -11,7 +11,7 @@ from situs.catalog.measure import Entry
 from situs.geometry.axes import ras_axes
 from situs.store.grid import median_spacing_of, resampled_shape
 from situs.store.preprocess import target_spacing
-from situs.store.rules import Preprocessing, Spacing
+from situs.store.preprocessing import Preprocessing, Spacing
 
 
 def median_spacing(entries: Sequence[Entry]) -> Spacing:
@@ -20,20 +20,20 @@ def median_spacing(entries: Sequence[Entry]) -> Spacing:
 
 
 def prepared_shape(
-    entry: Entry, rules: Preprocessing, spacing_mm: Spacing | None = None
+    entry: Entry, preprocessing: Preprocessing, spacing_mm: Spacing | None = None
 ) -> tuple[int, int, int]:
     """Voxels along R, A, S that a scan gets where nothing is cropped."""
     axes, _ = ras_axes(np.reshape(entry.affine, (4, 4)))
     spacing = [entry.spacing[a] for a in axes]
     size = [entry.shape[a] for a in axes]
-    return resampled_shape(size, spacing, target_spacing(rules, size, spacing, spacing_mm))
+    return resampled_shape(size, spacing, target_spacing(preprocessing, size, spacing, spacing_mm))
 
 
 def estimate_bytes(
-    entries: Iterable[Entry], rules: Preprocessing, spacing_mm: Spacing | None = None
+    entries: Iterable[Entry], preprocessing: Preprocessing, spacing_mm: Spacing | None = None
 ) -> int:
     """Upper bound of the voxels' size on disk: nothing cropped, nothing compressed."""
     total = 0
     for entry in entries:
-        total += entry.channels * math.prod(prepared_shape(entry, rules, spacing_mm))
-    return total * np.dtype(rules.dtype).itemsize
+        total += entry.channels * math.prod(prepared_shape(entry, preprocessing, spacing_mm))
+    return total * np.dtype(preprocessing.dtype).itemsize

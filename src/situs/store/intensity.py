@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from situs.store.rules import Preprocessing
+from situs.store.preprocessing import Preprocessing
 
 Kind = Literal["hounsfield", "relative"]
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
@@ -117,7 +117,10 @@ class Scaling:
 
 
 def scaling(
-    channel: npt.NDArray[np.generic], spacing: Sequence[float], kind: Kind, rules: Preprocessing
+    channel: npt.NDArray[np.generic],
+    spacing: Sequence[float],
+    kind: Kind,
+    preprocessing: Preprocessing,
 ) -> Scaling:
     """How one channel ``(X, Y, Z)`` is normalised, by the kind of its values.
 
@@ -126,15 +129,15 @@ def scaling(
     everything is foreground, all voxels count, dark ones too.
     """
     if kind == "hounsfield":
-        low, high = rules.ct_window
-        first, last = rules.ct_range
+        low, high = preprocessing.ct_window
+        first, last = preprocessing.ct_range
         spread = (high - low) / (last - first)
         return Scaling(low, high, low - first * spread, spread)
     values = _sample(channel)
     body = values[values > threshold(channel, spacing, kind)]
     if body.size == 0 or body.size > 0.9 * values.size:
         body = values
-    low, high = np.percentile(body, rules.percentiles)
+    low, high = np.percentile(body, preprocessing.percentiles)
     body = np.clip(body, low, high)
     # A body of one single value has no contrast to scale.
     return Scaling(low, high, body.mean(), body.std() or 1.0)

@@ -1,6 +1,6 @@
 """Where a store keeps what.
 
-store.json          format, rules, spacing, fingerprint, whether it is complete
+store.json          format, preprocessing, spacing, fingerprint, whether it is complete
 records.jsonl       one line a scan: the index
 refused.jsonl       one line a refused scan
 scans/ab/ab12….b2nd voxels, blosc2, chunked

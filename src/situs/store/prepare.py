@@ -29,9 +29,9 @@ from situs.store.chunks import write_array
 from situs.store.estimate import estimate_bytes, median_spacing, prepared_shape
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file
 from situs.store.preprocess import LARGEST_VOXELS, preprocess
+from situs.store.preprocessing import Preprocessing, Spacing
 from situs.store.record import Head, Record, fingerprint, is_sealed, sealed
-from situs.store.rules import Preprocessing, Spacing
-from situs.store.store import Refusal, Store, check_rules, is_whole, read_head
+from situs.store.store import Refusal, Store, check_preprocessing, is_whole, read_head
 
 if TYPE_CHECKING:
     from situs.catalog.catalog import Catalog, Progress
@@ -50,7 +50,7 @@ class _Job:
     root: Path
     entry: Entry
     planes: bool
-    rules: Preprocessing
+    preprocessing: Preprocessing
     spacing_mm: Spacing | None
     store: Path
 
@@ -67,7 +67,7 @@ class _Done:
 def prepare(
     data: Catalog | str | Path | Iterable[str | Path],
     out: str | Path,
-    rules: Preprocessing | None = None,
+    preprocessing: Preprocessing | None = None,
     *,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -81,7 +81,7 @@ def prepare(
     Args:
         data: A catalog, a saved one's path, or files and folders to look for scans in.
         out: The store's folder.
-        rules: Preprocessing; the defaults where None.
+        preprocessing: Preprocessing; the defaults where None.
         workers: Processes; None for all cores, 0 for this process alone.
         progress: Told what is under way, how many are done, and of how many.
         verify: Also compare the checksums of every scan that is there already.
@@ -95,20 +95,20 @@ def prepare(
     """
     check_writable(out, folder=True)  # as it was given: a URL would become a folder here
     out = Path(os.path.abspath(out))
-    rules = rules or Preprocessing()
+    preprocessing = preprocessing or Preprocessing()
     with holding(out, "situs prepare"):
-        return _prepare(data, out, rules, workers, progress, verify)
+        return _prepare(data, out, preprocessing, workers, progress, verify)
 
 
 def _prepare(
     data: Catalog | str | Path | Iterable[str | Path],
     out: Path,
-    rules: Preprocessing,
+    preprocessing: Preprocessing,
     workers: int | None,
     progress: Progress | None,
     verify: bool,
 ) -> Store:
-    head = _begun(out, rules)
+    head = _begun(out, preprocessing)
     catalog = _catalog(data, out, workers, progress)
     if catalog.root is None:
         raise StoreError("the catalog does not know where its scans are; load it with root=…")
@@ -116,8 +116,8 @@ def _prepare(
     if told := burned_in_warning((e.path, e.burned_in) for e in entries):
         _LOG.warning(told)
     if head is None:
-        spacing = median_spacing(entries) if entries and rules.spacing == "median" else None
-        head = Head(rules=rules, spacing_mm=spacing)
+        spacing = median_spacing(entries) if entries and preprocessing.spacing == "median" else None
+        head = Head(rules=preprocessing, spacing_mm=spacing)
     refused = [Refusal(source=e.path, reason=e.reason, detail=e.detail) for e in catalog.refused]
 
     kept = _kept(out, entries, verify)
@@ -156,11 +156,11 @@ def _prepare(
     return _finish(out, head, [kept[e.key] for e in entries if e.key in kept], refused)
 
 
-def _begun(out: Path, rules: Preprocessing) -> Head | None:
-    """The head of a store that is there already, if it is one and has these rules."""
+def _begun(out: Path, preprocessing: Preprocessing) -> Head | None:
+    """The head of a store that is there already, which must have been prepared alike."""
     if Store.is_store(out):
         head = read_head(out)
-        check_rules(out, head, rules)
+        check_preprocessing(out, head, preprocessing)
         return head
     if not is_empty(out):
         raise StoreError(f"{out} exists and is no store; choose another folder")
@@ -272,10 +272,10 @@ def _prepare_one(job: _Job) -> _Done:
 def _stored(job: _Job) -> Record:
     entry = job.entry
     scan = read_entry(entry, job.root, planes=job.planes)
-    prepared = preprocess(scan, job.rules, spacing_mm=job.spacing_mm)
+    prepared = preprocess(scan, job.preprocessing, spacing_mm=job.spacing_mm)
     check_prepared(prepared.array, entry.path)
     file = array_file(job.store, entry.key)
-    size, digest, sums = write_array(file, prepared.array.astype(job.rules.dtype))
+    size, digest, sums = write_array(file, prepared.array.astype(job.preprocessing.dtype))
     _, x, y, z = prepared.array.shape
     values = Record(
         key=entry.key,
@@ -288,7 +288,7 @@ def _stored(job: _Job) -> Record:
         intensity="+".join(dict.fromkeys(prepared.intensity)),
         change=prepared.change,
         # Rounded as the voxels are, so that padding continues them without a step.
-        background=tuple(np.array(prepared.background, job.rules.dtype).tolist()),
+        background=tuple(np.array(prepared.background, job.preprocessing.dtype).tolist()),
         bytes=size,
         checksum=digest,
         sums=sums,

@@ -20,7 +20,7 @@ from situs.store.grid import (
     resampled_shape,
 )
 from situs.store.intensity import Kind, air, foreground_box, intensity_kind, scaling
-from situs.store.rules import Preprocessing, Spacing
+from situs.store.preprocessing import Preprocessing, Spacing
 
 T = TypeVar("T", bound=np.generic)
 LARGEST_VOXELS = 2**31
@@ -58,7 +58,7 @@ class Prepared:
 
 def preprocess(
     scan: Scan,
-    rules: Preprocessing,
+    preprocessing: Preprocessing,
     label: Scan | None = None,
     spacing_mm: Spacing | None = None,
     kinds: Sequence[Kind | None] = (),
@@ -67,13 +67,13 @@ def preprocess(
 
     Args:
         scan: Any scan.
-        rules: What to do.
+        preprocessing: What to do.
         label: Class numbers on the scan's grid.
-        spacing_mm: What ``rules.spacing == "median"`` stands for in this collection.
+        spacing_mm: What ``preprocessing.spacing == "median"`` stands for in this collection.
         kinds: How to read each channel's values, where that is settled; None decides by the scan.
 
     Raises:
-        ConfigError: If the rules say ``"median"`` and ``spacing_mm`` is missing, or the
+        ConfigError: If the spacing is ``"median"`` and ``spacing_mm`` is missing, or the
             spacing asked for would make an absurdly large volume.
         SitusError: If the label has another shape than the scan.
     """
@@ -89,10 +89,10 @@ def preprocess(
     own = tuple(map(intensity_kind, turned, scan.channel_modalities))
     read = tuple(kind or found for kind, found in zip(kinds or own, own, strict=True))
     start, stop = (0, 0, 0), turned.shape[1:]
-    if rules.crop:
-        start, stop = foreground_box(turned, spacing, read, rules.margin_mm)
+    if preprocessing.crop:
+        start, stop = foreground_box(turned, spacing, read, preprocessing.margin_mm)
     cropped = turned[(slice(None), *map(slice, start, stop))]
-    target = target_spacing(rules, cropped.shape[1:], spacing, spacing_mm)
+    target = target_spacing(preprocessing, cropped.shape[1:], spacing, spacing_mm)
     shape = resampled_shape(cropped.shape[1:], spacing, target)
     if np.prod(shape, dtype=float) > LARGEST_VOXELS:
         raise ConfigError(f"spacing {target} mm would give {shape} voxels; choose a larger one")
@@ -101,12 +101,12 @@ def preprocess(
     values = np.empty(cropped.shape, dtype=np.float32)
     background = []
     for whole, channel, kind, out in zip(turned, cropped, read, values, strict=True):
-        how = scaling(channel, spacing, kind, rules)
+        how = scaling(channel, spacing, kind, preprocessing)
         how.apply(channel, out)
         # From the whole scan: what was cropped away is what lies beyond the crop.
         background.append(float(how.apply(np.array(air(whole, spacing, kind)))))
     return Prepared(
-        array=resample(values, shape, scale, rules.interpolation),
+        array=resample(values, shape, scale, preprocessing.interpolation),
         affine=change.affine(scan.affine),
         label=None if label is None else _prepare_label(label, change),
         modality=scan.modality,
@@ -189,7 +189,7 @@ def _uncropped(cropped: npt.NDArray[T], change: GridChange) -> npt.NDArray[T]:
 
 
 def target_spacing(
-    rules: Preprocessing,
+    preprocessing: Preprocessing,
     shape: Sequence[int],
     spacing: Sequence[float],
     spacing_mm: Spacing | None,
@@ -197,24 +197,24 @@ def target_spacing(
     """Spacing that a scan gets, along R, A, S.
 
     Args:
-        rules: What to do.
+        preprocessing: What to do.
         shape: Voxels along R, A, S. An axis of one voxel keeps its spacing: a single slice
             holds nothing to interpolate.
         spacing: The scan's own.
         spacing_mm: What ``"median"`` stands for.
 
     Raises:
-        ConfigError: If the rules say ``"median"`` and ``spacing_mm`` is missing.
+        ConfigError: If the spacing is ``"median"`` and ``spacing_mm`` is missing.
     """
-    if rules.spacing == "native":
+    if preprocessing.spacing == "native":
         target: Sequence[float] = spacing
-    elif rules.spacing != "median":
-        target = rules.spacing
+    elif preprocessing.spacing != "median":
+        target = preprocessing.spacing
     elif spacing_mm is not None:
         target = spacing_mm
     else:
         raise ConfigError(
-            "spacing 'median' is that of a collection: pass spacing_mm, or set the rules' "
+            "spacing 'median' is that of a collection: pass spacing_mm, or set the preprocessing's "
             "spacing to millimetres or 'native'"
         )
     x, y, z = (s if n == 1 else t for n, s, t in zip(shape, spacing, target, strict=True))

@@ -13,7 +13,7 @@ from situs.errors import StoreError
 from situs.files import sha256
 from situs.store.crop import Background
 from situs.store.grid import GridChange
-from situs.store.rules import Preprocessing, Spacing
+from situs.store.preprocessing import Preprocessing, Spacing
 
 FORMAT = 1
 _DIGITS = 32
@@ -138,13 +138,13 @@ def read_head(text: bytes, where: str, remedy: str) -> Head:
     return head
 
 
-def fingerprint(rules: Preprocessing, records: Iterable[Record]) -> str:
+def fingerprint(preprocessing: Preprocessing, records: Iterable[Record]) -> str:
     """Hash of settings and data: equal where a network would see the same scans.
 
     Does not depend on where the files lay, on their order, or on how voxels were compressed.
     """
     origins = sorted(record.origin for record in records)
     # Settings that came later count only where they say something new.
-    later = {"ct_range"} if rules.ct_range == (-1.0, 1.0) else set()
-    settings = rules.model_dump_json(exclude=later)
+    later = {"ct_range"} if preprocessing.ct_range == (-1.0, 1.0) else set()
+    settings = preprocessing.model_dump_json(exclude=later)
     return sha256("\n".join([str(FORMAT), settings, *origins]), digits=16)

@@ -24,8 +24,8 @@ from situs.store.chunks import damaged
 from situs.store.crop import Background, crop_padded, least
 from situs.store.grid import GridChange
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, sums_file
+from situs.store.preprocessing import Preprocessing
 from situs.store.record import Head, Record
-from situs.store.rules import Preprocessing
 
 
 class Refusal(Config):
@@ -168,17 +168,17 @@ class Store(Sequence[StoredScan]):
         return (Path(path) / HEAD).is_file() if url is None else exists(url)
 
     @classmethod
-    def open(cls, path: str | Path, rules: Preprocessing | None = None) -> Store:
+    def open(cls, path: str | Path, preprocessing: Preprocessing | None = None) -> Store:
         """Open a store.
 
         Args:
             path: The folder, or a URL that fsspec reads: its voxels are fetched when they are
                 looked at, see :mod:`situs.store.cache`.
-            rules: What it must have been made with; not checked where None.
+            preprocessing: What it must have been made with; not checked where None.
 
         Raises:
             StoreError: If there is none, it is unfinished, of another version, damaged, or
-                made with other rules (which the error names).
+                made with other preprocessing (which the error names).
             Unreachable: If the URL does not answer.
         """
         url = url_of(path)
@@ -189,8 +189,8 @@ class Store(Sequence[StoredScan]):
                 f"the store {path} is unfinished; 'situs prepare' with the same catalog and "
                 "settings goes on where it stopped"
             )
-        if rules is not None:
-            check_rules(path, head, rules)
+        if preprocessing is not None:
+            check_preprocessing(path, head, preprocessing)
         return cls(path, head, _lines(path / RECORDS, Record, head.scans, head.records_checksum))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -228,7 +228,7 @@ class Store(Sequence[StoredScan]):
         return self._head.fingerprint
 
     @property
-    def rules(self) -> Preprocessing:
+    def preprocessing(self) -> Preprocessing:
         """What was done to the scans, the median spacing in mm: fit for new scans too."""
         return self._head.rules.resolved(self._head.spacing_mm)
 
@@ -280,12 +280,12 @@ def read_head(path: Path) -> Head:
     )
 
 
-def check_rules(path: str | Path, head: Head, rules: Preprocessing) -> None:
-    """Raise :class:`StoreError` that names every setting in which ``rules`` differ."""
+def check_preprocessing(path: str | Path, head: Head, preprocessing: Preprocessing) -> None:
+    """Raise :class:`StoreError` that names every setting in which ``preprocessing`` differs."""
     made = head.rules
-    if rules.spacing == head.spacing_mm:
+    if preprocessing.spacing == head.spacing_mm:
         made = made.resolved(head.spacing_mm)
-    old, new = made.model_dump(), rules.model_dump()
+    old, new = made.model_dump(), preprocessing.model_dump()
     differing = [f"{k} is {old[k]}, asked for {new[k]}" for k in new if old[k] != new[k]]
     if differing:
         raise StoreError(

@@ -14,7 +14,7 @@ from situs.store.card import data_card
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file, sums_file
 from situs.store.record import Head, Record, read_head, sealed
 from situs.store.remote import Remote, remote
-from situs.store.store import Store, check_rules
+from situs.store.store import Store, check_preprocessing
 from situs.store.store import read_head as read_local_head
 
 Progress = Callable[[int, int], None]
@@ -87,8 +87,8 @@ def upload(
     if not whole or verify or any(copied):
         for name in (RECORDS, REFUSED, HEAD):
             _put(place, name, local.path / name, file_sha256(local.path / name))
-        rules = local.rules.model_dump(mode="json")
-        card = data_card(local.records, local.refused, rules, local.fingerprint)
+        preprocessing = local.preprocessing.model_dump(mode="json")
+        card = data_card(local.records, local.refused, preprocessing, local.fingerprint)
         place.write(CARD, card.encode())
     return Uploaded(place.url, len(records), sum(map(bool, copied)), sum(copied))
 
@@ -108,7 +108,7 @@ def _begin(place: Remote, store: Store, head: Head) -> bool:
         if found == own:
             return True
         remedy = "choose another URL, or delete what lies there"
-        check_rules(place.url, read_head(found, f"{place.url}/{HEAD}", remedy), head.rules)
+        check_preprocessing(place.url, read_head(found, f"{place.url}/{HEAD}", remedy), head.rules)
     begun = head.model_copy(update={"complete": False})
     place.write(HEAD, sealed(begun, indent=1).encode())
     return False

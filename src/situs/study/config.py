@@ -364,8 +364,8 @@ class StudyConfig(Config):
 
     def _alike(self, scratch: Arm, arm: Arm) -> bool:
         """Whether two arms have one network and one preprocessing."""
-        rules = [None if a.card is None else a.card.preprocessing for a in (scratch, arm)]
-        return self.backbone_of(scratch) == self.backbone_of(arm) and rules[0] == rules[1]
+        first, second = (None if a.card is None else a.card.preprocessing for a in (scratch, arm))
+        return self.backbone_of(scratch) == self.backbone_of(arm) and first == second
 
     def tuned_for(self, arm: Arm) -> Arm | None:
         """The arm whose tuning decides the learning rate of ``arm``; None where nothing is tuned.

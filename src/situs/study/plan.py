@@ -160,17 +160,17 @@ class Plan:
         prepared = self.results(store)
         if prepared is None:
             return jobs
-        rules = prepared.rules or {}
+        preprocessing = prepared.rules or {}
         lr: float | None = None
         tuned = self.study.tuned_for(arm)
         if tuned is not None:
-            tuning = self._tunings(tuned, self._tuned_at(labels), rules)
+            tuning = self._tunings(tuned, self._tuned_at(labels), preprocessing)
             jobs += [job for trials in tuning.values() for pair in trials for job in pair]
             lr = self._best_rate(tuning)
             if lr is None:
                 return jobs
         train = self.training(labels, seed)
-        job = self._finetuning(arm, start, rules, train, self.cases.split.test, seed, lr)
+        job = self._finetuning(arm, start, preprocessing, train, self.cases.split.test, seed, lr)
         about = {"arm": arm.title, "labels": labels, "seed": seed, "lr": job.config.get("lr")}
         title = f"{arm.title} {labels} labels seed{seed}"
         return [
@@ -183,7 +183,7 @@ class Plan:
         return min(points, key=lambda n: (abs(math.log(n / labels)), n))
 
     def _tunings(
-        self, arm: Arm, labels: int, rules: dict[str, Any]
+        self, arm: Arm, labels: int, preprocessing: dict[str, Any]
     ) -> dict[float, list[tuple[Job, Job]]]:
         """For each candidate rate, what each trial starts from and the trial."""
         tune, test = self.study.tune, self.cases.split.validation
@@ -192,7 +192,7 @@ class Plan:
             for seed in tune.seeds:
                 start = self.store if arm.method == SCRATCH else self.pretraining(arm, seed)
                 train = self.training(labels, seed)
-                job = self._finetuning(arm, start, rules, train, test, seed, lr)
+                job = self._finetuning(arm, start, preprocessing, train, test, seed, lr)
                 about = {"arm": arm.title, "labels": labels, "seed": seed, "lr": lr}
                 title = f"{arm.title} {labels} labels lr{lr:g} seed{seed}"
                 trial = Job("tune", title, job.config, job.identity, job.needs, about)
@@ -237,7 +237,7 @@ class Plan:
         self,
         arm: Arm,
         start: Job,
-        rules: dict[str, Any],
+        preprocessing: dict[str, Any],
         train: Sequence[str],
         test: Sequence[str],
         seed: int,
@@ -271,7 +271,7 @@ class Plan:
         if arm.scratch:
             card = arm.card
             config["backbone"] = study.backbone_of(arm).model_dump(mode="json")
-            config["preprocessing"] = rules if card is None else card.preprocessing
+            config["preprocessing"] = preprocessing if card is None else card.preprocessing
         elif arm.init is not None:
             config["init"] = str(arm.init.resolve())
             identity["init"] = file_sha256(weights_folder(arm.init) / "card.json")

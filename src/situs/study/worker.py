@@ -70,7 +70,7 @@ class Worker:
         return result
 
     def _store(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
-        rules = Preprocessing.model_validate(config["rules"])
+        preprocessing = Preprocessing.model_validate(config["rules"])
         # Channels of one image are scans of their own here: pretraining reads one channel.
         catalog = build_catalog(
             [Path(p) for p in config["paths"]],
@@ -78,9 +78,9 @@ class Worker:
             workers=1,
             modality=config.get("modality"),
         )
-        store = prepare(catalog, out, rules, workers=1)
+        store = prepare(catalog, out, preprocessing, workers=1)
         return {
-            "rules": store.rules.model_dump(mode="json"),
+            "rules": store.preprocessing.model_dump(mode="json"),
             "scans": len(store),
             "refusals": [_refusal(row) for row in store.refused],
         }
@@ -129,12 +129,12 @@ class Worker:
             return {"scores": {}, "cases": [], "diverged": True, "run": RUN}
 
     def _cohort_for(self, config: dict[str, Any]) -> Cohort:
-        rules = config.get("preprocessing") or load_card(config["init"]).preprocessing
+        preprocessing = config.get("preprocessing") or load_card(config["init"]).preprocessing
         options = config["dataset"]
-        key = json.dumps([config["data"], options, rules], sort_keys=True, default=str)
+        key = json.dumps([config["data"], options, preprocessing], sort_keys=True, default=str)
         if self._cohort is None or self._cohort[0] != key:
             dataset = open_dataset(config["data"], **options)
-            cohort = Cohort(dataset, Preprocessing.model_validate(rules))
+            cohort = Cohort(dataset, Preprocessing.model_validate(preprocessing))
             self._cohort = (key, cohort)
         return self._cohort[1]
 

@@ -92,12 +92,14 @@ class Cohort:
 
     Args:
         dataset: From :func:`situs.datasets.dataset.open_dataset`.
-        rules: Preprocessing; a median spacing is worked out here, from at most 64 cases spread
-            over the data set whatever their split, so that every fine-tuning sees one grid.
+        preprocessing: Of its scans; a median spacing is worked out here, from at most 64 cases
+            spread over the data set whatever their split, so that every fine-tuning sees one grid.
         keep_bytes: Memory for prepared cases.
     """
 
-    def __init__(self, dataset: Dataset, rules: Preprocessing, keep_bytes: int = 8 * 2**30) -> None:
+    def __init__(
+        self, dataset: Dataset, preprocessing: Preprocessing, keep_bytes: int = 8 * 2**30
+    ) -> None:
         self.dataset = dataset
         self.keep_bytes = keep_bytes
         self._kept_bytes = 0
@@ -107,17 +109,17 @@ class Cohort:
             raise ConfigError(f"{dataset.root} has no labelled case")
         self._prepared: dict[str, PreparedCase] = {}
         self._channels: dict[str, tuple[Channel, ...]] = {}
-        self.rules = self.settled(rules)
+        self.preprocessing = self.settled(preprocessing)
 
     @classmethod
     def open(
         cls,
         data: str | Path,
-        rules: Preprocessing | None = None,
+        preprocessing: Preprocessing | None = None,
         dataset: DatasetOptions | None = None,
     ) -> Cohort:
         """Open a labelled data set in any of the layouts that situs reads."""
-        return cls(open_dataset(data, dataset), rules or Preprocessing())
+        return cls(open_dataset(data, dataset), preprocessing or Preprocessing())
 
     @property
     def names(self) -> list[str]:
@@ -202,7 +204,7 @@ class Cohort:
 
     def _prepare(self, case: Case) -> PreparedCase:
         scan, truth = self.dataset.read(case)
-        prepared = preprocess(scan, self.rules, truth)
+        prepared = preprocess(scan, self.preprocessing, truth)
         self._channels[case.name] = tuple(
             Channel(None if modality == "unknown" else modality, intensity)
             for modality, intensity in zip(scan.channel_modalities, prepared.intensity, strict=True)
@@ -225,13 +227,13 @@ class Cohort:
             places=places(label),
         )
 
-    def settled(self, rules: Preprocessing) -> Preprocessing:
-        """The rules with a median spacing worked out for this data set."""
-        if rules.spacing != "median":
-            return rules
+    def settled(self, preprocessing: Preprocessing) -> Preprocessing:
+        """The preprocessing with a median spacing worked out for this data set."""
+        if preprocessing.spacing != "median":
+            return preprocessing
         if self._spacing is None:
             self._spacing = self._median_spacing()
-        return rules.resolved(self._spacing)
+        return preprocessing.resolved(self._spacing)
 
     def _median_spacing(self) -> tuple[float, float, float]:
         names = self.names

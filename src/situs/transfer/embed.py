@@ -80,12 +80,12 @@ def embed(
 
     One row a scan (the mean over space at every scale, side by side), or one row a place of a
     regular grid. Columns: ``scan``, ``modality``, ``spacing_mm``, with a grid ``position_mm``
-    (RAS), and ``feature``. The file's metadata, under ``situs``, says which weights and rules
-    made it.
+    (RAS), and ``feature``. The file's metadata, under ``situs``, says which weights and which
+    preprocessing made it.
 
     Args:
         run: Run, result or weights folder.
-        paths: One store that was prepared with the run's rules, or scans and folders of scans.
+        paths: One store that was prepared as the run's was, or scans and folders of scans.
         out: The file, ``….parquet``.
         grid_mm: Distance of places along each axis; None for one row a scan.
         overwrite: Replace ``out``.
@@ -94,7 +94,7 @@ def embed(
     Raises:
         ConfigError: If ``grid_mm`` is not positive.
         RunError: If ``out`` is there already, or no scan could be used.
-        StoreError: If a store was prepared with other rules than the run's.
+        StoreError: If a store was prepared with other preprocessing than the run's.
         TransferError: If the run has no weights.
     """
     out = Path(out)
@@ -103,11 +103,11 @@ def embed(
     if out.exists() and not overwrite:
         raise RunError(f"{out} is there already; choose another file, or say --overwrite")
     card, backbone = load_card(run), load_encoder(run)
-    rules = validate(Preprocessing, card.preprocessing or {"spacing": "native"})
+    preprocessing = validate(Preprocessing, card.preprocessing or {"spacing": "native"})
     refused: list[ScanRefused] = []
     rows: list[dict[str, Any]] = []
     names: list[str] = []
-    for image in _images([Path(p) for p in paths], rules, backbone, refused, progress):
+    for image in _images([Path(p) for p in paths], preprocessing, backbone, refused, progress):
         names.append(image.name)
         rows += _rows(backbone, image, grid_mm)
     if not rows:
@@ -147,13 +147,13 @@ def read_embedding(path: str | Path) -> tuple[pa.Table, dict[str, Any]]:
 
 def _images(
     paths: Sequence[Path],
-    rules: Preprocessing,
+    preprocessing: Preprocessing,
     backbone: Backbone,
     refused: list[ScanRefused],
     progress: Progress,
 ) -> Iterator[_Image]:
     if len(paths) == 1 and Store.is_store(paths[0]):
-        store = Store.open(paths[0], rules)
+        store = Store.open(paths[0], preprocessing)
         for number, scan in enumerate(store):
             progress(number, len(store))
             array = scan.array()
@@ -171,7 +171,9 @@ def _images(
     for number, item in enumerate(inputs):
         progress(number, len(inputs))
         try:
-            prepared = preprocess(read_input(item.channels, root, backbone.in_channels), rules)
+            prepared = preprocess(
+                read_input(item.channels, root, backbone.in_channels), preprocessing
+            )
         except ScanRefused as error:
             refused.append(error)
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -156,9 +155,9 @@ class Ensemble:
         Raises:
             ScanRefused: If the scan cannot be prepared.
         """
-        groups: dict[str, list[Model]] = defaultdict(list)
+        groups: dict[object, list[Model]] = defaultdict(list)
         for model in self.models:
-            key = json.dumps([model.task.preprocessing, model.task.intensity], sort_keys=True)
+            key = (model.task.preprocessing, model.task.intensity)
             groups[key].append(model)
         made = [_prepared_mean(scan, models) for models in groups.values()]
         weights = [len(models) / len(self.models) for models in groups.values()]
@@ -183,7 +182,7 @@ def _identity(path: str | Path) -> str:
 def _prepared_mean(scan: Scan, models: Sequence[Model]) -> tuple[Prepared, npt.NDArray[np.float32]]:
     """A scan as these models want it, and the mean of what they say."""
     task = models[0].task
-    prepared = preprocess(scan, task.rules, kinds=task.intensity)
+    prepared = preprocess(scan, task.preprocessing, kinds=task.intensity)
     found = (model.probabilities(prepared) for model in models)
     total: npt.NDArray[np.float32] = reduce(lambda a, b: np.add(a, b, out=a), found)
     total /= len(models)

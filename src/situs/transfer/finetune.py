@@ -67,8 +67,8 @@ def finetune(
         config: A mapping, the path of a YAML file, or a :class:`FinetuneConfig`.
         overrides: ``key.path=value`` strings.
         cohort: The data set of ``config.data``, already opened with ``config.dataset``; many
-            fine-tunings that share one pay for preparation once. Its rules must be those of this
-            fine-tuning.
+            fine-tunings that share one pay for preparation once. Its preprocessing must be that
+            of this fine-tuning.
         resume: Go on with the fine-tuning in ``out``, training and test, to the same numbers as
             an uninterrupted one; a finished one is left as it is.
         quiet: No progress.
@@ -165,12 +165,12 @@ def _scored(
 
 
 def _cohort(config: FinetuneConfig, cohort: Cohort | None, carded: Mapping[str, Any]) -> Cohort:
-    rules = config.preprocessing or validate(Preprocessing, carded)
-    cohort = cohort or Cohort.open(config.data, rules, config.dataset)
-    expected = cohort.settled(rules)
-    if cohort.rules != expected:
+    preprocessing = config.preprocessing or validate(Preprocessing, carded)
+    cohort = cohort or Cohort.open(config.data, preprocessing, config.dataset)
+    expected = cohort.settled(preprocessing)
+    if cohort.preprocessing != expected:
         raise ConfigError(
-            f"the cohort was prepared with {cohort.rules!r}, but this fine-tuning needs "
+            f"the cohort was prepared with {cohort.preprocessing!r}, but this fine-tuning needs "
             f"{expected!r}; open another cohort, or set {setting('preprocessing')}"
         )
     if cohort.dataset.task != config.task:
@@ -222,14 +222,14 @@ def _model(
         slice_axis=axis,
         overlap=config.overlap,
         flip_axes=config.augmentation.flips if config.test_flips else (),
-        preprocessing=cohort.rules.model_dump(mode="json"),
+        preprocessing=cohort.preprocessing,
         modalities=tuple(channel.modality for channel in channels),
         intensity=tuple(channel.intensity for channel in channels),
     )
     card = source.model_copy(
         update={
             "backbone": backbone,
-            "preprocessing": task.preprocessing,
+            "preprocessing": task.preprocessing.model_dump(mode="json"),
             "view_size": task.patch_size,
             "step": config.steps,
             "decoder_trained": config.task == "segmentation",
@@ -339,7 +339,7 @@ def _result(
 
 def _resolved(config: FinetuneConfig, task: Task, cohort: Cohort) -> FinetuneConfig:
     """What was done, not what was left open."""
-    found = {"preprocessing": cohort.rules, "patch_size": task.patch_size}
+    found = {"preprocessing": cohort.preprocessing, "patch_size": task.patch_size}
     if task.slice_axis is not None:
         found["slice_axis"] = task.slice_axis
     return config.model_copy(update=found)

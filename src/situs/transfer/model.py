@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ class Task(Config):
         slice_axis: For 2D networks, the array axis that slices are perpendicular to.
         overlap: Of neighbouring windows.
         flip_axes: Volume axes over whose flips predictions are averaged.
-        preprocessing: Rules that scans go through first, spacing included.
+        preprocessing: What scans go through first, spacing included.
         modalities: Of each channel in all cases of the fine-tuning, None where it was not known
             or differed; a file that does not tell, or tells otherwise, is read as theirs were.
         intensity: How each channel's values were read in all cases; None where that differed.
@@ -52,7 +52,7 @@ class Task(Config):
     slice_axis: int | None = None
     overlap: float = 0.5
     flip_axes: tuple[int, ...] = ()
-    preprocessing: dict[str, Any]
+    preprocessing: Preprocessing
     modalities: tuple[str | None, ...] = ()
     intensity: tuple[IntensityKind | None, ...] = ()
 
@@ -60,11 +60,6 @@ class Task(Config):
     def framing(self) -> Framing:
         """How the network sees a volume."""
         return Framing(self.patch_size, self.slice_axis)
-
-    @property
-    def rules(self) -> Preprocessing:
-        """The preprocessing rules."""
-        return validate(Preprocessing, self.preprocessing)
 
 
 @dataclass

@@ -132,8 +132,8 @@ def probe(
     given = {} if settings is None else dict(settings)
     settings = load_config(ProbeSettings, {**given, **changes})
     card = load_card(run)
-    rules = validate(Preprocessing, card.preprocessing)
-    cohort = cohort or Cohort.open(data, rules, settings.dataset)
+    preprocessing = validate(Preprocessing, card.preprocessing)
+    cohort = cohort or Cohort.open(data, preprocessing, settings.dataset)
     train, seed = settings.train, settings.seed
     if train is None and settings.test is None:
         train = max(1, len(cohort.names) // 2)

@@ -143,15 +143,17 @@ class Plan:
         ``CTNormalization`` of the first channel is met exactly; z-scores are those of the body,
         not of the whole image.
         """
-        rules: dict[str, Any] = {"spacing": self.spacing if self.spatial_dims == 3 else "native"}
+        preprocessing: dict[str, Any] = {
+            "spacing": self.spacing if self.spatial_dims == 3 else "native"
+        }
         schemes = self.configuration.get("normalization_schemes") or [""]
         known = self.values.get("foreground_intensity_properties_per_channel", {}).get("0", {})
         if schemes[0] == "CTNormalization" and known.get("std"):
             window = (float(known["percentile_00_5"]), float(known["percentile_99_5"]))
             mean, std = float(known["mean"]), float(known["std"])
-            rules["ct_window"] = window
-            rules["ct_range"] = tuple((value - mean) / std for value in window)
-        return rules
+            preprocessing["ct_window"] = window
+            preprocessing["ct_range"] = tuple((value - mean) / std for value in window)
+        return preprocessing
 
     def backbone(self, in_channels: int = 1) -> BackboneConfig:
         """The ``nnunet`` backbone that this configuration will load.

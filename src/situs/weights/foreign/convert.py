@@ -79,12 +79,12 @@ def import_weights(
         layout: One of :func:`layouts` that the file must be of, or ``"auto"``.
         licence: An SPDX identifier; what the authors state where empty.
         source: Where the file comes from; what is known of the layout where empty.
-        preprocessing: Rules that take the place of what is known of the layout.
+        preprocessing: Settings that take the place of what is known of the layout.
         allow_partial: Accept a source of which less than 90 % found a place.
         overwrite: Replace what is in ``out``, if all of it is written anew.
 
     Raises:
-        ConfigError: For an unknown layout, or rules that cannot be used.
+        ConfigError: For an unknown layout, or preprocessing that cannot be used.
         SitusError: If ``out`` is not empty.
         TransferError: If the file cannot be read safely, is of no known layout or of another one
             than asked for, or does not fit the network that it names.
@@ -106,16 +106,14 @@ def import_weights(
             f"'{found.config.name}' {found.config.options}, {100 * MATCH_REQUIRED:.0f} % are "
             f"required; this may be another version of the layout:\n  {lines}"
         )
-    rules = validate(
-        Preprocessing, {"spacing": "native", **found.preprocessing, **(preprocessing or {})}
-    )
+    known = {"spacing": "native", **found.preprocessing, **(preprocessing or {})}
     lacks = tuple(f"{e.part}.{e.name}" for e in entries if e.reason == _ABSENT)
     decoder = [e for e in entries if e.part == "decoder" and e.status == "loaded"]
     digest = file_sha256(checkpoint, digits=16)
     card = Card(
         backbone=found.config,
         method="none",
-        preprocessing=rules.model_dump(mode="json"),
+        preprocessing=validate(Preprocessing, known).model_dump(mode="json"),
         licence=licence or found.licence,
         decoder_trained=bool(decoder),
         source=f"{source or found.source}; file SHA-256 {digest}…",

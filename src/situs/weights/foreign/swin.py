@@ -50,14 +50,14 @@ def find(state: Mapping[str, Tensor], rest: Mapping[str, Any]) -> Found | None:
     if "swinViT.patch_embed.proj.weight" not in found:
         return None
     layout = _layout(state)
-    rules, source, licence = _KNOWN[layout]
-    notes = ("scans must be CT in Hounsfield units",) if rules else ()
+    preprocessing, source, licence = _KNOWN[layout]
+    notes = ("scans must be CT in Hounsfield units",) if preprocessing else ()
     return Found(
         layout,
         _config(found),
         found,
         {n: "a head, or of the pretext task" for n in state if n not in ours},
-        rules,
+        preprocessing,
         source,
         licence,
         notes,
@@ -66,8 +66,10 @@ def find(state: Mapping[str, Tensor], rest: Mapping[str, Any]) -> Found | None:
 
 def told(found: Found, layout: str) -> Found:
     """The same weights where the user says whose they are."""
-    rules, source, licence = _KNOWN[layout]
-    return replace(found, layout=layout, preprocessing=rules, source=source, licence=licence)
+    preprocessing, source, licence = _KNOWN[layout]
+    return replace(
+        found, layout=layout, preprocessing=preprocessing, source=source, licence=licence
+    )
 
 
 def _bare(name: str) -> str:

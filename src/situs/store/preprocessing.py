@@ -13,7 +13,7 @@ Spacing = tuple[Millimetres, Millimetres, Millimetres]
 
 
 class Preprocessing(Config):
-    """Preprocessing rules; the same for pretraining, transfer and prediction.
+    """What scans go through; the same for pretraining, transfer and prediction.
 
     Attributes:
         orientation: Axes are permuted and flipped to run closest to R, A, S; voxels are never
@@ -51,7 +51,7 @@ class Preprocessing(Config):
         return self
 
     def resolved(self, spacing_mm: Spacing | None) -> Preprocessing:
-        """The same rules with ``"median"`` replaced by what the collection's median is."""
+        """The same preprocessing with ``"median"`` replaced by what the collection's median is."""
         if self.spacing != "median" or spacing_mm is None:
             return self
         return self.model_copy(update={"spacing": spacing_mm})
