@@ -1,4 +1,4 @@
-"""Random crops from a store, against reading whole volumes; and an index of 100,000 scans.
+"""Random crops from a store, against whole volumes and mapped arrays; and stores of many scans.
 
 Run with one thread: ``OMP_NUM_THREADS=1 python -m benchmarks.store``. The volume is smooth
 structure with noise, 256³ voxels. Times are the processor's, files are in the page cache: what
@@ -10,21 +10,23 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from situs.demo.warps import smooth_field
-from situs.store import Preprocessing, Record, Store, StoredScan, chunks, prepare
+from situs.files import sha256
+from situs.store import Preprocessing, Record, Store, chunks, prepare
 from situs.store.crop import crop_padded
-from situs.store.paths import array_file
+from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, sums_file
 from situs.store.record import Head, sealed
-from situs.store.store import RECORDS
 
 SIZE = 256
 CROPS = (32, 64, 96)
-SCANS = 100_000
+SCANS = (1_000, 10_000, 100_000)
+DRAWN = 20
 
 
 def write_scan(path: Path) -> None:
@@ -120,33 +122,79 @@ def checksums(folder: Path) -> None:
         print(f"checksums over {what}: {checks / reading:.1%} of {1e3 * reading:.0f} ms")
 
 
-def index(folder: Path) -> None:
-    """Opening a store of many scans, without their voxels."""
-    record = Store.open(folder / "store")[0].record
-    many = folder / "many"
+def write_many(folder: Path, count: int) -> Path:
+    """A store of many scans that are one; the files of those drawn are there."""
+    (scan,) = Store.open(folder / "store")
+    many = folder / f"many {count}"
     many.mkdir()
+    keys = [f"{number:016x}" for number in range(count)]
     with (many / RECORDS).open("w") as file:
-        for number in range(SCANS):
-            file.write(
-                Record.model_construct(
-                    **{**record.__dict__, "key": f"{number:016x}"}
-                ).model_dump_json()
-                + "\n"
-            )
-    (many / "refused.jsonl").touch()
-    head = Head(rules=Preprocessing(), complete=True, scans=SCANS)
-    (many / "store.json").write_text(sealed(head))
-    begun = time.process_time()
+        for key in keys:
+            record = Record.model_construct(**{**scan.record.__dict__, "key": key})
+            file.write(record.model_dump_json() + "\n")
+    (many / REFUSED).touch()
+    text = (many / RECORDS).read_bytes()
+    rules = Preprocessing(spacing="native", crop=False)
+    head = Head(rules=rules, complete=True, scans=count, records_checksum=sha256(text))
+    (many / HEAD).write_text(sealed(head))
+    source = array_file(scan.store, scan.key)
+    for number in drawn(count):
+        file = array_file(many, keys[number])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.hardlink_to(source)
+        sums_file(file).hardlink_to(sums_file(source))
+    return many
+
+
+def drawn(count: int) -> list[int]:
+    return np.random.default_rng(count).choice(count, DRAWN, replace=False).tolist()
+
+
+def resident() -> float:
+    """MiB of this process in memory, that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("RssAnon"))) / 1024
+
+
+def look(warm: Path, many: Path) -> tuple[float, float, float, float]:
+    """What opening a store of many scans and drawing from it costs a process.
+
+    Milliseconds of the processor for opening, until the first crop, and of each later crop of
+    another scan; MiB that the process has grown by then.
+    """
+    Store.open(warm)[0].read((0, 0, 0), (96, 96, 96))
+    before, begun = resident(), time.process_time()
     store = Store.open(many)
     opened = time.process_time() - begun
-    begun = time.process_time()
-    scans: list[StoredScan] = [store[i] for i in range(SCANS)]
-    listed = time.process_time() - begun
-    size = (many / RECORDS).stat().st_size / 2**20
-    print(
-        f"index of {len(scans)} scans: {size:.0f} MiB, opened in {opened:.2f} s, "
-        f"listed in {listed:.2f} s of processor time"
-    )
+    times = []
+    for number in drawn(len(store)):
+        start = time.process_time()
+        store[number].read((80, 80, 80), (96, 96, 96))
+        times.append(time.process_time() - start)
+    first, later = opened + times[0], float(np.median(times[1:]))
+    return 1e3 * opened, 1e3 * first, 1e3 * later, resident() - before
+
+
+def index(folder: Path) -> None:
+    """Opening a store of many scans and drawing from it, against one of few: a process each."""
+    stores = {count: write_many(folder, count) for count in SCANS}
+    for count, many in stores.items():
+        begun = time.process_time()
+        Store.open(many)
+        seconds, size = time.process_time() - begun, (many / RECORDS).stat().st_size / 2**20
+        print(f"index of {count} scans, list of {size:.1f} MiB: made in {seconds:.2f} s")
+    rounds = []
+    for _ in range(7):
+        for many in stores.values():
+            with get_context("fork").Pool(1) as pool:  # imports are there, nothing is open
+                rounds.append(pool.apply(look, (folder / "store", many)))
+    print("  scans  opened ms  until a first crop    ratio  a later crop  MiB more")
+    found = np.median(np.reshape(rounds, (-1, len(stores), 4)), axis=0)
+    for count, (opened, first, later, grown) in zip(stores, found, strict=True):
+        print(
+            f"{count:7d} {opened:10.2f} {first:19.2f} {first / found[0, 1]:8.2f} {later:13.2f} "
+            f"{grown:9.1f}"
+        )
 
 
 def main() -> None:

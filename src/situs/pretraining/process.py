@@ -66,11 +66,12 @@ def pretrain_in_group(
     _choose_threads(run, config, mode, group.first)
     store = group.in_turn(lambda: open_store(config, mode, group.first))
     items = items_of(store, composition)
-    groups = scan_groups(store.records)
+    rows = store.records
+    groups = scan_groups(rows)
     train, held_out = split_items(items, config.held_out, config.seed, groups)
     if group.first:
         _warn_of_few(train, config, composition)
-        if told := one_patient_warning((r["patient"], r["study"]) for r in store.records):
+        if told := one_patient_warning((r["patient"], r["study"]) for r in rows):
             warnings.warn(told, stacklevel=3)
     composition = composition.resolve_for_data([source for item in train for source in item])
     backbone = build_backbone(config, composition, store)
@@ -78,7 +79,7 @@ def pretrain_in_group(
     # The resolved configuration says what was done, not what was left open.
     config = config.model_copy(update={"options": composition.options()})
     began = None if init is None else beginning(init, load_into(backbone, init))
-    records = records_of(store, held_out)
+    records = records_of(rows, held_out)
 
     def begin() -> Path | None:
         """Make the folder, or find the state in it."""
@@ -114,6 +115,8 @@ def pretrain_in_group(
         began=began,
     )
     group.before_giving_up(lambda failure: note_failure(run, failure))
+    for of_many_scans in (rows, records):  # which every loader process would carry along
+        of_many_scans.clear()
     _train(run, config, module, card, state, group, stops)
 
 

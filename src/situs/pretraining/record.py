@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,10 +60,12 @@ def describe_resumed(run: Run, config: PretrainConfig) -> None:
     run.note(status="running", ended=None, stopped_by=None, resumed=resumed)
 
 
-def records_of(store: Store, held_out: Sequence[Item]) -> list[dict[str, Any]]:
-    """The store's records, and whether each scan is held out."""
+def records_of(
+    records: Sequence[Mapping[str, Any]], held_out: Sequence[Item]
+) -> list[dict[str, Any]]:
+    """A store's records, and whether each scan is held out."""
     keys = {source.key for item in held_out for source in item}
-    return [{**record, "held_out": record["key"] in keys} for record in store.records]
+    return [{**record, "held_out": record["key"] in keys} for record in records]
 
 
 def _now() -> str:

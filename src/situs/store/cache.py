@@ -24,7 +24,8 @@ import numpy.typing as npt
 from situs.errors import SitusError, StoreError
 from situs.files import file_sha256, naming, sha256, write_file, write_files
 from situs.store.chunks import StoredArray
-from situs.store.paths import HEAD, RECORDS, REFUSED, sums_file
+from situs.store.index import open_index
+from situs.store.paths import HEAD, INDEX, RECORDS, REFUSED, sums_file
 from situs.store.record import Head, read_head
 from situs.store.remote import Remote, remote
 from situs.store.room import ORIGIN, cache_bytes, cache_root, room
@@ -84,7 +85,10 @@ def mirror(url: str) -> Path:
 def _is_copied(folder: Path, head: Head, own: dict[str, bytes]) -> bool:
     """Whether all that a store says of itself is here, as it was written."""
     wanted = {name: sha256(content) for name, content in own.items()}
-    wanted |= {RECORDS: head.records_checksum, REFUSED: head.refused_checksum}
+    wanted |= {REFUSED: head.refused_checksum}
+    index, records = folder / INDEX, folder / RECORDS
+    if open_index(index, records, head.scans, head.records_checksum) is None:
+        wanted |= {RECORDS: head.records_checksum}  # else each record, when it is read
     found = {name: file_sha256(folder / name) for name in wanted}
     return all(found[name] and wanted[name] in ("", found[name]) for name in wanted)
 

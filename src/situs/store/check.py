@@ -24,22 +24,22 @@ def check_store(path: Path, progress: Callable[[int, int], None] | None = None) 
         path: Its folder, or its URL.
         progress: Told how many of how many scans are done.
     """
+    faults = []
     try:
         store = Store.open(path)
         _ = store.refused
-    except StoreError as error:
+        for number, scan in enumerate(store, 1):
+            voxels = array_file(store.path, scan.record.key)
+            faults += _file(store, voxels, scan.record.checksum)
+            if scan.record.sums:
+                faults += _file(store, sums_file(voxels), scan.record.sums)
+            faults += _record(store, scan.record)
+            if progress is not None:
+                progress(number, len(store))
+    except StoreError as error:  # of the store's own lists, whichever part of them is read
         place = spelled(path)
         named = (name for name in (RECORDS, REFUSED) if name in str(error).replace(place, ""))
-        return [Fault(f"{place}/{next(named, HEAD)}", str(error))]
-    faults = []
-    for number, scan in enumerate(store, 1):
-        voxels = array_file(store.path, scan.key)
-        faults += _file(store, voxels, scan.record.checksum)
-        if scan.record.sums:
-            faults += _file(store, sums_file(voxels), scan.record.sums)
-        faults += _record(store, scan.record)
-        if progress is not None:
-            progress(number, len(store))
+        faults.append(Fault(f"{place}/{next(named, HEAD)}", str(error)))
     return faults
 
 

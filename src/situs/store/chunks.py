@@ -19,12 +19,8 @@ import numpy.typing as npt
 
 from situs.errors import StoreError
 from situs.files import sha256, write_file
+from situs.store.crc import crc32
 from situs.store.paths import sums_file
-
-try:  # the same numbers, ten times as fast
-    from isal.isal_zlib import crc32
-except ImportError:  # a machine for which there is no wheel
-    from zlib import crc32
 
 CHUNK = 64
 """Voxels along each axis of what is found and decompressed at a time; a block, half of that,

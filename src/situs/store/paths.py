@@ -1,7 +1,8 @@
 """Where a store keeps what.
 
 store.json          format, preprocessing, spacing, fingerprint, whether it is complete
-records.jsonl       one line a scan: the index
+records.jsonl       one line a scan
+records.index       where each line begins; made anew where it is absent
 refused.jsonl       one line a refused scan
 scans/ab/ab12….b2nd voxels, blosc2, chunked
 scans/ab/ab12….sums checksums of the voxel file's chunks, binary: length, CRC-32
@@ -14,6 +15,7 @@ from pathlib import Path
 
 HEAD = "store.json"
 RECORDS = "records.jsonl"
+INDEX = "records.index"
 REFUSED = "refused.jsonl"
 
 

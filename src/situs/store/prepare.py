@@ -27,7 +27,8 @@ from situs.scans.quality import check_prepared
 from situs.scans.refusals import refuse
 from situs.store.chunks import write_array
 from situs.store.estimate import estimate_bytes, median_spacing, prepared_shape
-from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file
+from situs.store.index import index_bytes
+from situs.store.paths import HEAD, INDEX, RECORDS, REFUSED, array_file, record_file
 from situs.store.preprocess import LARGEST_VOXELS, preprocess
 from situs.store.preprocessing import Preprocessing, Spacing
 from situs.store.record import Head, Record, fingerprint, is_sealed, sealed
@@ -340,6 +341,7 @@ def _finish(out: Path, head: Head, records: Sequence[Record], refused: Sequence[
         }
     )
     write_file(out / RECORDS, listed)
+    write_file(out / INDEX, index_bytes(listed.encode(), [record.key for record in records]))
     write_file(out / REFUSED, left_out)
     _write_head(out, head)
     return Store.open(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from situs.store.cache import exists, mirror, open_array, origin, stored_sha256
 from situs.store.chunks import damaged
 from situs.store.crop import Background, crop_padded, least
 from situs.store.grid import GridChange
-from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, sums_file
+from situs.store.listing import Listing
+from situs.store.paths import HEAD, REFUSED, array_file, sums_file
 from situs.store.preprocessing import Preprocessing
 from situs.store.record import Head, Record
 
@@ -36,23 +37,37 @@ class Refusal(Config):
     detail: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class StoredScan:
     """One prepared scan; a :class:`~situs.methods.base.Source`.
 
-    Picklable: the voxel file is opened where crops are read, at the first crop.
+    Picklable and small: its record is read when something of it is asked for, the voxel file is
+    opened where crops are read, at the first crop.
 
     Attributes:
         store: The store's folder.
-        record: What the store knows about it.
+        records: Of the store's scans.
+        number: Of its record.
     """
 
     store: Path
-    record: Record
+    records: Sequence[Record] = field(repr=False, hash=False)
+    number: int
+
+    @property
+    def record(self) -> Record:
+        """What the store knows about it.
+
+        Raises:
+            StoreError: If the list of records is damaged.
+        """
+        return self.records[self.number]
 
     @property
     def key(self) -> str:
         """Name inside the store; a hash."""
+        if isinstance(self.records, Listing):  # without reading the record
+            return self.records.key(self.number)
         return self.record.key
 
     @property
@@ -144,7 +159,8 @@ def _least_of(scan: StoredScan) -> Background:
 class Store(Sequence[StoredScan]):
     """Prepared scans on disk; made by :func:`situs.store.prepare`.
 
-    Pickles as its path: the index is read again where it arrives.
+    Opening one, and looking at one of its scans, takes as long with many scans as with few: a
+    record is read when it is looked at. Pickles as its path.
 
     Args:
         path: The folder.
@@ -191,7 +207,7 @@ class Store(Sequence[StoredScan]):
             )
         if preprocessing is not None:
             check_preprocessing(path, head, preprocessing)
-        return cls(path, head, _lines(path / RECORDS, Record, head.scans, head.records_checksum))
+        return cls(path, head, Listing(path, head.scans, head.records_checksum))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopened, (self.path, self.fingerprint))
@@ -204,12 +220,13 @@ class Store(Sequence[StoredScan]):
 
     def __getitem__(self, index: Any) -> Any:
         """The scan at ``index``, or those of a slice."""
-        if isinstance(index, slice):
-            return [StoredScan(self.path, record) for record in self._records[index]]
-        return StoredScan(self.path, self._records[index])
+        found = range(len(self))[index]
+        if isinstance(found, range):
+            return [StoredScan(self.path, self._records, number) for number in found]
+        return StoredScan(self.path, self._records, found)
 
     def __iter__(self) -> Iterator[StoredScan]:
-        return (StoredScan(self.path, record) for record in self._records)
+        return (self[number] for number in range(len(self)))
 
     @property
     def remote(self) -> bool:
@@ -234,14 +251,14 @@ class Store(Sequence[StoredScan]):
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """One row a scan, JSON-able."""
+        """One row a scan, JSON-able; made anew at every look."""
         return [record.model_dump(mode="json") for record in self._records]
 
     @cached_property
     def refused(self) -> list[dict[str, Any]]:
         """``source``, ``reason`` and ``detail`` of what is not in the store."""
         head = self._head
-        rows = _lines(self.path / REFUSED, Refusal, head.refused, head.refused_checksum)
+        rows = _refusals(self.path / REFUSED, head.refused, head.refused_checksum)
         return [row.model_dump(mode="json") for row in rows]
 
     def studies(self) -> list[list[StoredScan]]:
@@ -302,11 +319,11 @@ def _reopened(path: Path, fingerprint: str) -> Store:
     return store
 
 
-def _lines(path: Path, model: type[Any], count: int, checksum: str) -> list[Any]:
+def _refusals(path: Path, count: int, checksum: str) -> list[Refusal]:
     with suppress(OSError, ValidationError):
         text = path.read_bytes()
         if not checksum or sha256(text) == checksum:
-            rows = [model.model_validate_json(line) for line in text.splitlines()]
+            rows = [Refusal.model_validate_json(line) for line in text.splitlines()]
             if len(rows) == count:
                 return rows
     raise StoreError(f"{path} is damaged; 'situs prepare' with the same settings repairs it")
