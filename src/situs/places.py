@@ -33,7 +33,10 @@ def spelled(place: str | Path) -> str:
     return url_of(place) or str(place)
 
 
-ON_DISK = "Scans are read from a disk only: copy them here, or mount the place"
+ON_DISK = (
+    "Only 'situs scan' and 'situs prepare' read scans behind a URL: copy them here, or mount the "
+    "place"
+)
 """What to do with scans behind a URL."""
 
 

@@ -172,7 +172,8 @@ def test_a_page_can_be_followed(
         stack.callback(torch.set_grad_enabled, True)  # MONAI's bundles switch gradients off
         if "s3://my-bucket" in text:
             storage = pytest.importorskip("object_storage", exc_type=ImportError)
-            stack.enter_context(storage.s3_bucket("my-bucket"))
+            bucket = stack.enter_context(storage.s3_bucket("my-bucket"))
+            storage.copy_to(Path("~/scans").expanduser(), f"{bucket}/scans")
         _walk(page)
 
 

@@ -24,15 +24,15 @@ from object_storage import s3_bucket
 from typer.testing import CliRunner
 
 from situs import cli
+from situs import remote as remote_module
 from situs.cli.exits import Exit
 from situs.errors import SitusError, StoreError
+from situs.remote import Remote, Unreachable
 from situs.store import Preprocessing, Store, prepare
 from situs.store import cache as cache_module
-from situs.store import remote as remote_module
 from situs.store.cache import CachedArray, open_array
 from situs.store.check import check_store
 from situs.store.paths import HEAD, RECORDS, array_file, record_file, sums_file
-from situs.store.remote import Remote, Unreachable
 from situs.store.room import ORIGIN, cache_bytes, make_room
 from situs.store.upload import upload
 

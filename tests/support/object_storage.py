@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from situs.store import remote
+from situs import remote
 
 
 @contextmanager
@@ -38,3 +39,9 @@ def s3_bucket(name: str) -> Iterator[str]:
     fs.clear_instance_cache()
     remote._system.cache_clear()
     server.stop()
+
+
+def copy_to(folder: Path, url: str) -> None:
+    """Copy what lies below a folder to where a URL points."""
+    fs, top = fsspec.core.url_to_fs(url)
+    fs.put(f"{folder}/", f"{top}/", recursive=True)

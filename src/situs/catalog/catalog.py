@@ -28,7 +28,8 @@ from situs.catalog.measure import (
 from situs.catalog.patients import patient_pattern, with_cases, with_patients
 from situs.errors import ScanRefused, SitusError
 from situs.files import parse_json, write_file, write_json, writing
-from situs.places import ON_DISK, check_local
+from situs.places import url_of
+from situs.scans.afar import root_of
 from situs.scans.discovery import Candidate, common_root, discover
 from situs.scans.names import escaped, unescaped
 from situs.scans.parallel import LIMIT_S, isolated_map
@@ -121,7 +122,7 @@ class Catalog:
                     pq.write_table(self._arrow(), part, compression="zstd")
         if self.root is not None:
             pointer = files[0].with_suffix(".root")
-            place = os.path.relpath(self.root, files[0].parent.resolve())
+            place = url_of(self.root) or os.path.relpath(self.root, files[0].parent.resolve())
             write_file(pointer, escaped(place))
         return files
 
@@ -149,14 +150,15 @@ class Catalog:
         pointer = file.with_suffix(".root")
         if root is None and pointer.is_file():
             place = unescaped(pointer.read_text(encoding="utf-8").strip())
-            root = Path(os.path.normpath(file.parent.resolve() / place))
+            near = os.path.normpath(file.parent.resolve() / place)
+            root = root_of(place) if url_of(place) else Path(near)
         base = Path(root) if root is not None else None
         return cls(parsed, base, int(head["ignored"]), bool(int(head["planes"])))
 
     def _root(self) -> Path:
         if self.root is None:
             raise SitusError("the catalog does not know where its scans are; load it with root=…")
-        if not self.root.is_dir():
+        if url_of(self.root) is None and not self.root.is_dir():
             raise SitusError(f"the catalog's scans are no longer at {self.root}; give root=…")
         return self.root
 
@@ -198,8 +200,10 @@ def build_catalog(
     an entry with a reason.
 
     Args:
-        paths: Files and folders. A folder's hidden files, README-like files and sidecars of
-            images are passed over; any other file that is no image is refused by name.
+        paths: Files and folders, or one URL of a folder that fsspec reads: then one scan at a
+            time is copied to a temporary folder, while it is read. A folder's hidden files,
+            README-like files and sidecars of images are passed over; any other file that is no
+            image is refused by name.
         root: Folder that the catalog's paths start from; by default the one that contains all.
         workers: Processes; None for all cores, 0 for this process alone.
         progress: See :data:`Progress`.
@@ -216,17 +220,15 @@ def build_catalog(
     Raises:
         SitusError: Where a path does not lie below ``root``, or there is none, or where
             ``patient`` is no regular expression or matches no path.
+        NotWritten: If a scan behind a URL finds no room here.
+        Unreachable: If the URL does not answer.
     """
     asked = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if not asked:
         raise SitusError("no path to look for scans in")
     whose = None if patient is None else patient_pattern(patient)
     tell: Progress = progress or (lambda what, done, total: None)
-    base = common_root(asked) if root is None else Path(os.path.abspath(root))
-    for path in asked:
-        check_local(path, ON_DISK)
-        if not Path(os.path.abspath(path)).is_relative_to(base):
-            raise SitusError(f"{path} does not lie below the root {base}")
+    base = _base(asked, root)
     found = discover(
         asked,
         base,
@@ -248,6 +250,20 @@ def build_catalog(
     entries = with_cases(entries if whose is None else with_patients(entries, whose))
     beside = found.passed_over
     return Catalog(tuple(entries), base, len(beside), planes, beside)
+
+
+def _base(asked: Sequence[Path], root: str | Path | None) -> Path:
+    """The folder that paths start from: a URL where that is what was asked for."""
+    urls = [url for url in map(url_of, asked) if url]
+    if urls:
+        if len(asked) > 1 or root is not None:
+            raise SitusError(f"{urls[0]} goes alone: one URL, without other paths and without root")
+        return root_of(urls[0])
+    base = common_root(asked) if root is None else Path(os.path.abspath(root))
+    for path in asked:
+        if not Path(os.path.abspath(path)).is_relative_to(base):
+            raise SitusError(f"{path} does not lie below the root {base}")
+    return base
 
 
 def _refused(error: ScanRefused, root: Path) -> Entry:

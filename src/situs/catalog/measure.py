@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,9 @@ from pydantic import BaseModel, ConfigDict
 
 from situs.catalog.near_duplicates import Thumbnail, thumbnail
 from situs.catalog.patients import patient_in
-from situs.errors import ScanRefused
+from situs.errors import NotWritten, ScanRefused
+from situs.remote import Unreachable
+from situs.scans.afar import at_hand
 from situs.scans.discovery import Candidate
 from situs.scans.privacy import digest
 from situs.scans.quality import looks_like_labels
@@ -118,9 +121,18 @@ class Measured:
 
 
 def measure(job: Job) -> list[Measured]:
-    """Describe the scans of one candidate; raises nothing, so that one scan stops no run."""
+    """Describe the scans of one candidate; no scan raises anything, so that one stops no run.
+
+    Raises:
+        NotWritten: If a scan behind a URL finds no room here.
+        Unreachable: If the URL does not answer.
+    """
     try:
-        return [_measured(job, scan, volume) for volume, scan in _volumes(job)]
+        with _at_hand(job.root, job.candidate) as here:
+            near = replace(job, root=here)
+            return [_measured(near, scan, volume) for volume, scan in _volumes(near)]
+    except (NotWritten, Unreachable):
+        raise  # of no scan, but of the place or the disk
     except ScanRefused as error:
         return [Measured(refused_entry(job.candidate, error))]
     except Exception as error:
@@ -133,12 +145,19 @@ def read_entry(entry: Entry, root: Path, *, planes: bool = False) -> Scan:
 
     Raises:
         ScanRefused: Where it cannot be read any more.
+        NotWritten: If a scan behind a URL finds no room here.
+        Unreachable: If the URL does not answer.
     """
     candidate = Candidate(entry.path, entry.files, entry.series if entry.format == "dicom" else "")
     modality = entry.modality or None
-    scan = _read(Job(root, candidate, modality=modality, planes=planes), entry.volume)
+    with _at_hand(root, candidate) as here:
+        scan = _read(Job(here, candidate, modality=modality, planes=planes), entry.volume)
     provenance = replace(scan.provenance, series=entry.series, description=entry.description)
     return replace(scan, provenance=provenance)
+
+
+def _at_hand(root: Path, candidate: Candidate) -> AbstractContextManager[Path]:
+    return at_hand(root, candidate.path, candidate.files if candidate.is_folder else None)
 
 
 def refused_entry(candidate: Candidate, error: ScanRefused) -> Entry:

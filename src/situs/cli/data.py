@@ -38,7 +38,9 @@ _LABELS = "label-map"  # left out as it should be, and no reason for alarm
 
 @app.command()
 def scan(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH…")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Files and folders, or one URL.", metavar="PATH…")
+    ],
     catalog: Annotated[
         Path | None,
         typer.Option(
@@ -123,7 +125,9 @@ def prepare(
     given: Given,
     data: Annotated[
         list[Path],
-        typer.Argument(help="A catalog from 'situs scan', or scans.", metavar="CATALOG"),
+        typer.Argument(
+            help="A catalog from 'situs scan', or scans, as it takes them.", metavar="CATALOG"
+        ),
     ],
     store: Annotated[Path, typer.Option("--out", callback=out_folder, help="Folder of the store.")],
     config: ConfigFile = None,

@@ -8,9 +8,13 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from situs.errors import ScanRefused
+from situs.errors import NotWritten, ScanRefused
+from situs.places import url_of
+from situs.remote import Unreachable
+from situs.scans.afar import at_hand, files_below
 from situs.scans.formats import format_by_name, format_of
 from situs.scans.names import escaped, unescaped, walk
 from situs.scans.parallel import isolated_map
@@ -22,6 +26,7 @@ _DOCUMENTS = re.compile(
     r"(\.(md|txt|rst|html|pdf|json|csv|tsv|cff))?$",
     re.I,
 )
+_STRANGE = "its name is none that a file below a folder of this machine can have"
 _SIDECARS: tuple[str, ...] = (".json", ".bval", ".bvec", ".tsv", ".mat")
 _SIDECARS += (".raw", ".raw.gz", ".zraw", ".img", ".img.gz", ".rec", ".brik", ".brik.gz")
 
@@ -40,6 +45,11 @@ class Candidate:
     path: str
     files: tuple[str, ...] = ()
     series: str = ""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether :attr:`path` is a folder: that of a series."""
+        return bool(self.files) or format_by_name(Path(self.path)) in ("dicom", None)
 
     def place(self, root: Path) -> Path:
         """Where :attr:`path` is on disk."""
@@ -101,17 +111,22 @@ def discover(
         skip: Files and folders to leave alone.
         progress: Told (done, total) files of the header pass.
     """
-    files, beside = _walk(paths, {_absolute(p) for p in skip})
+    strange: list[str] = []
+    if url_of(root) is None:
+        files, beside = _walk(paths, {_absolute(p) for p in skip})
+    else:
+        names, strange = files_below(root)
+        files, beside = _sorted_out(root, names)
     candidates = [
         Candidate(_relative(file, root))
         for file in files
         if format_by_name(file) not in ("dicom", None)
     ]
     unknown = [file for file in files if format_by_name(file) in ("dicom", None)]
-    refused: list[ScanRefused] = []
+    refused = [refuse("not-an-image", root / name, _STRANGE) for name in strange]
     series: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     headers = isolated_map(
-        _look,
+        partial(_look, root),
         unknown,
         crashed=_crashed,
         timed_out=_timed_out,
@@ -125,7 +140,8 @@ def discover(
             place = "" if header.series else str(file.parent)
             series[header.series, header.owner, place].append(_relative(file, root))
         elif header.refusal is not None:
-            refused.append(header.refusal)
+            said = header.refusal
+            refused.append(ScanRefused(said.reason, file, said.detail))
         else:
             beside.append(file)
         progress(number, len(unknown))
@@ -172,8 +188,33 @@ def _is_companion(name: str, beside: Sequence[str]) -> bool:
     return any(n.lower().startswith(start) and format_by_name(Path(n)) for n in beside if n != name)
 
 
-def _look(file: Path) -> _Header:
-    """What one file is; runs in a worker and raises nothing."""
+def _sorted_out(root: Path, names: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """What :func:`_walk` gives, of the files behind a URL."""
+    folders: dict[PurePosixPath, list[str]] = defaultdict(list)
+    for path in map(PurePosixPath, names):
+        folders[path.parent].append(path.name)
+    files, beside = [], []
+    for folder, own in folders.items():
+        hidden = any(part.startswith(".") for part in folder.parts)
+        for name in own:
+            passed = hidden or _is_companion(name, own)
+            (beside if passed else files).append(root / folder / name)
+    return files, beside
+
+
+def _look(root: Path, file: Path) -> _Header:
+    """What one file is; runs in a worker and raises nothing but that a URL does not answer."""
+    try:
+        path = _relative(file, root)
+        with at_hand(root, path) as here:
+            return _seen(file if here == root else Candidate(path).place(here))
+    except (NotWritten, Unreachable):
+        raise
+    except ScanRefused as error:
+        return _Header("refused", refusal=error)
+
+
+def _seen(file: Path) -> _Header:
     from situs.scans.readers.dicom_headers import read_series  # noqa: PLC0415 - pydicom is slow
 
     try:

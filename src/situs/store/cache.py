@@ -23,18 +23,18 @@ import numpy.typing as npt
 
 from situs.errors import SitusError, StoreError
 from situs.files import file_sha256, naming, sha256, write_file, write_files
+from situs.remote import Remote, remote
 from situs.store.chunks import StoredArray
 from situs.store.index import open_index
 from situs.store.paths import HEAD, INDEX, RECORDS, REFUSED, sums_file
 from situs.store.record import Head, read_head
-from situs.store.remote import Remote, remote
 from situs.store.room import ORIGIN, cache_bytes, cache_root, room
 
 UPLOAD_AGAIN = "'situs upload --verify' with the store it came from writes it again"
 _HEAD_AGAIN = "delete what lies there, then 'situs upload' with the store it came from"
 REMOTE_SCANS = (
-    "no store at {}. Scans are read from a disk only: copy or mount them, make a store with 'situs "
-    "prepare', and copy it there with 'situs upload STORE URL'"
+    "no store at {0}. Of scans make one with 'situs prepare {0} --out STORE', and copy it with "
+    "'situs upload STORE URL' to where other machines are to read it"
 )
 _OPEN_FILES = 64
 _TRIES = 20

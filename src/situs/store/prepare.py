@@ -22,6 +22,7 @@ from situs.config import Config
 from situs.errors import NotWritten, ScanRefused, SitusError, StoreError, not_writable
 from situs.files import check_writable, remove_leftovers, sha256, write_file
 from situs.locks import holding, is_empty
+from situs.remote import Unreachable
 from situs.scans.parallel import LIMIT_S, isolated_map
 from situs.scans.quality import check_prepared
 from situs.scans.refusals import refuse
@@ -80,7 +81,7 @@ def prepare(
     the catalog's scans, each once. A spacing of ``"median"`` is fixed by the first call.
 
     Args:
-        data: A catalog, a saved one's path, or files and folders to look for scans in.
+        data: A catalog, a saved one's path, or files and folders to look for scans in, or one URL.
         out: The store's folder.
         preprocessing: Preprocessing; the defaults where None.
         workers: Processes; None for all cores, 0 for this process alone.
@@ -93,6 +94,7 @@ def prepare(
             would be full, or no scan can be used.
         NotWritten: If the disk is full; what was prepared is kept.
         RunError: If another process prepares a store in ``out``.
+        Unreachable: If scans lie behind a URL that does not answer; what was prepared is kept.
     """
     check_writable(out, folder=True)  # as it was given: a URL would become a folder here
     out = Path(os.path.abspath(out))
@@ -251,9 +253,16 @@ def _absurd_size(entry: Entry, head: Head) -> str:
 
 
 def _prepare_one(job: _Job) -> _Done:
-    """Read, preprocess and write one scan; raises nothing, so that one scan stops no run."""
+    """Read, preprocess and write one scan; no scan raises anything, so that one stops no run.
+
+    Raises:
+        NotWritten: If a scan behind a URL finds no room here.
+        Unreachable: If the URL does not answer.
+    """
     try:
         return _Done(record=_stored(job))
+    except (NotWritten, Unreachable):
+        raise
     except ScanRefused as error:
         return _Done(refusal=_refusal(job, error))
     except OSError as error:

@@ -10,10 +10,10 @@ from pathlib import Path
 from situs.errors import StoreError
 from situs.files import file_sha256
 from situs.places import url_of
+from situs.remote import Remote, remote
 from situs.store.card import data_card
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, record_file, sums_file
 from situs.store.record import Head, Record, read_head, sealed
-from situs.store.remote import Remote, remote
 from situs.store.store import Store, check_preprocessing
 from situs.store.store import read_head as read_local_head
 

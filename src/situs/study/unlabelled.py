@@ -11,6 +11,7 @@ from situs.catalog.near_duplicates import pack, thumbnail, unpack
 from situs.datasets.dataset import DatasetError, DatasetOptions
 from situs.datasets.layouts.common import patient_of
 from situs.files import remembered, write_json
+from situs.places import ON_DISK, check_local
 from situs.scans.formats import stem
 from situs.scans.names import unescaped
 from situs.scans.privacy import digest_patient
@@ -33,7 +34,12 @@ def read_unlabelled(paths: Sequence[Path], options: DatasetOptions, cache: Path)
 
     Returns:
         Facts whose names are the scans' paths.
+
+    Raises:
+        SitusError: For a URL.
     """
+    for path in paths:
+        check_local(path, ON_DISK)
     asked = [os.path.abspath(p) for p in paths]
     known = remembered(cache)
     if known.get("paths") == asked and known.get("format") == _FORMAT:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from situs.errors import SitusError, require
+from situs.errors import NotWritten, SitusError, not_writable, require
 
 _WAITS_S = (0.5, 2.0, 8.0)
 """Between tries; what a provider's own client tries again comes on top."""
@@ -104,7 +105,20 @@ class Remote:
             found = self._tried(lambda: fs.find(f"{root}/{folder}", detail=True))
         except FileNotFoundError:
             return {}
-        return {path[len(root) + 1 :]: int(info["size"]) for path, info in found.items()}
+        # A plain web server need not say how large a file is.
+        return {path[len(root) + 1 :]: int(info["size"] or 0) for path, info in found.items()}
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, 0 where the place does not say; None where there is none.
+
+        Raises:
+            Unreachable: If the place does not answer.
+        """
+        fs, root = self.system()
+        try:
+            return int(self._tried(lambda: fs.info(f"{root}/{name}"))["size"] or 0)
+        except FileNotFoundError:
+            return None
 
     def names(self) -> list[str]:
         """What lies directly in the folder.
@@ -129,6 +143,26 @@ class Remote:
         self._tried(lambda: _make_folder(fs, f"{root}/{name}"), missing=False)
         self._tried(lambda: fs.pipe_file(f"{root}/{name}", content), missing=False)
 
+    def get(self, name: str, file: Path) -> None:
+        """Copy a file to this machine.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            NotWritten: If the disk here is full.
+            Unreachable: If the place does not answer.
+        """
+        fs, root = self.system()
+
+        def copy() -> None:
+            try:
+                fs.get_file(f"{root}/{name}", str(file))
+            except OSError as error:
+                if not_writable(error):
+                    raise NotWritten(f"cannot write to {file.parent}: {error.strerror}") from None
+                raise
+
+        self._tried(copy)
+
     def put(self, name: str, file: str) -> None:
         """Copy a file of this machine there.
 
@@ -152,6 +186,8 @@ class Remote:
                 if missing and isinstance(error, FileNotFoundError):
                     raise
                 raise Unreachable(f"{self.url} cannot be used: {_why(error)}") from None
+            except NotWritten:
+                raise
             except Exception as error:
                 # Each provider has errors of its own, without a common base.
                 if wait is None:
@@ -170,10 +206,12 @@ def remote(url: str) -> Remote:
         SitusError: If a package is missing, the scheme is unknown, or a password stands in it.
     """
     require("fsspec", "remote")
-    if urlsplit(url).password:
+    parts = urlsplit(url)
+    if parts.password or parts.query or parts.fragment:
+        what = "a password" if parts.password else "a query, which may be a key to it,"
         raise SitusError(
-            "the URL holds a password, which runs would keep; give credentials as the provider's "
-            "own tools take them (environment or configuration file)"
+            f"the URL holds {what} and runs and catalogs would keep it; give credentials as the "
+            "provider's own tools take them (environment or configuration file)"
         )
     place = Remote(url)
     try:
