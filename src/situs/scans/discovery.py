@@ -193,7 +193,8 @@ def _sorted_out(root: Path, names: Sequence[str]) -> tuple[list[Path], list[Path
     folders: dict[PurePosixPath, list[str]] = defaultdict(list)
     for path in map(PurePosixPath, names):
         folders[path.parent].append(path.name)
-    files, beside = [], []
+    files: list[Path] = []
+    beside: list[Path] = []
     for folder, own in folders.items():
         hidden = any(part.startswith(".") for part in folder.parts)
         for name in own:

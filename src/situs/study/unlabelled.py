@@ -38,8 +38,8 @@ def read_unlabelled(paths: Sequence[Path], options: DatasetOptions, cache: Path)
     Raises:
         SitusError: For a URL.
     """
-    for path in paths:
-        check_local(path, ON_DISK)
+    for place in paths:
+        check_local(place, ON_DISK)
     asked = [os.path.abspath(p) for p in paths]
     known = remembered(cache)
     if known.get("paths") == asked and known.get("format") == _FORMAT:
