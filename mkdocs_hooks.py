@@ -79,7 +79,7 @@ def table(model: type[BaseModel]) -> str:
         cells = (f"`{name}`", allowed, f"`{default}`" if default else "required", meaning)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     # On a phone a row becomes a paragraph (docs/pages.css).
-    return '<div class="stacked" markdown>\n\n' + "\n".join(rows) + "\n\n</div>"
+    return '<div class="stacked settings" markdown>\n\n' + "\n".join(rows) + "\n\n</div>"
 
 
 def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

@@ -443,14 +443,14 @@ def test_a_plain_web_server_will_do(local: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["scan", "s3://scans/raw"], "s3://scans/raw is not on this machine. Scans are read from"),
+        (["scan", "s3://scans/raw"], "nothing lies at s3://scans/raw"),
         (["prepare", "x", "--out", "s3://scans/store"], "--out must be a folder here; 'situs upl"),
-        (["prepare", "s3://scans/raw", "--out", "y"], "Scans are read from a disk only"),
-        (["pretrain", "--data", "s3://scans/raw", "--out", "y"], "no store at s3://scans/raw. Sc"),
+        (["prepare", "s3://scans/raw", "--out", "y"], "nothing lies at s3://scans/raw"),
+        (["pretrain", "--data", "s3://scans/raw", "--out", "y"], "no store at s3://scans/raw. Of"),
         (["pretrain", "--data", "s3://nobody/raw", "--out", "y"], "no store at s3://nobody/raw"),
         (["pretrain", "--data", "nowhere://raw", "--out", "y"], "nowhere://raw cannot be read"),
         (["pretrain", "--data", "ftp://me:secret@x/raw", "--out", "y"], "holds a password"),
-        (["finetune", "--data", "s3://scans/raw", "--out", "y"], "Scans are read from a disk"),
+        (["finetune", "--data", "s3://scans/raw", "--out", "y"], "Only 'situs scan' and"),
         (["check", "s3://scans/raw"], "s3://scans/raw is nothing that can be checked"),
         (["upload", "STORE", "elsewhere"], "'elsewhere' is no URL"),
         (["upload", "STORE", "s3://nobody/store"], "s3://nobody/store cannot be used"),
