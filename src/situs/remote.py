@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ _WAITS_S = (0.5, 2.0, 8.0)
 """Between tries; what a provider's own client tries again comes on top."""
 
 _PIECE = 2**22
+_QUERY = re.compile(r"\?[^\s'\"<>)]+")
 _FINAL = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
 
 T = TypeVar("T")
@@ -243,5 +245,6 @@ def _make_folder(fs: Any, path: str) -> None:
 
 
 def _why(error: BaseException) -> str:
-    said = " ".join(str(error).split())
+    # A server may have sent us on to a signed URL.
+    said = _QUERY.sub("?…", " ".join(str(error).split()))
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -85,7 +85,8 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_catalog_and_store_are_those_of_a_disk(
     kind: str, workers: int, scans: Path, copies: Path, tmp_path: Path
 ) -> None:
-    beside = build_catalog(scans, workers=0)
+    # With processes, whose server is started here, before the environment names the bucket.
+    beside = build_catalog(scans, workers=workers)
     assert len(beside.accepted) == 6
     assert {e.reason for e in beside.refused} == {"truncated-file", "not-an-image"}
     with served(kind, scans) as url:
@@ -178,6 +179,7 @@ def test_a_place_that_fails_and_a_full_disk_end_it_and_refuse_no_scan(
 
     for error, seen, words in (
         (ConnectionError("cut"), Unreachable, "cannot be reached"),
+        (ConnectionError("at 'https://host/x?sig=hush', cut"), Unreachable, r"x\?…', cut$"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), NotWritten, "cannot write to"),
     ):
         with served("memory", scans) as url, monkeypatch.context() as patch:

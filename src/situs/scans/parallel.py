@@ -156,8 +156,12 @@ def _submit(
         sys.modules["__main__"] = script
 
 
-def _begin_process() -> None:
+def _begin_process(environment: dict[str, str]) -> None:
     end_with_parent()
+    # The server of processes has the environment that there was when it was started, perhaps
+    # without what tells where to copy and who may read (TMPDIR, AWS_PROFILE).
+    os.environ.clear()
+    os.environ.update(environment)
     # Ctrl-C is for the process that waits; workers end with it, and without tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -184,7 +188,12 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(_PRELOAD)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_process)
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=context,
+        initializer=_begin_process,
+        initargs=(dict(os.environ),),
+    )
     # All processes start before the thread that watches them, as where they are forked. Started
     # one by one beside it, one may die unseen, or start while the pool breaks: that was waited for
     # without end, or an error about a closed handle.
