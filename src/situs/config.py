@@ -102,6 +102,21 @@ def validate(model: type[C], values: Mapping[str, Any], within: str = "") -> C:
         raise ConfigError(_explain(model, error, f"{within}." if within else "")) from None
 
 
+def renamed(values: Any, names: Mapping[str, str]) -> Any:
+    """Settings under today's names; files of before may have others.
+
+    Args:
+        values: As given; what is no mapping is left alone.
+        names: Old name → today's.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    return {
+        names[key] if names.get(key, key) not in values else key: value
+        for key, value in values.items()
+    }
+
+
 def dump_yaml(config: BaseModel) -> str:
     """The resolved configuration as YAML, in declaration order."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -98,6 +98,21 @@ def test_a_damaged_state_is_set_aside_and_the_one_before_it_resumed(
     assert bad in [file.read_bytes() for file in latest.parent.glob("*.damaged")]
 
 
+def test_a_run_of_before_that_has_old_names_of_settings_is_resumed(
+    store: Store, tmp_path: Path
+) -> None:
+    run = pretrain(settings(store, tmp_path / "run"), quiet=True)
+    file = run.path / "config.yaml"
+    text = file.read_text()
+    assert text.count(" gain: 0.25") == 1
+    file.write_text(text.replace(" gain: 0.25", " scale: 0.25"))
+    asked = {**Run.open(run.path).config, "out": str(run.path)}
+    assert pretrain(asked, mode="resume", quiet=True).status == "finished"
+    asked["options"]["spatial"]["intensity"]["scale"] = 0.5
+    with pytest.raises(RunError, match="spatial.intensity.gain: was 0.25, now 0.5"):
+        pretrain(asked, mode="resume", quiet=True)
+
+
 @pytest.mark.slow
 def test_a_run_that_goes_on_elsewhere_is_neither_resumed_nor_replaced(
     store: Store, tmp_path: Path

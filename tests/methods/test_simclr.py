@@ -153,7 +153,7 @@ def test_observation_counts_right_neighbours_and_puts_views_in_the_world():
 def test_training_finds_scans_again_and_repeats_itself(tmp_path):
     torch.manual_seed(0)
     # Of views that lie close and differ much in brightness an untrained network knows a third.
-    changes = {"max_shift": 0.2, "intensity": {"shift": 2.0, "scale": 0.5}}
+    changes = {"max_shift": 0.2, "intensity": {"shift": 2.0, "gain": 0.5}}
     options = {"view_size": (8, 8, 8), "hidden": 32, "width": 16, **changes}
     method = SimClr(validate(SimClrConfig, options))
     sources = smooth_sources(24, (14, 12, 10))

@@ -23,7 +23,7 @@ from situs.observation import OverlayPanel
 from situs.pretraining.teacher import make_teacher
 from situs.views import ArraySource
 
-QUIET = {"shift": 0, "scale": 0, "gamma": (1.0, 1.0), "noise": 0, "blur": 0}
+QUIET = {"shift": 0, "gain": 0, "gamma": (1.0, 1.0), "noise": 0, "blur": 0}
 
 
 class Plain(Backbone):

@@ -54,7 +54,7 @@ def test_each_change_does_what_it_says_and_no_more(shape) -> None:
     np.testing.assert_array_equal(same, one)
     assert same is not one
 
-    brighter = apply_change(one, IntensityChange(scale=1.2, shift=0.5))
+    brighter = apply_change(one, IntensityChange(gain=1.2, shift=0.5))
     np.testing.assert_allclose(brighter, 1.2 * one + 0.5 * one.std(), rtol=1e-3, atol=0.1)
 
     curved = apply_change(one, IntensityChange(gamma=1.4))
@@ -96,7 +96,7 @@ def test_draws_stay_in_their_ranges_and_each_change_is_made_as_often_as_asked() 
     config, rng = IntensityConfig(), np.random.default_rng(0)
     drawn = [draw_change(config, rng) for _ in range(4000)]
     for name, neutral, low, high in (
-        ("scale", 1, 0.75, 1.25),
+        ("gain", 1, 0.75, 1.25),
         ("shift", 0, -0.25, 0.25),
         ("gamma", 1, 0.7, 1.5),
         ("noise", 0, 0, 0.15),

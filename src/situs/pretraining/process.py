@@ -15,11 +15,12 @@ import torch
 
 from situs.backbones import backbone_class
 from situs.catalog.patients import one_patient_warning
+from situs.config import validate
 from situs.cores import look
 from situs.errors import ProcessFailed, RunError
 from situs.files import write_json
 from situs.locks import holding
-from situs.methods.composition import Composition
+from situs.methods.composition import Composition, compose
 from situs.methods.distributed import synchronise
 from situs.pretraining.callbacks import Checkpoints, DataClock, MetricsLogger, ObservationCallback
 from situs.pretraining.config import PretrainConfig
@@ -31,7 +32,7 @@ from situs.pretraining.record import describe, describe_resumed, peak_memory_mib
 from situs.splits.groups import scan_groups
 from situs.store import Store
 from situs.training.engine import engine, quick_layout, quiet_engine
-from situs.training.folder import Mode, check_same_data, check_same_settings, make_folder
+from situs.training.folder import Mode, check_same_data, check_unchanged, make_folder
 from situs.training.loggers import finish, loggers
 from situs.training.meeting import Group
 from situs.training.offending import KeepOffending
@@ -96,7 +97,7 @@ def pretrain_in_group(
         return None
 
     if mode == "resume" and run.status == "finished":
-        check_same_settings(run, config)
+        check_unchanged(run.path, _settings_of(run), config)
         check_same_data(run, store.fingerprint, records)
         return
     state = group.in_turn(begin)
@@ -154,12 +155,19 @@ def _resumed(
 ) -> Path:
     """The state to go on from."""
     if first:
-        check_same_settings(run, config)
+        check_unchanged(run.path, _settings_of(run), config)
         check_same_data(run, store.fingerprint, records)
     state = run.verified_state()
     if first:
         describe_resumed(run, config)
     return state
+
+
+def _settings_of(run: Run) -> dict[str, Any]:
+    """What a run was begun with, under today's names."""
+    was = validate(PretrainConfig, run.config)
+    options = compose(was.method, was.options, was.weights, was.uncertainty).options()
+    return was.model_copy(update={"options": options}).model_dump(mode="json")
 
 
 def _warn_of_few(train: Sequence[Item], config: PretrainConfig, composition: Composition) -> None:

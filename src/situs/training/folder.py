@@ -72,21 +72,13 @@ def check_outside(out: Path, needed: Iterable[str | Path]) -> None:
         )
 
 
-def check_same_settings(run: Run, config: Config) -> None:
-    """A resumed run must be the same run.
+def check_unchanged(folder: Path, was: Mapping[str, Any], config: Config) -> None:
+    """A training that goes on must be the same one.
 
     Args:
-        run: As it was.
-        config: As asked for now, the method's options resolved.
-
-    Raises:
-        RunError: Naming what differs.
-    """
-    check_unchanged(run.path, run.config, config)
-
-
-def check_unchanged(folder: Path, was: Mapping[str, Any], config: Config) -> None:
-    """Likewise, for a folder that was begun with the settings ``was``.
+        folder: Of the training.
+        was: The settings that it was begun with, under today's names.
+        config: As asked for now, everything in it resolved.
 
     Raises:
         RunError: Naming what differs.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from situs.backbones import BackboneConfig
-from situs.config import Accelerator, Config, Precision, Seed, Strategy
+from situs.config import Accelerator, Config, Precision, Seed, Strategy, renamed
 from situs.datasets.dataset import DatasetOptions
 from situs.errors import setting
 from situs.store import Preprocessing
@@ -22,14 +22,6 @@ Numbers and shares are drawn by seed.
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 """Of the patients, where nothing is said of training and test cases."""
-
-
-def renamed(augmentation: Any) -> Any:
-    """Settings as they are called today; result folders may say ``rotation_degrees``."""
-    if isinstance(augmentation, dict) and "rotation_degrees" in augmentation:
-        kept = {key: v for key, v in augmentation.items() if key != "rotation_degrees"}
-        return {"rotation_deg": augmentation["rotation_degrees"], **kept}
-    return augmentation
 
 
 class Augmentation(Config):
@@ -61,7 +53,7 @@ class Augmentation(Config):
     @model_validator(mode="before")
     @classmethod
     def _as_called_today(cls, values: Any) -> Any:
-        return renamed(values)
+        return renamed(values, {"rotation_degrees": "rotation_deg"})
 
     @field_validator("flip_axes", mode="before")
     @classmethod

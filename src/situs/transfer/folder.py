@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from situs.config import dump_yaml, read_yaml
+from situs.config import dump_yaml, read_yaml, validate
 from situs.errors import RunError, SitusError, setting
 from situs.files import read_json, sha256, write_file, write_json
 from situs.locks import NAME, is_empty
@@ -16,7 +16,7 @@ from situs.splits.split import Split
 from situs.training.folder import check_outside, check_unchanged, clear
 from situs.training.offending import OFFENDING
 from situs.transfer.cases import Cohort
-from situs.transfer.config import FinetuneConfig, renamed
+from situs.transfer.config import FinetuneConfig
 from situs.transfer.result import OBSERVATION, RESULT
 
 CONFIG, BEGUN, STATE, JOURNAL = "config.yaml", "begun.json", "state", "evaluated.jsonl"
@@ -78,8 +78,7 @@ def enter_folder(config: FinetuneConfig, split: Split, cohort: Cohort, resume: b
         write_file(config.out / CONFIG, dump_yaml(config))
         write_json(config.out / BEGUN, begun)
         return
-    was = read_yaml(config.out / CONFIG)
-    was = {k: renamed(v) if k == "augmentation" else v for k, v in was.items()}
+    was = validate(FinetuneConfig, read_yaml(config.out / CONFIG)).model_dump(mode="json")
     check_unchanged(config.out, was, config)
     if read_json(config.out / BEGUN, _REMEDY) != json.loads(json.dumps(begun)):
         raise RunError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
-from situs.config import Config
+from situs.config import Config, renamed
 
 Array = npt.NDArray[np.float32]
 
@@ -26,7 +27,7 @@ class IntensityConfig(Config):
     """Ranges of the changes; intensities are those of the store, about zero mean, unit spread.
 
     Attributes:
-        scale: Largest relative change of contrast, x ← x · (1 ± scale).
+        gain: Largest relative change of contrast, x ← x · (1 ± gain).
         shift: Largest change of brightness, in standard deviations of the view.
         gamma: Range of the exponent applied between the view's own minimum and maximum.
         noise: Largest standard deviation of added white noise, relative to the view's.
@@ -34,12 +35,17 @@ class IntensityConfig(Config):
         probability: Of each single change.
     """
 
-    scale: float = Field(0.25, ge=0, lt=1)
+    gain: float = Field(0.25, ge=0, lt=1)
     shift: float = Field(0.25, ge=0)
     gamma: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
     noise: float = Field(0.15, ge=0)
     blur: float = Field(1.0, ge=0)
     probability: float = Field(0.5, ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_called_today(cls, values: Any) -> Any:
+        return renamed(values, {"scale": "gain"})
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class IntensityChange:
     """What was drawn; the neutral element is the default.
 
     Attributes:
-        scale: Factor about 0, as in MONAI's ``RandScaleIntensity``: pretraining.
+        gain: Factor about 0, as in MONAI's ``RandScaleIntensity``: pretraining.
         contrast: Factor about the view's mean, as in nnU-Net: fine-tuning.
         shift: In standard deviations of the view.
         gamma: Exponent between the view's own minimum and maximum.
@@ -56,7 +62,7 @@ class IntensityChange:
         noise_seed: Which noise.
     """
 
-    scale: float = 1.0
+    gain: float = 1.0
     contrast: float = 1.0
     shift: float = 0.0
     gamma: float = 1.0
@@ -69,10 +75,10 @@ def draw_change(config: IntensityConfig, rng: np.random.Generator) -> IntensityC
     """Draw one change of intensity."""
     drawn = rng.random(10).tolist()
     use = [value < config.probability for value in drawn[:5]]
-    scale, shift, gamma, noise, blur = drawn[5:]
+    gain, shift, gamma, noise, blur = drawn[5:]
     low, high = map(math.log, config.gamma)
     return IntensityChange(
-        scale=1 + use[0] * config.scale * (2 * scale - 1),
+        gain=1 + use[0] * config.gain * (2 * gain - 1),
         shift=use[1] * config.shift * (2 * shift - 1),
         gamma=math.exp(use[2] * (low + gamma * (high - low))),
         noise=use[3] * config.noise * noise,
@@ -118,7 +124,7 @@ def _change(view: Array, change: IntensityChange, dims: int) -> None:
     if change.blur:
         for image in view.reshape(-1, *view.shape[-dims:]):
             blur(image, change.blur)
-    gain = change.scale * change.contrast
+    gain = change.gain * change.contrast
     offset = change.shift * spread + (1 - change.contrast) * middle
     low, extent = 0.0, 1.0
     if change.gamma != 1:

@@ -22,12 +22,12 @@ class PositionSource(NamedTuple):
     """Which features positions are embedded from.
 
     Attributes:
-        scale: Of the encoder, fine to coarse; None for the decoder.
+        stage: Of the encoder, fine to coarse; None for the decoder.
         channels: Of these features.
         pool: Features along each axis that make one position.
     """
 
-    scale: int | None
+    stage: int | None
     channels: int
     pool: tuple[int, int]
 
@@ -44,8 +44,8 @@ def position_source(backbone: Backbone, config: SalConfig) -> PositionSource:
     rows, columns = backbone.strides[-1]
     asked = (config.stride or rows, config.stride or columns)
     fitting = [
-        scale
-        for scale, stride in enumerate(backbone.strides)
+        stage
+        for stage, stride in enumerate(backbone.strides)
         if all(a % s == 0 for a, s in zip(asked, stride, strict=True))
     ]
     if not fitting:
@@ -54,10 +54,10 @@ def position_source(backbone: Backbone, config: SalConfig) -> PositionSource:
             f"({', '.join(str(s[0]) for s in backbone.strides)}); take one of these, or set "
             "features: decoder"
         )
-    scale = fitting[-1]
-    rows, columns = backbone.strides[scale]
+    stage = fitting[-1]
+    rows, columns = backbone.strides[stage]
     pool = (asked[0] // rows, asked[1] // columns)
-    return PositionSource(scale, backbone.channels[scale], pool)
+    return PositionSource(stage, backbone.channels[stage], pool)
 
 
 class SalHeads(nn.Module):
@@ -120,12 +120,12 @@ def embed(
     """
     heads: SalHeads = network.heads
     features = network.backbone.encode(slices)
-    scale = heads.source.scale
-    needed = pixels or (positions and scale is None)
+    stage = heads.source.stage
+    needed = pixels or (positions and stage is None)
     decoded = network.backbone.decode(features) if needed else None
     matched: Tensor | None = None
     if positions:
-        dense = decoded if scale is None else features[scale]
+        dense = decoded if stage is None else features[stage]
         matched = heads.embed_positions(cast(Tensor, dense))
     places = None
     if pixels and decoded is not None and heads.pixel is not None:
