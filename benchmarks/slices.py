@@ -23,7 +23,7 @@ from situs import methods
 from situs.geometry import Plane
 from situs.store import Store, prepare
 from situs.store.preprocessing import Preprocessing
-from situs.views.planes import cut
+from situs.views.planes import cut_planes
 from situs.views.source import Source
 
 SCANS = 8
@@ -109,9 +109,9 @@ def main() -> None:
                 )
 
             views = planes_of(sample(0))
-            gap = np.abs(cut(scans[0], views) - plain_cuts(scans[0], views)).max()
+            gap = np.abs(cut_planes(scans[0], views) - plain_cuts(scans[0], views)).max()
             whole = best(sample)
-            fast = best(lambda i, v=views, s=scans: cut(s[i % SCANS], v))
+            fast = best(lambda i, v=views, s=scans: cut_planes(s[i % SCANS], v))
             plain = best(lambda i, v=views, s=scans: plain_cuts(s[i % SCANS], v), repeats=5)
             print(
                 f"{title:22s} {1 / whole:7.0f} samples/s, {1e3 * whole:5.2f} ms, cuts "

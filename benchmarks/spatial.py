@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from situs.config import validate
 from situs.geometry import gap_matrix
 from situs.methods.spatial import losses
-from situs.methods.spatial.chunks import chunk_starts, cut
+from situs.methods.spatial.chunks import chunk_starts, cut_chunks
 from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads
 
@@ -30,7 +30,7 @@ def batched(heads: SpatialHeads, maps: Tensor, vectors: Tensor, gaps: Tensor) ->
     first, second = torch.triu_indices(VIEWS, VIEWS, 1)
     starts = chunk_starts(gaps[first, second], [SIZE] * 3, [CHUNK] * 3)
     which = torch.stack([first, second, first, second], 1).flatten()
-    chunks = cut(maps, which, starts.reshape(-1, 3), [CHUNK] * 3)
+    chunks = cut_chunks(maps, which, starts.reshape(-1, 3), [CHUNK] * 3)
     near_i, near_j, far_i, far_j = heads.chunk_vector(chunks).view(len(first), 4, -1).unbind(1)
     return (
         losses.gap_axis(heads.gaps(vectors), gaps)

@@ -37,7 +37,7 @@ from situs.files import (
     writing_folder,
 )
 from situs.tables import read_csv, write_csv
-from situs.weights.nnunet_plans import Plan
+from situs.weights.nnunet_plans import NnunetPlan
 from situs.weights.weights import load_card
 
 _KILLED = """
@@ -220,7 +220,7 @@ def test_json_of_others_that_is_none_is_an_error_with_the_file(
     """Wherever a file comes from outside; the interpreter's own error says nothing of it."""
     readers: dict[str, Callable[[Path], object]] = {
         "dataset.json": read_dataset_json,
-        "plans.json": lambda file: Plan.read(file, "3d_fullres"),
+        "plans.json": lambda file: NnunetPlan.read(file, "3d_fullres"),
         "card.json": lambda file: load_card(file.parent),
         "catalog.json": Catalog.load,
     }

@@ -153,7 +153,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_whole_yaml(path: Path, late: str) -> dict[str, Any]:
     """The mapping of a YAML file that situs wrote, of which nothing may be missing.
 
-    A file that was cut can be YAML as well: a setting that stands near its end must be there.
+    A truncated file can be YAML as well: a setting that stands near its end must be there.
 
     Args:
         path: Of the file.
@@ -164,7 +164,7 @@ def read_whole_yaml(path: Path, late: str) -> dict[str, Any]:
     """
     values = read_yaml(path)
     if late not in values:
-        raise ConfigError(f"{path} is cut off (no '{late}'); restore it from a copy")
+        raise ConfigError(f"{path} is truncated (no '{late}'); restore it from a copy")
     return values
 
 

@@ -34,7 +34,7 @@ def printable_lines(text: str) -> str:
 def without_folders(
     config: Any, key: str = "", called: Callable[[str], str] = lambda name: name
 ) -> Any:
-    """A configuration whose paths are cut to their last part, for pages that are passed on.
+    """A configuration whose paths are shortened to their last part, for pages that are passed on.
 
     Names of folders may hold patients and dates.
 

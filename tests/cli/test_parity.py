@@ -126,7 +126,7 @@ VERBS = {
         unasked=BAR,
     ),
     "demo": Verb(("situs.demo:run_demo",), named=FOLDER),
-    "demo-studies": Verb(("situs.demo.studies:write_demo",)),
+    "demo-studies": Verb(("situs.demo.studies:make_demo_studies",)),
     "export": Verb(("situs.export:export",), named={"run": "source", "folder": "out"}),
     "import": Verb(
         ("situs.weights.foreign:import_weights",),

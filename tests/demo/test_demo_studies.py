@@ -16,7 +16,7 @@ from situs.geometry import Plane, intersect
 from situs.methods.planes.scoring import constant_lines, line_errors
 from situs.store import Preprocessing, prepare
 from situs.views import ArraySource
-from situs.views.planes import cut
+from situs.views.planes import cut_planes
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_pixels_are_the_cut_through_the_volume(studies: Path, source: ArraySourc
     for file in sorted((studies / "knee-000" / "02").glob("*.dcm"))[:3]:
         dataset = pydicom.dcmread(file)
         plane = Plane.from_dicom(dataset)
-        expected = cut(source, [plane])[0, 0]
+        expected = cut_planes(source, [plane])[0, 0]
         shown = dataset.pixel_array.astype(float)
         inside = (shown > 100) & (shown < 3900)  # neither clipped nor noise alone
         assert np.corrcoef(shown[inside], expected[inside])[0, 1] > 0.99

@@ -24,7 +24,7 @@ from situs.export import export
 from situs.store import Preprocessing, preprocess
 from situs.weights import Card, save_weights
 from situs.weights.axes import inverse
-from situs.weights.nnunet_plans import Plan
+from situs.weights.nnunet_plans import NnunetPlan
 
 pytestmark = pytest.mark.slow
 
@@ -150,7 +150,7 @@ def test_features_agree_at_the_same_physical_points(isotropic: bool, planned, tm
 
 
 def test_a_plan_gives_the_backbone_that_it_will_load(planned, tmp_path: Path):
-    plan = Plan.read(planned.plans)
+    plan = NnunetPlan.read(planned.plans)
     config = plan.backbone()
     out = export(
         saved(tmp_path / "weights", config), "nnunet", tmp_path / "out", plan=planned.plans
@@ -168,7 +168,7 @@ def test_a_plan_whose_axes_are_those_of_files_is_refused(planned, tmp_path: Path
     values = json.loads(planned.plans.read_text())
     other = tmp_path / "plans.json"
     other.write_text(json.dumps({**values, "image_reader_writer": "SimpleITKIO"}))
-    source = saved(tmp_path / "weights", Plan.read(planned.plans).backbone())
+    source = saved(tmp_path / "weights", NnunetPlan.read(planned.plans).backbone())
     with pytest.raises(ConfigError, match="overwrite_image_reader_writer"):
         export(source, "nnunet", tmp_path / "out", plan=other)
     assert not (tmp_path / "out").exists()

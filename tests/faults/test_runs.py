@@ -109,7 +109,7 @@ def test_a_run_of_before_that_has_old_names_of_settings_is_resumed(
     asked = {**Run.open(run.path).config, "out": str(run.path)}
     assert pretrain(asked, mode="resume", quiet=True).status == "finished"
     asked["options"]["spatial"]["intensity"]["scale"] = 0.5
-    with pytest.raises(RunError, match="spatial.intensity.gain: was 0.25, now 0.5"):
+    with pytest.raises(RunError, match=r"spatial\.intensity\.gain: was 0\.25, now 0\.5"):
         pretrain(asked, mode="resume", quiet=True)
 
 

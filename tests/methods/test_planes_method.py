@@ -38,7 +38,7 @@ from situs.methods.preview import WholeScans
 from situs.observation import LinesPanel, Observation
 from situs.views import ArraySource
 from situs.views.controls import Emptied
-from situs.views.planes import centred_plane, cut
+from situs.views.planes import centred_plane, cut_planes
 from situs.views.planes_virtual import VirtualConfig
 from situs.views.slices import Pose, ViewGrid, posed
 
@@ -439,7 +439,7 @@ def test_the_order_that_voxels_are_stored_in_says_nothing(
             for index in range(source.shape[axis]):
                 one = slice_of_stack(Stack.of(source), index, role, method.config)
                 view = posed(one.base, one.base.center_mm, method.config.grid, Pose(0.2))
-                image = cut(source, [view])[0]
+                image = cut_planes(source, [view])[0]
                 every[n][source.key, round(one.location * 8) if role == 0 else 0] = image, view
     assert every[0].keys() == every[1].keys()
     for key, (image, view) in every[0].items():

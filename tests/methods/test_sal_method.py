@@ -20,7 +20,7 @@ from situs.methods.sal.views import deformed, disc_places, draw_pair, sample_pai
 from situs.observation import Observation
 from situs.views import ArraySource
 from situs.views.controls import Emptied
-from situs.views.planes import cut
+from situs.views.planes import cut_planes
 from situs.views.slices import Pose, ViewGrid, posed
 
 
@@ -174,7 +174,7 @@ def test_a_mirrored_view_shows_what_its_geometry_says() -> None:
     source, grid = scan((40, 30, 20), (1, 1, 1), 0), ViewGrid((15, 15), 1.0)
     base = Plane.from_affine(source.affine, 2, 9, source.shape)
     as_is, mirrored = (posed(base, base.center_mm, grid, Pose(0.3, mirrored=m)) for m in (0, 1))
-    images = cut(source, [as_is, mirrored], None)
+    images = cut_planes(source, [as_is, mirrored], None)
     np.testing.assert_allclose(images[1], images[0][..., ::-1], atol=1e-4)
     assert np.allclose(mirrored.to_mm([[0, 4]]), as_is.to_mm([[14, 4]]))
 

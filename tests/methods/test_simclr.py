@@ -20,7 +20,7 @@ from situs.methods.retrieval import Predicted
 from situs.methods.simclr import SimClr, SimClrConfig, nt_xent
 from situs.observation import Observation
 from situs.views import ArraySource
-from situs.views.crops import Crop, cut, draw_near
+from situs.views.crops import Crop, cut_crop, draw_near
 
 
 def _reference(first, second, temperature):
@@ -119,7 +119,7 @@ def test_resampling_keeps_places_and_flips_mirror_them():
     x, y, z = np.meshgrid(*[np.arange(20.0)] * 3, indexing="ij")
     source = ArraySource(np.stack([x + 100 * y + 10_000 * z]).astype(np.float32))
     crop = Crop((2, 4, 6), (6, 10, 8), (False, False, True))
-    view = cut(source, crop, (12, 10, 4))
+    view = cut_crop(source, crop, (12, 10, 4))
     # Centres of the resampled voxels, clamped to the outermost centres of the crop.
     expected_x = np.clip((np.arange(12) + 0.5) / 2 - 0.5, 0, 5) + 2
     expected_z = ((np.arange(4) + 0.5) * 2 - 0.5 + 6)[::-1]

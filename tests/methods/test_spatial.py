@@ -16,7 +16,7 @@ from situs.config import validate
 from situs.errors import ConfigError
 from situs.geometry import gap_matrix
 from situs.methods.base import Network, Samples, Scores
-from situs.methods.spatial import Spatial, SpatialConfig, chunk_starts, cut, losses
+from situs.methods.spatial import Spatial, SpatialConfig, chunk_starts, cut_chunks, losses
 from situs.methods.spatial.method import roles
 from situs.methods.spatial.voxels import measure_voxels, voxel_section
 from situs.observation import OverlayPanel
@@ -135,7 +135,7 @@ def test_cut_equals_slicing() -> None:
         torch.tensor([2, 0, 2, 1]),
         torch.tensor([[0, 1, 2], [5, 4, 4], [1, 1, 1], [5, 0, 0]]),
     )
-    chunks = cut(features, which, starts, (4, 3, 3))
+    chunks = cut_chunks(features, which, starts, (4, 3, 3))
     for n, (x, y, z), chunk in zip(which, starts, chunks, strict=True):
         assert torch.equal(chunk, features[n, :, x : x + 4, y : y + 3, z : z + 3])
 
@@ -360,7 +360,7 @@ def test_the_released_preset_compares_chunks_of_all_pairs_by_the_students_head()
         starts = chunk_starts((centers[j] - centers[i])[None], (12,) * 3, (4,) * 3)[0]
         one, two = (
             student.heads.chunk_vector(
-                cut(dense[v], torch.tensor([0]), starts[c : c + 1], (4,) * 3)
+                cut_chunks(dense[v], torch.tensor([0]), starts[c : c + 1], (4,) * 3)
             )
             for c, v in ((0, i), (1, j))
         )

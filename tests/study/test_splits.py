@@ -291,17 +291,17 @@ def test_images_without_labels_are_compared_with_the_tested_ones_too(organs, tmp
         "test": 8,
         "validation": 0,
     }
-    plan, _ = describe(study)
-    tested, trained = plan.cases.split.test[0], plan.cases.split.train[0]
+    graph, _ = describe(study)
+    tested, trained = graph.cases.split.test[0], graph.cases.split.train[0]
     noise = np.random.default_rng(0).random((12, 14, 10)).astype(np.float32)
     nib.save(nib.Nifti1Image(noise, np.eye(4)), data / "images" / "q01_new.nii.gz")
     patient = tested.split("_")[0]
     nib.save(nib.Nifti1Image(noise**2, np.eye(4)), data / "images" / f"{patient}_c.nii.gz")
     shutil.copy(data / "images" / f"{trained}.nii.gz", data / "images" / "q02_same.nii.gz")
     more, _ = describe(study)
-    added = {p.name for p in more.cases.unlabelled} - {p.name for p in plan.cases.unlabelled}
+    added = {p.name for p in more.cases.unlabelled} - {p.name for p in graph.cases.unlabelled}
     assert added == {"q01_new.nii.gz", "q02_same.nii.gz"}, "of a tested patient: never"
-    assert more.store.key != plan.store.key
+    assert more.store.key != graph.store.key
     shutil.copy(data / "images" / f"{tested}.nii.gz", data / "images" / "q03_seen.nii.gz")
     with pytest.raises(LeakError, match=r"1 of the unlabelled scans .*q03_seen"):
         describe(study)

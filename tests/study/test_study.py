@@ -35,8 +35,8 @@ from situs.report.study.wording import (
 )
 from situs.study import StudyConfig, describe, run_study
 from situs.study.checks import check_settings
+from situs.study.graph import JobGraph
 from situs.study.jobs import JobFolders, JobResult
-from situs.study.plan import Plan
 from situs.study.results import lost_classes
 from situs.study.scheduler import Scheduler
 from situs.study.submit import FOLDER, submit
@@ -111,23 +111,23 @@ def test_a_second_call_runs_nothing_and_a_new_seed_only_what_is_new(finished, or
 
 def test_other_settings_are_other_runs(finished):
     study, *_ = finished
-    plan, folders = describe({**study, "finetune": {"steps": 3}})
-    kinds = [job.kind for job in plan.jobs() if folders.result(job) is None]
+    graph, folders = describe({**study, "finetune": {"steps": 3}})
+    kinds = [job.kind for job in graph.jobs() if folders.result(job) is None]
     assert set(kinds) == {"tune"}, "pretraining is kept, fine-tuning waits for tuning"
-    plan, folders = describe({**study, "pretrain": {"steps": 3}})
-    missing = [job.title for job in plan.jobs() if folders.result(job) is None]
+    graph, folders = describe({**study, "pretrain": {"steps": 3}})
+    missing = [job.title for job in graph.jobs() if folders.result(job) is None]
     assert not any(title.startswith("none") for title in missing), "scratch is kept"
-    plan, folders = describe({**study, "threads": 2, "processes": 1})
-    assert all(folders.result(job) for job in plan.jobs())
+    graph, folders = describe({**study, "threads": 2, "processes": 1})
+    assert all(folders.result(job) for job in graph.jobs())
 
 
 def test_each_arm_gets_the_rate_that_was_best_on_validation(finished):
     study, result, _ = finished
     assert set(result.runs["lr"]) == {0.01}
     assert set(result.tuning["lr"]) == {0.001, 0.01, 0.1}
-    plan, _ = describe(study)
-    split = plan.cases.split
-    for job in plan.jobs():
+    graph, _ = describe(study)
+    split = graph.cases.split
+    for job in graph.jobs():
         if job.kind == "tune":
             assert job.config["test"] == list(split.validation)
         if job.kind == "finetune":
@@ -140,11 +140,11 @@ def test_each_arm_gets_the_rate_that_was_best_on_validation(finished):
 
 def test_arms_may_take_the_rate_of_their_scratch_arm(finished):
     study, *_ = finished
-    plan, folders = describe({**study, "tune": {**study["tune"], "arms": "scratch"}})
-    tuned = {job.about["arm"] for job in plan.jobs() if job.kind == "tune"}
+    graph, folders = describe({**study, "tune": {**study["tune"], "arms": "scratch"}})
+    tuned = {job.about["arm"] for job in graph.jobs() if job.kind == "tune"}
     assert tuned == {"none"}
-    assert plan.expected() == len(plan.jobs()) == 1 + 2 + 3 + 12
-    assert all(folders.result(job) for job in plan.jobs())
+    assert graph.expected() == len(graph.jobs()) == 1 + 2 + 3 + 12
+    assert all(folders.result(job) for job in graph.jobs())
 
 
 def test_an_arm_that_names_its_rate_keeps_it(organs, tmp_path):
@@ -161,10 +161,10 @@ def test_an_arm_that_names_its_rate_keeps_it(organs, tmp_path):
 def test_a_rate_must_be_good_for_every_tuning_seed(finished):
     study, *_ = finished
     tune = {**study["tune"], "seeds": [0, 7]}
-    plan, _ = describe({**study, "tune": tune, "pretrain_per_seed": True})
-    jobs = plan.jobs()
+    graph, _ = describe({**study, "tune": tune, "pretrain_per_seed": True})
+    jobs = graph.jobs()
     assert {j.about["seed"] for j in jobs if j.kind == "pretrain"} == {0, 1, 7}
-    assert plan.expected() == 1 + 2 * 3 + 3 * 3 * 2 + 12
+    assert graph.expected() == 1 + 2 * 3 + 3 * 3 * 2 + 12
     dice = {(0.001, 0): 0.9, (0.001, 7): 0.1, (0.01, 0): 0.7, (0.01, 7): 0.7}
 
     def results(job):
@@ -173,7 +173,7 @@ def test_a_rate_must_be_good_for_every_tuning_seed(finished):
         score = dice.get((job.about["lr"], job.about["seed"]), 0.2)
         return JobResult(cases=({"case": "a", "presence": "both", "dice": str(score)},))
 
-    known = Plan(plan.study, plan.cases, results, plan.folder)
+    known = JobGraph(graph.study, graph.cases, results, graph.folder)
     assert {job.config["lr"] for job, *_ in known.runs()} == {0.01}
 
 
@@ -198,11 +198,11 @@ def test_runs_that_lost_a_class_are_told(finished):
 
 def test_no_tested_patient_is_pretrained_on(finished):
     study, *_ = finished
-    plan, _ = describe(study)
-    tested = {name.split("_")[0] for name in plan.cases.split.test}
+    graph, _ = describe(study)
+    tested = {name.split("_")[0] for name in graph.cases.split.test}
     assert len(tested) == 4, "whole patients"
-    assert not any(p.name.split("_")[0] in tested for p in plan.cases.unlabelled)
-    assert len(plan.cases.unlabelled) == 30 - len(plan.cases.split.test)
+    assert not any(p.name.split("_")[0] in tested for p in graph.cases.unlabelled)
+    assert len(graph.cases.unlabelled) == 30 - len(graph.cases.split.test)
 
 
 def test_the_table_says_what_the_formula_put_in(finished):
@@ -422,8 +422,8 @@ def test_an_arm_runs_with_its_own_label_counts_only(organs, tmp_path):
     result = run_study(study, worker=FAKE)
     points = result.summary.groupby("arm")["labels"].apply(list).to_dict()
     assert points == {"none": [2, 4], "mae": [2]}
-    plan, _ = describe(study)
-    assert plan.expected() == len(plan.jobs()) == len(order(tmp_path))
+    graph, _ = describe(study)
+    assert graph.expected() == len(graph.jobs()) == len(order(tmp_path))
     study["arms"][1]["labels"] = [3]
     with pytest.raises(ConfigError, match="not in the study's labels"):
         validate(StudyConfig, study)
@@ -432,8 +432,8 @@ def test_an_arm_runs_with_its_own_label_counts_only(organs, tmp_path):
 def test_arms_that_differ_in_their_fine_tuning_share_the_pretraining(organs, tmp_path):
     twins = [{"name": n, "method": "mae", "finetune": {"layer_decay": d}} for n, d in TWINS]
     study = config(organs, tmp_path, arms=["none", *twins])
-    plan, folders = describe(study)
-    one, other = (plan.pretraining(arm, 0) for arm in plan.study.arms[1:])
+    graph, folders = describe(study)
+    one, other = (graph.pretraining(arm, 0) for arm in graph.study.arms[1:])
     assert one.key == other.key
     assert folders.folder(one) == folders.folder(other)
     result = run_study(study, worker=FAKE)
@@ -559,7 +559,7 @@ def test_a_report_before_anything_is_finished_says_so(organs, tmp_path):
 
 def test_a_rate_that_diverges_is_out_and_the_arm_goes_on(finished):
     study, *_ = finished
-    plan, _ = describe(study)
+    graph, _ = describe(study)
 
     def results(job):
         if job.kind != "tune":
@@ -569,7 +569,7 @@ def test_a_rate_that_diverges_is_out_and_the_arm_goes_on(finished):
             cases=() if diverged else ({"case": "a", "presence": "both", "dice": "0.1"},)
         )
 
-    known = Plan(plan.study, plan.cases, results, plan.folder)
+    known = JobGraph(graph.study, graph.cases, results, graph.folder)
     assert {job.config["lr"] for job, *_ in known.runs()} == {0.001}, "of equals the smallest"
 
 

@@ -389,7 +389,7 @@ def test_the_whole_journey_through_the_command_line(tmp_path: Path, run: Path) -
     )
     assert done.exit_code == 0, done.output
     assert "from spatial weights" in done.output
-    assert "a warm-up of 20 steps is cut to 1" in " ".join(done.stderr.split())
+    assert "a warm-up of 20 steps is shortened to 1" in " ".join(done.stderr.split())
     result = Result.open(out)
     (data / "images" / "broken.nii.gz").write_bytes(b"")
     predicted = tmp_path / "predicted"

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from situs.geometry import Plane
 from situs.views import ArraySource
 from situs.views.decoded import Kept, read_crop
-from situs.views.planes import centred_plane, cut
+from situs.views.planes import centred_plane, cut_planes
 from situs.views.slices import Pose, ViewGrid, posed
 
 
@@ -24,7 +24,7 @@ def source() -> ArraySource:
 def test_a_slice_of_the_grid_is_cut_exactly(source: ArraySource) -> None:
     for axis in range(3):
         plane = Plane.from_affine(source.affine, axis, 5, source.shape)
-        image = cut(source, [plane])[0]
+        image = cut_planes(source, [plane])[0]
         assert np.abs(image - np.take(source.array, 5, axis + 1)).max() < 1e-4
 
 
@@ -36,7 +36,7 @@ def test_oblique_cuts_equal_an_independent_interpolation(source: ArraySource) ->
         axes = Rotation.random(random_state=rng.integers(1000)).as_matrix()
         planes.append(centred_plane(center, axes[0], axes[1], (9, 11), (0.9, 1.3)))
         assert np.allclose(planes[-1].center_mm, center)
-    images = cut(source, planes)
+    images = cut_planes(source, planes)
     assert images.shape == (4, 2, 9, 11)
     inverse = np.linalg.inv(source.affine)
     for plane, image in zip(planes, images, strict=True):
@@ -55,13 +55,13 @@ def test_only_the_slab_of_a_native_slice_is_read(source: ArraySource) -> None:
 
     reads: list[tuple[int, ...]] = []
     watched = Watched(source.array, source.affine)
-    cut(watched, [Plane.from_affine(source.affine, 2, 4, source.shape)])
+    cut_planes(watched, [Plane.from_affine(source.affine, 2, 4, source.shape)])
     assert reads[0][2] <= 2
 
 
 def test_outside_the_scan_air_goes_on(source: ArraySource) -> None:
     far = centred_plane([500, 0, 0], [0, 1, 0], [0, 0, 1], (4, 4), (1, 1))
-    image = cut(source, [far])
+    image = cut_planes(source, [far])
     assert (image == np.reshape(source.background, (1, 2, 1, 1))).all()
 
 
@@ -96,7 +96,7 @@ def test_cuts_in_and_beyond_the_scan_equal_an_independent_interpolation(
         base = Plane.from_affine(source.affine, seed, 3 + seed, source.shape)
         turned = Pose(0.3 * seed, 1.2, (0.3, -0.1))
         planes.append(posed(base, base.center_mm, ViewGrid((40, 50), 1.1), turned))
-    images = cut(remote, planes)
+    images = cut_planes(remote, planes)
     padded = source.read((-2, -2, -2), [n + 4 for n in source.shape])
     inverse = np.linalg.inv(source.affine)
     seen_air = 0
@@ -108,7 +108,7 @@ def test_cuts_in_and_beyond_the_scan_equal_an_independent_interpolation(
             assert np.abs(image[c] - expected).max() < 1e-4
             seen_air += (image[c] == source.background[c]).sum()
     assert seen_air > 100
-    again = cut(remote, planes)
+    again = cut_planes(remote, planes)
     np.testing.assert_array_equal(images, again)
     # A small scan is read once for good; of a large one no more than planes need, at each call.
     assert (len(remote.reads) == 1) is not large
@@ -119,7 +119,9 @@ def test_near_slices_of_a_large_scan_share_a_read(
 ) -> None:
     monkeypatch.setattr("situs.views.decoded._LARGEST", 0)
     remote = Remote(source)
-    cut(remote, [Plane.from_affine(source.affine, 2, i, source.shape) for i in (2, 3, 10, 11)])
+    cut_planes(
+        remote, [Plane.from_affine(source.affine, 2, i, source.shape) for i in (2, 3, 10, 11)]
+    )
     assert [size[2] for size in remote.reads] == [2, 2]
 
 

@@ -26,7 +26,7 @@ from situs.transfer.config import Augmentation
 from situs.transfer.features import scan_feature, voxel_features
 from situs.transfer.patches import Framing, PatchSampler
 from situs.views import ArraySource
-from situs.views.planes import cut
+from situs.views.planes import cut_planes
 
 AIR = (-1.7, 0.4)
 WIDE = 20  # voxels of air around the same scan, further than any reader below looks
@@ -74,7 +74,7 @@ def test_crops_moved_copies_and_slices_read_the_same_air(scan, padded):
     rows = Rotation.from_euler("xyz", [10, 25, -5], degrees=True).as_matrix()
     corner = np.array([-4.0, -6.0, -2.0])
     planes = [Plane(corner + shift, rows[0], rows[1], (24, 26), (1.0, 1.0)) for shift in (0, WIDE)]
-    near, far = cut(source, planes[:1]), cut(wide, planes[1:])
+    near, far = cut_planes(source, planes[:1]), cut_planes(wide, planes[1:])
     assert np.allclose(near, far, atol=1e-5)
     for channel, air in enumerate(AIR):
         assert (np.abs(near[0, channel] - air) < 1e-5).any()  # the view reaches outside

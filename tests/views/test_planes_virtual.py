@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 from situs.geometry import Plane
 from situs.views import ArraySource
 from situs.views.inside import Room
-from situs.views.planes import cut
+from situs.views.planes import cut_planes
 from situs.views.planes_virtual import (
     VirtualConfig,
     VirtualRole,
@@ -43,7 +43,7 @@ def test_pixels_show_the_place_that_their_plane_says() -> None:
     for _ in range(5):
         (drawn,) = draw_slices(place, VirtualConfig(extent=0.4), 1, rng, Room.of(source))
         plane = posed(drawn.base, drawn.base.center_mm, ViewGrid((12, 10), 0.8), Pose(0.3, 1.1))
-        image = cut(source, [plane])[0]
+        image = cut_planes(source, [plane])[0]
         pixels = np.stack(np.meshgrid(np.arange(10), np.arange(12)), -1)
         assert np.abs(image.transpose(1, 2, 0) - plane.to_mm(pixels)).max() < 1e-3
 

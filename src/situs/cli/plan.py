@@ -127,12 +127,12 @@ def demo_studies(
 
     Only their geometry is that of a heart or knee examination.
     """
-    from situs.demo.studies import write_demo
+    from situs.demo.studies import make_demo_studies
 
     if kind not in ("heart", "knee"):
         raise typer.BadParameter(f"must be heart or knee, got '{kind}'")
     chosen: Literal["heart", "knee"] = "heart" if kind == "heart" else "knee"
-    written = write_demo(folder, chosen, subjects, seed)
+    written = make_demo_studies(folder, chosen, subjects, seed)
     if not quiet:
         studies = "1 study" if len(written) == 1 else f"{len(written)} studies"
         out.print(f"{studies} in {folder}", markup=False, soft_wrap=True)

@@ -46,8 +46,8 @@ def study(
     from situs.study import describe
 
     if dry_run:
-        plan, folders = describe(config, overrides=settings or ())
-        _print_plan(plan, folders, json)
+        graph, folders = describe(config, overrides=settings or ())
+        _print_jobs(graph, folders, json)
         return
     if submit is not None:
         from situs.study.submit import submit as queue
@@ -97,21 +97,21 @@ def _print_event(event: Any, done: int, total: int) -> None:
         )
 
 
-def _print_plan(plan: Any, folders: Any, json: bool) -> None:
+def _print_jobs(graph: Any, folders: Any, json: bool) -> None:
     from situs.report.study.wording import uncompared, unlike_views
 
-    jobs = plan.jobs()
+    jobs = graph.jobs()
     missing = [job for job in jobs if folders.result(job) is None]
     facts = {
-        "jobs": plan.expected(),
+        "jobs": graph.expected(),
         "done": len(jobs) - len(missing),
         "next": [f"{job.kind} {job.title}".strip() for job in missing],
-        "test": len(plan.cases.split.test),
-        "validation": len(plan.cases.split.validation),
-        "pool": len(plan.cases.split.train),
-        "unlabelled": len(plan.cases.unlabelled),
-        "uncompared": uncompared(plan.study),
-        "unlike_views": unlike_views(plan.study),
+        "test": len(graph.cases.split.test),
+        "validation": len(graph.cases.split.validation),
+        "pool": len(graph.cases.split.train),
+        "unlabelled": len(graph.cases.unlabelled),
+        "uncompared": uncompared(graph.study),
+        "unlike_views": unlike_views(graph.study),
     }
     if json:
         print_json(facts)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from situs.demo.cohort import demo_cohort
-from situs.demo.studies import cut_demo
+from situs.demo.studies import cut_demo_studies
 from situs.errors import SitusError
 from situs.evaluation.gains import Account, account
 from situs.files import write_json
@@ -176,7 +176,7 @@ def _run_demo(out: Path, method: str, subjects: int, steps: int | None, seed: in
 
 def _studies(volumes: Sequence[Path], out: Path, seed: int) -> Store:
     """A store of DICOM studies cut from volumes, the way that real studies take."""
-    cut_demo(volumes, out / "dicom", "heart", seed)
+    cut_demo_studies(volumes, out / "dicom", "heart", seed)
     return prepare(open_catalog([out / "dicom"]), out / "store", Preprocessing(spacing="native"))
 
 

@@ -4,7 +4,7 @@ Two kinds. ``heart`` has a short-axis stack and single 2-, 3- and 4-chamber slic
 long axis, all cine; ``knee`` has oblique sagittal, coronal and axial stacks. The anatomy is that
 of the volume they are cut from: only the geometry is that of a heart or knee examination. Planes
 follow the foreground of the volume. Each series has its own few degrees and millimetres of the
-variation that technicians have, and its own field of view, so that where planes cut one another
+variation that technicians have, and its own field of view, so that where planes cross one another
 in an image can only be told from what it shows.
 """
 
@@ -28,7 +28,7 @@ from situs.geometry import Plane
 from situs.geometry.frames import turn_lps_ras
 from situs.planning import prepared_studies
 from situs.store import Preprocessing
-from situs.views.planes import centred_plane, cut
+from situs.views.planes import centred_plane, cut_planes
 from situs.views.planes_virtual import anatomy, in_plane_axes
 from situs.views.source import Source
 
@@ -169,7 +169,7 @@ def write_study(
     for number, one in enumerate(series, start=1):
         below = Path(folder) / f"{number:02d}"
         below.mkdir(parents=True, exist_ok=True)
-        images = np.clip((cut(source, one.planes)[:, 0] - low) * scale, 0, 4000)
+        images = np.clip((cut_planes(source, one.planes)[:, 0] - low) * scale, 0, 4000)
         places = [(f, s) for f in range(one.frames) for s in range(len(one.planes))]
         for name, (frame, index) in zip(rng.permutation(len(places)), places, strict=True):
             beat = 1 + 0.1 * np.sin(2 * np.pi * frame / one.frames)
@@ -269,7 +269,7 @@ def _header(
     }
 
 
-def cut_demo(
+def cut_demo_studies(
     volumes: Sequence[Path], folder: str | Path, kind: Literal["heart", "knee"], seed: int
 ) -> list[Path]:
     """Cut DICOM studies from plain volumes; see :func:`write_demo_studies`."""
@@ -277,11 +277,11 @@ def cut_demo(
     return write_demo_studies([study[0] for study in studies], folder, kind, seed)
 
 
-def write_demo(
+def make_demo_studies(
     folder: str | Path, kind: Literal["heart", "knee"], subjects: int, seed: int
 ) -> list[Path]:
     """Cut DICOM studies from subjects of the demo cohort."""
     with TemporaryDirectory() as cohort:
         demo_cohort(Path(cohort), subjects=subjects, seed=seed)
         volumes = sorted((Path(cohort) / "images").glob("*.nii.gz"))
-        return cut_demo(volumes, folder, kind, seed)
+        return cut_demo_studies(volumes, folder, kind, seed)

@@ -20,7 +20,7 @@ from situs.export.export import Origin, Written
 from situs.files import write_file, write_json
 from situs.weights import Card, write_tensors
 from situs.weights.axes import reordered, turned
-from situs.weights.nnunet_plans import Plan, architecture_of, patched
+from situs.weights.nnunet_plans import NnunetPlan, architecture_of, patched
 
 _OF_A_TASK = ".seg_layers."
 PLANS_NAME = "situsPlans"
@@ -172,10 +172,12 @@ def reference(architecture: dict[str, Any], in_channels: int) -> Any:
     ).eval()
 
 
-def _plan(origin: Origin, dims: int) -> Plan | None:
+def _plan(origin: Origin, dims: int) -> NnunetPlan | None:
     if origin.plan is None:
         return None
-    plan = Plan.read(origin.plan, origin.configuration or ("2d" if dims == 2 else "3d_fullres"))
+    plan = NnunetPlan.read(
+        origin.plan, origin.configuration or ("2d" if dims == 2 else "3d_fullres")
+    )
     if plan.spatial_dims != dims:
         raise SitusError(
             f"{origin.plan}: configuration '{plan.name}' is {plan.spatial_dims}D, the weights are "
@@ -208,7 +210,7 @@ def _with_encoder_again(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _readme(
-    card: Card, divisor: list[int], order: tuple[int, ...], plan: Plan | None, pth: bool
+    card: Card, divisor: list[int], order: tuple[int, ...], plan: NnunetPlan | None, pth: bool
 ) -> str:
     spacing = card.preprocessing.get("spacing", "native")
     low, high = card.preprocessing.get("ct_window", (-1000.0, 1000.0))
@@ -233,7 +235,7 @@ def _readme(
     )
 
 
-def _usage(plan: Plan | None, pth: bool) -> str:
+def _usage(plan: NnunetPlan | None, pth: bool) -> str:
     lines = [] if pth else ["import torch", "from safetensors.torch import load_file"]
     if not pth:
         lines += [

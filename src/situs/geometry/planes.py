@@ -1,4 +1,4 @@
-"""Image planes in space, and where they cut one another."""
+"""Image planes in space, and where they intersect."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class Plane:
 def intersect(
     sources: Sequence[Plane], targets: Sequence[Plane], min_angle_deg: float = 5.0
 ) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Where every target plane cuts every source image, in closed form.
+    """Where every target plane intersects every source image, in closed form.
 
     A pixel of the source lies in the target plane where n · (origin_s + column · dx · row_mm
     + row · dy · column_mm − origin_t) = 0, n the target's normal: already a line in pixels. No

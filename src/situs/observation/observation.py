@@ -98,7 +98,7 @@ class Observation:
         return found
 
 
-# What the zip, JSON and array readers raise where a file is cut or changed.
+# What the zip, JSON and array readers raise where a file is truncated or changed.
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,

@@ -135,7 +135,7 @@ class LinesPanel(Panel):
 
     ``image (rows, columns)``; ``spacing`` between rows and between columns in mm; lines in
     normal form ``(N, 3)`` a·column + b·row + c = 0 in pixels (NaN where absent);
-    ``heatmaps (N, rows, columns)`` predicted; ``names`` the plane that cuts the image there.
+    ``heatmaps (N, rows, columns)`` predicted; ``names`` the plane that crosses the image there.
     Where known, ``affine (4, 4)`` takes a pixel (column, row, 0) to RAS mm, and ``volume`` is
     the scan that the image lies in.
     """

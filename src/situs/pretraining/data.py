@@ -27,8 +27,8 @@ _ORDER, _DRAW, _HELD_OUT, _OBSERVE = range(4)  # what a random stream is for
 class ViewDataset(Dataset[dict[str, Any]]):
     """Sample number i is drawn from item (permutation of epoch i // n)[i % n].
 
-    Where the files of a few items have been damaged or cut since the training began, the next item
-    takes the place of each. Items in memory that all loader processes share say which.
+    Where the files of a few items have been damaged since the training began, the next item takes
+    the place of each. Items in memory that all loader processes share say which.
     """
 
     def __init__(self, items: Sequence[Item], composition: Composition, seed: int) -> None:

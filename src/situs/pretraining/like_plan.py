@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from situs.errors import ConfigError
-from situs.weights.nnunet_plans import Plan
+from situs.weights.nnunet_plans import NnunetPlan
 
 
 def like_plan(
@@ -26,7 +26,7 @@ def like_plan(
     Raises:
         ConfigError: If the plan cannot be read or followed, or ``values`` name another backbone.
     """
-    plan = Plan.read(path, configuration or "3d_fullres")
+    plan = NnunetPlan.read(path, configuration or "3d_fullres")
     if not plan.reorients:
         raise ConfigError(plan.why_axes_are_unknown)
     config = plan.backbone().model_dump(mode="json")

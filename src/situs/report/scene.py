@@ -238,7 +238,7 @@ def _overlay(panel: OverlayPanel, assets: Assets) -> Scene | None:
 
 
 def _lines(panel: LinesPanel, assets: Assets) -> Scene | None:
-    """The image's frame in its scan, and in it the lines where other planes cut it."""
+    """The image's frame in its scan, and in it the lines where other planes cross it."""
     if panel.volume is None or panel.affine is None or _flat(panel.volume):
         return None
     affine = np.asarray(panel.affine, float)

@@ -3,7 +3,7 @@
 What a store says of itself is copied once and never changes: a store that is uploaded anew gets
 another folder. A scan's voxel file is made as long as the real one, without taking room, and each
 piece of it (a chunk of voxels) is fetched when a crop first needs it. A piece counts as there when
-its checksum fits, and only then: what was cut off, or flipped since, is fetched again. Several
+its checksum fits, and only then: what was truncated, or flipped since, is fetched again. Several
 processes may fill one file, since all write the same bytes to the same place.
 """
 
@@ -261,7 +261,7 @@ class CachedArray(StoredArray):
     def _check_size(self) -> None:
         """Of the file that is held, which may have lost its name to make room."""
         if os.fstat(self._held).st_size != self.size:
-            raise self._damaged("its copy on this machine was cut")
+            raise self._damaged("its copy on this machine was truncated")
 
     def _is_there(self) -> bool:
         """Whether the file that is held is still the one of its name."""

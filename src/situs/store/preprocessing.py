@@ -20,7 +20,7 @@ class Preprocessing(Config):
             rotated.
         spacing: ``"median"`` of the collection, ``"native"`` (each scan keeps its own), or mm
             along R, A, S.
-        crop: Whether empty borders (air) are cut off.
+        crop: Whether empty borders (air) are cropped.
         margin_mm: What is kept around the foreground.
         ct_window: HU range that maps linearly to ``ct_range``; everything else is clipped.
         ct_range: What the ends of the window become; weights of others ask for 0 … 1.

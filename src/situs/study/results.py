@@ -13,8 +13,8 @@ import pandas as pd
 
 from situs.evaluation.measures import mean_score
 from situs.study.config import StudyConfig
+from situs.study.graph import JobGraph
 from situs.study.jobs import JobFolders, JobResult
-from situs.study.plan import Plan
 from situs.study.summary import decided, rivals, summarise
 
 Array = npt.NDArray[np.float64]
@@ -60,15 +60,15 @@ class StudyResult:
     page: Path | None = None
 
 
-def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> StudyResult:
-    """Read every finished job of ``plan`` and compare the arms."""
-    study = plan.study
+def collect(graph: JobGraph, folders: JobFolders, failed: Iterable[str] = ()) -> StudyResult:
+    """Read every finished job of ``graph`` and compare the arms."""
+    study = graph.study
     runs, cases = [], []
-    for job, arm, labels, seed in plan.runs():
+    for job, arm, labels, seed in graph.runs():
         result = folders.result(job)
         if result is None:
             continue
-        scores = plan.scores(result, study.score)
+        scores = graph.scores(result, study.score)
         head = {"arm": arm.title, "labels": labels, "seed": seed}
         folder = result.folder.name
         runs.append(
@@ -84,7 +84,7 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
         )
         cases += [{**head, "case": c, "score": v, "folder": folder} for c, v in scores.items()]
     others: dict[str, list[dict[str, Any]]] = {"pretrain": [], "tune": []}
-    jobs = plan.jobs()
+    jobs = graph.jobs()
     for job in jobs:
         result = folders.result(job)
         if result is None or job.kind not in others:
@@ -92,10 +92,10 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
         row = {**(job.about or {}), **_cost(result), "folder": result.folder.name}
         row["key"] = job.key
         if job.kind == "tune":
-            row["score"] = mean_score(plan.scores(result, study.score.for_tuning))
+            row["score"] = mean_score(graph.scores(result, study.score.for_tuning))
         else:
             row |= {
-                "arm": " and ".join(plan.sharing(job)),
+                "arm": " and ".join(graph.sharing(job)),
                 "scores": result.scores,
                 "explained": list(result.explained),
             }
@@ -115,7 +115,7 @@ def collect(plan: Plan, folders: JobFolders, failed: Iterable[str] = ()) -> Stud
         rivals=rivals(study, frame, summary),
         decided=decided(study, frame),
         done=len(finished),
-        expected=plan.expected(),
+        expected=graph.expected(),
         refused=tuple(reason for result in finished for reason in result.refusals),
         versions=tuple(sorted({result.situs for result in finished})),
         failed=tuple(failed),

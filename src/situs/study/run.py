@@ -21,8 +21,8 @@ from situs.study.archives import image_files
 from situs.study.cases import CaseFacts, contents, inspect
 from situs.study.checks import check_settings
 from situs.study.config import DECIDES, StudyConfig
+from situs.study.graph import JobGraph, StudyCases
 from situs.study.jobs import Job, JobFolders
-from situs.study.plan import Plan, StudyCases
 from situs.study.results import StudyResult, collect
 from situs.study.scheduler import WORKER, Event, Scheduler
 from situs.study.splits import split_cases, without_leaks
@@ -39,7 +39,7 @@ def carry_out(
     join: bool = False,
     worker: Sequence[str] = WORKER,
     names: bool = False,
-) -> tuple[StudyResult, Plan]:
+) -> tuple[StudyResult, JobGraph]:
     """Carry out what is missing of a study, and compare what is there; draw nothing.
 
     :func:`situs.report.study.run_study` also writes the page.
@@ -56,7 +56,7 @@ def carry_out(
             tells apart.
 
     Returns:
-        The tables, also written to ``out`` as CSV, and the plan that they come from.
+        The tables, also written to ``out`` as CSV, and the graph that they come from.
 
     Raises:
         ConfigError: If the configuration, or that of any of its runs, cannot be used.
@@ -68,8 +68,8 @@ def carry_out(
     _check_there(study)
     check_writable(study.out, folder=True)
     study.out.mkdir(parents=True, exist_ok=True)
-    plan, folders = open_plan(study)
-    named_after = _named_after(study, plan)
+    graph, folders = open_graph(study)
+    named_after = _named_after(study, graph)
     failed: dict[str, Job] = {}
     if not only_report:
         with nullcontext() if join else holding(study.out, "situs study"):
@@ -77,22 +77,22 @@ def carry_out(
                 _check_joined(study)
             write_file(study.out / "study.yaml", dump_yaml(study))
             scheduler = Scheduler(folders, processes(study), study.threads, worker, _gpus())
-            total = plan.expected()
+            total = graph.expected()
 
             def on_event(event: Event) -> None:
                 if report is not None:
-                    done = sum(folders.result(job) is not None for job in plan.jobs())
+                    done = sum(folders.result(job) is not None for job in graph.jobs())
                     report(event, done, total)
 
-            scheduler.run(plan.jobs, on_event)
+            scheduler.run(graph.jobs, on_event)
             failed = scheduler.failed
-    result = collect(plan, folders, [job.name for job in failed.values()])
+    result = collect(graph, folders, [job.name for job in failed.values()])
     result = replace(result, named_after=named_after)
-    _write_tables(result, plan, Names(shown=names))
-    return result, plan
+    _write_tables(result, graph, Names(shown=names))
+    return result, graph
 
 
-def _named_after(study: StudyConfig, plan: Plan) -> int:
+def _named_after(study: StudyConfig, graph: JobGraph) -> int:
     """How many results were there when what the study decides was named as it is now."""
     if not study.decides:
         return 0
@@ -102,7 +102,7 @@ def _named_after(study: StudyConfig, plan: Plan) -> int:
         kept = read_json(file, "Delete it: what the study decides then counts as named now")
         if kept.get("decides") == named and isinstance(kept.get("after"), int):
             return int(kept["after"])
-    after = sum(plan.results(job) is not None for job, *_ in plan.runs())
+    after = sum(graph.results(job) is not None for job, *_ in graph.runs())
     write_json(file, {"decides": named, "after": after})
     return after
 
@@ -124,18 +124,18 @@ def _check_joined(study: StudyConfig) -> None:
 
 def describe(
     config: Mapping[str, Any] | str | Path | StudyConfig, *, overrides: Sequence[str] = ()
-) -> tuple[Plan, JobFolders]:
-    """The plan of a study without running anything; every setting is checked."""
+) -> tuple[JobGraph, JobFolders]:
+    """The graph of a study without running anything; every setting is checked."""
     study = load_config(StudyConfig, config, overrides)
     check_settings(study)
     _check_there(study)
     check_writable(study.out, folder=True)
     study.out.mkdir(parents=True, exist_ok=True)
-    return open_plan(study)
+    return open_graph(study)
 
 
-def open_plan(study: StudyConfig) -> tuple[Plan, JobFolders]:
-    """Read the data, split it, and plan the jobs.
+def open_graph(study: StudyConfig) -> tuple[JobGraph, JobFolders]:
+    """Read the data, split it, and lay out the jobs.
 
     Raises:
         ConfigError: If the data do not fit what is asked.
@@ -148,10 +148,10 @@ def open_plan(study: StudyConfig) -> tuple[Plan, JobFolders]:
     facts = without_leaks(facts, study.duplicate_correlation, study.near_duplicates)
     cases = _study_cases(study, dataset, facts)
     folders = JobFolders(study.out / "jobs")
-    plan = Plan(study, cases, folders.result, folders.folder)
+    graph = JobGraph(study, cases, folders.result, folders.folder)
     for labels in {max(study.labels), *study.tune.labels}:
-        plan.training(labels, study.seeds[0])  # says now if there are too few cases
-    return plan, folders
+        graph.training(labels, study.seeds[0])  # says now if there are too few cases
+    return graph, folders
 
 
 def _check_there(study: StudyConfig) -> None:
@@ -216,9 +216,9 @@ def _study_cases(study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts
     )
 
 
-def _write_tables(result: StudyResult, plan: Plan, names: Names) -> None:
-    out, split = result.study.out, plan.cases.split
-    pretrained_on = [path.name for path in plan.cases.unlabelled]
+def _write_tables(result: StudyResult, graph: JobGraph, names: Names) -> None:
+    out, split = result.study.out, graph.cases.split
+    pretrained_on = [path.name for path in graph.cases.unlabelled]
     for name in (*split.test, *split.validation, *split.train, *pretrained_on):
         names.add(name)
     tables = {
@@ -236,7 +236,7 @@ def _write_tables(result: StudyResult, plan: Plan, names: Names) -> None:
     write_json(
         out / "split.json",
         {
-            "fingerprint": plan.cases.fingerprint,
+            "fingerprint": graph.cases.fingerprint,
             "test": list(map(names.of, split.test)),
             "validation": list(map(names.of, split.validation)),
             "pool": list(map(names.of, split.train)),

@@ -62,8 +62,8 @@ class Scheduler:
         self._busy: dict[str, tuple[Job, subprocess.Popen[str], float]] = {}
         self._elsewhere: dict[str, float] = {}  # when to ask for it again
 
-    def run(self, plan: Callable[[], list[Job]], report: Callable[[Event], None]) -> None:
-        """Carry out every job of ``plan``, which is asked anew after each job.
+    def run(self, jobs: Callable[[], list[Job]], report: Callable[[Event], None]) -> None:
+        """Carry out all ``jobs``, which is asked anew after each.
 
         Jobs that another study process is at are waited for, and taken over where it dies.
 
@@ -72,7 +72,7 @@ class Scheduler:
         """
         try:
             while True:
-                for job in self._ready(plan())[: self.processes - len(self._busy)]:
+                for job in self._ready(jobs())[: self.processes - len(self._busy)]:
                     self._start(job)
                     report(Event("started", job, self.folders.folder(job)))
                 if self._busy:

@@ -12,7 +12,7 @@ _LOG = logging.getLogger(__name__)
 def warmup_cosine(warmup_steps: int, steps: int, final: float = 0.0) -> Callable[[int], float]:
     """Factor of the learning rate at a step: linear warm-up, then half a cosine.
 
-    A warm-up of more than half the run is cut to that half, and a line of the log says so: a
+    A warm-up of more than half the run is shortened to that half, and a line of the log says so: a
     training shorter than its warm-up would otherwise never reach its rate.
 
     Args:
@@ -24,7 +24,10 @@ def warmup_cosine(warmup_steps: int, steps: int, final: float = 0.0) -> Callable
     warmup = min(warmup_steps, steps // 2)
     if warmup < warmup_steps:
         _LOG.warning(
-            "a warm-up of %d steps is cut to %d: the training has %d", warmup_steps, warmup, steps
+            "a warm-up of %d steps is shortened to %d: the training has %d",
+            warmup_steps,
+            warmup,
+            steps,
         )
 
     def factor(step: int) -> float:

@@ -190,7 +190,7 @@ def _prepared_mean(scan: Scan, models: Sequence[Model]) -> tuple[Prepared, npt.N
 
 
 def _restored(values: npt.NDArray[np.float32], prepared: Prepared) -> npt.NDArray[np.float32]:
-    """Probabilities on the scan's own grid; what was cut off as air is background."""
+    """Probabilities on the scan's own grid; what was cropped as air is background."""
     whole = np.asarray(restore(values, prepared), dtype=np.float32)
     whole[0][whole.sum(0) == 0] = 1
     return whole

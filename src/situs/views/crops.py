@@ -63,7 +63,7 @@ def draw_crop(
     return Crop(start, (extent[0], extent[1], extent[2]), (x, y, z))
 
 
-def cut(source: Source, crop: Crop, size: Sequence[int]) -> npt.NDArray[np.float32]:
+def cut_crop(source: Source, crop: Crop, size: Sequence[int]) -> npt.NDArray[np.float32]:
     """Read ``crop`` and resample it to ``size`` by trilinear interpolation, ``(C, *size)``."""
     view = torch.from_numpy(read_crop(source, crop.start, crop.extent))[None]
     if crop.extent != tuple(size):
@@ -105,7 +105,7 @@ def cut_views(
     full = spanned(size, axis)
     views = np.empty((len(crops), source.channels, *full), dtype=np.float32)
     for view, crop in zip(views, crops, strict=True):
-        view[:] = cut(source, crop, full)
+        view[:] = cut_crop(source, crop, full)
     jitter(views, intensity, rng)
     return torch.from_numpy(views.reshape(len(crops), source.channels, *size))
 

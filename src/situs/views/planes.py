@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 
-def cut(
+def cut_planes(
     source: Source, planes: Sequence[Plane], seen: npt.NDArray[np.bool_] | None = None
 ) -> Array:
     """Trilinear cuts through a scan.
@@ -39,13 +39,13 @@ def cut(
 def cut_discs(
     source: Source, planes: Sequence[Plane], centers_mm: npt.ArrayLike, radius_mm: float | None
 ) -> Array:
-    """:func:`cut` where slices show a disc each, about ``centers_mm (N, 3)``; whole without radius.
+    """:func:`cut_planes` where slices show a disc each, about ``centers_mm (N, 3)``, or all.
 
     Outside the discs lies the scan's background.
     """
     if radius_mm is None:
-        return cut(source, planes)
-    return cut(source, planes, shown(planes, np.asarray(centers_mm), radius_mm))
+        return cut_planes(source, planes)
+    return cut_planes(source, planes, shown(planes, np.asarray(centers_mm), radius_mm))
 
 
 def pixel_to_voxel(source: Source, planes: Sequence[Plane]) -> Floats:

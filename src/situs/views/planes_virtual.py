@@ -3,7 +3,7 @@
 Real studies are prescribed by anatomy: the short axis of the heart, the plane of the knee's
 condyles. A plain volume has no prescription, so one is made up that any scan of the same body
 part gets alike: planes at fixed angles and places relative to the foreground of the scan. Source
-slices then lie anywhere and at any tilt, and where the prescribed planes cut them can only be
+slices then lie anywhere and at any tilt, and where the prescribed planes cross them can only be
 told from the anatomy they show.
 """
 

@@ -28,7 +28,7 @@ axes as the file has them."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class NnunetPlan:
     """One configuration of nnU-Net's plans.
 
     Attributes:
@@ -40,7 +40,7 @@ class Plan:
     name: str
 
     @classmethod
-    def read(cls, path: str | Path, name: str = "3d_fullres") -> Plan:
+    def read(cls, path: str | Path, name: str = "3d_fullres") -> NnunetPlan:
         """Read a plans file.
 
         Args:
@@ -58,7 +58,7 @@ class Plan:
         return cls.of(values, name, str(path))
 
     @classmethod
-    def of(cls, values: Any, name: str, source: str) -> Plan:
+    def of(cls, values: Any, name: str, source: str) -> NnunetPlan:
         """Check plans that were read; as :meth:`read`.
 
         Raises:
@@ -83,7 +83,7 @@ class Plan:
         parent = own.get("inherits_from")
         if parent is None:
             return own
-        return {**Plan(self.values, parent).configuration, **own}
+        return {**NnunetPlan(self.values, parent).configuration, **own}
 
     @property
     def reorients(self) -> bool:
@@ -251,7 +251,7 @@ def architecture_of(config: BackboneConfig, order: tuple[int, ...]) -> dict[str,
 
 
 def patched(
-    plan: Plan, config: BackboneConfig, preprocessing: Mapping[str, Any], name: str
+    plan: NnunetPlan, config: BackboneConfig, preprocessing: Mapping[str, Any], name: str
 ) -> dict[str, Any]:
     """Plans with which nnU-Net builds the backbone and prepares scans as situs did.
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Planes(ObservedPlanes):
-    """Where do a study's other planes cut this slice, and where in its stack does it lie?"""
+    """Where do a study's other planes cross this slice, and where in its stack does it lie?"""
 
     name = "planes"
     title = "Intersecting lines and slice location of prescribed planes"
@@ -37,7 +37,7 @@ class Planes(ObservedPlanes):
     uses_position = True
     formulas: ClassVar[dict[str, str]] = {
         "line": "MSE(heat map, exp(−d²/2σ²)), d the distance of a pixel to the line in which "
-        "another plane cuts the slice; missing and near-parallel planes masked",
+        "another plane crosses the slice; missing and near-parallel planes masked",
         "location": "MSE(predicted, (z − z_first) / (z_last − z_first))",
     }
     shows = "size"

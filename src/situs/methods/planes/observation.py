@@ -55,9 +55,9 @@ class ObservedPlanes(Method):
         shown = range(min(_SHOWN, len(samples.items)))
         return [
             Section(
-                title="Lines where other planes cut a slice",
+                title="Lines where other planes cross a slice",
                 explanation=(
-                    "For each slice the network draws where the study's other planes cut it; the "
+                    "For each slice the network draws where the study's other planes cross it; the "
                     "line fitted to its heat map is compared with the one computed from the scan's "
                     "geometry. Chance takes the line of another slice; the constant baseline is "
                     "the mean line of each pair of roles, whatever the image shows."

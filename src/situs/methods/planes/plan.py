@@ -92,6 +92,6 @@ def plan_plane(
     if fit.extent_mm[1] < _MIN_SPREAD * fit.extent_mm[2]:
         raise SitusError(
             f"the lines in the {len(usable)} usable views are nearly one line, about which the "
-            "plane could turn; give views that cut it elsewhere"
+            "plane could turn; give views that cross it elsewhere"
         )
     return PlannedPlane(fit, tuple(usable))

@@ -46,7 +46,7 @@ def measure_planning(found: Predictions, batch: Batch) -> list[Measured]:
 def planned_section(
     config: PlanesConfig, found: Predictions, samples: Samples, whole: WholeScans, scores: Scores
 ) -> Section:
-    """The planes planned for each study, and where they cut one of its slices."""
+    """The planes planned for each study, and where they cross one of its slices."""
     batch = samples.batch
     planned = plan_planes(batch, found.lines, found.confidence)
     solved = np.isfinite(deviations(batch, planned)[0]).mean()
@@ -74,13 +74,13 @@ def _panel(
     planned: Sequence[PlannedPlane | None],
     whole: WholeScans,
 ) -> LinesPanel:
-    """The slice that most planned planes cut, with the lines they cut it in."""
+    """The slice that most planned planes cross, with the lines they cross it in."""
     batch = samples.batch
     views, role_of = views_of(batch, sample), batch["role"][sample].tolist()
     roles = [r for r, plane in enumerate(planned) if plane is not None]
     true = _cuts(views, [acquired_plane(batch, sample, r) for r in roles])
     found = _cuts(views, [p.plane((1, 1), (1.0, 1.0)) for p in planned if p is not None])
-    # A plane's own slices do not cut it: the slice shown must lie across it.
+    # A plane's own slices do not cross it: the slice shown must lie across it.
     shows = np.isfinite(true).all(-1) & (np.array(role_of)[:, None] != roles)
     image = int(shows.sum(1).argmax())
     shown = np.flatnonzero(shows[image])
@@ -90,7 +90,7 @@ def _panel(
     nothing = np.zeros((0, *batch["images"].shape[-2:]))
     lines = Lines(found[image, shown], true[image, shown], nothing, names)
     caption = (
-        "Where the planned planes cut the slice, beside the true ones: "
+        "Where the planned planes cross the slice, beside the true ones: "
         f"{parts or 'none of them does'}."
     )
     title = "Planned planes in a slice of"

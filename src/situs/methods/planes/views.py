@@ -1,4 +1,4 @@
-"""Slices of a study, where its other planes cut them, and where they lie in their stacks."""
+"""Slices of a study, where its other planes cross them, and where they lie in their stacks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Ge
 
     Returns:
         ``images (K, C, rows, columns)``; ``lines (K, R, 3)`` in pixels of each view and
-        ``visible (K, R)``, whether role r's plane is there, cuts the view and is not
+        ``visible (K, R)``, whether role r's plane is there, crosses the view and is not
         near-parallel (lines are 0 where it does not); ``location (K,)`` and ``located (K,)``;
         ``role (K,)``; and the geometry in RAS mm: ``origin_mm``, ``row_mm``, ``column_mm``
         ``(K, 3)``, ``pixel_mm (K,)``, ``target_mm (R, 2, 3)`` a point and the normal of each

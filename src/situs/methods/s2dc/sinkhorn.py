@@ -45,7 +45,7 @@ def log_sinkhorn(
     dustbin row sums to N, the dustbin column to M. Columns hold exactly, rows up to convergence.
 
     Computed in float32 at least, inside autocast too. The gradient is that of the converged
-    plan. Where the iterations were cut short (sharp scores, low cap), it is the gradient of the
+    plan. Where the iterations ended early (sharp scores, low cap), it is the gradient of the
     problem whose row marginals are those that were reached.
 
     Args:

@@ -1,6 +1,6 @@
 """``spatial``: gap matrix, adjacent and distant chunks, vectors and routes (arXiv 2509.05967)."""
 
-from situs.methods.spatial.chunks import chunk_starts, cut
+from situs.methods.spatial.chunks import chunk_starts, cut_chunks
 from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads
 from situs.methods.spatial.losses import (
@@ -24,7 +24,7 @@ __all__ = [
     "chunk_adjacent",
     "chunk_distant",
     "chunk_starts",
-    "cut",
+    "cut_chunks",
     "cycle",
     "gap_axis",
     "gap_norm",

@@ -34,7 +34,9 @@ def chunk_starts(gaps_vox: Tensor, view_size: Sequence[int], chunk_size: Sequenc
     return torch.stack([towards, away, away, towards], dim=-2)
 
 
-def cut(features: Tensor, which: Tensor, starts: Tensor, chunk_size: Sequence[int]) -> Tensor:
+def cut_chunks(
+    features: Tensor, which: Tensor, starts: Tensor, chunk_size: Sequence[int]
+) -> Tensor:
     """Chunks out of feature maps with one gather.
 
     Args:

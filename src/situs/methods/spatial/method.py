@@ -14,7 +14,7 @@ from situs.geometry import gap_matrix
 from situs.methods.base import Batch, Losses, Nets, Network, StepScore
 from situs.methods.distributed import share, size
 from situs.methods.spatial import losses
-from situs.methods.spatial.chunks import chunk_starts, cut
+from situs.methods.spatial.chunks import chunk_starts, cut_chunks
 from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import Encoded, SpatialHeads, encode
 from situs.methods.spatial.observation import ObservedSpatial
@@ -178,7 +178,7 @@ class Spatial(ObservedSpatial):
         others = rows * len(role.teacher) + role.others  # (B, M, V − 1)
 
         def embed(network: Network, encoded: Encoded, which: Tensor, corner: Tensor) -> Tensor:
-            chunks = cut(encoded.dense, which.flatten(), corner.reshape(-1, 3), size)
+            chunks = cut_chunks(encoded.dense, which.flatten(), corner.reshape(-1, 3), size)
             return network.heads.chunk_vector(chunks).float()
 
         starts = chunk_starts(gaps_vox[:, :, 0, 1:], self.config.view_size, size).unbind(-2)

@@ -13,7 +13,7 @@ from situs.geometry import cycle_sums, gap_matrix
 from situs.methods.base import Batch, Method, Nets, Samples, Scores
 from situs.methods.measured import Measured, mean_pairwise
 from situs.methods.preview import WholeScan, whole_scan
-from situs.methods.spatial.chunks import chunk_starts, cut
+from situs.methods.spatial.chunks import chunk_starts, cut_chunks
 from situs.methods.spatial.config import SpatialConfig
 from situs.methods.spatial.heads import SpatialHeads, encode
 from situs.methods.spatial.losses import off_diagonal
@@ -171,7 +171,9 @@ def choose_chunks(
     starts = chunk_starts(gaps_vox, config.view_size, config.chunk_size)  # (B, P, 4, 3)
     rows = torch.arange(count, device=device)[:, None] * views
     which = torch.stack([rows + i, rows + j, rows + i, rows + j], dim=-1)
-    cubes = cut(dense.flatten(0, 1), which.flatten(), starts.reshape(-1, 3), config.chunk_size)
+    cubes = cut_chunks(
+        dense.flatten(0, 1), which.flatten(), starts.reshape(-1, 3), config.chunk_size
+    )
     embedded = F.normalize(heads.chunk_vector(cubes).float(), dim=-1).reshape(count, len(i), 4, -1)
     of_i, of_j = embedded[:, :, [0, 2]], embedded[:, :, [1, 3]]
     likeness = (of_i @ of_j.transpose(-1, -2)).flatten(-2)  # (B, P, 4)

@@ -22,7 +22,7 @@ _EPSILON = 1e-6
 
 
 def predicted_overlap(crops: Tensor, bases: Tensor) -> Tensor:
-    """Cosine similarity of crops to bases, negative values cut to 0.
+    """Cosine similarity of crops to bases, negative values clipped to 0.
 
     Args:
         crops: ``(B, R, D)``.

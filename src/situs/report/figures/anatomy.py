@@ -22,7 +22,7 @@ from situs.observation.panels import Array
 from situs.report import style
 
 PLANES = ("axial", "coronal", "sagittal")
-# For each plane: the axis it cuts, the axis to the right of the page, the axis up the page.
+# For each plane: the axis across it, the axis to the right of the page, the axis up the page.
 _AXES = {"axial": (2, 0, 1), "coronal": (1, 0, 2), "sagittal": (0, 1, 2)}
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 # A direction gets a second letter from this share on (as in DICOM's patient orientation).
@@ -119,7 +119,7 @@ class SliceView:
 
     @property
     def axes(self) -> tuple[int, int, int]:
-        """The axis cut, the horizontal axis and the vertical axis."""
+        """The axis across it, the horizontal axis and the vertical axis."""
         return _AXES[self.plane]
 
     @property

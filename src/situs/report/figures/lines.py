@@ -1,4 +1,4 @@
-"""Lines where other planes cut an image, predicted beside true, over the predicted heat map."""
+"""Lines where other planes cross an image, predicted beside true, over the predicted heat map."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from situs.report.study.wording import (
 from situs.scans.aliases import Names
 from situs.scans.refusals import REASONS
 from situs.study.config import StudyConfig
-from situs.study.plan import StudyCases
+from situs.study.graph import StudyCases
 from situs.study.results import StudyResult
 from situs.study.run import carry_out
 from situs.study.scheduler import WORKER, Event
@@ -74,7 +74,7 @@ def run_study(
         LeakError: If test scans would be known from training.
         RunError: If another process is at work in ``out`` and ``join`` was not said.
     """
-    result, plan = carry_out(
+    result, graph = carry_out(
         config,
         overrides=overrides,
         report=report,
@@ -84,7 +84,7 @@ def run_study(
         names=names,
     )
     write_file(result.study.out / "summary.md", markdown(result))
-    return replace(result, page=write_page(result, plan.cases, names=names))
+    return replace(result, page=write_page(result, graph.cases, names=names))
 
 
 def write_page(result: StudyResult, cases: StudyCases, *, names: bool = False) -> Path:

@@ -39,8 +39,8 @@ def is_compressed(dataset: Dataset) -> bool:
 def ask_for_all_bits(dataset: Dataset) -> Alignment:
     """Change a header so that values fill their cells.
 
-    pydicom takes the high bit for granted, and would cut off left-aligned values' own. Some
-    decoders cut values to BitsStored, and some do not: told of all bits, none does, and whether
+    pydicom takes the high bit for granted, and would drop left-aligned values' own. Some
+    decoders reduce values to BitsStored, and some do not: told of all bits, none does, and whether
     the header is true can be seen.
     """
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
@@ -85,7 +85,7 @@ def _in_stored_bits(frames: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[A
     """Values that take no more bits than those in which the header says they stand.
 
     Values with a sign may leave the bits above it empty, or fill all of them with it. An overlay
-    that the header places in those bits (PS3.5-2004, 8.1.1) is cut off.
+    that the header places in those bits (PS3.5-2004, 8.1.1) is dropped.
     """
     stored = int(dataset.BitsStored)
     low, high = int(frames.min()), int(frames.max())

@@ -188,7 +188,7 @@ def _parsed(file: Path, *, pixels: bool) -> tuple[Dataset, int | None]:
 
 
 def _refuse_without_image(dataset: Dataset, file: Path) -> None:
-    """Say why an object has no rows of pixels: it is no image, was cut off, or was emptied.
+    """Say why an object has no rows of pixels: it is no image, was truncated, or was emptied.
 
     Raises:
         ScanRefused: ``truncated-file``, ``no-pixels`` or ``not-an-image``.

@@ -22,7 +22,7 @@ MOST_BEHIND = 2**24
 HOLDS_MORE = "the file holds far more than its header says"
 _GZIP = b"\x1f\x8b"
 BROKEN = (EOFError, zlib.error, _inflater.error)
-"""What reading a compressed stream that is damaged or cut off raises."""
+"""What reading a compressed stream that is damaged or truncated raises."""
 DAMAGE = (*BROKEN, gzip.BadGzipFile, OSError, ValueError)
 """What reading a damaged or shortened file raises."""
 

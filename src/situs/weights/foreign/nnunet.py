@@ -15,7 +15,7 @@ from situs.backbones import BackboneConfig
 from situs.errors import ConfigError, TransferError
 from situs.weights.axes import inverse, reordered, turned
 from situs.weights.foreign.found import Found
-from situs.weights.nnunet_plans import Plan
+from situs.weights.nnunet_plans import NnunetPlan
 
 _WRAPPERS = ("module.", "_orig_mod.", "net.")
 _FIRST = "encoder.stages.0.0.convs.0.conv.weight"
@@ -57,12 +57,14 @@ def _bare(name: str) -> str:
     return name
 
 
-def _plan(rest: Mapping[str, Any]) -> Plan | None:
+def _plan(rest: Mapping[str, Any]) -> NnunetPlan | None:
     given = rest.get("init_args")
     if not isinstance(given, Mapping) or "plans" not in given:
         return None
     try:
-        return Plan.of(given["plans"], str(given.get("configuration")), "the checkpoint's plans")
+        return NnunetPlan.of(
+            given["plans"], str(given.get("configuration")), "the checkpoint's plans"
+        )
     except ConfigError as error:
         raise TransferError(str(error)) from None
 

@@ -1,6 +1,6 @@
 """Which jobs a study consists of, as far as that is known from the results so far.
 
-A plan is a pure function of the configuration, the cases and the finished results: a fine-tuning
+A graph is a pure function of the configuration, the cases and the finished results: a fine-tuning
 whose learning rate is still being tuned is not in it yet, and appears once it is.
 """
 
@@ -51,7 +51,7 @@ class StudyCases:
         return fingerprint(self.facts)
 
 
-class Plan:
+class JobGraph:
     """The jobs of a study that are known by now.
 
     Args:
