@@ -20,6 +20,7 @@ from situs.observation import Score
 from situs.report import summary
 from situs.report.folder import read_run
 from situs.report.report import BUDGET, write_report
+from situs.report.report_data import data_section
 from situs.report.sections import Detail
 from situs.scans.aliases import alias
 
@@ -100,7 +101,7 @@ def test_the_first_screen_says_what_was_learned_and_whether_it_helped(page: Page
     words = re.sub(r"\s+", " ", page.text)
     assert "where a constant answer gives 31.2 mm" in words
     assert "on 20 MR and CT scans (8 held out), 200 steps in 5 min 22 s on 2 CPU cores." in words
-    assert "better than guessing in 2 of 2 sub-tasks" in words
+    assert "better than guessing and a constant answer in 2 of 2 sub-tasks" in words
     assert "Segmentation with 2 labelled cases: Dice" in words
     # Better in Dice and worse at the surface is no help that a green box may tell of.
     assert (
@@ -142,11 +143,13 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_warnings_say_when_scores_are_optimistic_or_training_starved(run_folder: Path) -> None:
     run = read_run(run_folder)
+    assert "of them only for the observations" in data_section(run)["sentence"]
     told = run.record.model_copy(update={"held_out_is_training": True, "data_wait_share": 0.6})
     run = replace(run, record=told)
     found = " ".join(summary.warnings(run))
     assert "optimistic" in found
     assert "60 % of the training time" in found
+    assert "only for the observations" not in data_section(run)["sentence"]
 
 
 def test_a_sub_task_counts_as_solved_by_its_first_score_not_by_monitors_of_collapse() -> None:

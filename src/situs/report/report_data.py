@@ -30,7 +30,7 @@ def data_section(run: RunFolder) -> dict[str, Any]:
     named = [row.model_copy(update={"source": _called(row, run.names)}) for row in rows]
     headings = [c for c in _COLUMNS if any(getattr(row, c) not in (None, "") for row in named)]
     return {
-        "sentence": _sentence(rows, refused),
+        "sentence": _sentence(rows, refused, run.record.held_out_is_training),
         "histograms": _histograms(rows, volumes),
         "thumbnails": [
             (
@@ -66,7 +66,9 @@ def _volumes(panel: Panel) -> Iterator[Volume]:
     yield from getattr(panel, "volumes", ())[:1]
 
 
-def _sentence(rows: Sequence[ScanRow], refused: Sequence[RefusedRow]) -> str:
+def _sentence(
+    rows: Sequence[ScanRow], refused: Sequence[RefusedRow], held_out_is_training: bool
+) -> str:
     if not rows and not refused:
         return "The run left no record of its scans."
     kinds = Counter(row.modality or "unknown" for row in rows)
@@ -80,7 +82,7 @@ def _sentence(rows: Sequence[ScanRow], refused: Sequence[RefusedRow]) -> str:
             for k, n in kinds.most_common()
         )
         parts.append(f" ({', '.join(named)})")
-    if held:
+    if held and not held_out_is_training:
         parts.append(f"; {held} of them only for the observations on this page")
     spacings = {row.spacing for row in rows if row.spacing}
     if len(spacings) == 1:

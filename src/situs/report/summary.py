@@ -71,7 +71,7 @@ def headline(run: RunFolder) -> str:
 
 
 def sentences(run: RunFolder) -> list[str]:
-    """What was trained on what, for how long, and on how many sub-tasks it beats guessing."""
+    """What was trained on what, for how long, and in how many sub-tasks it is better than what knows nothing."""
     found = [_trained(run)]
     judged = Counter(
         _section_verdict(section.scores)
@@ -82,7 +82,7 @@ def sentences(run: RunFolder) -> list[str]:
     known = sum(count for verdict, count in judged.items() if verdict != "unknown")
     if known:
         found.append(
-            f"On held-out scans it is better than guessing in "
+            f"On held-out scans it is better than guessing and a constant answer in "
             f"{judged['better'] + judged['anatomy']} of {known} "
             f"sub-task{'s' if known != 1 else ''}."
         )
