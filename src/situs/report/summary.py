@@ -71,7 +71,7 @@ def headline(run: RunFolder) -> str:
 
 
 def sentences(run: RunFolder) -> list[str]:
-    """What was trained on what, for how long, and in how many sub-tasks it is better than what knows nothing."""
+    """What was trained on what, for how long, and in how many sub-tasks it learned something."""
     found = [_trained(run)]
     judged = Counter(
         _section_verdict(section.scores)
