@@ -1,4 +1,7 @@
-"""The line behind a predicted heat map, with sub-pixel precision and a confidence."""
+"""The line behind a predicted heat map, with sub-pixel precision and a confidence.
+
+The maps are those of arXiv 2403.16499; the fit and its confidence are ours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Image planes in space, and where they intersect."""
+"""Image planes in space, and where they intersect.
+
+The closed form is ours; coordinates and units are DICOM's (PS3.3, C.7.6.2).
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,10 @@ torch's group normalisation sums each group in one block of threads: with one gr
 GPU of a hundred multiprocessors lets two of them work. Autocast also widens it to float32, at
 the full resolution. Here sums are spread over the whole device and kept in float32 (in float64
 for inputs of that kind), while maps are read and written in the precision they have.
+
+The formulas are those of group and batch normalisation (arXiv 1803.08494, 1502.03167) with their
+gradients written out; statistics of some places only are what sparse masking asks for (SparK, arXiv
+2301.03580). How sums are spread is ours.
 """
 
 from __future__ import annotations

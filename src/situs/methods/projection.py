@@ -1,4 +1,9 @@
-"""From multi-scale features to one vector a view, and its projection; shared by methods."""
+"""From multi-scale features to one vector a view, and its projection; shared by methods.
+
+Pooling and a perceptron are SimCLR's head (arXiv 2002.05709, section 2.1). Layer normalisation
+between its layers is ours, so that batches of any size work; ``"batch"`` is as in the released code
+of VoCo (arXiv 2402.17300) and s2dc (arXiv 2507.02581).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Methods of single slices: their views, the geometry that goes with them, places in a stack."""
+"""Methods of single slices: their views, the geometry that goes with them, places in a stack.
+
+Ours; what a method asks of its slices, and after whom, is said in its own modules.
+"""
 
 from __future__ import annotations
 

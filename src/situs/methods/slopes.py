@@ -3,6 +3,8 @@
 A network of small kernels starts them as fast as the host can; a loss of a hundred of them, each
 with its own step backward, then costs as much as half of the network. Where a gradient is short
 to write out it is computed with the value, outside of autograd, and handed on by :func:`known`.
+
+The losses are their papers', named where they stand; the gradients written out are ours.
 """
 
 from __future__ import annotations

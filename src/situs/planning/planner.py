@@ -1,4 +1,8 @@
-"""``situs plan`` for one study: look at its slices, draw lines, put planes through them."""
+"""``situs plan`` for one study: look at its slices, draw lines, put planes through them.
+
+The way, lines of several views put together to planes, is that of arXiv 2309.12805; confidence of
+lines, and saying why there is no plane, are ours.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Both keep everything that a sampler goes by (shape, spacing, place in the world, name) and
 everything outside the scan; only what is read inside it changes.
+
+Ours; see docs/results/anatomy.md for what they have shown.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Crops of random place and size, resampled to one size: drawn first, cut afterwards."""
+"""Crops of random place and size, resampled to one size: drawn first, cut afterwards.
+
+Crops of random size are SimCLR's (arXiv 2002.05709); that several lie about one place, in a scan
+that is larger than a photo, is ours.
+"""
 
 from __future__ import annotations
 

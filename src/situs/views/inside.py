@@ -3,6 +3,8 @@
 Where a slice shows the border of the scan, the border's outline alone tells how the slice lies
 in it, and a network can answer without looking at anatomy. A disc of one size for all slices,
 that lies inside the scan wherever it is, has an outline that is the same for every slice.
+
+Ours.
 """
 
 from __future__ import annotations

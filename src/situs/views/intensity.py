@@ -1,4 +1,8 @@
-"""Random changes of intensity, of views and of patches: drawn first, applied afterwards."""
+"""Random changes of intensity, of views and of patches: drawn first, applied afterwards.
+
+A factor about 0 is MONAI's, one about the mean nnU-Net's (arXiv 1904.08128); the bank that noise is
+taken from is ours.
+"""
 
 from __future__ import annotations
 

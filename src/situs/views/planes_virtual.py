@@ -5,6 +5,8 @@ condyles. A plain volume has no prescription, so one is made up that any scan of
 part gets alike: planes at fixed angles and places relative to the foreground of the scan. Source
 slices then lie anywhere and at any tilt, and where the prescribed planes cross them can only be
 told from the anatomy they show.
+
+Ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What ``mae`` shows: the scan, what was hidden, what the network made of it."""
+"""What ``mae`` shows: the scan, what was hidden, what the network made of it.
+
+What is hidden is shown as in arXiv 2111.06377; R² of the structure inside blocks is ours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What ``planes`` shows of view planning: planes put together from lines in other views."""
+"""What ``planes`` shows of view planning: planes put together from lines in other views.
+
+Planes from lines in several views, and their two measures, are those of arXiv 2309.12805.
+"""
 
 from __future__ import annotations
 

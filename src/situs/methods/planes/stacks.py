@@ -1,4 +1,7 @@
-"""The predicted place of every slice of one stack, in order."""
+"""The predicted place of every slice of one stack, in order.
+
+The place in a stack is the paper's target (arXiv 2403.16499); the curve through a stack is ours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Slices of a study, where its other planes cross them, and where they lie in their stacks."""
+"""Slices of a study, where its other planes cross them, and where they lie in their stacks.
+
+That headers give the labels is the paper's idea (arXiv 2403.16499). Closed-form lines for any
+orientation, which slice stands for a role, masks, discs and virtual studies are ours.
+"""
 
 from __future__ import annotations
 

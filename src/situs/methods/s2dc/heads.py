@@ -1,4 +1,8 @@
-"""What ``s2dc`` trains besides the backbone, and its queue of keys."""
+"""What ``s2dc`` trains besides the backbone, and its queue of keys.
+
+Three layers and a queue are the authors' (arXiv 2507.02581; the queue is MoCo's, arXiv 1911.05722);
+that it holds moved copies by default, and is the same on every process, is ours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""How ``s2dc`` moves a copy of a region or of a crop, and what the copy shows."""
+"""How ``s2dc`` moves a copy of a region or of a crop, and what the copy shows.
+
+The paper (arXiv 2507.02581) moves a region within the axial plane. Motion about any axis in mm, of
+voxels that need not be cubes, and copies sampled from the scan instead of the region are ours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""From crops to tokens on the region's grid, and which of them correspond."""
+"""From crops to tokens on the region's grid, and which of them correspond.
+
+Tokens of the coarsest scale, matched where each is the other's nearest, are the paper's (arXiv
+2507.02581); grids in three dimensions, and leaving out what looks at padding, are ours.
+"""
 
 from __future__ import annotations
 

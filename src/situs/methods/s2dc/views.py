@@ -3,6 +3,9 @@
 The motion is an affine in mm along the scan's own axes, about the centre of what is moved: it
 takes a point's place in the source to its place in the copy. Everything else (where to sample,
 which tokens correspond, which are padding) follows from it.
+
+A region in crops and its moved copy are the paper's (arXiv 2507.02581). By default the copy is
+sampled from the scan, so that it has no empty corners; that, and padding, is ours.
 """
 
 from __future__ import annotations

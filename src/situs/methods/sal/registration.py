@@ -1,4 +1,7 @@
-"""The second slice of a pair, seen from where the first one lies."""
+"""The second slice of a pair, seen from where the first one lies.
+
+Ours: the paper (arXiv 2406.15699) looks for a position's best match over the whole second slice.
+"""
 
 from __future__ import annotations
 

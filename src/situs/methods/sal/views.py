@@ -1,4 +1,8 @@
-"""Pairs of near slices, drawn in mm along any stack direction."""
+"""Pairs of near slices, drawn in mm along any stack direction.
+
+Near slices are the paper's (arXiv 2406.15699), mirroring, full turns and deformations those of
+arXiv 2106.09157. Distances in mm, any stack direction and discs inside the scan are ours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Cutting chunks out of dense feature maps, all pairs at once."""
+"""Cutting chunks out of dense feature maps, all pairs at once.
+
+Where chunks lie on the line of centres is the paper's (arXiv 2509.05967); rounding that is the same
+in both directions, and one gather for all pairs instead of a loop, are ours.
+"""
 
 from __future__ import annotations
 

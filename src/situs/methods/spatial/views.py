@@ -1,4 +1,8 @@
-"""What ``spatial`` looks at: V sub-volumes of one scan, with their true centres."""
+"""What ``spatial`` looks at: V sub-volumes of one scan, with their true centres.
+
+Sub-volumes whose centres are known are the paper's (arXiv 2509.05967); what is done along axes that
+are shorter than a view, and the length that gaps are divided by, are ours.
+"""
 
 from __future__ import annotations
 

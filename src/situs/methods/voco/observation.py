@@ -1,4 +1,8 @@
-"""What ``voco`` shows: predicted overlaps beside true ones, and the places they mean."""
+"""What ``voco`` shows: predicted overlaps beside true ones, and the places they mean.
+
+Overlaps are the paper's answer (arXiv 2402.17300); the place that they mean, and both errors, are
+ours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A region tiled by base crops, and random crops with their overlaps."""
+"""A region tiled by base crops, and random crops with their overlaps.
+
+Bases that tile a region and crops anywhere in it are the paper's (arXiv 2402.17300, section 3);
+regions of scans of any size, padded, are ours.
+"""
 
 from __future__ import annotations
 
