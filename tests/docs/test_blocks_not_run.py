@@ -31,7 +31,7 @@ NOT_RUN = [block for page in PAGES for block in blocks(page) if block.reason]
 
 _ABSENT = re.compile(
     r"is not there|missing-file|has no run\.json|does not exist|not a file|not found"
-    r"|no batch to replay|store .* is unfinished"
+    r"|store .* is unfinished"
 )
 _SHELL = {"cd", "git", "source"}
 

@@ -75,6 +75,8 @@ def load_offending(folder: Path) -> dict[str, Any]:
     Raises:
         RunError: If there is none, or it cannot be read.
     """
+    if not folder.is_dir():
+        raise RunError(f"{folder} is not there; give the folder of a run or result that stopped")
     files = sorted((folder / OFFENDING).glob("step-*.pt"))
     if not files:
         raise RunError(

@@ -53,6 +53,11 @@ class NnunetPlan:
         path = Path(path)
         try:
             values = parse_json(path.read_bytes())
+        except FileNotFoundError:
+            raise ConfigError(
+                f"the plans {path} are not there; 'nnUNetv2_plan_and_preprocess' writes them into "
+                "the data set's folder under nnUNet_preprocessed"
+            ) from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read as nnU-Net plans: {error}") from None
         return cls.of(values, name, str(path))
