@@ -184,6 +184,8 @@ def test_blocks_say_what_they_are_and_the_prose_names_what_there_is(page: Path) 
         assert block.language != "yaml" or block.text.startswith("# "), (
             f"{block.place}: its first line names the file, '# NAME.yaml'"
         )
+    text = re.sub(r"(?s)\A---\n.*?\n---\n+", "", page.read_text(encoding="utf-8"))
+    assert re.match(r"# [^\n]+\n\n[\w*`]", text), f"{page.name}: begins without a sentence"
     assert not unfenced(page), f"{page.name}: put them between fences, so that they are looked at"
     verbs: dict[str, Command] = get_command(app).commands  # type: ignore[attr-defined]
     for command in inline_commands(page):
