@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from situs.backbones.presets import expanded
-from situs.config import Config
+from situs.config import Config, validate
 from situs.errors import ConfigError
 
 
@@ -27,6 +27,8 @@ class Backbone(nn.Module, ABC):
         channels: Channels of each scale that :meth:`encode` returns, fine to coarse.
         strides: For each scale, input voxels a feature spans along each axis.
         decoder_channels: Channels of what :meth:`decode` returns.
+        Options: What the constructor takes after ``spatial_dims`` and ``in_channels``; a network
+            that is built otherwise has its own :meth:`from_config`.
         moved: Prefix → part, of tensors that weights written by earlier versions hold in the
             other part.
         min_coarse_voxels: Voxels that the coarsest scale must have in all; 2 where instance
@@ -39,12 +41,12 @@ class Backbone(nn.Module, ABC):
     strides: tuple[tuple[int, ...], ...]
     decoder_channels: int
     min_coarse_voxels: int = 1
+    Options: ClassVar[type[Config] | None] = None
     moved: ClassVar[dict[str, str]] = {}
     encoder: nn.Module
     decoder: nn.Module
 
     @classmethod
-    @abstractmethod
     def from_config(cls, config: BackboneConfig) -> Self:
         """Build the network, with random weights, from its name and size.
 
@@ -53,17 +55,25 @@ class Backbone(nn.Module, ABC):
         Raises:
             ConfigError: For an option that the network does not take.
         """
+        if cls.Options is None:
+            raise NotImplementedError(f"{cls.__name__} needs Options, or its own from_config")
+        options = validate(cls.Options, config.options, "backbone.options")
+        return cls(config.spatial_dims, config.in_channels, options)
 
-    @abstractmethod
     def encode(self, x: Tensor) -> list[Tensor]:
-        """Multi-scale features, fine to coarse.
+        """Multi-scale features, fine to coarse: what :attr:`encoder` gives.
 
         Args:
             x: ``(B, in_channels, *spatial)``; each spatial size a multiple of :attr:`divisor`.
 
         Returns:
             One tensor a scale, ``(B, channels[s], *(size / strides[s]))``.
+
+        Raises:
+            ConfigError: If the size does not fit.
         """
+        self.check_size(x.shape[2:])
+        return list(self.encoder(x))
 
     @abstractmethod
     def decode(self, features: Sequence[Tensor]) -> Tensor:

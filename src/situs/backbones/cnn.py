@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Self
 
 from monai.networks.blocks.dynunet_block import UnetResBlock, UnetUpBlock
 from pydantic import Field
 from torch import Tensor, nn
 
-from situs.backbones.base import Backbone, BackboneConfig
+from situs.backbones.base import Backbone
 from situs.backbones.options import (
     Norm,
     PerStep,
@@ -20,7 +19,7 @@ from situs.backbones.options import (
     monai_norm,
     per_step,
 )
-from situs.config import Config, validate
+from situs.config import Config
 
 
 class CnnOptions(Config):
@@ -76,6 +75,8 @@ class Cnn(Backbone):
         options: Its size.
     """
 
+    Options = CnnOptions
+
     def __init__(
         self, spatial_dims: int = 3, in_channels: int = 1, options: CnnOptions | None = None
     ) -> None:
@@ -114,21 +115,6 @@ class Cnn(Backbone):
                 )
             ]
         )
-
-    @classmethod
-    def from_config(cls, config: BackboneConfig) -> Self:
-        """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        return cls(
-            config.spatial_dims,
-            config.in_channels,
-            validate(CnnOptions, config.options, "backbone.options"),
-        )
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """See :meth:`Backbone.encode`."""
-        self.check_size(x.shape[2:])
-        features: list[Tensor] = self.encoder(x)
-        return features
 
     def encoder_blocks(self) -> list[list[nn.Module]]:
         """See :meth:`Backbone.encoder_blocks`."""

@@ -7,15 +7,15 @@ kernels are turned to its axis order (``situs.weights.axes``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from situs.backbones.base import Backbone, BackboneConfig
+from situs.backbones.base import Backbone
 from situs.backbones.options import PerStep, Positive, cumulative_strides, per_step
-from situs.config import Config, validate
+from situs.config import Config
 from situs.errors import ConfigError, require
 
 
@@ -72,6 +72,8 @@ class Nnunet(Backbone):
         ConfigError: For options that do not fit together.
     """
 
+    Options = NnunetOptions
+
     # Its instance normalisation is not an option.
     min_coarse_voxels = 2
 
@@ -122,18 +124,6 @@ class Nnunet(Backbone):
         self.decoder_channels = self.channels[0]
         self.encoder = network.encoder
         self.decoder = _Decoder(network.decoder.stages, network.decoder.transpconvs)
-
-    @classmethod
-    def from_config(cls, config: BackboneConfig) -> Self:
-        """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        options = validate(NnunetOptions, config.options, "backbone.options")
-        return cls(config.spatial_dims, config.in_channels, options)
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """See :meth:`Backbone.encode`."""
-        self.check_size(x.shape[2:])
-        features: list[Tensor] = self.encoder(x)
-        return features
 
     def encoder_blocks(self) -> list[list[nn.Module]]:
         """See :meth:`Backbone.encoder_blocks`."""

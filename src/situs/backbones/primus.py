@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import Field
 
-from situs.backbones.base import BackboneConfig
 from situs.backbones.options import Positive
 from situs.backbones.tokens import TokenBackbone, TokenOptions
-from situs.config import validate
 from situs.errors import ConfigError
 
 
@@ -50,6 +48,8 @@ class Primus(TokenBackbone):
         ConfigError: For options that do not fit together.
     """
 
+    Options = PrimusOptions
+
     def __init__(
         self, spatial_dims: int = 3, in_channels: int = 1, options: PrimusOptions | None = None
     ) -> None:
@@ -71,9 +71,3 @@ class Primus(TokenBackbone):
             epsilon=1e-5,
         )
         super().__init__(shape, options.decoder_channels)
-
-    @classmethod
-    def from_config(cls, config: BackboneConfig) -> Self:
-        """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        options = validate(PrimusOptions, config.options, "backbone.options")
-        return cls(config.spatial_dims, config.in_channels, options)

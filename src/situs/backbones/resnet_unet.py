@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal
 
 from monai.networks.nets.flexible_unet import FlexibleUNet
 from pydantic import Field
 from torch import Tensor, nn
 
-from situs.backbones.base import Backbone, BackboneConfig
+from situs.backbones.base import Backbone
 from situs.backbones.options import Positive
-from situs.config import Config, validate
+from situs.config import Config
 
 _SCALES = 5
 
@@ -39,6 +39,8 @@ class ResnetUnet(Backbone):
         options: Its size.
     """
 
+    Options = ResnetUnetOptions
+
     def __init__(
         self, spatial_dims: int = 2, in_channels: int = 1, options: ResnetUnetOptions | None = None
     ) -> None:
@@ -61,17 +63,6 @@ class ResnetUnet(Backbone):
         self.decoder_channels = options.decoder_channels[-1]
         self.encoder = network.encoder
         self.decoder = network.decoder
-
-    @classmethod
-    def from_config(cls, config: BackboneConfig) -> Self:
-        """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        options = validate(ResnetUnetOptions, config.options, "backbone.options")
-        return cls(config.spatial_dims, config.in_channels, options)
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """See :meth:`Backbone.encode`."""
-        self.check_size(x.shape[2:])
-        return list(self.encoder(x))
 
     def encoder_blocks(self) -> list[list[nn.Module]]:
         """See :meth:`Backbone.encoder_blocks`."""

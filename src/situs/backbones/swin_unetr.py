@@ -11,15 +11,15 @@ is decoded. Parts keep MONAI's names: encoder and decoder together are a state o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 from monai.networks.nets.swin_unetr import SwinUNETR
 from pydantic import Field
 from torch import Tensor, nn
 
-from situs.backbones.base import Backbone, BackboneConfig
+from situs.backbones.base import Backbone
 from situs.backbones.options import Norm, Positive, min_coarse_voxels, monai_norm
-from situs.config import Config, validate
+from situs.config import Config
 
 _STAGES = 4  # fixed in MONAI's class
 _TRANSFORMER = "swinViT."
@@ -100,6 +100,8 @@ class SwinUnetr(Backbone):
         options: Its size.
     """
 
+    Options = SwinUnetrOptions
+
     moved: ClassVar[dict[str, str]] = {f"{name}.": "decoder" for name in (*_SKIPS, _BOTTOM)}
 
     def __init__(
@@ -129,18 +131,6 @@ class SwinUnetr(Backbone):
         self.min_coarse_voxels = min_coarse_voxels(options.norm)
         self.encoder = _Encoder(network)
         self.decoder = _Decoder(network)
-
-    @classmethod
-    def from_config(cls, config: BackboneConfig) -> Self:
-        """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        options = validate(SwinUnetrOptions, config.options, "backbone.options")
-        return cls(config.spatial_dims, config.in_channels, options)
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """See :meth:`Backbone.encode`."""
-        self.check_size(x.shape[2:])
-        features: list[Tensor] = self.encoder(x)
-        return features
 
     def encoder_blocks(self) -> list[list[nn.Module]]:
         """See :meth:`Backbone.encoder_blocks`."""

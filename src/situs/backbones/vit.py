@@ -6,14 +6,12 @@ Blocks and class token are the paper's, and its weights load; registers are Darc
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import Field
 
-from situs.backbones.base import BackboneConfig
 from situs.backbones.options import Positive
 from situs.backbones.tokens import TokenBackbone, TokenOptions
-from situs.config import validate
 from situs.errors import ConfigError
 
 
@@ -57,6 +55,8 @@ class Vit(TokenBackbone):
         ConfigError: For options that do not fit together.
     """
 
+    Options = VitOptions
+
     def __init__(
         self, spatial_dims: int = 3, in_channels: int = 1, options: VitOptions | None = None
     ) -> None:
@@ -76,12 +76,3 @@ class Vit(TokenBackbone):
             epsilon=1e-6,
         )
         super().__init__(shape, options.decoder_channels)
-
-    @classmethod
-    def from_config(cls, config: BackboneConfig) -> Self:
-        """Build from a :class:`BackboneConfig`; unknown options raise ``ConfigError``."""
-        return cls(
-            config.spatial_dims,
-            config.in_channels,
-            validate(VitOptions, config.options, "backbone.options"),
-        )

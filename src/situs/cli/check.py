@@ -1,17 +1,13 @@
 """``situs check``."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, print_json
+from situs.cli.console import Json, Quiet, bar, out, print_json
 from situs.errors import Fault
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 
 @app.command()
@@ -31,15 +27,12 @@ def check(
 
     Exit code 0 where all is whole, 1 where a fault was found.
     """
-    from rich.progress import Progress
-
     from situs.study.check import check_folder
 
     faults: list[Fault] = []
-    with Progress(console=err, transient=True, disable=quiet or json) as progress:
-        for path in paths:
-            bar = progress.add_task(f"checking {path.name}", total=None)
-            faults += check_folder(path, partial(_tell, progress, bar))
+    for path in paths:
+        with bar(f"checking {path.name}", quiet or json) as tell:
+            faults += check_folder(path, tell)
     if json:
         print_json({"faults": [{"file": fault.file, "what": fault.what} for fault in faults]})
     else:
@@ -50,7 +43,3 @@ def check(
             found = f"{len(faults)} faults" if faults else "everything is whole"
             out.print(f"{len(paths)} checked: {found}", highlight=False)
     raise typer.Exit(int(bool(faults)))
-
-
-def _tell(progress: "Progress", bar: "TaskID", done: int, total: int) -> None:
-    progress.update(bar, completed=done, total=total)

@@ -7,7 +7,9 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +67,7 @@ Json = Annotated[
     bool,
     typer.Option("--json", callback=hush, help="Print machine-readable JSON instead."),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")]
 Names = Annotated[
     bool,
     typer.Option("--names", help="Show the names of scans and cases instead of short ids."),
@@ -113,6 +116,48 @@ def log_to_terminal() -> None:
     _TELLER.setLevel(logging.INFO)
     if _TELLER not in log.handlers:
         log.addHandler(_TELLER)
+
+
+@contextmanager
+def bars(doing: str, hidden: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Bars on standard error, only where somebody looks at it.
+
+    Yields:
+        To be called with what something is done to, how much is done, and of how much where that
+        is known.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, Any] = {}
+    with Progress(
+        TextColumn("{task.description}"),
+        *columns,
+        console=err,
+        transient=True,
+        disable=hidden or not err.is_terminal,
+    ) as progress:
+
+        def tell(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(f"{doing} {what}".strip(), total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield tell
+
+
+@contextmanager
+def bar(doing: str, hidden: bool) -> Iterator[Callable[[int, int], None]]:
+    """One of :func:`bars`, there from the beginning; to be called with how much of how much."""
+    with bars(doing, hidden) as tell:
+        tell("", 0, None)
+        yield partial(tell, "")
 
 
 def print_remedies(reasons: Counter[str], console: Console) -> None:

@@ -13,6 +13,8 @@ from situs.cli import app
 from situs.cli.console import (
     Json,
     Quiet,
+    bar,
+    bars,
     err,
     out,
     out_catalog,
@@ -24,8 +26,6 @@ from situs.cli.settings import ConfigFile, Given, Set, takes_settings
 from situs.errors import SitusError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from situs.catalog.catalog import Catalog
     from situs.catalog.measure import Entry
 
@@ -84,12 +84,12 @@ def scan(
     from situs.catalog.catalog import build_catalog
     from situs.catalog.patients import burned_in_warning, one_patient_warning
 
-    with _progress(quiet or json) as progress:
+    with bars("reading", quiet or json) as tell:
         found = build_catalog(
             paths,
             root,
             workers=workers,
-            progress=_teller(progress),
+            progress=tell,
             volumes=_one_of("volumes", volumes, ("refuse", "first", "each")),
             modality=modality,
             patient=patient,
@@ -152,9 +152,9 @@ def prepare(
     overrides = [*(settings or ()), *(f"{name}={_listed(said)}" for name, said in given.items())]
     preprocessing = load_config(Preprocessing, config or {}, overrides)
     asked = data[0] if len(data) == 1 else data
-    with _progress(quiet or json) as progress:
+    with bars("reading", quiet or json) as tell:
         made = make_store(
-            asked, store, preprocessing, workers=workers, progress=_teller(progress), verify=verify
+            asked, store, preprocessing, workers=workers, progress=tell, verify=verify
         )
     refused = [r for r in made.refused if r["reason"] != _LABELS]
     if json:
@@ -195,11 +195,8 @@ def upload(
     """
     from situs.store.upload import upload as copy
 
-    with _progress(quiet or json) as progress:
-        tell = _teller(progress, "copying")
-        done = copy(
-            store, url, verify=verify, progress=lambda count, total: tell("scans", count, total)
-        )
+    with bar("copying scans", quiet or json) as tell:
+        done = copy(store, url, verify=verify, progress=tell)
     if json:
         print_json({"url": done.url, "scans": done.scans, "copied": done.copied})
     else:
@@ -217,38 +214,6 @@ def _one_of(option: str, asked: str, known: Sequence[str]) -> Any:
         *some, last = known
         raise typer.BadParameter(f"--{option} must be {', '.join(some)} or {last}, got '{asked}'")
     return asked
-
-
-def _progress(hidden: bool) -> "Progress":
-    """A bar on standard error, only where somebody looks at it."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=hidden or not err.is_terminal,
-    )
-
-
-def _teller(progress: "Progress", doing: str = "reading") -> Any:
-    tasks: dict[str, Any] = {}
-
-    def tell(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = progress.add_task(f"{doing} {what}", total=total)
-        progress.update(tasks[what], completed=done)
-
-    return tell
 
 
 def _print(catalog: "Catalog", rows: int) -> None:

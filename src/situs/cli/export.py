@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, out, out_folder, print_json
+from situs.cli.console import Json, Overwrite, Quiet, out, out_folder, print_json
 
 
 @app.command()
@@ -18,9 +18,7 @@ def export(
     licence: Annotated[
         str, typer.Option("--licence", "--license", help="Of the weights, e.g. Apache-2.0.")
     ] = "",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is in --out.")
-    ] = False,
+    overwrite: Overwrite = False,
     plan: Annotated[
         Path | None,
         typer.Option(help="nnunet: plans of the data set to fine-tune on, to be adapted."),

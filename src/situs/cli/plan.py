@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, out_file, out_folder, print_json
+from situs.cli.console import Json, Quiet, bar, err, out, out_file, out_folder, print_json
 from situs.cli.tables import planned
 from situs.errors import SitusError
 
@@ -47,21 +47,11 @@ def plan(
     Angle and distance to the acquired plane are given where the study has it. Exit code 1 says
     that some planes could not be planned; each with the reason.
     """
-    from rich.progress import Progress
-
     from situs.planning import plan as run_planning
     from situs.planning import summarise
 
-    with Progress(console=err, transient=True, disable=quiet or json) as progress:
-        bar = progress.add_task("planning", total=None)
-        plans = run_planning(
-            run,
-            paths or [],
-            target or [],
-            views,
-            seed,
-            lambda done, total: progress.update(bar, completed=done, total=total),
-        )
+    with bar("planning", quiet or json) as tell:
+        plans = run_planning(run, paths or [], target or [], views, seed, tell)
     documents, summary = [one.as_dict() for one in plans], summarise(plans)
     if file is not None:
         from situs.files import write_json

@@ -9,7 +9,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, err, out, out_folder, print_json, print_remedies
+from situs.cli.console import (
+    Json,
+    Overwrite,
+    Quiet,
+    bar,
+    err,
+    out,
+    out_folder,
+    print_json,
+    print_remedies,
+)
 from situs.cli.settings import ConfigFile, Given, Set, settled, takes_settings
 from situs.cli.tables import finetuned, probed
 from situs.errors import ConfigError
@@ -79,9 +89,7 @@ def predict(
         str | None, typer.Option(metavar="K/N", help="Take every N-th scan, from the K-th.")
     ] = None,
     settings: Set = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is in --out.")
-    ] = False,
+    overwrite: Overwrite = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on: skip scans that --out has predictions of.")
     ] = False,
@@ -98,15 +106,12 @@ def predict(
 
     Exit code 1 says that some scans were refused; they are named with the reason.
     """
-    from rich.progress import Progress
-
     from situs.config import load_config
     from situs.transfer.ensemble import PredictSettings
     from situs.transfer.predict import predict as run_prediction
 
     chosen = load_config(PredictSettings, {}, settings or ())
-    with Progress(console=err, transient=True, disable=quiet or json) as progress:
-        bar = progress.add_task("predicting", total=None)
+    with bar("predicting", quiet or json) as tell:
         result = run_prediction(
             [model, *(ensemble or [])],
             paths,
@@ -117,7 +122,7 @@ def predict(
             probabilities=probabilities,
             dicom_seg=dicom_seg,
             shard=_shard(shard),
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            progress=tell,
         )
     refused = [
         {"scan": e.path.name, "reason": e.reason, "detail": e.detail} for e in result.refused

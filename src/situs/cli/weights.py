@@ -10,7 +10,9 @@ from situs.cli import app
 from situs.cli.console import (
     Json,
     Names,
+    Overwrite,
     Quiet,
+    bar,
     err,
     out,
     out_file,
@@ -44,9 +46,7 @@ def import_(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Accept less than 90 % of the source.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is in --out.")
-    ] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -104,7 +104,7 @@ def embed(
     ] = None,
     page: Annotated[bool, typer.Option(help="Write a page with a map of the scans, too.")] = True,
     names: Names = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,20 +115,17 @@ def embed(
     Rows hold the scan's name, modality, spacing and the encoder's mean feature at every scale;
     with `--grid 20`, the features at places 20 mm apart and where they are.
     """
-    from rich.progress import Progress
-
     from situs.report.embedding import write_page
     from situs.transfer.embed import embed as write
 
-    with Progress(console=err, transient=True, disable=quiet or json) as progress:
-        bar = progress.add_task("embedding", total=None)
+    with bar("embedding", quiet or json) as tell:
         embedded = write(
             run,
             paths,
             table,
             grid_mm=grid,
             overwrite=overwrite,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            progress=tell,
         )
     html = write_page(table, names=names) if page else None
     for error in embedded.refused:
