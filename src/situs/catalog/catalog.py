@@ -151,7 +151,8 @@ class Catalog:
         if root is None and pointer.is_file():
             place = unescaped(pointer.read_text(encoding="utf-8").strip())
             near = os.path.normpath(file.parent.resolve() / place)
-            root = root_of(place) if url_of(place) else Path(near)
+            # Nobody is asked before a scan is read: the catalog may be somebody else's.
+            root = Path(place if url_of(place) else near)
         base = Path(root) if root is not None else None
         return cls(parsed, base, int(head["ignored"]), bool(int(head["planes"])))
 
