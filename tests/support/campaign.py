@@ -313,9 +313,28 @@ def nifti_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         zooms = np.diag([*(list(image.header.get_zooms())[:3] + [1.0] * 3)[:3], 1.0])
         places += [scale @ zooms, scale @ image.affine @ zooms]
         stored.append(_channels_first(np.asanyarray(image.dataobj)))
+    with suppress(Exception):
+        stored.append(_behind_header(path))
     for values in stored:
         for place in places:
             yield values, place
+
+
+def _behind_header(path: Path) -> np.ndarray:
+    """The values that fill a file from its header to its last byte, where vox_offset is 0.
+
+    ITK and nibabel believe the 0, and take the header for voxels.
+    """
+    raw = path.read_bytes()
+    raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    two = 540 in (int.from_bytes(raw[:4], order) for order in ("little", "big"))
+    size, kind = (540, nib.Nifti2Header) if two else (348, nib.Nifti1Header)
+    header = kind(raw[:size], check=False)
+    assert header["vox_offset"] == 0
+    assert header["scl_slope"] == 1
+    assert header["scl_inter"] == 0
+    values = np.frombuffer(raw[size + 4 :], header.get_data_dtype())
+    return _channels_first(values.reshape(header.get_data_shape(), order="F"))
 
 
 def text_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -327,7 +346,11 @@ def text_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     # ITK knows no bzip2, and believes lengths: then the values are those that were written.
     stored = [*(values for values, _ in found), volume().byteswap()[None]]
     places = [affine for _, affine in found]
-    for spacing in (AFFINE[:3, :3], LPS[:3, :3]):  # where a field is left out, its default
+    for spacing in (
+        AFFINE[:3, :3],
+        np.sign(AFFINE[:3, :3]),
+        LPS[:3, :3],
+    ):  # where a field is left out, its default
         for origin in (AFFINE[:3, 3:], np.zeros((3, 1))):
             places.append(np.vstack([np.hstack([spacing, origin]), [0, 0, 0, 1]]))
     for unit in units:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import lossless_jpeg
 import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813
@@ -28,6 +29,7 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
@@ -206,7 +208,16 @@ def change_nested(rng: np.random.Generator, ds: Dataset, place: Dataset) -> None
 
 
 def dicom_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """GDCM through ITK, and pydicom slice by slice in the order of ImagePositionPatient."""
+    """What was written; pydicom slice by slice in the order of their places; GDCM through ITK.
+
+    GDCM is asked last: it looks for the end of some files for ever.
+    """
+    # No other reads an object whose transfer syntax is lost: then it is what was written.
+    for seed in range(4):
+        for shape in (_SHAPE, _PACKED_SHAPE):
+            yield noise(shape, seed)[None], affine_ras()
+    with suppress(Exception):
+        yield _by_pydicom(path)
     with suppress(Exception):
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(path)))
@@ -215,12 +226,21 @@ def dicom_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
         affine[:3, 3] = image.GetOrigin()
         yield sitk.GetArrayFromImage(image).T[None], LPS @ affine
-    with suppress(Exception):
-        yield _by_pydicom(path)
-    # Neither reads an object whose transfer syntax is lost: then it is what was written.
-    for seed in range(4):
-        for shape in (_SHAPE, _PACKED_SHAPE):
-            yield noise(shape, seed)[None], affine_ras()
+
+
+def _pixels(ds: Dataset) -> np.ndarray:
+    """Stored values; of lossless JPEG, of which pydicom has no decoder, by plain reading."""
+    defaults = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
+    for name, value in (defaults | {"BitsStored": ds.BitsAllocated}).items():
+        if not ds.get(name):
+            setattr(ds, name, value)
+    if ds.file_meta.TransferSyntaxUID != JPEGLosslessSV1:
+        return ds.pixel_array
+    stream = b"".join(list(pydicom.encaps.generate_fragments(ds.PixelData))[1:])
+    values = lossless_jpeg.decode(stream).astype(np.uint16)
+    if values.shape != (ds.Rows, ds.Columns) or ds.BitsAllocated != 16:
+        raise ValueError
+    return values.astype(np.int16) if ds.PixelRepresentation else values
 
 
 def _by_pydicom(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -232,7 +252,7 @@ def _by_pydicom(path: Path) -> tuple[np.ndarray, np.ndarray]:
             ds = pydicom.dcmread(io.BytesIO(raw), force=True)
             place = np.array(ds.ImagePositionPatient, float)
             turn = np.array(ds.ImageOrientationPatient, float).reshape(2, 3)
-            values = ds.pixel_array.astype(float)
+            values = _pixels(ds).astype(float)
             values = values * float(ds.get("RescaleSlope") or 1) + float(
                 ds.get("RescaleIntercept") or 0
             )

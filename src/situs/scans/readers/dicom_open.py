@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +145,8 @@ def read_pixels(file: Path, at: PixelsAt | None) -> Dataset:
         return read_dataset(file, pixels=True)
     # The header may have ended at a stray delimiter, or go on behind the pixels.
     tags = list(found)
-    if tags[:1] != [_PIXEL_DATA] or any(t in found for t in (*_OTHER_PIXELS, *_FORM_TAGS)):
+    again = tags[:1] != [_PIXEL_DATA] or runs_past_end(found.values())
+    if again or any(t in found for t in (*_OTHER_PIXELS, *_FORM_TAGS)):
         return read_dataset(file, pixels=True)
     held: Any = {tag: at.form.get_item(tag) for tag in _FORM_TAGS if tag in at.form}
     dataset = Dataset(held | {_PIXEL_DATA: found[_PIXEL_DATA]})
@@ -236,6 +237,31 @@ def is_whole(dataset: Dataset, file: Path) -> bool:
     if last.length == _UNDEFINED_LENGTH:
         return True
     return last.value_tell + last.length == file.stat().st_size
+
+
+def runs_past_end(elements: Iterable[RawDataElement | DataElement]) -> bool:
+    """Whether an element of an object is longer than what is left of it; pydicom takes such a one.
+
+    Behind pixels that are not compressed it is no element at all: bytes were put in before, or
+    are too many, and where the pixels begin and end is not known. Fragments of compressed ones
+    end where they say.
+    """
+    held = [e for e in elements if isinstance(e, RawDataElement)]
+    if any(e.tag == _PIXEL_DATA and e.length == _UNDEFINED_LENGTH for e in held):
+        return False
+    defined = [e for e in held if e.length != _UNDEFINED_LENGTH]
+    return any(len(e.value or b"") < e.length for e in defined)
+
+
+def is_packed_unsaid(dataset: Dataset) -> bool:
+    """Whether pixels stand in fragments, as compressed ones do, and the syntax names no packing."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if _PIXEL_DATA not in dataset or (syntax.is_transfer_syntax and syntax.is_compressed):
+        return False
+    element: RawDataElement | DataElement = dataset.get_item(_PIXEL_DATA)
+    if isinstance(element, DataElement):
+        return bool(element.is_undefined_length)
+    return element.length == _UNDEFINED_LENGTH
 
 
 def missing_attributes(dataset: Dataset) -> tuple[str, ...]:

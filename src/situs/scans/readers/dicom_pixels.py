@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,10 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate, generate_fragments
+from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 from scipy import ndimage
 
@@ -21,24 +17,23 @@ from situs.files import sha256
 from situs.scans.readers.dicom_bits import (
     UntrueBitsError,
     ask_for_all_bits,
-    is_compressed,
     stored_values,
 )
+from situs.scans.readers.dicom_gdcm import decode_with_gdcm, is_jpeg
 from situs.scans.readers.dicom_headers import Slice
 from situs.scans.readers.dicom_open import (
-    FORM_OF_PIXELS,
     PixelsAt,
     fill_missing_attributes,
+    is_packed_unsaid,
     is_whole,
     missing_attributes,
     quiet,
     read_pixels,
+    runs_past_end,
 )
 from situs.scans.refusals import refuse
 
 _AIR_HU = -1000
-_MULTIFRAME_GREY = "1.2.840.10008.5.1.4.1.1.7.3"  # word-sized multi-frame secondary capture
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 class Pixels:
@@ -110,6 +105,9 @@ class Pixels:
             detail = f"{bare} of {len(slices)} slices have no RescaleSlope and RescaleIntercept"
             raise refuse("mixed-rescale", self._path, detail)
 
+    def _by_gdcm(self, dataset: Dataset, file: Path) -> npt.NDArray[Any]:
+        return decode_with_gdcm(dataset, self._path, self._which(file))
+
     def _which(self, file: Path) -> str:
         return which_file(file, self._files)
 
@@ -120,15 +118,23 @@ class Pixels:
         if not any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
             reason = "no-pixels" if is_whole(dataset, file) else "truncated-file"
             raise refuse(reason, self._path, f"{self._which(file)} holds no pixels")
+        if runs_past_end([dataset.get_item(tag) for tag in list(dataset.keys())]):
+            detail = f"{self._which(file)} has damaged pixels, or bytes behind them"
+            raise refuse("truncated-file", self._path, detail)
+        if is_packed_unsaid(dataset):
+            detail = f"{self._which(file)} is compressed, and its transfer syntax does not say how"
+            raise refuse("unreadable-file", self._path, detail)
         missing = missing_attributes(dataset)
         signed_unknown = "PixelRepresentation" in missing and "PixelData" in dataset
         if "PixelData" in dataset:
             fill_missing_attributes(dataset, self._path)
             alignment = ask_for_all_bits(dataset)
         try:
-            frames = pixel_array(dataset)
+            # Of a damaged JPEG stream Pillow says nothing.
+            by_gdcm = is_jpeg(dataset)
+            frames = self._by_gdcm(dataset, file) if by_gdcm else pixel_array(dataset)
         except (NotImplementedError, RuntimeError):
-            frames = _decode_with_gdcm(dataset, self._path, self._which(file))
+            frames = self._by_gdcm(dataset, file)
         except (AttributeError, ValueError, KeyError, EOFError):
             detail = f"{self._which(file)} has damaged or too few pixels"
             raise refuse("truncated-file", self._path, detail) from None
@@ -213,48 +219,3 @@ def _fill_padding(
         # outside the scale.
         higher = outside if modality == "CT" else outside & (out[k] > background)
         out[k][higher] = background
-
-
-def _decode_with_gdcm(dataset: Dataset, path: Path, which: str) -> npt.NDArray[Any]:
-    """Decode a compressed image with the GDCM inside SimpleITK.
-
-    It is given a file with the pixels alone: no identifiers, and no rescaling, which situs
-    does itself for each slice.
-    """
-    bare = Dataset()
-    for name in (*FORM_OF_PIXELS, "PixelData"):
-        if name in dataset:
-            bare[name] = dataset[name]
-    many = int(dataset.get("NumberOfFrames") or 1)
-    if is_compressed(dataset):
-        try:
-            # GDCM may look for the end of damaged fragments for ever: it gets whole ones.
-            fragments = list(generate_fragments(dataset.PixelData))[1:]
-        except (ValueError, EOFError):
-            detail = f"{which} has damaged pixels"
-            raise refuse("truncated-file", path, detail) from None
-        if many == 1 or len(fragments) == many:
-            bare.PixelData = encapsulate(fragments if many > 1 else [b"".join(fragments)])
-            bare["PixelData"].is_undefined_length = True
-    # GDCM inverts MONOCHROME1 for some transfer syntaxes and not for others.
-    bare.PhotometricInterpretation = "MONOCHROME2"
-    bare.SOPClassUID = _MULTIFRAME_GREY if many > 1 else _SECONDARY_CAPTURE
-    bare.SOPInstanceUID = pydicom.uid.generate_uid()
-    bare.file_meta = FileMetaDataset()
-    bare.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
-    bare.file_meta.MediaStorageSOPClassUID = bare.SOPClassUID
-    bare.file_meta.MediaStorageSOPInstanceUID = bare.SOPInstanceUID
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "pixels.dcm"
-        bare.save_as(file, enforce_file_format=True)
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(file))
-        try:
-            array = sitk.GetArrayFromImage(reader.Execute())
-        except RuntimeError:
-            # Known syntaxes alone have a name; an unknown one is not repeated.
-            syntax = dataset.file_meta.TransferSyntaxUID
-            told = f"no decoder at hand for {syntax.name}" if syntax.name != syntax else ""
-            raise refuse("unsupported-compression", path, told) from None
-    return array.reshape(-1, *array.shape[-2:])
