@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -249,6 +251,45 @@ def test_every_argument_has_its_option(name: str) -> None:
     assert not missing
     unused = (set(verb.named) | set(verb.own) | verb.parsed) - set(options(name))
     assert not unused, "the table names options that are gone"
+
+
+def literals(hint: Any) -> set[str]:
+    """The words that a hint allows."""
+    if get_origin(hint) is Literal:
+        return {value for value in get_args(hint) if isinstance(value, str)}
+    return {word for part in get_args(hint) for word in literals(part)}
+
+
+CHOICES: dict[tuple[str, str], Callable[[], Iterable[str]]] = {
+    ("import", "layout"): lambda: ["auto", *named("situs.weights.foreign:layouts")()],
+    ("export", "to"): named("situs.export:available"),
+    ("studies", "rules"): lambda: [
+        file.name.removesuffix(".yaml")
+        for file in files("situs.catalog.roles").iterdir()
+        if file.name.endswith(".yaml")
+    ],
+}
+"""Options whose choices a registry has."""
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_names_every_choice(name: str) -> None:
+    verb = VERBS[name]
+    wanted = {option: set(there()) for (at, option), there in CHOICES.items() if at == name}
+    back = {there: option for option, there in verb.named.items()}
+    for call in map(named, verb.calls):
+        for argument in inspect.signature(call).parameters:
+            try:
+                hint = get_type_hints(_only(call, argument), include_extras=True)[argument]
+            except NameError:  # imported for type checkers alone
+                continue
+            if words := literals(hint):
+                wanted[back.get(argument, argument)] = words
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    for parameter in command.params:
+        said = f"{getattr(parameter, 'help', '')} {parameter.metavar or ''}"
+        for word in wanted.get(parameter.name or "", ()):
+            assert re.search(rf"\b{re.escape(word)}\b", said), f"--{parameter.name}: {word}"
 
 
 @pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.models])
