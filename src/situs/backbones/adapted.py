@@ -93,11 +93,6 @@ class AdaptedBackbone(Backbone):
         self.check_size(x.shape[2:])
         return _maps(self.encoder(x))
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        """See :meth:`Backbone.decode`."""
-        decoded: Tensor = self.decoder(features)
-        return decoded
-
 
 class _Decoder(nn.Module):
     """Transposed convolutions and skip connections; the last step up has no skip."""
@@ -112,26 +107,16 @@ class _Decoder(nn.Module):
         # All of MONAI comes with it, which takes seconds; other backbones bring their own.
         from monai.networks.blocks.dynunet_block import (  # noqa: PLC0415 - MONAI is slow
             UnetBasicBlock,
-            UnetUpBlock,
         )
+
+        from situs.backbones.skips import SkipDecoder  # noqa: PLC0415 - likewise
 
         norm = monai_norm("instance", channels)
         steps = [
             tuple(c // f for f, c in zip(fine, coarse, strict=True))
             for fine, coarse in pairwise(strides)
         ]
-        self.blocks = nn.ModuleList(
-            UnetUpBlock(
-                spatial_dims,
-                coarse,
-                fine,
-                kernel_size=3,
-                stride=1,
-                upsample_kernel_size=step,
-                norm_name=norm,
-            )
-            for (fine, coarse), step in reversed(list(zip(pairwise(channels), steps, strict=True)))
-        )
+        self.blocks = SkipDecoder(spatial_dims, channels, steps, norm).blocks
         self.scale = strides[0]
         self.last = UnetBasicBlock(
             spatial_dims, channels[0], channels[0], kernel_size=3, stride=1, norm_name=norm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -15,10 +14,10 @@ from situs.config import Config, validate
 from situs.errors import ConfigError
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(nn.Module):
     """An encoder with a decoder, seen the same way whatever library it comes from.
 
-    Subclasses fill the attributes and register their encoder's and decoder's parameters under
+    Subclasses fill the attributes, name their :attr:`Options`, and register their parameters under
     :attr:`encoder` and :attr:`decoder`, so that each can be saved and loaded alone.
 
     Attributes:
@@ -75,9 +74,10 @@ class Backbone(nn.Module, ABC):
         self.check_size(x.shape[2:])
         return list(self.encoder(x))
 
-    @abstractmethod
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Features at input resolution, ``(B, decoder_channels, *spatial)``."""
+        decoded: Tensor = self.decoder(features)
+        return decoded
 
     def encoder_blocks(self) -> list[list[nn.Module]]:
         """Modules of the encoder by depth, input side first: each block learns at one rate.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from monai.networks.blocks.dynunet_block import UnetResBlock, UnetUpBlock
+from monai.networks.blocks.dynunet_block import UnetResBlock
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from situs.backbones.options import (
     monai_norm,
     per_step,
 )
+from situs.backbones.skips import SkipDecoder
 from situs.config import Config
 
 
@@ -50,20 +51,6 @@ class _Encoder(nn.Module):
             x = block(x)
             features.append(x)
         return features
-
-
-class _Decoder(nn.Module):
-    """Transposed convolution and skip connection, coarse to fine."""
-
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        *skips, x = features
-        for block, skip in zip(self.blocks, reversed(skips), strict=True):
-            x = block(x, skip)
-        return x
 
 
 class Cnn(Backbone):
@@ -99,28 +86,8 @@ class Cnn(Backbone):
                 )
             ]
         )
-        self.decoder = _Decoder(
-            [
-                UnetUpBlock(
-                    spatial_dims,
-                    coarse,
-                    fine,
-                    kernel_size=3,
-                    stride=1,
-                    upsample_kernel_size=stride,
-                    norm_name=norm,
-                )
-                for (fine, coarse), stride in reversed(
-                    list(zip(pairwise(self.channels), steps, strict=True))
-                )
-            ]
-        )
+        self.decoder = SkipDecoder(spatial_dims, self.channels, steps, norm)
 
     def encoder_blocks(self) -> list[list[nn.Module]]:
         """See :meth:`Backbone.encoder_blocks`."""
         return [[block] for block in self.encoder.get_submodule("blocks").children()]
-
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        """See :meth:`Backbone.decode`."""
-        decoded: Tensor = self.decoder(features)
-        return decoded

@@ -131,11 +131,6 @@ class Nnunet(Backbone):
         stem = getattr(self.encoder, "stem", None)
         return stages if stem is None else [[stem], *stages]
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        """See :meth:`Backbone.decode`."""
-        decoded: Tensor = self.decoder(features)
-        return decoded
-
 
 def _without_lambdas(network: nn.Module) -> None:
     """Where a block passes its input on, the package has a lambda, which does not pickle."""

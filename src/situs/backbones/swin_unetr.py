@@ -139,11 +139,6 @@ class SwinUnetr(Backbone):
         # The convolution of V2 comes just before its stage.
         return [[parts[n] for n in (depth, f"{depth}c") if n in parts] for depth in _DEPTHS]
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        """See :meth:`Backbone.decode`."""
-        decoded: Tensor = self.decoder(features)
-        return decoded
-
 
 def from_monai(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The parts of a SwinUNETR state that others wrote, under the names of this backbone.

@@ -167,11 +167,6 @@ class TokenBackbone(Backbone):
         full.scatter_(1, indices[..., None].expand_as(found), found)
         return [full.transpose(1, 2).unflatten(2, self._grid(x))]
 
-    def decode(self, features: Sequence[Tensor]) -> Tensor:
-        """See :meth:`Backbone.decode`."""
-        decoded: Tensor = self.decoder(features)
-        return decoded
-
     def mixer(self, depth: int) -> Mixer:
         """Blocks like the encoder's, untrained, that let features see each other."""
         return Mixer(self._shape, depth)
