@@ -58,7 +58,7 @@ def test_help_and_completion_import_nothing_heavy() -> None:
     assert completed.stdout.split() == ["prepare", "pretrain", "predict"]
 
 
-@pytest.mark.parametrize("method", available())
+@pytest.mark.parametrize("method", [*available(), "spatial+mae"])
 def test_the_settings_of_a_method_are_all_there_explained_and_usable(method: str) -> None:
     result = CliRunner().invoke(app, ["config", method])
     assert result.exit_code == 0, result.output
@@ -70,9 +70,10 @@ def test_the_settings_of_a_method_are_all_there_explained_and_usable(method: str
     assert config == PretrainConfig(
         method=method, data=Path("store"), out=Path("run"), options=values["options"]
     )
-    options = method_class(method).Config
-    missing = set(options.model_fields) - set(described(options)) - {"weights"}
-    assert not missing, f"settings of {method} that nothing explains"
+    for name in method.split("+"):
+        options = method_class(name).Config
+        missing = set(options.model_fields) - set(described(options)) - {"weights"}
+        assert not missing, f"settings of {name} that nothing explains"
 
 
 def test_methods_and_backbones_are_listed_and_explained() -> None:

@@ -1,6 +1,7 @@
 """The command line: verbs only, no logic. One module a group of verbs."""
 
 import io
+import os
 import sys
 from contextlib import suppress
 from typing import Annotated, Any
@@ -35,7 +36,10 @@ PANELS = {
     "What there is": ("methods", "backbones", "config", "demo-studies"),
 }
 
-sleep_when_idle()  # read when torch is imported, which no verb has done yet
+# Read when torch is imported, which no verb has done yet. Its own warnings are none of a user's:
+# that of unused parameters, for one, stands on every process of every training on several.
+sleep_when_idle()
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 class _Stopped(BaseException):

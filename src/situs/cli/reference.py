@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -36,7 +36,7 @@ def methods(json: Json = False) -> None:
         )
     _show(rows, json)
     if not json:
-        out.print("sums: --method spatial+mae; settings: situs config spatial", highlight=False)
+        out.print("sums: --method spatial+mae; settings: situs config spatial+mae", highlight=False)
 
 
 @app.command()
@@ -60,7 +60,9 @@ def backbones(json: Json = False) -> None:
 
 @app.command()
 def config(
-    method: Annotated[str, typer.Argument(help="A method; 'situs methods' lists them.")],
+    method: Annotated[
+        str, typer.Argument(help="A method, 'situs methods' lists them, or a sum of methods.")
+    ],
 ) -> None:
     """Print every setting of a pretraining with its default and meaning, as YAML.
 
@@ -68,11 +70,18 @@ def config(
 
     What is left empty is required: `data` and `out`, which may be given as options as well.
     """
+    from pydantic import Field, create_model
+
     from situs.methods import method_class
     from situs.pretraining.config import PretrainConfig
     from situs.settings import commented_yaml
 
-    options = method_class(method).Config
+    models = {name.strip(): method_class(name.strip()).Config for name in method.split("+")}
+    if len(models) == 1:
+        (options,) = models.values()
+    else:
+        fields: Any = {name: (m, Field(default_factory=m)) for name, m in models.items()}
+        options = create_model("Options", **fields)
     typer.echo(commented_yaml(PretrainConfig, {"method": method}, {"options": options}), nl=False)
 
 

@@ -130,6 +130,6 @@ def settled(values: Mapping[str, Any], given: Given) -> dict[str, Any]:
 
     both = placed(values, given)
     for name in ("data", "out"):
-        if name not in both:
+        if both.get(name) is None:  # not there, or left as 'situs config' prints it
             raise ConfigError(f"{option(name)} is missing; it can also stand in the --config file")
     return both
