@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +22,7 @@ from situs.files import sha256
 from situs.store import Preprocessing, Record, Store, chunks, prepare
 from situs.store.crop import crop_padded
 from situs.store.paths import HEAD, RECORDS, REFUSED, array_file, sums_file
+from situs.store.preprocessing import Compression
 from situs.store.record import Head, sealed
 
 SIZE = 256
@@ -36,58 +38,70 @@ def write_scan(path: Path) -> None:
     nib.save(nib.Nifti1Image(array.astype(np.int16), np.eye(4)), path)
 
 
-def milliseconds(read: Callable[[list[int], int], np.ndarray], size: int, repeats: int) -> float:
-    """Median processor time of a crop at a random place."""
+Read = Callable[[list[int], int], np.ndarray]
+
+
+def milliseconds(ways: dict[str, Read], size: int, repeats: int) -> dict[str, float]:
+    """Median processor time of a crop at a random place, each place read in all ways in turn."""
     rng = np.random.default_rng(1)
-    times = []
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         start = rng.integers(0, SIZE - size, 3).tolist()
-        begun = time.process_time()
-        read(start, size)
-        times.append(time.process_time() - begun)
-    return 1e3 * float(np.median(times))
+        for name, read in ways.items():
+            begun = time.process_time()
+            read(start, size)
+            times[name].append(time.process_time() - begun)
+    return {name: 1e3 * float(np.median(found)) for name, found in times.items()}
+
+
+def cut(array: np.ndarray, start: list[int], size: int) -> np.ndarray:
+    """A crop in float32, widened by torch as the store's are: NumPy takes three times as long."""
+    return crop_padded(array, start, (size,) * 3)
 
 
 def crops(folder: Path) -> None:
     write_scan(folder / "scan.nii.gz")
-    begun = time.process_time()
-    preprocessing = Preprocessing(spacing="native", crop=False)
-    scan = prepare([folder / "scan.nii.gz"], folder / "store", preprocessing, workers=0)[0]
-    seconds = time.process_time() - begun
-    print(f"catalog and store of one scan of {SIZE}³: {seconds:.1f} s of processor time")
-    np.save(folder / "scan.npy", scan.array().astype(np.float16))
-
-    def cut(array: np.ndarray, start: list[int], size: int) -> np.ndarray:
-        box = tuple(slice(s, s + size) for s in start)
-        return array[(..., *box)].astype(np.float32)
-
-    ways: dict[str, Callable[[list[int], int], np.ndarray]] = {
-        "store": lambda start, size: scan.read(start, (size,) * 3),
+    scans = {}
+    for name in get_args(Compression):
+        begun = time.process_time()
+        rules = Preprocessing(spacing="native", crop=False, compression=name)
+        out = folder / ("store" if name == "lz4" else name)
+        scans[name] = prepare([folder / "scan.nii.gz"], out, rules, workers=0)[0]
+        seconds = time.process_time() - begun
+        print(
+            f"catalog and store of one scan of {SIZE}³, {name}: {seconds:.1f} s of processor time"
+        )
+    scan, whole = scans["lz4"], scans["lz4"].array()
+    assert all(np.array_equal(whole, other.array()) for other in scans.values())
+    np.save(folder / "float32.npy", whole)
+    np.save(folder / "halves.npy", whole.astype(np.float16))
+    # Mapped so that torch takes them; nothing is written.
+    halves, mapped = (np.load(folder / f"{n}.npy", mmap_mode="c") for n in ("halves", "float32"))
+    ways: dict[str, Read] = {
+        "mapped halves": lambda start, size: cut(halves, start, size),
+        "mapped float32": lambda start, size: cut(mapped, start, size),
+        **{
+            f"store, {name}": lambda start, size, scan=scan: scan.read(start, (size,) * 3)
+            for name, scan in scans.items()
+        },
+    }
+    wholly: dict[str, Read] = {
         "whole store": lambda start, size: cut(scan.array(), start, size),
-        "whole .npy": lambda start, size: cut(np.load(folder / "scan.npy"), start, size),
-        "mapped .npy": lambda start, size: cut(
-            np.load(folder / "scan.npy", mmap_mode="r"), start, size
-        ),
+        "whole .npy": lambda start, size: cut(np.load(folder / "halves.npy"), start, size),
         "whole .nii.gz": lambda start, size: cut(
-            np.asarray(nib.load(folder / "scan.nii.gz").dataobj), start, size
+            np.asarray(nib.load(folder / "scan.nii.gz").dataobj, np.float32)[None], start, size
         ),
     }
-    sizes = {
-        "store": scan.record.bytes,
-        "whole store": scan.record.bytes,
-        "whole .npy": (folder / "scan.npy").stat().st_size,
-        "mapped .npy": (folder / "scan.npy").stat().st_size,
-        "whole .nii.gz": (folder / "scan.nii.gz").stat().st_size,
-    }
-    print(f"{'':14s}  {'MiB':>6s}" + "".join(f"{f'{n}³ ms':>11s} {'ratio':>6s}" for n in CROPS))
-    base: dict[int, float] = {}
-    for name, read in ways.items():
-        row = f"{name:14s}  {sizes[name] / 2**20:6.1f}"
-        for size in CROPS:
-            ms = milliseconds(read, size, 8 if name.startswith("whole") else 60)
-            base.setdefault(size, ms)
-            row += f"{ms:11.2f} {ms / base[size]:6.1f}"
-        print(row, flush=True)
+    table = [milliseconds(ways, n, 60) | milliseconds(wholly, n, 8) for n in CROPS]
+    sizes = {"mapped halves": 0.5, "mapped float32": 1.0}
+    sizes |= {f"store, {name}": scan.record.bytes / whole.nbytes for name, scan in scans.items()}
+    sizes |= {"whole store": sizes["store, lz4"], "whole .npy": 0.5}
+    sizes["whole .nii.gz"] = (folder / "scan.nii.gz").stat().st_size / whole.nbytes
+    print("Size beside float32; milliseconds a crop; speed beside mapped halves.")
+    print(f"{'':14s}   size" + "".join(f"{f'{n}³ ms':>9s}  speed" for n in CROPS))
+    for name, size in sizes.items():
+        cells = [f"{row[name]:9.2f} {row['mapped halves'] / row[name]:6.2f}" for row in table]
+        print(f"{name:14s} {size:6.3f}" + "".join(cells), flush=True)
 
 
 def checksums(folder: Path) -> None:
@@ -109,7 +123,7 @@ def checksums(folder: Path) -> None:
         for start, size in crops:
             if checked:
                 box = (slice(0, 1), *(slice(s, s + size) for s in start))
-                array._check(array._touched(box))
+                array._check(piece for piece, *_ in array._touched(box))
             else:
                 crop_padded(array, start, (size,) * 3)  # as every reader of a store does
         return time.process_time() - begun

@@ -104,7 +104,7 @@ def test_a_crop_reads_only_its_chunks(tmp_path: Path):
     good = scan.read((100, 0, 0), (20, 20, 20))
     file = array_file(scan.store, scan.key)
     content = bytearray(file.read_bytes())
-    content[len(content) // 8 : len(content) // 8 + 4000] = bytes(4000)
+    content[len(content) // 16 : len(content) // 16 + 4000] = bytes(4000)
     file.write_bytes(content)
     fresh = Store.open(tmp_path / "store")
     assert fresh.damaged() == [scan.key]

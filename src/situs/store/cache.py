@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from situs.files import file_sha256, naming, sha256, write_file, write_files
 from situs.remote import Remote, remote
 from situs.store.chunks import StoredArray
 from situs.store.index import open_index
-from situs.store.paths import HEAD, INDEX, RECORDS, REFUSED, sums_file
+from situs.store.paths import HEAD, INDEX, RECORDS, REFUSED, array_file, sums_file
 from situs.store.record import Head, read_head
 from situs.store.room import ORIGIN, cache_bytes, cache_root, room
 
@@ -149,11 +149,12 @@ def _name(store: Path, file: Path) -> str:
 
 
 @lru_cache(maxsize=_OPEN_FILES)
-def open_array(path: Path, size: int, checksum: str, sums: str = "") -> StoredArray:
-    """The array behind ``path``; it and some recent ones stay open in this process.
+def open_array(store: Path, key: str, size: int, checksum: str, sums: str = "") -> StoredArray:
+    """The array of a scan; it and some recent ones stay open in this process.
 
     Args:
-        path: File that :func:`~situs.store.chunks.write_array` wrote, or a place in the cache.
+        store: The store's folder, or its copy in the cache.
+        key: Name of the scan.
         size: Its size in bytes.
         checksum: SHA-256 that it had when it was written.
         sums: That of the table of checksums, likewise; empty where there is none.
@@ -162,8 +163,7 @@ def open_array(path: Path, size: int, checksum: str, sums: str = "") -> StoredAr
         StoreError: If the file is absent, of another size, or not as it was written.
         Unreachable: If it lies behind a URL that does not answer.
     """
-    store = path.parents[2]
-    place = origin(store)
+    path, place = array_file(store, key), origin(store)
     if place is None:
         return StoredArray(path, size, checksum, sums)
     return CachedArray(path, size, checksum, sums, place, store)
@@ -191,12 +191,12 @@ class CachedArray(StoredArray):
         super().__init__(file, size, checksum, sums)
         self._all.add(self)
 
-    def __getitem__(self, box: tuple[slice, ...]) -> npt.NDArray[Any]:
-        """Voxels of a box; what is missing of them is fetched."""
+    def _ready(self, box: tuple[slice, ...]) -> None:
+        """Fetch what is missing of a box."""
         if not self._is_there():
             self._open()
         os.utime(self._held)  # used last
-        return super().__getitem__(box)
+        super()._ready(box)
 
     def __del__(self) -> None:
         """Close the file."""
@@ -231,7 +231,8 @@ class CachedArray(StoredArray):
         os.ftruncate(self._held, self.size)
 
     def _close(self) -> None:
-        self.__dict__.pop("_voxels", None)
+        for mapped in ("_voxels", "_mapped"):
+            self.__dict__.pop(mapped, None)
         if getattr(self, "_held", -1) >= 0:
             os.close(self._held)
             self._held = -1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,26 @@ import numpy.typing as npt
 from situs.errors import StoreError
 from situs.files import sha256, write_file
 from situs.store.crc import crc32
+from situs.store.crop import widen
 from situs.store.paths import sums_file
+from situs.store.preprocessing import Compression
 
-CHUNK = 64
-"""Voxels along each axis of what is found and decompressed at a time; a block, half of that,
-is what a crop can skip inside it."""
+_CHUNKS: dict[Compression, tuple[int, int, int]] = {
+    "lz4": (64, 64, 64),
+    "zstd": (64, 64, 64),
+    "none": (32, 256, 256),  # long rows and few pieces are copied fast
+}
+"""Most voxels along each axis of what is found at a time; of a compressed chunk, a crop can skip
+blocks of half of that."""
+
+_CODECS: dict[Compression, dict[str, Any]] = {
+    "lz4": {"codec": blosc2.Codec.LZ4HC, "clevel": 9, "filters": [blosc2.Filter.SHUFFLE]},
+    "zstd": {"codec": blosc2.Codec.ZSTD, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE]},
+    "none": {"clevel": 0, "filters": [blosc2.Filter.NOFILTER]},
+}
+_CHUNK_HEADER = 32  # bytes before a chunk's content
+_FLAGS, _PLAIN = 2, 2  # the header's byte of flags, and the one that says: not compressed
+Box = tuple[slice, ...]
 
 _HEADER_LENGTH = slice(11, 15)  # of a blosc2 frame, big endian
 _ROW = np.dtype([("bytes", "<u4"), ("crc32", "<u4")])
@@ -34,28 +49,34 @@ _ALL_VOXELS = blosc2.SpecialValue.NOT_SPECIAL
 _WHOLE: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
 
 
-def write_array(path: Path, array: npt.NDArray[np.floating[Any]]) -> tuple[int, str, str]:
+def write_array(
+    path: Path, array: npt.NDArray[np.floating[Any]], compression: Compression = "lz4"
+) -> tuple[int, str, str]:
     """Compress ``(C, X, Y, Z)`` and write it at once, with its checksums beside it.
 
     Returns:
         Size in bytes and SHA-256 of the file, and SHA-256 of the table of checksums.
     """
-    chunks = (1, *(min(CHUNK, n) for n in array.shape[1:]))
-    blocks = (1, *(min(CHUNK // 2, n) for n in array.shape[1:]))
-    compression = {
-        "codec": blosc2.Codec.ZSTD,
-        "clevel": 5,
-        "filters": [blosc2.Filter.SHUFFLE],
-        "nthreads": 1,
-    }
+    # A file holds whole chunks and blocks: equal parts of an axis leave little beyond its end.
+    sizes = zip(array.shape[1:], _CHUNKS[compression], strict=True)
+    chunks = (1, *(_part(n, most) for n, most in sizes))
+    blocks = (1, *(-(-n // 2) if n > 32 else n for n in chunks[1:]))
     packed = blosc2.asarray(
-        np.ascontiguousarray(array), chunks=chunks, blocks=blocks, cparams=compression
+        np.ascontiguousarray(array),
+        chunks=chunks,
+        blocks=chunks if compression == "none" else blocks,  # so that voxels lie in C order
+        cparams={**_CODECS[compression], "nthreads": 1},
     )
     frame: bytes = packed.to_cframe()
     table = _checksums(frame, packed.schunk)
     write_file(path, frame)
     write_file(sums_file(path), table)
     return len(frame), sha256(frame), sha256(table)
+
+
+def _part(voxels: int, most: int) -> int:
+    """Length of the parts that an axis is divided into."""
+    return -(-voxels // -(-voxels // most))
 
 
 def _checksums(frame: bytes, stored: Any) -> bytes:
@@ -108,7 +129,13 @@ class StoredArray:
         except (RuntimeError, ValueError) as error:
             raise damaged(file, str(error)) from None
         self.shape: tuple[int, ...] = self._voxels.shape
-        self._grid = [-(-n // c) for n, c in zip(self.shape, self._voxels.chunks, strict=True)]
+        self._chunk, self._dtype = self._voxels.chunks, self._voxels.dtype
+        self._grid = [-(-n // c) for n, c in zip(self.shape, self._chunk, strict=True)]
+        self._by_chunk = pieces == math.prod(self._grid) + 2
+        # Where voxels of a chunk are in C order, it may lie there as it is. Mapped for this process
+        # alone, since torch takes no array that may only be read.
+        plain = self._by_chunk and self._chunk == self._voxels.blocks
+        self._mapped = np.asarray(np.memmap(file, np.uint8, "c")) if plain else None
 
     def _opened_with(self, pieces: int) -> set[int]:
         """Pieces to check before anything relies on what the header says."""
@@ -128,25 +155,56 @@ class StoredArray:
 
     def __getitem__(self, box: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Voxels of a box, a slice along each axis."""
-        self._check_size()  # a mapped file that has become shorter ends the process
-        if len(self._whole) == math.prod(self._grid) + 2 and not self._whole.all():
-            self._check(self._touched(box))
+        self._ready(box)
         voxels: npt.NDArray[Any] = self._voxels[box]
         return voxels
 
-    def _touched(self, box: tuple[slice, ...]) -> Iterable[int]:
-        """The pieces that a box reads; chunks are in C order."""
-        axes = [
-            range(low // chunk, -(-high // chunk))
-            for (low, high, _), chunk in zip(
-                (part.indices(n) for part, n in zip(box, self.shape, strict=True)),
-                self._voxels.chunks,
-                strict=True,
-            )
-        ]
-        steps = [math.prod(self._grid[axis + 1 :]) for axis in range(len(self._grid))]
-        for index in itertools.product(*axes):
-            yield 1 + sum(i * step for i, step in zip(index, steps, strict=True))
+    def copy_to(self, box: tuple[slice, ...], into: npt.NDArray[np.float32]) -> None:
+        """Copy the voxels of a box, a slice along each axis; those not compressed as they lie."""
+        self._ready(box)
+        if self._mapped is None:
+            widen(self._voxels[box], into)
+            return
+        for piece, own, inside, there in self._touched(box):
+            chunk = self._plain(piece)
+            widen(self._voxels[own] if chunk is None else chunk[inside], into[there])
+
+    def _plain(self, piece: int) -> npt.NDArray[Any] | None:
+        """A chunk as it lies in the file; None where it is compressed, or of one value."""
+        start, end = self._span(piece)
+        if end - start != _CHUNK_HEADER + math.prod(self._chunk) * self._dtype.itemsize:
+            return None
+        assert self._mapped is not None
+        if not self._mapped[start + _FLAGS] & _PLAIN:
+            return None
+        return np.ndarray(self._chunk, self._dtype, self._mapped, start + _CHUNK_HEADER)
+
+    def _ready(self, box: tuple[slice, ...]) -> None:
+        """Check what a box reads, where nobody has yet."""
+        self._check_size()  # a mapped file that has become shorter ends the process
+        if self._by_chunk and not self._whole.all():
+            self._check(piece for piece, *_ in self._touched(box))
+
+    def _touched(self, box: tuple[slice, ...]) -> Iterator[tuple[int, Box, Box, Box]]:
+        """The pieces that a box reads, in C order, and what it has of each.
+
+        Yields:
+            The piece's number; the place of what the box has of it in the array, in the chunk, and
+            in the box.
+        """
+        axes, steps = [], [math.prod(self._grid[axis + 1 :]) for axis in range(len(self._grid))]
+        for part, n, size, step in zip(box, self.shape, self._chunk, steps, strict=True):
+            low, high, _ = part.indices(n)
+            axis = []
+            for number in range(low // size, -(-high // size)):
+                first = number * size
+                a, b = max(low, first), min(high, first + size)
+                places = slice(a, b), slice(a - first, b - first), slice(a - low, b - low)
+                axis.append((number * step, *places))
+            axes.append(axis)
+        for parts in itertools.product(*axes):
+            numbers, own, inside, there = zip(*parts, strict=True)
+            yield 1 + sum(numbers), own, inside, there
 
     def _check(self, pieces: Iterable[int]) -> None:
         unread = [piece for piece in pieces if not self._whole[piece]]

@@ -23,7 +23,8 @@ def crop_padded(
     """Copy the crop ``(C, *size)`` at ``start`` out of ``(C, X, Y, Z)``.
 
     Args:
-        array: Anything with ``shape`` and slicing; only the voxels inside are asked for.
+        array: Anything with ``shape`` and slicing, or the ``copy_to`` of a store's arrays; only
+            the voxels inside are asked for.
         start: First voxel; may be negative.
         size: Voxels along each axis.
         outside: Value beyond the array: one for all channels or one a channel.
@@ -36,13 +37,21 @@ def crop_padded(
         crop[:] = np.asarray(outside, dtype=np.float32).reshape(-1, 1, 1, 1)
     if inside:
         there = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
-        into, found = crop[(slice(None), *there)], array[(slice(None), *map(slice, low, high))]
-        if found.dtype == np.float16 and found.flags.writeable:
-            # Torch widens halves twenty times as fast as NumPy.
-            torch.from_numpy(into).copy_(torch.from_numpy(found))
+        into, box = crop[(slice(None), *there)], (slice(None), *map(slice, low, high))
+        if hasattr(array, "copy_to"):
+            array.copy_to(box, into)
         else:
-            into[...] = found
+            widen(array[box], into)
     return crop
+
+
+def widen(found: npt.NDArray[Any], into: npt.NDArray[np.float32]) -> None:
+    """Copy voxels of any type to ``into``, of the same shape."""
+    if found.dtype == np.float16 and found.flags.writeable:
+        # Torch widens halves twenty times as fast as NumPy.
+        torch.from_numpy(into).copy_(torch.from_numpy(found))
+    else:
+        into[...] = found
 
 
 def least(array: npt.NDArray[np.generic]) -> Background:

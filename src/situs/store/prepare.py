@@ -231,7 +231,8 @@ def _check_space(out: Path, entries: Sequence[Entry], head: Head) -> None:
     folder = next(p for p in (out, *out.parents) if p.is_dir())
     free = shutil.disk_usage(folder).free
     # Compression saves 30 to 60 % of real scans; count on little, and crop on none.
-    needed = int(0.8 * estimate_bytes(entries, head.rules, head.spacing_mm))
+    least = 1.0 if head.rules.compression == "none" else 0.8
+    needed = int(least * estimate_bytes(entries, head.rules, head.spacing_mm))
     if needed > free:
         raise StoreError(
             f"the store would take about {needed / 2**30:.1f} GiB and {folder} has "
@@ -285,7 +286,8 @@ def _stored(job: _Job) -> Record:
     prepared = preprocess(scan, job.preprocessing, spacing_mm=job.spacing_mm)
     check_prepared(prepared.array, entry.path)
     file = array_file(job.store, entry.key)
-    size, digest, sums = write_array(file, prepared.array.astype(job.preprocessing.dtype))
+    voxels = prepared.array.astype(job.preprocessing.dtype)
+    size, digest, sums = write_array(file, voxels, job.preprocessing.compression)
     _, x, y, z = prepared.array.shape
     values = Record(
         key=entry.key,

@@ -10,6 +10,7 @@ from situs.config import Config
 
 Millimetres = Annotated[float, Field(gt=0)]
 Spacing = tuple[Millimetres, Millimetres, Millimetres]
+Compression = Literal["lz4", "zstd", "none"]
 
 
 class Preprocessing(Config):
@@ -28,6 +29,9 @@ class Preprocessing(Config):
             standard deviation 1.
         interpolation: For images; labels are always interpolated linearly class by class.
         dtype: How the store keeps voxels.
+        compression: Of the store, without loss: ``"lz4"`` is read fast, ``"zstd"`` takes less
+            room (files of stores made before this could be chosen), ``"none"`` is read as fast as
+            a mapped array.
     """
 
     orientation: Literal["RAS"] = "RAS"
@@ -39,6 +43,7 @@ class Preprocessing(Config):
     percentiles: tuple[float, float] = (0.5, 99.5)
     interpolation: Literal["linear", "cubic"] = "linear"
     dtype: Literal["float16", "float32"] = "float16"
+    compression: Compression = "lz4"
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Self:

@@ -146,5 +146,5 @@ def fingerprint(preprocessing: Preprocessing, records: Iterable[Record]) -> str:
     origins = sorted(record.origin for record in records)
     # Settings that came later count only where they say something new.
     later = {"ct_range"} if preprocessing.ct_range == (-1.0, 1.0) else set()
-    settings = preprocessing.model_dump_json(exclude=later)
+    settings = preprocessing.model_dump_json(exclude=later | {"compression"})
     return sha256("\n".join([str(FORMAT), settings, *origins]), digits=16)

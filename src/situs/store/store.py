@@ -136,15 +136,14 @@ class StoredScan:
     def _crop(
         self, start: Sequence[int], size: Sequence[int], outside: Background
     ) -> npt.NDArray[np.float32]:
-        file = array_file(self.store, self.key)
         record = self.record
-        array = open_array(file, record.bytes, record.checksum, record.sums)
-        if array.shape != (self.channels, *self.shape):
-            raise damaged(file, f"its shape is {array.shape}")
+        array = open_array(self.store, record.key, record.bytes, record.checksum, record.sums)
+        if array.shape != (record.channels, *record.shape):
+            raise damaged(array.file, f"its shape is {array.shape}")
         try:
             return crop_padded(array, start, size, outside)
         except (RuntimeError, ValueError) as error:
-            raise damaged(file, str(error)) from None
+            raise damaged(array.file, str(error)) from None
 
     def array(self) -> npt.NDArray[np.float32]:
         """All voxels, ``(C, X, Y, Z)``."""
