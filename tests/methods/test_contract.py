@@ -15,7 +15,7 @@ from waiting import DEVICE, assert_never_waits
 
 from situs.backbones import BackboneConfig
 from situs.backbones import build as build_backbone
-from situs.methods import Controls, Method, Nets, Network, Samples, available, build
+from situs.methods import Controls, Method, Nets, Network, Samples, available, build, passes
 from situs.methods.observing import control_values, reach, reach_warnings, values
 from situs.observation import verdicts
 from situs.pretraining.controls import without_anatomy
@@ -157,6 +157,29 @@ def test_a_sample_alone_is_what_it_is_in_a_batch(method: Method) -> None:
             continue
         expected = pytest.approx(whole.samples[1], rel=1e-3, abs=1e-3, nan_ok=True)
         assert single.samples[0] == expected, whole.name
+
+
+def test_looking_at_a_few_images_at_a_time_changes_nothing(
+    method: Method, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    nets, scans = nets_of(method), smooth_sources(3, (36, 34, 32))
+    batch = batch_of(method, scans)
+    samples = Samples(batch, [[scan] for scan in scans])
+    sizes: list[int] = []
+    nets.student.backbone.encoder.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+
+    def look(pixels: int) -> tuple[dict[str, float], int]:
+        monkeypatch.setitem(passes._AT_ONCE, "cpu", pixels)
+        sizes.clear()
+        with torch.no_grad():
+            return values(method.measure(samples, method.predict(batch, nets))), max(sizes)
+
+    whole, most = look(2**30)
+    parts, least = look(1)
+    assert parts == pytest.approx(whole, rel=1e-3, abs=1e-4, nan_ok=True)
+    assert most > 1
+    if PLUGIN not in request.node.name:
+        assert least == 1
 
 
 def test_controls_change_content_and_nothing_else(method: Method) -> None:

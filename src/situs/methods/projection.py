@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from situs.methods.base import Network
 from situs.methods.distributed import BatchNorm
+from situs.methods.passes import few_at_a_time
 
 
 def pooled(features: Sequence[Tensor], scales: int = 1) -> Tensor:
@@ -24,8 +25,12 @@ def pooled(features: Sequence[Tensor], scales: int = 1) -> Tensor:
 
 
 def pooled_views(network: Network, views: Tensor, scales: int = 1) -> Tensor:
-    """:func:`pooled` features ``(B, V, D)`` of views ``(B, V, C, *spatial)``, all in one pass."""
-    features = pooled(network.backbone.encode(views.flatten(0, 1)), scales)
+    """:func:`pooled` features ``(B, V, D)`` of views ``(B, V, C, *spatial)``."""
+
+    def forward(some: Tensor) -> Tensor:
+        return pooled(network.backbone.encode(some), scales)
+
+    features = few_at_a_time(forward, network.backbone, views.flatten(0, 1))
     return features.unflatten(0, views.shape[:2])
 
 

@@ -19,6 +19,7 @@ from situs.methods.mae.losses import reconstruction
 from situs.methods.mae.observation import ObservedMae, Predicted
 from situs.methods.mae.sparse import at_size, is_convolutional, sparse_encoding
 from situs.methods.mae.views import fitted_block, sample_masked, to_voxels
+from situs.methods.passes import few_at_a_time
 from situs.methods.projection import pooled
 from situs.views.source import Source
 
@@ -95,8 +96,12 @@ class Mae(ObservedMae):
 
     def predict(self, batch: Batch, nets: Nets) -> Predicted:
         """The image as the student imagines it, and its coarsest features."""
-        rebuilt, features = self.rebuild(batch, nets.student)
-        return Predicted(rebuilt.float(), pooled(features))
+
+        def forward(image: Tensor, hidden: Tensor) -> Predicted:
+            rebuilt, features = self.rebuild({"image": image, "hidden": hidden}, nets.student)
+            return Predicted(rebuilt.float(), pooled(features))
+
+        return few_at_a_time(forward, nets.student.backbone, batch["image"], batch["hidden"])
 
     def _masking(self, backbone: Backbone) -> str:
         if self.config.masking != "auto":

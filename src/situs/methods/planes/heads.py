@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
 from situs.methods.base import Network
+from situs.methods.passes import few_at_a_time
 from situs.methods.projection import pooled
 
 Pool = Literal["max", "mean"]
@@ -49,10 +50,14 @@ class Predicted(NamedTuple):
 def predict(network: Network, images: Tensor) -> Predicted:
     """Heat maps and places of ``images (N, C, rows, columns)``."""
     heads: PlanesHeads = network.heads
-    features = network.backbone.encode(images)
-    whole = pooled(features)
-    return Predicted(
-        heatmaps=heads.lines(network.backbone.decode(features)),
-        location=heads.place(features[-1]),
-        features=whole,
-    )
+
+    def forward(some: Tensor) -> Predicted:
+        features = network.backbone.encode(some)
+        whole = pooled(features)
+        return Predicted(
+            heatmaps=heads.lines(network.backbone.decode(features)),
+            location=heads.place(features[-1]),
+            features=whole,
+        )
+
+    return few_at_a_time(forward, network.backbone, images)

@@ -18,12 +18,12 @@ from situs.backbones.base import Backbone
 from situs.errors import ConfigError
 from situs.geometry import match_matrix, match_targets
 from situs.methods.base import Batch, Network
+from situs.methods.passes import few_at_a_time
 from situs.methods.projection import pooled
 from situs.methods.s2dc.config import S2dcConfig
 from situs.methods.s2dc.views import from_crops, token_geometry
 
 _FEW = 27  # tokens of a region: 3 along each axis
-_AT_ONCE = 32  # crops encoded together where no gradient is wanted
 
 
 class Encoded(NamedTuple):
@@ -56,10 +56,7 @@ def encode_region(config: S2dcConfig, crops: Tensor, network: Network) -> Encode
 
 def encode_crops(crops: Tensor, backbone: Backbone) -> list[Tensor]:
     """Multi-scale features of ``(N, C, *crop)``; a part at a time where no gradient is wanted."""
-    if torch.is_grad_enabled() or len(crops) <= _AT_ONCE:
-        return backbone.encode(crops)
-    parts = [backbone.encode(part) for part in crops.split(_AT_ONCE)]
-    return [torch.cat(stage) for stage in zip(*parts, strict=True)]
+    return few_at_a_time(backbone.encode, backbone, crops)
 
 
 def token_stage(config: S2dcConfig, backbone: Backbone) -> int:

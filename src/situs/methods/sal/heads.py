@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from situs.backbones.base import Backbone
 from situs.errors import ConfigError
 from situs.methods.base import Network
+from situs.methods.passes import few_at_a_time
 from situs.methods.precision import at_least_single
 from situs.methods.projection import Projector, pooled
 from situs.methods.sal.config import SalConfig
@@ -119,16 +120,20 @@ def embed(
         pixels: Whether every pixel is placed, which needs the decoder.
     """
     heads: SalHeads = network.heads
-    features = network.backbone.encode(slices)
     stage = heads.source.stage
     needed = pixels or (positions and stage is None)
-    decoded = network.backbone.decode(features) if needed else None
-    matched: Tensor | None = None
-    if positions:
-        dense = decoded if stage is None else features[stage]
-        matched = heads.embed_positions(cast(Tensor, dense))
-    places = None
-    if pixels and decoded is not None and heads.pixel is not None:
-        with torch.autocast(decoded.device.type, enabled=False):  # bf16 rounds places
-            places = heads.pixel(at_least_single(decoded))
-    return Embedded(matched, heads.slice(pooled(features)), places)
+
+    def forward(some: Tensor) -> Embedded:
+        features = network.backbone.encode(some)
+        decoded = network.backbone.decode(features) if needed else None
+        matched: Tensor | None = None
+        if positions:
+            dense = decoded if stage is None else features[stage]
+            matched = heads.embed_positions(cast(Tensor, dense))
+        places = None
+        if pixels and decoded is not None and heads.pixel is not None:
+            with torch.autocast(decoded.device.type, enabled=False):  # bf16 rounds places
+                places = heads.pixel(at_least_single(decoded))
+        return Embedded(matched, heads.slice(pooled(features)), places)
+
+    return few_at_a_time(forward, network.backbone, slices)

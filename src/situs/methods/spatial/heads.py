@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from situs.methods.base import Network
 from situs.methods.normalising import GroupNorm
+from situs.methods.passes import few_at_a_time
 from situs.methods.precision import at_least_single
 from situs.methods.spatial.config import SpatialConfig
 
@@ -131,9 +132,13 @@ class Encoded(NamedTuple):
 def encode(network: Network, views: Tensor) -> Encoded:
     """Dense features and vectors of ``views (N, C, *view)``."""
     heads: SpatialHeads = network.heads
-    features = network.backbone.encode(views)
-    dense = network.backbone.decode(features)
-    return Encoded(dense, heads.view_vector(dense if heads.from_dense else features[-1]))
+
+    def forward(some: Tensor) -> Encoded:
+        features = network.backbone.encode(some)
+        dense = network.backbone.decode(features)
+        return Encoded(dense, heads.view_vector(dense if heads.from_dense else features[-1]))
+
+    return few_at_a_time(forward, network.backbone, views)
 
 
 def _own_precision(tensor: Tensor) -> torch.autocast:
