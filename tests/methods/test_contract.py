@@ -11,7 +11,6 @@ import torch
 from tiny import smooth_sources
 from torch import Tensor
 from torch.utils.data import default_collate
-from waiting import DEVICE, assert_never_waits
 
 from situs.backbones import BackboneConfig
 from situs.backbones import build as build_backbone
@@ -22,6 +21,7 @@ from situs.pretraining.controls import without_anatomy
 from situs.pretraining.teacher import make_teacher
 from situs.views.controls import Emptied, Shuffled
 from situs.views.source import Source
+from waiting import DEVICE, assert_never_waits
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rotation"
 PLUGIN = "situs_rotation:Rotation"

@@ -189,11 +189,12 @@ def test_planned_planes_are_drawn_where_they_cut_a_slice() -> None:
     batch = collate(
         [sample_study([v], VIRTUAL, np.random.default_rng(i)) for i, v in enumerate(items)]
     )
-    lines = batch["lines"].double().numpy()
+    lines, sure = batch["lines"].double().numpy(), batch["visible"].double().numpy()
     found = Predictions(
         heatmaps=np.zeros((*lines.shape[:3], 1, 1)),
         lines=lines,
-        confidence=batch["visible"].double().numpy(),
+        confidence=sure,
+        planned=plan_planes(batch, lines, sure),
         location=batch["location"].numpy(),
         features=torch.zeros(1, 1),
     )

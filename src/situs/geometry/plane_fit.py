@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -87,19 +88,17 @@ def fit_plane(
 
 def _consensus(segments: Array, given: Array, scale: float, fit: PlaneFit) -> PlaneFit:
     """The best under Cauchy's loss of ``fit`` and the planes through two lines each."""
-
-    def loss(candidate: PlaneFit) -> float:
-        return float(given @ np.log1p((candidate.residuals_mm / scale) ** 2))
-
-    best, least = fit, loss(fit)
-    for pair in combinations(np.flatnonzero(given > 0), 2):
-        try:
-            candidate = _fit(segments, np.where(np.isin(np.arange(len(given)), pair), given, 0))
-        except SitusError:  # two lines that are one fix no plane; others may
-            continue
-        if loss(candidate) < least:
-            best, least = candidate, loss(candidate)
-    return best
+    pairs = np.array(list(combinations(np.flatnonzero(given > 0), 2)))
+    weights = np.zeros((len(pairs), len(given)))
+    np.put_along_axis(weights, pairs, given[pairs], axis=1)
+    through = _solve(segments, weights)
+    loss = np.log1p(through.squared / scale**2) @ given
+    # Two lines that are one fix no plane; others may.
+    loss = np.where(through.flat, np.inf, loss)
+    least = int(loss.argmin())
+    if loss[least] < given @ np.log1p((fit.residuals_mm / scale) ** 2):
+        return _fit(segments, weights[least])
+    return fit
 
 
 def plane_angle_deg(first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
@@ -109,17 +108,37 @@ def plane_angle_deg(first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
     return np.degrees(np.arctan2(sine, np.abs((a * b).sum(-1))))
 
 
-def _fit(segments: Array, weights: Array) -> PlaneFit:
+class _Solved(NamedTuple):
+    """Planes of least squares under several weightings of the same lines, on the leading axes."""
+
+    point: Array
+    normal: Array
+    squared: Array  # of each line's distance
+    extent: Array
+
+    @property
+    def flat(self) -> Any:
+        """Whether the lines are nearly one."""
+        return self.extent[..., 1] < _FLAT * self.extent[..., 2]
+
+
+def _solve(segments: Array, weights: Array) -> _Solved:
+    """Of ``segments (N, 2, 3)`` under ``weights (…, N)``."""
     middles, halves = segments.mean(1), (segments[:, 1] - segments[:, 0]) / 2
-    share = weights / weights.sum()
+    share = weights / weights.sum(-1, keepdims=True)
     point = share @ middles
-    offset = middles - point
+    offset = middles - point[..., None, :]
     # Over a segment of half length h, the mean of (x − middle)(x − middle)ᵀ is h hᵀ / 3.
-    moment = np.einsum("n,ni,nj->ij", share, offset, offset)
-    moment += np.einsum("n,ni,nj->ij", share, halves, halves) / 3
+    moment = (offset * share[..., None]).swapaxes(-1, -2) @ offset
+    moment += (halves * share[..., None]).swapaxes(-1, -2) @ halves / 3
     values, vectors = np.linalg.eigh(moment)
-    if values[1] < _FLAT**2 * values[2]:
+    normal = vectors[..., 0]
+    squared = (offset @ normal[..., None])[..., 0] ** 2 + (normal @ halves.T) ** 2 / 3
+    return _Solved(point, normal, squared, np.sqrt(values.clip(0)))
+
+
+def _fit(segments: Array, weights: Array) -> PlaneFit:
+    found = _solve(segments, weights)
+    if found.flat:
         raise SitusError("the lines of all views are nearly one line, which fixes no plane")
-    normal = vectors[:, 0]
-    squared = (offset @ normal) ** 2 + (halves @ normal) ** 2 / 3
-    return PlaneFit(point, normal, np.sqrt(squared), weights, np.sqrt(values.clip(0)))
+    return PlaneFit(found.point, found.normal, np.sqrt(found.squared), weights, found.extent)

@@ -32,7 +32,7 @@ _SHOWN = 2
 def measure_planning(found: Predictions, batch: Batch) -> list[Measured]:
     """Planned beside acquired planes, in degrees and mm."""
     true = truth(batch)
-    errors = deviations(batch, plan_planes(batch, found.lines, found.confidence))
+    errors = deviations(batch, found.planned)
     chance = Errors(errors.angle_deg * np.nan, errors.distance_mm * np.nan)
     if len(true.lines) > 1:  # each study is planned with the lines of the next one
         borrowed = np.where(np.roll(true.visible, 1, axis=0), 1.0, 0.0)
@@ -51,7 +51,7 @@ def planned_section(
 ) -> Section:
     """The planes planned for each study, and where they cross one of its slices."""
     batch = samples.batch
-    planned = plan_planes(batch, found.lines, found.confidence)
+    planned = found.planned
     solved = np.isfinite(deviations(batch, planned)[0]).mean()
     return Section(
         title="Planes planned from lines in other views",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from situs.geometry.line_fit import fit_line
 from situs.methods.base import Batch, Samples
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import Predicted
-from situs.methods.planes.scoring import constant_lines
+from situs.methods.planes.plan import PlannedPlane
+from situs.methods.planes.scoring import constant_lines, plan_planes
 from situs.methods.preview import WholeScans
 from situs.methods.slices import plane_at
 from situs.observation import LinesPanel
@@ -25,12 +27,14 @@ class Predictions(NamedTuple):
     """What the network says of B samples of K images, for R roles.
 
     ``heatmaps (B, K, R, rows, columns)``, the ``lines (B, K, R, 3)`` fitted to them with their
-    ``confidence (B, K, R)``, ``location (B, K)``; and ``features (B·K, D)``.
+    ``confidence (B, K, R)``, the planes ``planned`` from them, ``location (B, K)``; and ``features
+    (B·K, D)``.
     """
 
     heatmaps: Array
     lines: Array
     confidence: Array
+    planned: Sequence[Sequence[PlannedPlane | None]]
     location: Array
     features: Tensor
 
@@ -63,10 +67,13 @@ def predictions(config: PlanesConfig, out: Predicted, batch: Batch) -> Predictio
     leading = batch["images"].shape[:2]
     heatmaps = out.heatmaps.float().cpu().numpy()
     lines, confidence = fit_line(heatmaps, (1.0, 1.0), config.sigma)
+    lines = lines.reshape(*leading, *lines.shape[1:])
+    confidence = confidence.reshape(*leading, -1)
     return Predictions(
         heatmaps=heatmaps.reshape(*leading, *heatmaps.shape[1:]),
-        lines=lines.reshape(*leading, *lines.shape[1:]),
-        confidence=confidence.reshape(*leading, -1),
+        lines=lines,
+        confidence=confidence,
+        planned=plan_planes(batch, lines, confidence),
         location=out.location.double().cpu().numpy().reshape(leading),
         features=out.features,
     )
