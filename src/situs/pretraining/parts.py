@@ -35,7 +35,9 @@ def open_store(config: PretrainConfig, mode: Mode, first: bool = True) -> Store:
     if len(paths) == 1 and Store.is_store(paths[0]):
         return Store.open(paths[0])
     if mode == "overwrite" and is_run(config.out):
-        shutil.rmtree(own, ignore_errors=True)  # its scans are there, and its rules may differ
+        shutil.rmtree(
+            own, ignore_errors=True
+        )  # its scans are there, and its preprocessing may differ
     return prepare(list(paths), own, config.preprocessing, workers=os.cpu_count())
 
 

@@ -129,13 +129,13 @@ def _finetune(
         if ledger is not None and is_first():
             _LOG.info(ledger.told())
         clock.lap("prepare")
-        watch = _train(config, model, cohort, split, pretrained, group, stops)
+        checkpoint = _train(config, model, cohort, split, pretrained, group, stops)
         clock.lap("train")
 
         def finish() -> Result:
             if not group.first:
                 return Result.open(config.out)
-            return _scored(config, model, cohort, split, ledger, watch, clock)
+            return _scored(config, model, cohort, split, ledger, checkpoint, clock)
 
         return group.in_turn(finish)
 
@@ -146,7 +146,7 @@ def _scored(
     cohort: Cohort,
     split: Split,
     ledger: Ledger | None,
-    watch: ValidationCheckpoint,
+    checkpoint: ValidationCheckpoint,
     clock: _Clock,
 ) -> Result:
     """Save the model, test it, and write the result."""
@@ -156,7 +156,7 @@ def _scored(
             model.save(config.out / "model")
         summary = evaluate(config, model.to_device(), cohort, split.test)
         clock.lap("test")
-        result = _result(config, model, split, ledger, watch, summary, clock.laps)
+        result = _result(config, model, split, ledger, checkpoint, summary, clock.laps)
         if config.task == "segmentation":
             observe_segmentation(model, cohort, result).save(config.out / OBSERVATION)
     result.save()
@@ -296,15 +296,15 @@ def _train(
     def score() -> float:
         return validation_score(model, cohort.stream(split.validation))
 
-    watch = ValidationCheckpoint(metrics, score if split.validation else None, config)
+    checkpoint = ValidationCheckpoint(metrics, score if split.validation else None, config)
     states = States(config.out / STATE)
-    step = fit(module, sampler, watch, config.out, states, stops)
-    if stops.received is not None and not watch.ended:
+    step = fit(module, sampler, checkpoint, config.out, states, stops)
+    if stops.received is not None and not checkpoint.ended:
         saved = states.any()
         again = resume_command("finetune", config.out) if saved else "the same command"
         raise stopped(stops, step, again, saved)
-    watch.take_best(module.model)
-    return watch
+    checkpoint.take_best(module.model)
+    return checkpoint
 
 
 def _result(
@@ -312,7 +312,7 @@ def _result(
     model: Model,
     split: Split,
     ledger: Ledger | None,
-    watch: ValidationCheckpoint,
+    checkpoint: ValidationCheckpoint,
     summary: Summary,
     seconds: dict[str, float],
 ) -> Result:
@@ -326,8 +326,8 @@ def _result(
         classes={name: defined(row) for name, row in summary.items() if name != "mean"},
         split=asdict(split),
         ledger=ledger,
-        best_step=watch.best_step,
-        validation_score=watch.best_score,
+        best_step=checkpoint.best_step,
+        validation_score=checkpoint.best_score,
         seconds=seconds,
         parameters={
             "total": sum(n for n, _ in numbers),

@@ -270,7 +270,7 @@ class ValidationCheckpoint(pl.Callback):
 def fit(
     module: Finetuning,
     batches: PatchSampler,
-    watch: ValidationCheckpoint,
+    checkpoint: ValidationCheckpoint,
     out: Path,
     states: States,
     stops: StopSignals,
@@ -290,13 +290,13 @@ def fit(
     state = _latest(states)
     if state is not None:
         batches.first = step_of(state)
-        watch.metrics.continue_from(batches.first)
-        if _restored(module, watch, state):
+        checkpoint.metrics.continue_from(batches.first)
+        if _restored(module, checkpoint, state):
             return batches.first
     steps = StepRollback()
     callbacks: list[pl.Callback] = [
         steps,
-        watch,
+        checkpoint,
         StopBetweenSteps(stops, lambda: steps.whole),
         StateKeeper(states, config.checkpoint_every, steps),
         KeepOffending(out),
@@ -319,14 +319,14 @@ def _latest(states: States) -> Path | None:
     return states.verified(anew, anew)
 
 
-def _restored(module: Finetuning, watch: ValidationCheckpoint, state: Path) -> bool:
+def _restored(module: Finetuning, checkpoint: ValidationCheckpoint, state: Path) -> bool:
     """Whether a state is that of a training that has ended, whose network is then restored."""
     saved = torch.load(state, map_location="cpu", weights_only=True)
-    watched = saved["callbacks"][watch.state_key]
+    watched = saved["callbacks"][checkpoint.state_key]
     if not watched["ended"]:
         return False
     module.load_state_dict(saved["state_dict"])
-    watch.load_state_dict(watched)
+    checkpoint.load_state_dict(watched)
     return True
 
 

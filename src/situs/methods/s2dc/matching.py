@@ -1,4 +1,4 @@
-"""What one look at held-out regions measures, before anything is drawn.
+"""How tokens of held-out regions are matched, and what is measured of it, before anything is drawn.
 
 Matches are those of arXiv 2507.02581; what is measured of them, in mm and beside chance, is ours.
 """
@@ -37,7 +37,7 @@ PLANS = 3
 
 
 @dataclass(frozen=True)
-class Look:
+class Matching:
     """Where each source token is, and where the network puts it, in the moved copy.
 
     Attributes:
@@ -184,7 +184,7 @@ class Look:
         return to_numpy(tokens * size + middle)
 
 
-def look(config: S2dcConfig, batch: Batch, student: Network) -> Look:
+def matching_of(config: S2dcConfig, batch: Batch, student: Network) -> Matching:
     """Encode both sides of held-out regions with the student, and match by similarity alone."""
     grid, size = token_grid(config, student.backbone), token_vox(config, student.backbone)
     near = encode_region(config, batch["source"], student)
@@ -198,7 +198,7 @@ def look(config: S2dcConfig, batch: Batch, student: Network) -> Look:
         problem = Problem(problem.matches & same, problem.valid & same)
     similarity = near.tokens @ far.tokens.mT
     nearest = torch.where(problem.valid, similarity, -torch.inf).argmax(-1)
-    return Look(
+    return Matching(
         config=config,
         grid=grid,
         size=size,

@@ -13,7 +13,7 @@ from situs.methods.base import Batch, Method, Nets, Samples, Scores
 from situs.methods.measured import Measured
 from situs.methods.s2dc.colours import principal_colours
 from situs.methods.s2dc.config import S2dcConfig
-from situs.methods.s2dc.matching import PLANS, Look, look
+from situs.methods.s2dc.matching import PLANS, Matching, matching_of
 from situs.methods.s2dc.views import from_crops
 from situs.observation import MatchesPanel, MatrixPanel, OverlayPanel, Panel, Section, Volume
 from situs.tensors import to_numpy
@@ -30,20 +30,20 @@ class ObservedS2dc(Method):
     watched = "token features"
     config: S2dcConfig
 
-    def predict(self, batch: Batch, nets: Nets) -> Look:
+    def predict(self, batch: Batch, nets: Nets) -> Matching:
         """Both sides encoded by the student, which is what is exported, and matched."""
-        return look(self.config, batch, nets.student)
+        return matching_of(self.config, batch, nets.student)
 
-    def measure(self, samples: Samples, predicted: Look) -> list[Measured]:
+    def measure(self, samples: Samples, predicted: Matching) -> list[Measured]:
         """Places found again, how clearly, and crops recognised among all crops."""
         return predicted.measure()
 
-    def features(self, predicted: Look) -> Tensor:
+    def features(self, predicted: Matching) -> Tensor:
         """Features of the tokens inside the scan."""
         return predicted.near.features.flatten(2).mT[predicted.inside]
 
     def sections(
-        self, samples: Samples, predicted: Look, nets: Nets, scores: Scores
+        self, samples: Samples, predicted: Matching, nets: Nets, scores: Scores
     ) -> list[Section]:
         """Matches, transport plan, sharpness and token colours, and crops."""
         volumes = [self._volumes(samples, b) for b in range(min(PLANS, len(samples.items)))]
@@ -71,7 +71,7 @@ class ObservedS2dc(Method):
         return found
 
     def warnings(
-        self, samples: Samples, predicted: Look, scores: Scores, step: int
+        self, samples: Samples, predicted: Matching, scores: Scores, step: int
     ) -> tuple[str, ...]:
         """Where nothing moved would be the better answer, or the transport did not converge."""
         found, still = scores["match_accuracy"].value, predicted.standing_still()[0]
@@ -97,7 +97,9 @@ class ObservedS2dc(Method):
         return Volume(near, affine, source.key), Volume(far, affine, f"{source.key}, moved")
 
 
-def _structures(seen: Look, volumes: Sequence[tuple[Volume, Volume]], scores: Scores) -> Section:
+def _structures(
+    seen: Matching, volumes: Sequence[tuple[Volume, Volume]], scores: Scores
+) -> Section:
     clear = torch.where(seen.inside, seen.sharpness, 0.0)
     here, there = principal_colours(seen.near.features, seen.far.features)
     panels: list[Panel] = []
@@ -156,7 +158,7 @@ def _crops(similarity: Tensor, scores: Scores) -> Section:
     )
 
 
-def _arrows(seen: Look, b: int, pair: tuple[Volume, Volume]) -> MatchesPanel:
+def _arrows(seen: Matching, b: int, pair: tuple[Volume, Volume]) -> MatchesPanel:
     matched = seen.matched[b].nonzero()[:, 0]
     place = matched % seen.grid[2]
     fullest = torch.bincount(place, minlength=seen.grid[2])[place].argsort(
@@ -176,7 +178,7 @@ def _arrows(seen: Look, b: int, pair: tuple[Volume, Volume]) -> MatchesPanel:
     )
 
 
-def _plan_panel(seen: Look) -> MatrixPanel:
+def _plan_panel(seen: Matching) -> MatrixPanel:
     """The transport plan of the sample, and of the slices, that hold most true matches."""
     matches = seen.problem.matches[: len(seen.plan)]
     b = int(matches.flatten(1).sum(1).argmax())
@@ -209,7 +211,7 @@ def fullest_slices(matches: Tensor, grid: tuple[int, int, int]) -> tuple[int, in
     return near, far
 
 
-def _token_affine(seen: Look, volume: Volume) -> npt.NDArray[np.float64]:
+def _token_affine(seen: Matching, volume: Volume) -> npt.NDArray[np.float64]:
     """Affine of the token grid: a token's centre is the centre of the voxels it spans."""
     size = np.asarray(seen.size, dtype=np.float64)
     affine = crop_affine(volume.affine, ((size - 1) / 2).tolist())
