@@ -10,6 +10,7 @@ import report_samples as samples
 import yaml
 
 from situs.errors import RunError
+from situs.observation import verdicts
 from situs.report.compare import differing_settings, score_table, write_comparison
 from situs.report.folder import read_run
 from situs.scans.aliases import Names, alias
@@ -68,6 +69,10 @@ def test_the_page_holds_both(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert "<code>seed</code>" in text
     assert "<script>x()" not in text
     assert "&lt;script&gt;x()" in text
+    # The verdict of every score in the words that a run's own page has for it.
+    for run in map(read_run, pair):
+        scores = [s for o in run.latest for s in o.scores.values()]
+        assert all(f"<small>{verdicts.judged(s)}</small>" in text for s in scores)
     # Their segmentations stand beside each other too.
     assert text.count("true labels filled and predicted labels outlined") == 2 * 3
 

@@ -91,14 +91,13 @@ def _cell(score: Score | None, best: float | None) -> dict[str, Any]:
     if score is None:
         absent = {"levels": (), "verdict": "unknown", "words": "not observed", "explained": ""}
         return {"text": "–", "best": False, **absent}
-    explained = verdicts.explanation(score)
     return {
         "text": text.quantity(score.value, score.unit),
         "best": score.value == best,
         "levels": summary.levels(score),
         "verdict": verdicts.mark(score),
-        "words": "; ".join(filter(None, (verdicts.judged(score), explained))),
-        "explained": explained if verdicts.told_first(score) else "",
+        "words": verdicts.judged(score),
+        "explained": verdicts.explanation(score) if verdicts.told_first(score) else "",
     }
 
 
