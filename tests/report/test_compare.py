@@ -72,7 +72,7 @@ def test_the_page_holds_both(pair: tuple[Path, Path], tmp_path: Path) -> None:
     # The verdict of every score in the words that a run's own page has for it.
     for run in map(read_run, pair):
         scores = [s for o in run.latest for s in o.scores.values()]
-        assert all(f"<small>{verdicts.judged(s)}</small>" in text for s in scores)
+        assert all(f">{verdicts.judged(s)}</small>" in text for s in scores)
     # Their segmentations stand beside each other too.
     assert text.count("true labels filled and predicted labels outlined") == 2 * 3
 
