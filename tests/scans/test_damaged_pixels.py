@@ -151,6 +151,19 @@ def test_bytes_put_in_among_plain_pixels_are_refused(tmp_path: Path, deflated: b
     assert refused(tmp_path).reason == "truncated-file"
 
 
+@pytest.mark.parametrize("fewer", ["Rows", "Columns"])
+def test_more_pixels_than_the_header_says_are_refused(tmp_path: Path, fewer: str) -> None:
+    files = write_series(tmp_path, noise(SHAPE))
+    for file in files:
+        ds = pydicom.dcmread(file)
+        ds.PixelData += bytes(100)
+        ds.save_as(file)
+    np.testing.assert_array_equal(read_scan(tmp_path).array[0], noise(SHAPE))
+    for file in files:
+        edit(file, **{fewer: 32})
+    assert "more pixels" in str(refused(tmp_path, "unreadable-file"))
+
+
 def test_zeros_behind_a_file_are_padding(tmp_path: Path) -> None:
     for file in write_series(tmp_path, noise(SHAPE)):
         file.write_bytes(file.read_bytes() + bytes(512))

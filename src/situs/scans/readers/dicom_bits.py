@@ -36,6 +36,20 @@ def is_compressed(dataset: Dataset) -> bool:
     return bool(syntax.is_transfer_syntax and syntax.is_compressed)
 
 
+def holds_more(dataset: Dataset) -> bool:
+    """Whether pixels that are not compressed are more than the header says, but for zeros.
+
+    Decoders take the first of them: with too few columns a slice is sheared, and with too few
+    frames some are lost.
+    """
+    if is_compressed(dataset) or int(dataset.SamplesPerPixel) != 1:
+        return False
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    bits = int(dataset.Rows) * int(dataset.Columns) * frames * int(dataset.BitsAllocated)
+    behind = dataset.PixelData[(bits + 7) // 8 :]
+    return len(behind) > 1 and bool(behind.strip(b"\0"))  # one byte makes their number even
+
+
 def ask_for_all_bits(dataset: Dataset) -> Alignment:
     """Change a header so that values fill their cells.
 

@@ -17,6 +17,7 @@ from situs.files import sha256
 from situs.scans.readers.dicom_bits import (
     UntrueBitsError,
     ask_for_all_bits,
+    holds_more,
     stored_values,
 )
 from situs.scans.readers.dicom_gdcm import decode_with_gdcm, is_jpeg
@@ -128,6 +129,9 @@ class Pixels:
         signed_unknown = "PixelRepresentation" in missing and "PixelData" in dataset
         if "PixelData" in dataset:
             fill_missing_attributes(dataset, self._path)
+            if holds_more(dataset):
+                detail = f"{self._which(file)} holds more pixels than its rows, columns and frames"
+                raise refuse("unreadable-file", self._path, detail)
             alignment = ask_for_all_bits(dataset)
         try:
             # Of a damaged JPEG stream Pillow says nothing.
