@@ -131,7 +131,9 @@ class StoredArray:
         self.shape: tuple[int, ...] = self._voxels.shape
         self._chunk, self._dtype = self._voxels.chunks, self._voxels.dtype
         self._grid = [-(-n // c) for n, c in zip(self.shape, self._chunk, strict=True)]
+        self._steps = [math.prod(self._grid[axis + 1 :]) for axis in range(len(self._grid))]
         self._by_chunk = pieces == math.prod(self._grid) + 2
+        self._plain_bytes = _CHUNK_HEADER + math.prod(self._chunk) * self._dtype.itemsize
         # Where voxels of a chunk are in C order, it may lie there as it is. Mapped for this process
         # alone, since torch takes no array that may only be read.
         plain = self._by_chunk and self._chunk == self._voxels.blocks
@@ -172,7 +174,7 @@ class StoredArray:
     def _plain(self, piece: int) -> npt.NDArray[Any] | None:
         """A chunk as it lies in the file; None where it is compressed, or of one value."""
         start, end = self._span(piece)
-        if end - start != _CHUNK_HEADER + math.prod(self._chunk) * self._dtype.itemsize:
+        if end - start != self._plain_bytes:
             return None
         assert self._mapped is not None
         if not self._mapped[start + _FLAGS] & _PLAIN:
@@ -192,8 +194,8 @@ class StoredArray:
             The piece's number; the place of what the box has of it in the array, in the chunk, and
             in the box.
         """
-        axes, steps = [], [math.prod(self._grid[axis + 1 :]) for axis in range(len(self._grid))]
-        for part, n, size, step in zip(box, self.shape, self._chunk, steps, strict=True):
+        axes = []
+        for part, n, size, step in zip(box, self.shape, self._chunk, self._steps, strict=True):
             low, high, _ = part.indices(n)
             axis = []
             for number in range(low // size, -(-high // size)):

@@ -130,13 +130,14 @@ class StoredScan:
         Raises:
             StoreError: If the voxel file is missing or damaged.
         """
-        inside = all(a >= 0 and a + k <= n for a, k, n in zip(start, size, self.shape, strict=True))
-        return self._crop(start, size, (0.0,) if inside else self.background)
+        record = self.record
+        ends = zip(start, size, record.shape, strict=True)
+        inside = all(a >= 0 and a + k <= n for a, k, n in ends)
+        return self._crop(record, start, size, (0.0,) if inside else self.background)
 
     def _crop(
-        self, start: Sequence[int], size: Sequence[int], outside: Background
+        self, record: Record, start: Sequence[int], size: Sequence[int], outside: Background
     ) -> npt.NDArray[np.float32]:
-        record = self.record
         array = open_array(self.store, record.key, record.bytes, record.checksum, record.sums)
         if array.shape != (record.channels, *record.shape):
             raise damaged(array.file, f"its shape is {array.shape}")
