@@ -7,16 +7,12 @@ import struct
 import numpy as np
 
 
-class BitsLeftError(ValueError):
-    """More bits than all samples take."""
-
-
 def decode(stream: bytes) -> np.ndarray:
     """The samples ``(rows, columns)`` of a lossless JPEG (ITU-T T.81, process 14).
 
     Raises:
-        BitsLeftError: If eight bits or more are left.
-        ValueError: If bits are missing, or no code of the stream's own table.
+        ValueError: If bits are missing, or no code of the stream's own table, or eight or more
+            are left that are no zeros.
     """
     place, codes = 2, {}
     while True:
@@ -46,10 +42,10 @@ def decode(stream: bytes) -> np.ndarray:
     for y in range(rows):
         for x in range(columns):
             difference, spot = _difference(bits, spot, table)
-            guess = _predicted(samples, y, x, predictor, 1 << (precision - point - 1))
+            guess = predicted(samples, y, x, predictor, 1 << (precision - point - 1))
             samples[y, x] = (guess + difference) & 0xFFFF
-    if len(bits) - spot >= 8:
-        raise BitsLeftError
+    if "1" in bits[-(-spot // 8) * 8 :]:
+        raise ValueError("bits are left")
     return samples << point
 
 
@@ -81,7 +77,7 @@ def _difference(bits: str, spot: int, table: dict[str, int]) -> tuple[int, int]:
     return (value if more[0] == "1" else value - (1 << symbol) + 1), spot + symbol
 
 
-def _predicted(samples: np.ndarray, y: int, x: int, predictor: int, first: int) -> int:
+def predicted(samples: np.ndarray, y: int, x: int, predictor: int, first: int) -> int:
     if x == y == 0:
         return first
     if y == 0:

@@ -26,6 +26,7 @@ from pydicom.uid import (
 
 from situs.errors import ScanRefused
 from situs.scans.readers.dicom_bits import is_compressed
+from situs.scans.readers.dicom_lossless import bytes_are_left
 from situs.scans.readers.dicom_open import FORM_OF_PIXELS
 from situs.scans.refusals import refuse
 
@@ -68,6 +69,7 @@ def decode_with_gdcm(dataset: Dataset, path: Path, which: str) -> npt.NDArray[An
         if name in dataset:
             bare[name] = dataset[name]
     many = int(dataset.get("NumberOfFrames") or 1)
+    streams: list[bytes] = []
     if is_compressed(dataset):
         try:
             # GDCM may look for the end of damaged fragments for ever: it gets whole ones.
@@ -76,7 +78,8 @@ def decode_with_gdcm(dataset: Dataset, path: Path, which: str) -> npt.NDArray[An
             detail = f"{which} has damaged pixels"
             raise refuse("truncated-file", path, detail) from None
         if many == 1 or len(fragments) == many:
-            bare.PixelData = encapsulate(fragments if many > 1 else [b"".join(fragments)])
+            streams = fragments if many > 1 else [b"".join(fragments)]
+            bare.PixelData = encapsulate(streams)
             bare["PixelData"].is_undefined_length = True
     # GDCM inverts MONOCHROME1 for some transfer syntaxes and not for others.
     bare.PhotometricInterpretation = "MONOCHROME2"
@@ -97,10 +100,12 @@ def decode_with_gdcm(dataset: Dataset, path: Path, which: str) -> npt.NDArray[An
                 array = sitk.GetArrayFromImage(reader.Execute())
         except RuntimeError:
             raise _undecoded(dataset.file_meta.TransferSyntaxUID, path, which) from None
-    if any(not _is_padding(line, dataset) for line in said):
+    frames: npt.NDArray[Any] = array.reshape(-1, *array.shape[-2:])
+    left = is_jpeg(dataset) and any(map(bytes_are_left, streams, frames))
+    if left or any(not _is_padding(line, dataset) for line in said):
         # What the decoder gave are values all the same, some of which nobody wrote.
         raise refuse("truncated-file", path, f"{which} has damaged pixels")
-    return array.reshape(-1, *array.shape[-2:])
+    return frames
 
 
 def _undecoded(syntax: UID, path: Path, which: str) -> ScanRefused:
