@@ -53,6 +53,7 @@ class Backbone(nn.Module):
 
         Raises:
             ConfigError: For an option that the network does not take.
+            NotImplementedError: If the class has neither ``Options`` nor a method of this name.
         """
         if cls.Options is None:
             raise NotImplementedError(f"{cls.__name__} needs Options, or its own from_config")
