@@ -29,6 +29,8 @@ USUAL = (
     "reading",
     "controls",
     "sums",
+    "curves",
+    "waiting",
 )
 """What runs where nothing is named: all that needs no data, no GPU and no hour."""
 
