@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import logging
+import re
 import resource
 import shutil
 import sys
@@ -346,17 +347,27 @@ def text_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     # ITK knows no bzip2, and believes lengths: then the values are those that were written.
     stored = [*(values for values, _ in found), volume().byteswap()[None]]
     places = [affine for _, affine in found]
-    for spacing in (
-        AFFINE[:3, :3],
-        np.sign(AFFINE[:3, :3]),
-        LPS[:3, :3],
-    ):  # where a field is left out, its default
+    sizes, lengths = _said(path, "sizes: |DimSize = "), _said(path, "ElementSpacing = ")
+    if sizes is not None and sizes.prod() == volume().size:
+        flat = volume().reshape(-1, order="F")
+        stored.append(flat.reshape(sizes.astype(int), order="F")[None])
+    spacings = [AFFINE[:3, :3], np.sign(AFFINE[:3, :3]), LPS[:3, :3]]
+    if lengths is not None:
+        spacings.append(np.sign(AFFINE[:3, :3]) * lengths)
+    for spacing in spacings:  # where a field is left out, its default
         for origin in (AFFINE[:3, 3:], np.zeros((3, 1))):
             places.append(np.vstack([np.hstack([spacing, origin]), [0, 0, 0, 1]]))
     for unit in units:
         for values in stored:
             for affine in places:
                 yield values * slopes[0], np.diag([unit, unit, unit, 1.0]) @ affine
+
+
+def _said(path: Path, key: str) -> np.ndarray | None:
+    """Three numbers that stand behind a key of a text header."""
+    found = re.search(rf"^(?:{key})([\d. ]+)$", path.read_bytes().decode("latin-1"), re.MULTILINE)
+    numbers = np.array(found[1].split(), float) if found else np.empty(0)
+    return numbers if len(numbers) == 3 else None
 
 
 READERS = {"nifti": nifti_readers, "nrrd": text_readers, "meta": text_readers}
