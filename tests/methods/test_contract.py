@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from host_waits import DEVICE, assert_never_waits
 from tiny import smooth_sources
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -21,7 +22,6 @@ from situs.pretraining.controls import without_anatomy
 from situs.pretraining.teacher import make_teacher
 from situs.views.controls import Emptied, Shuffled
 from situs.views.source import Source
-from waiting import DEVICE, assert_never_waits
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rotation"
 PLUGIN = "situs_rotation:Rotation"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from host_waits import DEVICE, assert_never_waits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TinyBackbone, smooth_sources, stack
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from waiting import DEVICE, assert_never_waits
 
 from situs.backbones import BackboneConfig, build
 from situs.config import validate
