@@ -1,0 +1,57 @@
+"""A batch comes out of its packing as it went in."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from situs.training.packing import Packed, collate_packed, unpacked
+
+
+def sample(seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+    views = {
+        "image": rng.normal(size=(2, 16, 16)).astype("f4"),
+        "large": rng.normal(size=(1, 80, 80, 80)).astype("f4"),
+        "mask": rng.random((2, 16)) < 0.5,
+        "none": np.zeros((0, 3), "f4"),
+        "pairs": [rng.integers(0, 9, 4), rng.normal(size=3)],
+    }
+    return {"item": seed, "weight": 0.5 * seed, "views": {"sal": views}}
+
+
+def same(a: object, b: object) -> None:
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            same(a[key], b[key])
+    elif isinstance(a, list):
+        for left, right in zip(a, b, strict=True):
+            same(left, right)
+    else:
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert a.is_contiguous()
+        assert torch.equal(a, b)
+
+
+def test_a_batch_is_what_dataloader_collates_and_few_tensors_travel():
+    samples = [sample(seed) for seed in range(3)]
+    packed = pickle.loads(pickle.dumps(collate_packed(samples)))
+    assert isinstance(packed, Packed)
+    assert sorted(map(str, packed.together)) == [
+        "torch.bool",
+        "torch.float32",
+        "torch.float64",
+        "torch.int64",
+    ]
+    assert sum(t.nbytes for t in packed.together.values()) < 2**18, "large ones are not copied"
+    batch = unpacked(packed)
+    same(batch, default_collate(samples))
+    # In place means in its own place.
+    batch["views"]["sal"]["image"].zero_()
+    same(batch["views"]["sal"]["pairs"], default_collate(samples)["views"]["sal"]["pairs"])
