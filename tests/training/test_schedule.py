@@ -40,12 +40,12 @@ def test_it_is_torchs_warm_up_and_cosine() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
-def test_a_short_training_reaches_its_rate_and_says_that_its_warm_up_is_cut(
+def test_a_short_training_reaches_its_rate_and_says_that_its_warm_up_is_shortened(
     steps: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     factor = warmup_cosine(50, steps)
     assert max(factor(step) for step in range(steps)) == 1
-    assert f"cut to {steps // 2}" in caplog.text
+    assert f"shortened to {steps // 2}" in caplog.text
     assert caplog.records[0].name.startswith("situs.")
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -198,9 +199,10 @@ class CachedArray(StoredArray):
         os.utime(self._held)  # used last
         super()._ready(box)
 
-    def __del__(self) -> None:
-        """Close the file."""
-        self._close()
+    def __del__(self, _ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Close the file; where the process ends, its modules may be gone and the system does."""
+        if not _ending():
+            self._close()
 
     def _open(self) -> None:
         for other in list(self._all):
