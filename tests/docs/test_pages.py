@@ -114,7 +114,7 @@ def _walk(page: Path) -> list[str]:
             runpy.run_path(str(block.file))
             done.append(block.place)
             continue
-        if block.language in ("sh", "console"):
+        if block.language == "sh":
             _run(block)
         elif block.language == "python":
             if found := re.match(r"# (\w+\.py)\n", block.text):
@@ -180,7 +180,8 @@ def test_a_page_can_be_followed(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_say_what_they_are_and_the_prose_names_what_there_is(page: Path) -> None:
     for block in blocks(page):
-        assert block.language in ("sh", "console", "python", "yaml", "toml", "text"), block.place
+        # A console's prompts would be copied along with its commands.
+        assert block.language in ("sh", "python", "yaml", "toml", "text"), block.place
         assert block.language != "yaml" or block.text.startswith("# "), (
             f"{block.place}: its first line names the file, '# NAME.yaml'"
         )

@@ -47,14 +47,9 @@ class Block:
         return ROOT / shown[1] if shown else None
 
     def commands(self) -> list[list[str]]:
-        """The words of each command; of a console's lines those after the prompt."""
-        text = self.text.replace("\\\n", " ")
-        if self.language == "console":
-            lines = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
-        else:
-            lines = text.splitlines()
+        """The words of each command."""
         found = []
-        for line in lines:
+        for line in self.text.replace("\\\n", " ").splitlines():
             for both, words in groupby(shlex.split(line, comments=True), lambda word: word == "&&"):
                 if not both:
                     found.append(list(words))
