@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
+from situs.training.loading import WatchedLoader
 from situs.transfer.augment import draw, move, recolour
 from situs.transfer.cases import PreparedCase, places
 from situs.transfer.config import Augmentation
@@ -73,7 +73,7 @@ def test_the_stream_depends_on_the_seed_only() -> None:
 def test_workers_give_the_same_stream() -> None:
     cases = [case((10, 11, 12), seed=i) for i in range(3)]
     alone = sampler(cases, Framing((6, 6, 6)), Augmentation(), 0.5, seed=1)
-    loader = DataLoader(alone, batch_size=None, num_workers=2)
+    loader = WatchedLoader(alone, list, 2, batch_size=None)  # as fine-tuning's
     shared = list(islice(loader, 5))
     for number, batch in enumerate(shared):
         assert torch.equal(batch["image"], alone.batch(number)["image"])

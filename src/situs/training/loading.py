@@ -12,7 +12,7 @@ from torch.utils.data._utils import signal_handling
 
 from situs.errors import ProcessFailed
 from situs.orphans import end_with_parent
-from situs.training.packing import collate_packed, unpacked
+from situs.training.packing import Packed, collate_packed, unpacked
 from situs.training.stopping import leave_signals_to_the_trainer
 
 LIMIT_S = 600.0
@@ -63,12 +63,14 @@ class WatchedLoader(DataLoader[Any]):
         limit_s: float = LIMIT_S,
         **options: Any,
     ) -> None:
+        # A data set without a batch size draws whole batches, which nothing collates.
+        packs = workers > 0 and options.get("batch_size", 1) is not None
         super().__init__(
             dataset,
             num_workers=workers,
             timeout=limit_s if workers else 0,
             worker_init_fn=_begin_process,
-            collate_fn=collate_packed if workers else None,
+            collate_fn=collate_packed if packs else None,
             **options,
         )
         self._named, self._limit_s = named, limit_s
@@ -99,7 +101,7 @@ class WatchedLoader(DataLoader[Any]):
                     f"a loader process {why}{at}. The last whole step is saved; look at this with "
                     "'situs scan', or go on with --resume"
                 ) from None
-            yield unpacked(batch) if self.num_workers else batch
+            yield unpacked(batch) if isinstance(batch, Packed) else batch
 
     def _why(self, said: str) -> str | None:
         if "timed out after" in said:
