@@ -30,6 +30,7 @@ from situs.observation import (
 )
 from situs.report import figures, scene, style
 from situs.report.figures.boxes import roles_of
+from situs.report.figures.data import intensity_histogram
 from situs.report.figures.lines import clip, line_errors, upright
 from situs.report.figures.training import loss_tiles
 
@@ -266,3 +267,13 @@ def test_an_image_of_lines_stands_upright_and_nothing_moves(seed: int, hand: flo
     thick = np.abs(axes[:, 2]).argmax()
     assert row[2 if thick < 2 else 1] < 0
     assert column[0 if thick else 1] < 0
+
+
+def test_tissue_is_seen_beside_a_background_of_one_value():
+    rng = np.random.default_rng(0)
+    tissue = rng.normal(0, 0.5, (20, 20, 20))
+    whole = intensity_histogram([Volume(tissue, np.eye(4))]).svg
+    assert " lie at " not in whole
+    most = np.where(np.arange(20)[:, None, None] < 13, -2.0, tissue)
+    drawn = intensity_histogram([Volume(most, np.eye(4))]).svg
+    assert re.search(r"65 % lie at −(2|1\.9)", drawn)

@@ -59,9 +59,10 @@ def intensity_histogram(volumes: Sequence[Volume]) -> Tile:
         low = min((float(np.percentile(c, 0.2)) for c in contents if c.size), default=0.0)
         high = max((float(np.percentile(c, 99.8)) for c in contents if c.size), default=1.0)
         bins = np.linspace(low, high if high > low else low + 1, 49)
+        shares = np.zeros((max(1, len(contents)), len(bins) - 1))
         for n, content in enumerate(contents):
             counts, _ = np.histogram(content, bins)
-            share = 100 * counts / max(1, counts.sum())
+            shares[n] = share = 100 * counts / max(1, counts.sum())
             axes.plot(
                 0.5 * (bins[1:] + bins[:-1]),
                 share,
@@ -70,8 +71,32 @@ def intensity_histogram(volumes: Sequence[Volume]) -> Tile:
                 linestyle=style.SERIES_LINES[n % 4],
             )
         _finish(axes, "prepared intensity", "% of voxels")
+        _look_beyond_the_background(axes, bins, shares)
         alt = f"Distribution of the prepared intensities of {len(volumes)} scans"
         return tile(figure, alt, f"intensities, one line for each of {len(volumes)} scans")
+
+
+def _look_beyond_the_background(axes: Axes, bins: Array, shares: Array) -> None:
+    """Where most voxels are of one value, show the others, and say how many those are."""
+    peak = int(shares.max(0).argmax())
+    others = np.delete(shares, peak, 1).max()
+    if shares[:, peak].max() <= 4 * others or others == 0:
+        return
+    axes.set_ylim(0, 1.3 * others)
+    told = (
+        f"{shares[:, peak].mean():.0f} % lie at {text.number(float(bins[peak : peak + 2].mean()))}"
+    )
+    left = peak < len(bins) / 2
+    axes.annotate(
+        told,
+        (bins[peak + left], 1.22 * others),
+        xytext=(8 if left else -8, 0),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="center",
+        fontsize=10.5,
+        color=style.chart("guess"),
+    )
 
 
 def thumbnail_tiles(volume: Volume) -> list[Tile]:
