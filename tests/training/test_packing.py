@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import pickle
+from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import default_collate
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from situs.training.packing import Packed, collate_packed, unpacked
+
+
+class Pair(NamedTuple):
+    first: np.ndarray
+    second: np.ndarray
 
 
 def sample(seed: int) -> dict:
@@ -18,6 +27,7 @@ def sample(seed: int) -> dict:
         "large": rng.normal(size=(1, 80, 80, 80)).astype("f4"),
         "mask": rng.random((2, 16)) < 0.5,
         "none": np.zeros((0, 3), "f4"),
+        "named": Pair(rng.normal(size=5).astype("f4"), rng.normal(size=2).astype("f4")),
         "pairs": [rng.integers(0, 9, 4), rng.normal(size=3)],
     }
     return {"item": seed, "weight": 0.5 * seed, "views": {"sal": views}}
@@ -29,13 +39,14 @@ def same(a: object, b: object) -> None:
         assert list(a) == list(b)
         for key in a:
             same(a[key], b[key])
-    elif isinstance(a, list):
+    elif isinstance(a, list | tuple):
         for left, right in zip(a, b, strict=True):
             same(left, right)
     else:
         assert a.dtype == b.dtype
         assert a.shape == b.shape
         assert a.is_contiguous()
+        assert a.data_ptr() % 64 == 0, "as a tensor of its own is"
         assert torch.equal(a, b)
 
 
@@ -55,3 +66,16 @@ def test_a_batch_is_what_dataloader_collates_and_few_tensors_travel():
     # In place means in its own place.
     batch["views"]["sal"]["image"].zero_()
     same(batch["views"]["sal"]["pairs"], default_collate(samples)["views"]["sal"]["pairs"])
+
+
+def test_dataloader_pins_what_travels_and_the_batch_stays_the_same(monkeypatch: pytest.MonkeyPatch):
+    pinned: list[Tensor] = []
+
+    def copied(tensor: Tensor) -> Tensor:  # stands for memory that only a GPU's driver gives
+        pinned.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(Tensor, "pin_memory", copied)
+    samples = [sample(seed) for seed in range(3)]
+    same(unpacked(pin_memory(collate_packed(samples))), default_collate(samples))
+    assert len(pinned) == 4 + 1, "the kinds, and the large one"
