@@ -506,9 +506,27 @@ def test_what_is_named_beforehand_counts_in_its_order_and_the_rest_is_corrected(
     result = run_study({**study, "decides": decides[:1]}, only_report=True)
     ((told, _),) = decisions(result)
     assert told.startswith("Named when 12 results were there: mae against none with 2 labels: +")
+    assert told.endswith("shows nothing by itself.")
     assert escape(told) in result.page.read_text()
+    p, holm = (
+        result.summary.set_index(["arm", "labels"]).loc[("mae", 2), c] for c in ("p", "p_holm")
+    )
+    assert holm > p, "corrected with the rest"
+    # Who only reports names nothing; another metric, or another arm of that name, is another thing.
+    assert run_study(study, worker=FAKE).named_after == 0
+    arms = [{"name": "none"}, {"name": "mae", "method": "mae", "finetune": {"l2_sp": 1}}]
+    for change in ({"metric": "hd95_mm"}, {"arms": [*arms, *study["arms"][2:]]}):
+        assert run_study({**study, **change}, only_report=True).named_after > 0
+    assert run_study(study, only_report=True).named_after == 0
+    # A study of other settings cannot join, nor unsay what was named.
+    with pytest.raises(ConfigError, match="other settings"):
+        run_study({**study, "decides": decides[:1]}, worker=FAKE, join=True)
+    assert run_study(study, only_report=True).named_after == 0
     with pytest.raises(ConfigError, match=r"'decides' names 'mae' with 3 labels"):
         describe({**study, "decides": [{"arm": "mae", "labels": 3}]})
+    few = [{"name": "none", "labels": [4]}, *study["arms"][1:]]
+    with pytest.raises(ConfigError, match=r"'decides' names 'none' with 2 labels"):
+        describe({**study, "arms": few})
     with pytest.raises(ConfigError, match=r"'decides' compares 'none' with nothing"):
         describe({**study, "decides": [{"arm": "none", "labels": 2}]})
 

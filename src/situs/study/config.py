@@ -269,18 +269,19 @@ class StudyConfig(Config):
     def _check_decides(self) -> None:
         arms = {arm.title: arm for arm in self.arms}
         for one in self.decides:
-            for name in (one.arm, *([] if one.against is None else [one.against])):
-                if name not in arms:
-                    raise ValueError(f"'decides' names '{name}', which is no arm of the study")
-                if one.labels not in self.labels_of(arms[name]):
-                    raise ValueError(
-                        f"'decides' names '{name}' with {one.labels} labels, which it never has"
-                    )
+            if unknown := {one.arm, one.against} - {None, *arms}:
+                raise ValueError(f"'decides' names '{unknown.pop()}', which is no arm of the study")
             other = self.compared_in(one)
             if other is None or other.title == one.arm:
                 raise ValueError(
                     f"'decides' compares '{one.arm}' with nothing; name another arm with 'against'"
                 )
+            for arm in (arms[one.arm], other):
+                if one.labels not in self.labels_of(arm):
+                    raise ValueError(
+                        f"'decides' names '{arm.title}' with {one.labels} labels, which "
+                        "it never has"
+                    )
 
     @property
     def score(self) -> Metric:

@@ -60,8 +60,13 @@ class StudyResult:
     page: Path | None = None
 
 
-def collect(graph: JobGraph, folders: JobFolders, failed: Iterable[str] = ()) -> StudyResult:
-    """Read every finished job of ``graph`` and compare the arms."""
+def collect(
+    graph: JobGraph, folders: JobFolders, failed: Iterable[str] = (), named_after: int = 0
+) -> StudyResult:
+    """Read every finished job of ``graph`` and compare the arms.
+
+    What the study decides has tests of its own only where no result was there when it was named.
+    """
     study = graph.study
     runs, cases = [], []
     for job, arm, labels, seed in graph.runs():
@@ -103,7 +108,8 @@ def collect(graph: JobGraph, folders: JobFolders, failed: Iterable[str] = ()) ->
     frame = pd.DataFrame(cases, columns=["arm", "labels", "seed", "case", "score", "folder"])
     run_frame = pd.DataFrame(runs)
     pretrainings = pd.DataFrame(others["pretrain"])
-    summary = summarise(study, frame, run_frame, pretrainings)
+    beforehand = study if named_after == 0 else study.model_copy(update={"decides": ()})
+    summary = summarise(beforehand, frame, run_frame, pretrainings)
     finished = [result for job in jobs if (result := folders.result(job)) is not None]
     return StudyResult(
         study=study,
@@ -119,6 +125,7 @@ def collect(graph: JobGraph, folders: JobFolders, failed: Iterable[str] = ()) ->
         refused=tuple(reason for result in finished for reason in result.refusals),
         versions=tuple(sorted({result.situs for result in finished})),
         failed=tuple(failed),
+        named_after=named_after,
     )
 
 

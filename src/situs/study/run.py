@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +68,15 @@ def carry_out(
     check_writable(study.out, folder=True)
     study.out.mkdir(parents=True, exist_ok=True)
     graph, folders = open_graph(study)
-    named_after = _named_after(study, graph)
     failed: dict[str, Job] = {}
-    if not only_report:
+    if only_report:
+        named_after = _named_after(study, graph)
+    else:
         with nullcontext() if join else holding(study.out, "situs study"):
             if join:
                 _check_joined(study)
             write_file(study.out / "study.yaml", dump_yaml(study))
+            named_after = _named_after(study, graph, keep=True)
             scheduler = Scheduler(folders, processes(study), study.threads, worker, _gpus())
             total = graph.expected()
 
@@ -86,25 +87,50 @@ def carry_out(
 
             scheduler.run(graph.jobs, on_event)
             failed = scheduler.failed
-    result = collect(graph, folders, [job.name for job in failed.values()])
-    result = replace(result, named_after=named_after)
+    result = collect(graph, folders, [job.name for job in failed.values()], named_after)
     _write_tables(result, graph, Names(shown=names))
     return result, graph
 
 
-def _named_after(study: StudyConfig, graph: JobGraph) -> int:
-    """How many results were there when what the study decides was named as it is now."""
+def _named_after(study: StudyConfig, graph: JobGraph, keep: bool = False) -> int:
+    """How many results were there when what the study decides was named as it is now.
+
+    Args:
+        study: Other arms under the same names, or another metric, name another comparison.
+        graph: Of the study.
+        keep: Write it down; who only reports names nothing.
+    """
     if not study.decides:
         return 0
-    file = study.out / DECIDES
-    named = [one.model_dump(mode="json") for one in study.decides]
+    file, named = study.out / DECIDES, _named(study)
+    kept: dict[str, Any] = {}
     if file.is_file():
         kept = read_json(file, "Delete it: what the study decides then counts as named now")
-        if kept.get("decides") == named and isinstance(kept.get("after"), int):
-            return int(kept["after"])
-    after = sum(graph.results(job) is not None for job, *_ in graph.runs())
-    write_json(file, {"decides": named, "after": after})
+    # The first files had neither metric nor arms.
+    same = "decides" in kept and all(kept.get(key, value) == value for key, value in named.items())
+    after = kept.get("after") if same else None
+    if not isinstance(after, int):
+        after = sum(graph.results(job) is not None for job, *_ in graph.runs())
+    if keep:
+        write_json(file, {**named, "after": after})
     return after
+
+
+def _named(study: StudyConfig) -> dict[str, Any]:
+    """What a study decides: the comparisons, by which score, and what each arm in them is."""
+    named = {one.arm for one in study.decides}
+    named |= {other.title for one in study.decides if (other := study.compared_in(one))}
+    return {
+        "decides": [one.model_dump(mode="json") for one in study.decides],
+        "metric": study.score.column,
+        "arms": {
+            arm.title: arm.model_dump(
+                mode="json", exclude={"name", "labels"}, exclude_defaults=True
+            )
+            for arm in study.arms
+            if arm.title in named
+        },
+    }
 
 
 def _check_joined(study: StudyConfig) -> None:

@@ -111,6 +111,7 @@ def view(result: StudyResult, cases: StudyCases, names: Names) -> dict[str, Any]
         "tiles": _tiles(result),
         "result_headings": _result_headings(study),
         "decides": bool(study.decides),
+        "beforehand": bool(study.decides) and result.named_after == 0,
         "results": [_result_row(row, metric) for row in result.summary.to_dict("records")],
         "rival_headings": _rival_headings(study),
         "rivals": [_rival_row(row, metric) for row in result.rivals.to_dict("records")],

@@ -160,8 +160,12 @@ def decisions(result: StudyResult) -> list[tuple[str, str]]:
             f"{told(row['gain'])} {metric.unit} (95 % interval "
             f"{interval(row['gain_low'], row['gain_high'], told)}, p {p_value(row['p'])})"
         )
-        found = verdict({**row, "p_holm": row["p_sequence"]})
-        if _absent(row["p_sequence"]):
+        found = verdict({**row, "p_holm": row["p_sequence"]}) if after == 0 else ""
+        if after:
+            outcome = (
+                "named after a look, so this p, which nothing corrects, shows nothing by itself"
+            )
+        elif _absent(row["p_sequence"]):
             outcome = "not tested: this or what was named before it lacks runs"
         elif found == "same" and row["p"] < row["p_sequence"]:
             outcome = "it counts for nothing, since what was named before it was not shown"
