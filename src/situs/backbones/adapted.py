@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Self
@@ -17,7 +17,7 @@ from situs.backbones.options import min_coarse_voxels, monai_norm
 from situs.errors import ConfigError
 
 
-class AdaptedBackbone(Backbone):
+class AdaptedBackbone(Backbone, ABC):
     """Any module that gives feature maps, with a U-Net decoder on top.
 
     A subclass says how to make the module; channels and strides are measured by showing it an

@@ -23,6 +23,8 @@ def few_at_a_time(
 ) -> Out:
     """``forward(images, …)``, in parts where no gradient is wanted and none is trained.
 
+    Observations and teachers look so; what they see is the same up to rounding.
+
     Args:
         forward: Looks at each image alone; gives a tensor whose first axis counts them, or lists
             and named tuples of such; None may stand in place of any.
@@ -30,7 +32,7 @@ def few_at_a_time(
         images: ``(N, C, *spatial)``.
         beside: What else it looks at, N of each.
     """
-    most = max(1, _AT_ONCE.get(images.device.type, _AT_ONCE_ELSEWHERE) // images[0, 0].numel())
+    most = max(1, _AT_ONCE.get(images.device.type, _AT_ONCE_ELSEWHERE) // images.shape[2:].numel())
     if torch.is_grad_enabled() or backbone.training or len(images) <= most:
         return forward(images, *beside)
     parts = zip(*(each.split(most) for each in (images, *beside)), strict=True)
