@@ -36,7 +36,7 @@ from situs.report.study.wording import (
 from situs.study import StudyConfig, describe, run_study
 from situs.study.checks import check_settings
 from situs.study.graph import JobGraph
-from situs.study.jobs import JobFolders, JobResult
+from situs.study.jobs import Job, JobFolders, JobResult
 from situs.study.results import lost_classes
 from situs.study.scheduler import Scheduler
 from situs.study.submit import FOLDER, submit
@@ -559,6 +559,19 @@ def test_a_sequence_ends_for_good_where_one_of_it_is_not_shown(organs, tmp_path)
     order = rest["p"].sort_values()
     expected = (order * np.arange(len(order), 0, -1)).clip(upper=1).cummax()
     assert rest["p_holm"].to_dict() == pytest.approx(expected.to_dict())
+
+
+def test_how_a_store_is_compressed_changes_no_job(organs, tmp_path):
+    """So that studies from before there was a choice go on."""
+    asked = config(organs, tmp_path / "out")
+    (one, _), (other, _) = (
+        describe(asked | {"preprocessing": chosen}) for chosen in ({}, {"compression": "none"})
+    )
+    assert [job.key for job in one.jobs()] == [job.key for job in other.jobs()]
+    assert other.store.config["compression"] == "none"
+    rules = one.study.preprocessing.model_dump(mode="json", exclude={"compression"})
+    before = {"paths": one.store.config["paths"], "rules": rules}
+    assert Job("store", "store", before, one.store.identity).key == one.store.key
 
 
 def test_workers_are_dealt_one_gpu_each(tmp_path):

@@ -81,6 +81,9 @@ def test_a_store_must_have_the_rules_of_the_weights(place: Path, tmp_path: Path)
     store = prepare([place / "scans"], tmp_path / "store", RULES, workers=1)
     done = embed(place / "weights", [store.path], tmp_path / "f.parquet")
     assert done.scans == len(store)
+    plain = RULES.model_copy(update={"compression": "none"})
+    store = prepare([place / "scans"], tmp_path / "plain", plain, workers=1)
+    assert embed(place / "weights", [store.path], tmp_path / "p.parquet").scans == len(store)
     other = prepare(
         [place / "scans"], tmp_path / "other", Preprocessing(spacing="native"), workers=1
     )

@@ -108,7 +108,7 @@ def pretrain_in_group(
     card = Card(
         backbone=backbone_config(config, composition, store),
         method=composition.name,
-        preprocessing=store.preprocessing.model_dump(mode="json"),
+        preprocessing=store.preprocessing.of_voxels(),
         view_size=composition.input_size,
         data_fingerprint=store.fingerprint,
         decoder_trained=_decoder_trained(module),

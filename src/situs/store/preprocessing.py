@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -54,6 +54,10 @@ class Preprocessing(Config):
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ValueError("percentiles must be (low, high) with 0 <= low < high <= 100")
         return self
+
+    def of_voxels(self) -> dict[str, Any]:
+        """What decides a scan's voxels, JSON-able: all but how a store compresses them."""
+        return self.model_dump(mode="json", exclude={"compression"})
 
     def resolved(self, spacing_mm: Spacing | None) -> Preprocessing:
         """The same preprocessing with ``"median"`` replaced by what the collection's median is."""

@@ -190,7 +190,8 @@ class Store(Sequence[StoredScan]):
         Args:
             path: The folder, or a URL that fsspec reads: its voxels are fetched when they are
                 looked at, see :mod:`situs.store.cache`.
-            preprocessing: What it must have been made with; not checked where None.
+            preprocessing: What it must have been made with, but for the compression; not checked
+                where None.
 
         Raises:
             StoreError: If there is none, it is unfinished, of another version, damaged, or
@@ -205,8 +206,9 @@ class Store(Sequence[StoredScan]):
                 f"the store {path} is unfinished; 'situs prepare' with the same catalog and "
                 "settings goes on where it stopped"
             )
-        if preprocessing is not None:
-            check_preprocessing(path, head, preprocessing)
+        if preprocessing is not None:  # however its voxels are compressed: they are the same
+            own = {"compression": head.rules.compression}
+            check_preprocessing(path, head, preprocessing.model_copy(update=own))
         return cls(path, head, Listing(path, head.scans, head.records_checksum))
 
     def __reduce__(self) -> tuple[Any, ...]:

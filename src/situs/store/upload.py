@@ -87,7 +87,7 @@ def upload(
     if not whole or verify or any(copied):
         for name in (RECORDS, REFUSED, HEAD):
             _put(place, name, local.path / name, file_sha256(local.path / name))
-        preprocessing = local.preprocessing.model_dump(mode="json")
+        preprocessing = local.preprocessing.of_voxels()
         card = data_card(local.records, local.refused, preprocessing, local.fingerprint)
         place.write(CARD, card.encode())
     return Uploaded(place.url, len(records), sum(map(bool, copied)), sum(copied))

@@ -115,8 +115,9 @@ class JobGraph:
     def store(self) -> Job:
         """Preprocessing of everything that is pretrained on."""
         paths = [str(p.resolve()) for p in self.cases.unlabelled]
-        config: dict[str, Any] = {"paths": paths}
-        config["rules"] = self.study.preprocessing.model_dump(mode="json")
+        preprocessing = self.study.preprocessing
+        config: dict[str, Any] = {"paths": paths, "compression": preprocessing.compression}
+        config["rules"] = preprocessing.of_voxels()
         if self.cases.modality:
             config["modality"] = self.cases.modality
         return Job("store", "store", config, {"paths": self.cases.contents})

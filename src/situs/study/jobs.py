@@ -22,7 +22,7 @@ RESULT, JOB, LOG, RUN, COST = "result.json", "job.json", "log.txt", "run", "cost
 _AGAIN = "the job is done again, and the file kept as .damaged"
 
 # How a job is carried out, not what it computes: another value must not cost a second run.
-_FREE = {"out", "threads", "workers", "save_predictions", "save_model"}
+_FREE = {"out", "threads", "workers", "save_predictions", "save_model", "compression"}
 
 
 @dataclass(frozen=True)

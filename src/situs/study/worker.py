@@ -70,7 +70,9 @@ class Worker:
         return result
 
     def _store(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
-        preprocessing = Preprocessing.model_validate(config["rules"])
+        preprocessing = Preprocessing.model_validate(
+            {**config["rules"], "compression": config["compression"]}
+        )
         # Channels of one image are scans of their own here: pretraining reads one channel.
         catalog = build_catalog(
             [Path(p) for p in config["paths"]],
@@ -80,7 +82,7 @@ class Worker:
         )
         store = prepare(catalog, out, preprocessing, workers=1)
         return {
-            "rules": store.preprocessing.model_dump(mode="json"),
+            "rules": store.preprocessing.of_voxels(),
             "scans": len(store),
             "refusals": [_refusal(row) for row in store.refused],
         }

@@ -168,7 +168,7 @@ def _cohort(config: FinetuneConfig, cohort: Cohort | None, carded: Mapping[str, 
     preprocessing = config.preprocessing or validate(Preprocessing, carded)
     cohort = cohort or Cohort.open(config.data, preprocessing, config.dataset)
     expected = cohort.settled(preprocessing)
-    if cohort.preprocessing != expected:
+    if cohort.preprocessing.of_voxels() != expected.of_voxels():
         raise ConfigError(
             f"the cohort was prepared with {cohort.preprocessing!r}, but this fine-tuning needs "
             f"{expected!r}; open another cohort, or set {setting('preprocessing')}"

@@ -113,7 +113,7 @@ def import_weights(
     card = Card(
         backbone=found.config,
         method="none",
-        preprocessing=validate(Preprocessing, known).model_dump(mode="json"),
+        preprocessing=validate(Preprocessing, known).of_voxels(),
         licence=licence or found.licence,
         decoder_trained=bool(decoder),
         source=f"{source or found.source}; file SHA-256 {digest}…",
