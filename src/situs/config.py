@@ -189,7 +189,7 @@ def _place(values: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         node = values[parent] if values.get(parent) is not None else {}
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {key}: '{parent}' is a value, not a group of keys")
+            raise ConfigError(f"{setting(key)}: '{parent}' is a value, not a group of keys")
         values[parent] = node
         values = node
     values[leaf] = value

@@ -52,6 +52,7 @@ def test_yaml_that_cannot_be_read_is_named_in_one_line(
         (["finetune", *_DATA, "--set", "patience=3", "--labels", "2"], "give --validation"),
         (["finetune", *_DATA, "--freeze-encoder"], "--freeze-encoder would freeze random weights"),
         (["pretrain", "--config", "empty.yaml"], "--data is missing; it can also stand in"),
+        (["pretrain", "--config", "empty.yaml", "--backbone", "vit"], "--backbone: 'backbone' is a"),
         (["pretrain", *_DATA, "--steps", "0"], "--steps must be greater than 0, got 0"),
         (["pretrain", *_DATA, "--strategy", "fsdp"], "--strategy must be auto or ddp: each device"),
         (["finetune", *_DATA, "--set", "strategy=fsdp"], "splitting one over devices (FSDP, Deep"),
@@ -65,7 +66,7 @@ def test_errors_speak_of_what_was_typed(
     typed: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "empty.yaml" in typed:
-        (tmp_path / "empty.yaml").write_text("data:  # required\nout:  # required\n")
+        (tmp_path / "empty.yaml").write_text("data:  # required\nout:  # required\nbackbone: cnn\n")
     monkeypatch.chdir(tmp_path)
     message = here(Exit.REFUSED, *typed)
     assert said in message
