@@ -65,8 +65,10 @@ def waited(run: Run) -> tuple[float, float]:
     rows = [row for row in run.metrics() if "loss/total" in row]
     first, last = rows[0], rows[-1]
     seconds = last["seconds"] - first["seconds"]
-    idle = [row["data_wait_share"] * row["seconds"] for row in (first, last)]
-    return seconds / (last["step"] - first["step"]), (idle[1] - idle[0]) / seconds
+    each = seconds / (last["step"] - first["step"])
+    # A row's share is of the time until its step began.
+    idle = [row["data_wait_share"] * (row["seconds"] - each) for row in (first, last)]
+    return each, (idle[1] - idle[0]) / seconds
 
 
 def main() -> None:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -199,11 +198,6 @@ class CachedArray(StoredArray):
         os.utime(self._held)  # used last
         super()._ready(box)
 
-    def __del__(self, _ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        """Close the file; where the process ends, its modules may be gone and the system does."""
-        if not _ending():
-            self._close()
-
     def _open(self) -> None:
         for other in list(self._all):
             if not other._is_there():
@@ -230,13 +224,14 @@ class CachedArray(StoredArray):
         # Without a table nothing tells a file that was just made from the whole one.
         made = os.O_CREAT if self._sums else 0
         self._held = os.open(self.file, os.O_RDWR | made, 0o666)
+        self._let_go = weakref.finalize(self, os.close, self._held)
         os.ftruncate(self._held, self.size)
 
     def _close(self) -> None:
         for mapped in ("_voxels", "_mapped"):
             self.__dict__.pop(mapped, None)
-        if getattr(self, "_held", -1) >= 0:
-            os.close(self._held)
+        if self._held >= 0:
+            self._let_go()
             self._held = -1
 
     def _table(self) -> bytes:

@@ -122,7 +122,7 @@ def part_reader(file: Path) -> ReadPart:
     """
     if not hasattr(os, "pread"):  # Windows, where an open file could not be written anew either
         return lambda start, count: _read_part(file, start, count)
-    handle = os.open(file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    handle = os.open(file, os.O_RDONLY)
 
     def read(start: int, count: int) -> bytes:
         return os.pread(handle, count, start)
