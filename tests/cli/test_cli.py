@@ -52,7 +52,7 @@ def test_yaml_that_cannot_be_read_is_named_in_one_line(
         (["finetune", *_DATA, "--set", "patience=3", "--labels", "2"], "give --validation"),
         (["finetune", *_DATA, "--freeze-encoder"], "--freeze-encoder would freeze random weights"),
         (["pretrain", "--config", "empty.yaml"], "--data is missing; it can also stand in"),
-        (["pretrain", "--config", "empty.yaml", "--backbone", "vit"], "--backbone: 'backbone' is a"),
+        (["pretrain", "--config", "empty.yaml", "--backbone", "vit"], "--backbone: 'backbone' is"),
         (["pretrain", *_DATA, "--steps", "0"], "--steps must be greater than 0, got 0"),
         (["pretrain", *_DATA, "--strategy", "fsdp"], "--strategy must be auto or ddp: each device"),
         (["finetune", *_DATA, "--set", "strategy=fsdp"], "splitting one over devices (FSDP, Deep"),
