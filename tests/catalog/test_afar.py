@@ -136,7 +136,8 @@ def test_a_url_with_a_secret_is_refused_and_not_repeated(
 
 def test_a_name_that_leads_elsewhere_is_refused(copies: Path, tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(noise((8, 8, 8)), np.eye(4)), tmp_path / "a.nii")
-    names = ["../../evil.nii", "b/../../evil.nii", "b//c.nii", "nul\0.nii", "good.nii"]
+    names = ["../../evil.nii", "b/../../evil.nii", "b//c.nii", "nul\0.nii", "ü" * 126 + ".nii"]
+    names.append("good.nii")
     with served("memory", tmp_path) as url:
         file = MemoryFileSystem.store["/scans/a.nii"]
         MemoryFileSystem.store |= {f"/scans/{name}": file for name in names}
@@ -146,7 +147,7 @@ def test_a_name_that_leads_elsewhere_is_refused(copies: Path, tmp_path: Path) ->
             for name in names:
                 MemoryFileSystem.store.pop(f"/scans/{name}", None)
     assert [e.path for e in catalog.accepted] == ["a.nii", "good.nii"]
-    assert len(catalog.refused) == 4
+    assert len(catalog.refused) == 5
     assert {e.detail for e in catalog.refused} == {
         "its name is none that a file below a folder of this machine can have"
     }
@@ -159,6 +160,7 @@ def test_what_is_gone_or_too_large_is_refused_by_name(
 ) -> None:
     with served("memory", scans) as url:
         monkeypatch.setattr(afar, "MOST_BYTES", 10_000)
+        MemoryFileSystem().pipe_file("/scans/other/c.x", bytes(10_000))  # not of c.mhd
         catalog = build_catalog(url, workers=0)
         large = {e.path for e in catalog.refused if e.reason == "too-large"}
         assert large == {"b ü.nii", "sub-01/anat/sub-01_T1w.nii.gz"}

@@ -17,6 +17,7 @@ from situs.scans.refusals import refuse
 MOST_BYTES = 2**33
 """What the files of one scan may take in the temporary folder."""
 
+_LONGEST_NAME = 255  # bytes; object storage knows longer ones
 # Headers whose voxels lie in a file beside them.
 _PAIRED = (".hdr", ".img", ".img.gz", ".nhdr", ".mhd", ".par", ".rec", ".head", ".brik", ".brik.gz")
 
@@ -111,10 +112,15 @@ def _sizes_of_file(place: Remote, path: str) -> dict[str, int]:
         return {} if size is None else {str(file): size}
     own = f"{without_suffix(file.name)}.".lower()
     beside = _sizes_below(place, escaped(str(file.parent)), ())
-    return {n: size for n, size in beside.items() if PurePosixPath(n).name.lower().startswith(own)}
+    return {
+        name: size
+        for name, size in beside.items()
+        if (near := PurePosixPath(name)).parent == file.parent and near.name.lower().startswith(own)
+    }
 
 
 def _is_safe(name: str) -> bool:
     """Whether a name, joined to a folder, is that of a file below it."""
     parts = name.split("/")
-    return PurePath(name).parts == tuple(parts) and ".." not in parts and "\0" not in name
+    short = all(len(part.encode(errors="replace")) <= _LONGEST_NAME for part in parts)
+    return PurePath(name).parts == tuple(parts) and ".." not in parts and "\0" not in name and short

@@ -132,7 +132,8 @@ def discover(
         timed_out=_timed_out,
         limit_s=limit_s,
         workers=workers if len(unknown) > 8 else 0,
-        chunk=64,
+        # Behind a URL each file takes a while, and the limit is that of a chunk.
+        chunk=64 if url_of(root) is None else 1,
     )
     for number, (file, header) in enumerate(headers, 1):
         if header.kind == "dicom":
