@@ -109,6 +109,28 @@ def test_zeros_before_the_end_of_a_jpeg_are_padding(tmp_path: Path, zeros: int) 
     assert refused(tmp_path).reason == "truncated-file"
 
 
+def test_the_tables_of_one_segment_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
+    """By the shorter codes of the first, which is not used here, bits would be left."""
+    file = write_series(tmp_path, noise(SHAPE))[0]
+    for other in sorted(tmp_path.iterdir()):
+        jpeg_lossless(other)
+    whole = stream_of(file)
+    table, scan = whole.index(b"\xff\xc4"), whole.index(b"\xff\xda")
+    unused = b"\x01" + whole[table + 5 : scan]
+    of_five_bits = bytes([0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)])
+    frame = lossless_jpeg.decode(whole)
+    bits = ""
+    for change in dicom_lossless._differences(frame, 16, 1, 0).view(np.int16).ravel().tolist():
+        size = abs(change).bit_length()
+        more = change if change >= 0 else change + 2**size - 1
+        bits += f"{size:05b}" + (f"{more:0{size}b}" if 0 < size < 16 else "")
+    bits += "1" * (-len(bits) % 8)
+    coded = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    said = b"\xff\xc4" + (2 + len(unused + of_five_bits)).to_bytes(2, "big")
+    put(file, whole[:table] + said + unused + of_five_bits + whole[scan : scan + 10] + coded + END)
+    np.testing.assert_array_equal(read_scan(tmp_path).array[0], noise(SHAPE))
+
+
 def test_a_lossy_jpeg_is_read_as_pillow_reads_it_and_refused_where_it_ends_early(
     tmp_path: Path,
 ) -> None:
@@ -128,6 +150,19 @@ def test_what_others_say_meanwhile_is_passed_on(
     os.write(2, b"afterwards\n")
     assert said == ["Corrupt JPEG data: bad Huffman code\n"]
     assert capfd.readouterr().err == "of another\nafterwards\n"
+
+
+def test_nobody_need_listen_to_what_others_say() -> None:
+    kept, (reading, writing) = os.dup(2), os.pipe()
+    os.close(reading)
+    os.dup2(writing, 2)
+    try:
+        with dicom_gdcm._complaints():
+            os.write(2, b"of another\n")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(writing)
 
 
 @pytest.mark.parametrize("syntax", ["", "1.2.840.10008.1.2.1"])

@@ -399,7 +399,7 @@ def test_bits_above_the_stored_ones_are_an_overlay_or_refused(tmp_path: Path, si
     voxels = noise((34, 33, 4)) - (500 if signed else 0)
     overlay = (np.indices(voxels.shape).sum(0) % 5 == 0).astype(np.int16) << 13
     said = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": int(signed)}
-    for place in (13, 14, 0, None):
+    for place in (13, 14, 0, [13, 14], None):
         folder = tmp_path / str(place)
         files = write_series(folder, voxels & 4095 | overlay, **said)
         for file in files if place is not None else ():

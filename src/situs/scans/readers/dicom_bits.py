@@ -9,7 +9,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
 from pydicom.pixels.utils import get_j2k_parameters
 
-from situs.scans.readers.dicom_open import OVERLAY_BIT_POSITIONS
+from situs.scans.readers.dicom_lossless import segments
+from situs.scans.readers.dicom_open import OVERLAY_BIT_POSITIONS, is_compressed
 
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, SOF55
 
@@ -28,12 +29,6 @@ class Alignment(NamedTuple):
 
     stored: int
     below: int
-
-
-def is_compressed(dataset: Dataset) -> bool:
-    """Whether the pixels of a dataset are."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    return bool(syntax.is_transfer_syntax and syntax.is_compressed)
 
 
 def holds_more(dataset: Dataset) -> bool:
@@ -127,8 +122,8 @@ def _overlays(dataset: Dataset) -> int:
     """
     if is_compressed(dataset):
         return 0
-    said = {dataset[tag].value for tag in OVERLAY_BIT_POSITIONS if tag in dataset}
-    return sum(2**place for place in said if isinstance(place, int) and place > 0)
+    said = [dataset[tag].value for tag in OVERLAY_BIT_POSITIONS if tag in dataset]
+    return sum(2**place for place in {p for p in said if isinstance(p, int) and p > 0})
 
 
 def _check_sign(frames: npt.NDArray[Any], dataset: Dataset) -> None:
@@ -159,13 +154,8 @@ def _said(stream: bytes) -> tuple[int, bool] | None:
     if not stream.startswith(b"\xff\xd8"):
         told = get_j2k_parameters(stream)
         return (told["precision"], told["is_signed"]) if "precision" in told else None
-    place = 2
-    while place + 4 < len(stream) and stream[place] == 0xFF:
-        marker, length = stream[place + 1], int.from_bytes(stream[place + 2 : place + 4], "big")
-        if marker in _FRAME_MARKERS:
-            return stream[place + 4], False
-        place += 1 if marker == 0xFF else 2 + length  # markers may have fill bytes before them
-    return None
+    frame = next((body for kind, body in segments(stream)[0] if kind in _FRAME_MARKERS), b"")
+    return (frame[0], False) if frame else None
 
 
 def _signed(frames: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:

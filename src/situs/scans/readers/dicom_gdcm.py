@@ -25,9 +25,8 @@ from pydicom.uid import (
 )
 
 from situs.errors import ScanRefused
-from situs.scans.readers.dicom_bits import is_compressed
 from situs.scans.readers.dicom_lossless import bytes_are_left
-from situs.scans.readers.dicom_open import FORM_OF_PIXELS
+from situs.scans.readers.dicom_open import FORM_OF_PIXELS, is_compressed
 from situs.scans.refusals import refuse
 
 _MULTIFRAME_GREY = "1.2.840.10008.5.1.4.1.1.7.3"  # word-sized multi-frame secondary capture
@@ -146,7 +145,8 @@ def _complaints() -> Iterator[list[str]]:
                 if _COMPLAINT.search(line):
                     said.append(line)
                 elif kept is not None:
-                    os.write(2, line.encode(errors="replace"))
+                    with suppress(OSError):  # nobody listens any more, which is no fault of a scan
+                        os.write(2, line.encode(errors="replace"))
 
 
 def _is_padding(complaint: str, dataset: Dataset) -> bool:

@@ -19,14 +19,14 @@ _BITS = np.frexp(np.abs(np.arange(2**16, dtype=np.uint16).view(np.int16).astype(
 def bytes_are_left(stream: bytes, frame: npt.NDArray[Any]) -> bool:
     """Whether a stream holds more than its samples took: then some of them are not its own.
 
-    Zeros at its end are padding. Streams in several components, tables or restart intervals are
-    not looked at.
+    Zeros at its end are padding. Streams in several components, of several tables or with restart
+    intervals are not looked at.
 
     Args:
         stream: From its first marker on.
         frame: What was decoded of it, ``(rows, columns)``.
     """
-    parts, place = _segments(stream)
+    parts, place = segments(stream)
     kinds = [kind for kind, _ in parts]
     if [kinds.count(kind) for kind in (_SOF3, _DHT, _SOS, 0xDD)] != [1, 1, 1, 0]:
         return False
@@ -34,25 +34,26 @@ def bytes_are_left(stream: bytes, frame: npt.NDArray[Any]) -> bool:
     coded, end, _ = stream[place:].rpartition(b"\xff\xd9")
     alone = of[_SOF3][5] == 1 and coded.count(b"\xff") == coded.count(b"\xff\0")
     shape = (int.from_bytes(of[_SOF3][1:3], "big"), int.from_bytes(of[_SOF3][3:5], "big"))
-    if not (end and alone and shape == frame.shape):
+    predictor, point = of[_SOS][3], of[_SOS][5] & 15
+    if not (end and alone and shape == frame.shape and 1 <= predictor <= 7):
         return False
     counts, symbols = of[_DHT][1:17], of[_DHT][17:]
     sizes = [size for size, count in enumerate(counts, 1) for _ in range(count)]
-    taken = np.zeros(17, np.int64)
-    for symbol, size in zip(symbols, sizes, strict=False):
-        if symbol > 16:
-            return False
+    # One segment may hold several tables.
+    if len(sizes) != len(symbols) or max(symbols, default=0) > 16:
+        return False
+    taken = np.zeros(17, np.uint8)
+    for symbol, size in zip(symbols, sizes, strict=True):
         taken[symbol] = size + (symbol if symbol < 16 else 0)
-    predictor, point = of[_SOS][3], of[_SOS][5] & 15
     bits = taken[_BITS].take(_differences(frame, of[_SOF3][0], predictor, point))
-    if not 1 <= predictor <= 7 or not bits.all():
+    if not bits.all():
         return False
     whole = (int(bits.sum()) + 7) // 8
     return bool(coded.replace(b"\xff\0", b"\xff")[whole:].strip(b"\0"))
 
 
-def _segments(stream: bytes) -> tuple[list[tuple[int, bytes]], int]:
-    """Markers before the coded samples with what they say, and where the samples begin."""
+def segments(stream: bytes) -> tuple[list[tuple[int, bytes]], int]:
+    """Markers of a JPEG before its coded samples with what they say, and where these begin."""
     found: list[tuple[int, bytes]] = []
     place = 2
     while place + 4 < len(stream) and stream[place] == 0xFF:

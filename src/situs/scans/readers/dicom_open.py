@@ -253,10 +253,15 @@ def runs_past_end(elements: Iterable[RawDataElement | DataElement]) -> bool:
     return any(len(e.value or b"") < e.length for e in defined)
 
 
+def is_compressed(dataset: Dataset) -> bool:
+    """Whether the transfer syntax says so of the pixels of a dataset."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    return bool(syntax.is_transfer_syntax and syntax.is_compressed)
+
+
 def is_packed_unsaid(dataset: Dataset) -> bool:
     """Whether pixels stand in fragments, as compressed ones do, and the syntax names no packing."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if _PIXEL_DATA not in dataset or (syntax.is_transfer_syntax and syntax.is_compressed):
+    if _PIXEL_DATA not in dataset or is_compressed(dataset):
         return False
     element: RawDataElement | DataElement = dataset.get_item(_PIXEL_DATA)
     if isinstance(element, DataElement):
@@ -289,8 +294,8 @@ def fill_missing_attributes(dataset: Dataset, file: Path) -> None:
         values = int(dataset.Rows) * int(dataset.Columns) * frames * int(dataset.SamplesPerPixel)
         held = len(dataset.get("PixelData") or b"")
         bytes_each = held // values if values else 0
-        compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
-        if compressed or bytes_each not in (1, 2, 4) or held - values * bytes_each > 1:
+        odd = bytes_each not in (1, 2, 4) or held - values * bytes_each > 1
+        if is_compressed(dataset) or odd:
             raise refuse("missing-attribute", file, "BitsAllocated is missing")
         dataset.BitsAllocated = 8 * bytes_each
     if "BitsStored" in missing:
