@@ -351,10 +351,9 @@ def text_readers(path: Path, scan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if sizes is not None and sizes.prod() == volume().size:
         flat = volume().reshape(-1, order="F")
         stored.append(flat.reshape(sizes.astype(int), order="F")[None])
-    spacings = [AFFINE[:3, :3], np.sign(AFFINE[:3, :3]), LPS[:3, :3]]
-    if lengths is not None:
-        spacings.append(np.sign(AFFINE[:3, :3]) * lengths)
-    for spacing in spacings:  # where a field is left out, its default
+    # Where a field is left out, its default.
+    named = np.sign(AFFINE[:3, :3]) * (1 if lengths is None else lengths)
+    for spacing in (AFFINE[:3, :3], named, LPS[:3, :3]):
         for origin in (AFFINE[:3, 3:], np.zeros((3, 1))):
             places.append(np.vstack([np.hstack([spacing, origin]), [0, 0, 0, 1]]))
     for unit in units:
