@@ -78,7 +78,9 @@ def test_an_installed_package_adds_names(tmp_path: Path) -> None:
     (site / "plugin-1.0.dist-info" / "entry_points.txt").write_text(_POINTS)
     (data / "mine.txt").touch()
     np.save(data / "a.npy", np.random.default_rng(0).random((4, 5, 6)))
-    code = f"import sys; sys.path.insert(0, {str(site)!r}){_USED}"
+    # Installed while a process runs that has asked already, as in a notebook.
+    before = "import sys, situs; assert 'other' not in situs.methods.available()"
+    code = f"{before}; sys.path.insert(0, {str(site)!r}){_USED}"
     done = subprocess.run([sys.executable, "-c", code, str(data)], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 

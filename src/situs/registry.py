@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -43,7 +42,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """All names: situs's own in their order, then those of other packages."""
-        return [*self._own, *self._others]
+        return [*self._own, *self._others()]
 
     def load(self, name: str, *, trusted: bool = True) -> Any:
         """What ``name`` stands for.
@@ -62,8 +61,8 @@ class Registry:
             module, _, attribute = self._own[name].partition(":")
             found = import_module(module)
             return getattr(found, attribute) if attribute else found
-        if name in self._others:
-            return self._checked(name, self._loaded(name, self._others[name]))
+        if point := self._others().get(name):
+            return self._checked(name, self._loaded(name, point))
         if not _CODE.fullmatch(name):
             raise unknown_name(self.kind, name, [*self.names(), "package.module:Name"])
         return self._checked(name, self._imported(name, trusted))
@@ -72,8 +71,8 @@ class Registry:
         """Whether ``name`` is known, or says where its code is."""
         return name in self.names() or bool(_CODE.fullmatch(name))
 
-    @cached_property
     def _others(self) -> dict[str, EntryPoint]:
+        # Looked for anew each time (6 ms): a package may be installed while a notebook runs.
         found = {point.name: point for point in entry_points(group=self._group)}
         return {name: found[name] for name in sorted(found) if name not in self._own}
 

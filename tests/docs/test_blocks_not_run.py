@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from typer.testing import CliRunner
 
 from situs.cli import app
 from situs.errors import SitusError
-from situs.methods import _REGISTRY as METHODS
 
 NOT_RUN = [block for page in PAGES for block in blocks(page) if block.reason]
 
@@ -139,15 +138,6 @@ def _named_files(folder: Path) -> None:
                 (folder / block.text.split()[1]).write_text(block.text, encoding="utf-8")
 
 
-@pytest.fixture
-def methods_found_anew() -> Iterator[None]:
-    """The registry keeps the entry points that it once found; here a package comes later."""
-    vars(METHODS).pop("_others", None)
-    yield
-    vars(METHODS).pop("_others", None)
-
-
-@pytest.mark.usefixtures("methods_found_anew")
 @pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.place)
 def test_what_is_not_run_is_taken_by_the_programs(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
