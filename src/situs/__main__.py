@@ -2,14 +2,18 @@
 
 import sys
 
+from situs.errors import Terminated
+from situs.signals import unwinding
+
 
 def main() -> None:
-    """Run the command line; a Ctrl-C while it is still being imported ends in one line, too."""
+    """Run the command line; a signal while it is still being imported ends in one line, too."""
     try:
-        from situs.cli import main as run  # noqa: PLC0415 - what a Ctrl-C may fall into
-    except KeyboardInterrupt:
+        with unwinding():
+            from situs.cli import main as run  # noqa: PLC0415 - what a signal may fall into
+    except (KeyboardInterrupt, Terminated) as stopped:
         sys.stderr.write("stopped before anything was begun\n")
-        sys.exit(130)
+        sys.exit(Terminated.UNSAVED if isinstance(stopped, Terminated) else 130)
     run()
 
 

@@ -125,19 +125,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(SystemExit):
-    """A signal to end (SIGTERM, a scheduler's warning) was followed between two steps.
+    """A signal to end (SIGTERM, a scheduler's warning) was followed; by trainings between steps.
 
     A :class:`SystemExit`: a script that does nothing about it ends with ``code``, and a shell's
     ``&&`` goes no further.
 
     Args:
-        message: What was saved and how to go on.
+        message: What was saved and how to go on; empty where who catches it knows.
         saved: Whether there is a state to go on from.
     """
 
     SAVED, UNSAVED = 75, 143
 
-    def __init__(self, message: str, saved: bool) -> None:
+    def __init__(self, message: str = "", saved: bool = False) -> None:
         self.status = self.SAVED if saved else self.UNSAVED
         super().__init__(self.status)
         self.message = message

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashing import dead, deaf_until_killed, late, minus_one, square
+from crashing import dead, deaf_until_killed, late, minus_one, slow_square, square
 
 from situs.scans.parallel import isolated_map
 
@@ -56,3 +56,13 @@ def test_a_broken_pool_does_not_wait_for_a_process_that_takes_no_notice(tmp_path
         deaf_until_killed, items, crashed=dead, timed_out=late, limit_s=5.0, workers=2
     )
     assert {item.name: result for item, result in found} == {"deaf": "late", "dies": "dead"}
+
+
+def test_who_wants_no_more_waits_for_nothing() -> None:
+    """Ctrl-C in a scan: what is queued is not begun, and a decoder that hangs is not waited for."""
+    found = isolated_map(slow_square, [1, *[7] * 20], crashed=minus_one, workers=1)
+    assert next(found) == (1, 1)
+    start = time.monotonic()
+    found.close()
+    assert time.monotonic() - start < 30  # an hour each otherwise
+    assert not multiprocessing.active_children()

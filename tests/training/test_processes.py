@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 
 from situs.cli import app
 from situs.cli.exits import MEANING, Exit
+from situs.errors import Interrupted, Terminated
+from situs.training.stopping import Left, left_to_do, stop_signals
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -82,3 +85,41 @@ def test_exit_codes_have_one_table_that_the_docs_and_the_help_repeat() -> None:
     for code, meaning in MEANING.items():
         assert f"| {code:d} | {meaning} |" in docs
         assert f"{code:d} {meaning}" in shown
+
+
+@pytest.mark.parametrize(("rank", "times"), [(None, 1), ("0", 1), ("1", 0)])
+def test_one_process_of_a_terminal_says_that_a_step_is_waited_for(
+    rank: str | None, times: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal sends a Ctrl-C to all of them."""
+    monkeypatch.delenv("SITUS_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("SITUS_RANK", rank)
+    with stop_signals(lambda: Left("", False)) as stops:
+        stops.gentle = True
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stops.received == signal.SIGINT
+    assert capfd.readouterr().err.count("stopping after this step") == times
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_a_training_stopped_outside_its_steps_says_what_goes_on(verb: str, tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    states = folder / "states"
+    states.mkdir(parents=True)
+
+    def told(number: int, kind: type[BaseException]) -> str:
+        left = partial(left_to_do, verb, folder, "begun.json", states)
+        with pytest.raises(kind) as ended, stop_signals(left):
+            os.kill(os.getpid(), number)
+        return str(ended.value)
+
+    assert (
+        told(signal.SIGINT, Interrupted) == "stopped by Ctrl-C; begin again with the same command"
+    )
+    (folder / "begun.json").touch()
+    again = "begin again with the same command and --overwrite"
+    assert told(signal.SIGTERM, Terminated) == f"stopped by SIGTERM; {again}"
+    (states / f"state-0000004-{32 * '0'}.ckpt").touch()
+    again = f"go on with: situs {verb} --resume '{folder}'"
+    assert told(signal.SIGTERM, Terminated) == f"stopped by SIGTERM; {again}"

@@ -11,7 +11,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from situs.cli.console import err, log_to_terminal
-from situs.cli.exits import exit_of, table
+from situs.cli.exits import exit_of, stopped, table
 from situs.cli.settings import CALLED
 from situs.cores import sleep_when_idle
 from situs.errors import (
@@ -24,6 +24,7 @@ from situs.errors import (
     speaking,
 )
 from situs.ranks import is_first
+from situs.signals import unwinding
 from situs.version import __version__
 
 # The verbs in the order of the work.
@@ -61,8 +62,8 @@ class InOrder(TyperGroup):
         """Read the options; typer would end a Ctrl-C here without a word."""
         try:
             return super().make_context(*given, **more)
-        except KeyboardInterrupt as error:
-            raise _Stopped from error
+        except (KeyboardInterrupt, Terminated) as error:
+            raise _Stopped from stopped(error)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; what a Ctrl-C has to say gets out, and what is wrong is told plainly."""
@@ -76,8 +77,9 @@ class InOrder(TyperGroup):
                 first = problems()[0]
                 error.message = f"{wish(first)}, got '{first['input']}'"
             raise
-        except KeyboardInterrupt as error:
-            raise _Stopped from error
+        except (KeyboardInterrupt, Terminated) as error:
+            verb = ctx.invoked_subcommand or ""
+            raise _Stopped from stopped(error, verb, "--out" in _options(ctx).values())
 
 
 app = typer.Typer(
@@ -168,7 +170,8 @@ def main() -> None:
         # A terminal that has no letter for something gets its number, as on standard error.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        with unwinding():
+            app()
     except (Exception, KeyboardInterrupt, Terminated, _Stopped) as caught:
         error = caught.__cause__ if isinstance(caught, _Stopped) else caught
         code = exit_of(error) if error is not None else None
@@ -215,5 +218,4 @@ def _tell(error: BaseException) -> None:
             words = f"{error.filename}: {error.strerror or 'cannot be used'}"
         err.print(f"[bold red]error:[/] {escape(words)}", highlight=False, soft_wrap=True)
     else:
-        said = str(error) or "stopped; what was computed is kept"
-        err.print(escape(said), highlight=False, soft_wrap=True)
+        err.print(escape(str(stopped(error))), highlight=False, soft_wrap=True)

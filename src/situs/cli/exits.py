@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from enum import IntEnum
 
 from situs.errors import (
@@ -35,7 +37,7 @@ MEANING = {
     Exit.OUT_OF_MEMORY: "out of memory; the last whole step is saved where there is one",
     Exit.NOT_WRITTEN: "the disk is full, or takes no files; what was finished before is whole",
     Exit.TERMINATED: "ended by SIGTERM or a scheduler's warning, state saved: queue it again",
-    Exit.INTERRUPTED: "Ctrl-C; the last whole step is saved where there is one",
+    Exit.INTERRUPTED: "Ctrl-C; what was done is saved where there is something to go on from",
     Exit.KILLED: "ended by SIGTERM with nothing to go on from",
 }
 
@@ -55,6 +57,39 @@ def exit_of(error: BaseException) -> Exit | None:
     # A system's error that names a file is one that a user can look at.
     named = isinstance(error, OSError) and error.filename is not None
     return Exit.REFUSED if named or isinstance(error, SitusError) else None
+
+
+# Verbs that, given again, do only what is missing, and the option that asks for it.
+GOES_ON = {"prepare": "", "upload": "", "study": "", "audit": "", "predict": "--resume"}
+
+
+def stopped(error: BaseException, verb: str = "", writes: bool = False) -> BaseException:
+    """How a verb ended by Ctrl-C or SIGTERM says so, and what is left to do.
+
+    Args:
+        error: What unwound it; one that says more itself is what it is.
+        verb: That was at work.
+        writes: Whether it has an ``--out``.
+    """
+    if str(error):
+        return error
+    by = "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
+    if verb in GOES_ON:
+        words = f"what was done is kept; go on with: {_same_command(GOES_ON[verb])}"
+    elif writes:
+        words = "nothing is left half written; begin again with the same command"
+    else:
+        words = "" if verb else "nothing was begun"
+    said = "; ".join(filter(None, (f"stopped by {by}", words)))
+    if isinstance(error, Terminated):
+        return Terminated(said, saved=verb in GOES_ON)
+    return Interrupted(said)
+
+
+def _same_command(option: str) -> str:
+    """The line that was typed, with an option that it may lack."""
+    words = [word for word in sys.argv[1:] if not (option and word in (option, "--overwrite"))]
+    return shlex.join(["situs", *words, *filter(None, [option])])
 
 
 def table() -> str:

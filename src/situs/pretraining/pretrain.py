@@ -64,7 +64,7 @@ def pretrain(
             mode = _mode(run, mode)
             check_mode(run, mode, config.paths, init)
             check_data_there(config, mode)
-        stops = stack.enter_context(stop_signals())
+        stops = stack.enter_context(stop_signals(run.left_to_do))
         # Lightning takes seconds to import: what is wrong with the settings is told without it.
         from situs.pretraining.process import note_failure, pretrain_in_group  # noqa: PLC0415 - as said
         from situs.training.processes import together  # noqa: PLC0415 - as said

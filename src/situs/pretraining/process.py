@@ -38,13 +38,11 @@ from situs.training.meeting import Group
 from situs.training.offending import KeepOffending
 from situs.training.progress import TrainingProgress
 from situs.training.run import Run
-from situs.training.states import States
 from situs.training.steps import StepRollback, StopBetweenSteps
 from situs.training.stopping import (
     StopSignals,
     how_it_ended,
     requeue,
-    resume_command,
     stopped,
     stopped_by,
 )
@@ -226,9 +224,7 @@ def _train(
                 run.note(requeued=True)
         finish(trainer.loggers)  # one on a network may wait long; by now all is written
     if ending in ("interrupted", "terminated"):
-        saved = States(run.path / "checkpoints" / "last").any()
-        again = resume_command("pretrain", run.path) if saved else "the same command"
-        raise stopped(stops, step, again, saved) from None
+        raise stopped(stops, run.left_to_do(), step) from None
     if failure is not None:
         raise failure
 

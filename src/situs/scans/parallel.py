@@ -26,6 +26,9 @@ _PRELOAD = [
 LIMIT_S = 600.0
 """Seconds that reading one scan may take by default: a decoder that hangs ends then."""
 
+_LEAVE_S = 2.0
+"""Seconds that what is under way may take when nobody wants it any more."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -108,6 +111,10 @@ def _run_pool(
             _kill(pool)
             suspects.extend(item for items in (*under_way.values(), taken) for item in items)
             return True
+        except BaseException:  # who asked for it stops: a pool would end all that it was given
+            wait([future for future in under_way if not future.cancel()], _LEAVE_S)
+            _kill(pool)
+            raise
 
 
 def _one_by_one(

@@ -15,6 +15,7 @@ from situs.observation import Observation
 from situs.tables import read_csv, write_csv
 from situs.training.record import DataRecord, RunRecord, checked, read_record
 from situs.training.states import States
+from situs.training.stopping import Left, left_to_do
 
 if TYPE_CHECKING:
     from situs.backbones.base import Backbone
@@ -151,6 +152,10 @@ class Run:
     def states(self) -> Iterator[tuple[Path, bool]]:
         """The resumable states, the latest first, and whether each is what was written."""
         return self._states.all()
+
+    def left_to_do(self) -> Left:
+        """What is left to do where the run was stopped."""
+        return left_to_do("pretrain", self.path, "run.json", self._states.folder)
 
     @property
     def _states(self) -> States:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from situs.errors import Interrupted, NonFiniteLoss, ProcessFailed, Terminated, out_of_memory
+from situs.ranks import is_first
 from situs.training.record import RunRecord
+from situs.training.states import States
 
 Ending = Literal["finished", "interrupted", "terminated", "out of memory", "failed"]
 
@@ -52,21 +56,38 @@ class StopSignals:
         again = self.received is not None
         self.received = signal.Signals(number)
         if self.gentle and not (again and number == signal.SIGINT):
-            if number == signal.SIGINT:
+            if number == signal.SIGINT and is_first():  # a terminal signals every process
                 os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
             return
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise Terminated("terminated before the first step was done", saved=False)
+        raise Terminated
 
 
 @contextmanager
-def stop_signals() -> Iterator[StopSignals]:
-    """Remember signals that ask to end, while the context lasts."""
+def stop_signals(left: Callable[[], Left]) -> Iterator[StopSignals]:
+    """Remember signals that ask to end, while the context lasts.
+
+    Args:
+        left: What is left to do, asked where a signal ends what comes before or after the steps.
+
+    Yields:
+        What is asked for, to be looked at after each step.
+
+    Raises:
+        Interrupted: After Ctrl-C, with what is left to do.
+        Terminated: After SIGTERM, likewise.
+    """
     stops = StopSignals()
     before = stops.install()
     try:
         yield stops
+    except (KeyboardInterrupt, Terminated) as error:
+        if str(error):  # it says so already
+            raise
+        if isinstance(error, KeyboardInterrupt):  # whoever handles signals here
+            stops.received = signal.SIGINT
+        raise stopped(stops, left()) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
@@ -95,19 +116,47 @@ def stopped_by(error: BaseException | None, stops: StopSignals) -> str | None:
     return stops.received.name if stops.received is not None else None
 
 
-def stopped(stops: StopSignals, step: int, again: str, saved: bool) -> BaseException:
+@dataclass(frozen=True)
+class Left:
+    """What is left to do after a training that was stopped.
+
+    Attributes:
+        said: In words.
+        saved: Whether there is a state to go on from.
+    """
+
+    said: str
+    saved: bool
+
+
+def left_to_do(verb: str, folder: Path, begun: str, states: Path) -> Left:
+    """What goes on with a training, or begins it again where no step was saved.
+
+    Args:
+        verb: Of the command.
+        folder: Of the training.
+        begun: The file in it that a training which was begun has left.
+        states: Folder of its states.
+    """
+    if States(states).any():
+        return Left(f"go on with: situs {verb} --resume {shlex.quote(str(folder))}", True)
+    replacing = " and --overwrite" if (folder / begun).is_file() else ""
+    return Left(f"begin again with the same command{replacing}", False)
+
+
+def stopped(stops: StopSignals, left: Left, step: int | None = None) -> BaseException:
     """What to raise after a training that was asked to end.
 
     Args:
         stops: What was asked for.
-        step: Where it stands.
-        again: The command that goes on.
-        saved: Whether that command finds a state.
+        left: What is left to do.
+        step: Where it stands, if that was in between two steps.
     """
-    message = f"Stopped at step {step}; {'go on' if saved else 'begin again'} with: {again}"
-    if stops.received == signal.SIGINT:
-        return Interrupted(message)
-    return Terminated(message, saved)
+    by_hand = stops.received == signal.SIGINT
+    signalled = "Ctrl-C" if by_hand else getattr(stops.received, "name", "a signal")
+    where = f"stopped by {signalled}" if step is None else f"Stopped at step {step}"
+    message = f"{where}; {left.said}"
+    return Interrupted(message) if by_hand else Terminated(message, left.saved)
 
 
 def in_slurm() -> bool:
@@ -154,10 +203,3 @@ def leave_signals_to_the_trainer(_worker: int) -> None:
     signal.signal(_WARNING, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
-
-
-def resume_command(verb: str, run: Path) -> str:
-    """The line to type."""
-    import shlex  # noqa: PLC0415 - on this path only
-
-    return f"situs {verb} --resume {shlex.quote(str(run))}"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,12 +33,12 @@ from situs.training.processes import together
 from situs.training.run import MetricsFile
 from situs.training.shown import silenced
 from situs.training.states import States
-from situs.training.stopping import StopSignals, resume_command, stop_signals, stopped
+from situs.training.stopping import StopSignals, stop_signals, stopped
 from situs.transfer.cases import Cohort, PreparedCase
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.evaluate import evaluate, validation_score
 from situs.transfer.features import slice_axis_of
-from situs.transfer.folder import STATE, check_folder, enter_folder, leave_folder
+from situs.transfer.folder import STATE, check_folder, enter_folder, leave_folder, left_in
 from situs.transfer.laterality import with_flips
 from situs.transfer.losses import loss_of
 from situs.transfer.model import Model, Task, assemble, initialise, starting_point
@@ -99,7 +100,7 @@ def finetune(
         if is_first():
             check_folder(config, resume)
         stack.enter_context(silenced(quiet))
-        stops = stack.enter_context(stop_signals())
+        stops = stack.enter_context(stop_signals(partial(left_in, config.out)))
         group = stack.enter_context(together(config.devices, config.num_nodes, config.accelerator))
         return _finetune(config, cohort, resume, group, stops)
 
@@ -300,9 +301,7 @@ def _train(
     states = States(config.out / STATE)
     step = fit(module, sampler, checkpoint, config.out, states, stops)
     if stops.received is not None and not checkpoint.ended:
-        saved = states.any()
-        again = resume_command("finetune", config.out) if saved else "the same command"
-        raise stopped(stops, step, again, saved)
+        raise stopped(stops, left_in(config.out), step)
     checkpoint.take_best(module.model)
     return checkpoint
 

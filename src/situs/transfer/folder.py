@@ -15,6 +15,7 @@ from situs.locks import NAME, is_empty
 from situs.splits.split import Split
 from situs.training.folder import check_outside, check_unchanged, clear
 from situs.training.offending import OFFENDING
+from situs.training.stopping import Left, left_to_do
 from situs.transfer.cases import Cohort
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.result import OBSERVATION, RESULT
@@ -85,6 +86,11 @@ def enter_folder(config: FinetuneConfig, split: Split, cohort: Cohort, resume: b
             f"{config.out} cannot be resumed: the cases, or who of them is trained and tested on, "
             f"are not those that it was begun with. Restore them, or {_REMEDY}."
         )
+
+
+def left_in(out: Path) -> Left:
+    """What is left to do in the folder of a fine-tuning that was stopped."""
+    return left_to_do("finetune", out, BEGUN, out / STATE)
 
 
 def leave_folder(out: Path) -> None:
