@@ -95,19 +95,30 @@
       if (!this.nv) this.say("Opening the viewer …");
       await this.start();
       const nv = this.nv;
-      [...nv.meshes].forEach((mesh) => nv.removeMesh(mesh));
       const [first, ...rest] = scene.layers;
       const keep = this.base === first.asset && nv.volumes.length > 0;
-      [...nv.volumes].reverse().forEach((volume, n, all) => { if (!(keep && n === all.length - 1)) nv.removeVolume(volume); });
       this.shown = [];
+      await this.once(() => {
+        [...nv.meshes].forEach((mesh) => nv.removeMesh(mesh));
+        [...nv.volumes].reverse().forEach((volume, n, all) => { if (!(keep && n === all.length - 1)) nv.removeVolume(volume); });
+      });
       if (keep) this.shown.push({ layer: first, volume: nv.volumes[0] });
       else { await this.add(first); this.base = first.asset; this.turn(); }
-      for (const layer of rest) await this.add(layer);
-      this.shown.forEach((item) => this.apply(item));
+      await this.once(async () => {
+        for (const layer of rest) await this.add(layer);
+        this.shown.forEach((item) => this.apply(item));
+      });
+      nv.updateGLVolume();
       nv.setSliceType(nv[{ multiplanar: "sliceTypeMultiplanar", axial: "sliceTypeAxial", coronal: "sliceTypeCoronal", sagittal: "sliceTypeSagittal", render: "sliceTypeRender" }[this.view]]);
       nv.drawScene();
       this.say("");
       this.ready = true;
+    }
+    // NiiVue takes all volumes to the graphics card anew for whatever changes, a mesh too, which is
+    // most of the time that a scene takes: while many things change it waits, and is told once.
+    async once(change) {
+      this.nv.updateGLVolume = () => {};
+      try { await change(); } finally { delete this.nv.updateGLVolume; }
     }
     turn() {
       this.nv.setRenderAzimuthElevation(235, 20);
