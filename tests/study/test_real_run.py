@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 
-from situs.errors import NonFiniteLoss
+from situs.errors import NonFiniteLoss, RunError
 from situs.store import Preprocessing, Store
 from situs.study import run_study
 from situs.study.cost import Cost, package_energy
@@ -161,6 +162,32 @@ def test_cost_of_a_resumed_job_counts_what_was_spent_before(tmp_path):
     assert resumed["cpu_seconds"] >= 50
     assert resumed["peak_memory_mib"] == 10**6
     assert resumed["energy_kj"] is None
+
+
+def test_a_job_that_fails_stops_its_clock_and_goes_on_from_there(tmp_path, monkeypatch):
+    """One worker does many jobs; what it does after a failure is no cost of the failed one."""
+    monkeypatch.setattr("situs.study.cost._EVERY_SECONDS", 0.02)
+    worker = Worker()
+
+    def fail(config, out):
+        (out / "begun.json").parent.mkdir(exist_ok=True)
+        (out / "begun.json").write_text("{}")
+        time.sleep(0.2)
+        raise RunError("the disk is full")
+
+    job = {"kind": "finetune", "title": "t", "key": "k", "about": {}, "config": {}}
+    write_json(tmp_path / "job.json", job)
+    monkeypatch.setattr(worker, "_finetune", fail)
+    with pytest.raises(RunError):
+        worker.carry_out(tmp_path)
+    spent = json.loads((tmp_path / "cost.json").read_text())
+    assert spent["seconds"] >= 0.2, "to the end, not to the last beat"
+    time.sleep(0.2)
+    assert json.loads((tmp_path / "cost.json").read_text()) == spent
+    monkeypatch.setattr(worker, "_finetune", lambda *_: {"run": "run"})
+    result = worker.carry_out(tmp_path)
+    assert result["seconds"] >= spent["seconds"], "both legs of a fine-tuning"
+    assert json.loads((tmp_path / "cost.json").read_text())["seconds"] >= spent["seconds"]
 
 
 @pytest.mark.slow

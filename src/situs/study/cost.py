@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -21,8 +21,9 @@ _EVERY_SECONDS = 10.0
 class Cost:
     """Measures from its making to :meth:`read`, over all processes that worked at one job.
 
-    What has been spent so far is written down every few seconds, so that a job which was killed
-    and taken up again tells the cost of both legs.
+    While it is entered, what has been spent so far is written down every few seconds, and once
+    more at the end, so that a job which failed or was killed and is taken up again tells the cost
+    of both legs.
 
     Args:
         file: Where to write it; None to remember nothing.
@@ -38,8 +39,18 @@ class Cost:
         self._cpu = _cpu_seconds()
         self._energy = package_energy()
         self._over = threading.Event()
-        if file is not None:
-            threading.Thread(target=self._write_down, args=(file,), daemon=True).start()
+        self._writer = threading.Thread(target=self._write_regularly, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Begin to write down what has been spent."""
+        self._writer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write it down for the last time, however the job ended: the process has others to do."""
+        self._over.set()
+        self._writer.join()
+        self._write_down()
 
     def read(self) -> dict[str, Any]:
         """``seconds``, ``cpu_seconds``, ``peak_memory_mib``, ``gpu_memory_mib``, ``energy_kj``.
@@ -47,7 +58,6 @@ class Cost:
         Energy is that of the processor packages, all processes together, and None where the
         machine does not tell; a counter that wrapped around is None as well.
         """
-        self._over.set()
         spent = asdict(self._spent())
         return {k: round(v, 3) if isinstance(v, float) else v for k, v in spent.items()}
 
@@ -64,9 +74,14 @@ class Cost:
             energy_kj=(before.energy_kj or 0.0) + (joules or 0.0) / 1e9 if known else None,
         )
 
-    def _write_down(self, file: Path) -> None:
+    def _write_regularly(self) -> None:
         while not self._over.wait(_EVERY_SECONDS):
-            write_json(file, asdict(self._spent()))
+            self._write_down()
+
+    def _write_down(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk must not cost the job
+                write_json(self._file, asdict(self._spent()))
 
 
 @dataclass(frozen=True)

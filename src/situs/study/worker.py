@@ -50,20 +50,16 @@ class Worker:
     def carry_out(self, folder: Path) -> dict[str, Any]:
         """Do the job of ``folder`` and write ``result.json`` as the very last thing."""
         job = read_record(JobRecord, folder / JOB, "start the study again, which writes it anew")
-        resumed = job.kind == "pretrain" and _resumable(folder / RUN)
+        resumed = (_resumable if job.kind == "pretrain" else _was_begun)(folder / RUN)
         actions: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
             "store": self._store,
             "pretrain": partial(self._pretrain, resumed=resumed),
             "tune": self._tune,
             "finetune": self._finetune,
         }
-        cost = Cost(folder / COST, resumed)
-        found = actions[job.kind](job.config, folder / RUN)
-        result = {
-            **job.model_dump(include={"kind", "title", "key", "about"}),
-            **found,
-            **cost.read(),
-        }
+        with Cost(folder / COST, resumed) as cost:
+            found = actions[job.kind](job.config, folder / RUN) | cost.read()
+        result = {**job.model_dump(include={"kind", "title", "key", "about"}), **found}
         result["situs"] = __version__
         result["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S")
         write_json(folder / RESULT, result)
