@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
-from situs.errors import NonFiniteLoss, RunError
+from situs.errors import ConfigError, NonFiniteLoss, RunError
 from situs.store import Preprocessing, Store
-from situs.study import run_study
+from situs.study import describe, run_study
 from situs.study.cost import Cost, package_energy
+from situs.study.graph import JobGraph
+from situs.study.jobs import JobResult
 from situs.study.worker import Worker
 from situs.training.run import Run, write_json
 
@@ -143,6 +145,39 @@ def test_a_true_study_of_classes_kept_in_one_archive(tmp_path):
     assert not any(case.split(".")[0] in name for case in result.cases["case"] for name in files)
     (store,) = tmp_path.glob("study/jobs/store-*/result.json")
     assert json.loads(store.read_text())["scans"] == 12
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "auc", "correct"])
+def test_a_rate_at_which_classes_diverge_is_out(tmp_path, metric):
+    _archive(tmp_path / "shapes.npz", np.random.default_rng(0))
+    study = {
+        "data": str(tmp_path / "shapes.npz"),
+        "out": str(tmp_path / "study"),
+        "task": "classification",
+        "metric": metric,
+        "arms": ["none"],
+        "labels": [4],
+        "test": "given",
+        "validation": 2,
+        "tune": {"lr": [0.001, 0.1]},
+    }
+    graph, _ = describe(study)
+    said = [
+        {"case": c, "true": str(i), "predicted": str(i), "p(0)": f"{1 - i}", "p(1)": f"{i}"}
+        for i, c in enumerate("ab")
+    ]
+
+    def results(job):
+        if job.kind != "tune":
+            return JobResult(rules={}) if job.kind == "store" else None
+        return JobResult(cases=said if job.about["lr"] == 0.1 else ())
+
+    known = JobGraph(graph.study, graph.cases, results, graph.folder)
+    assert {job.config["lr"] for job, *_ in known.runs()} == {0.1}
+    # One case is of one class: whoever always says that class would be the best.
+    with pytest.raises(ConfigError, match="1 validation cases are all of one class"):
+        describe(study | {"validation": 1})
+    describe(study | {"validation": 1, "tune": {}})
 
 
 def test_energy_is_the_sum_of_the_packages(tmp_path):

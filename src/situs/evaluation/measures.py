@@ -90,12 +90,14 @@ def case_scores(rows: Rows, metric: Metric, multi_label: bool = False) -> dict[s
       that one mean gives the whole score is ours).
 
     Args:
-        rows: One a case, or of a segmentation one a case and class.
+        rows: One a case, or of a segmentation one a case and class; none of a run that diverged.
         metric: Which score.
         multi_label: Whether a scan may have several labels or none.
     """
     if metric.task == "segmentation":
         return _class_means(rows, metric.column)
+    if not rows:
+        return {}
     cases = [row["case"] for row in rows]
     classes = [key[2:-1] for key in rows[0] if key.startswith("p(")]
     true, said = (_onehot(rows, column, classes) for column in ("true", "predicted"))

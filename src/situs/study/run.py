@@ -173,11 +173,28 @@ def open_graph(study: StudyConfig) -> tuple[JobGraph, JobFolders]:
     facts = inspect(dataset, study.out / "cases.json")
     facts = without_leaks(facts, study.duplicate_correlation, study.near_duplicates)
     cases = _study_cases(study, dataset, facts)
+    _check_classes(study, cases)
     folders = JobFolders(study.out / "jobs")
     graph = JobGraph(study, cases, folders.result, folders.folder)
     for labels in {max(study.labels), *study.tune.labels}:
         graph.training(labels, study.seeds[0])  # says now if there are too few cases
     return graph, folders
+
+
+def _check_classes(study: StudyConfig, cases: StudyCases) -> None:
+    """Refuse to score cases of one class, where who always says that class would be right."""
+    if study.task != "classification":
+        return
+    scored = {"test": cases.split.test}
+    if len(study.tune.lr) > 1:
+        scored["validation"] = cases.split.validation
+    strata = {fact.name: fact.stratum for fact in cases.facts}
+    for part, names in scored.items():
+        if len({strata[name] for name in names}) == 1:
+            raise ConfigError(
+                f"the {len(names)} {part} cases are all of one class, so nothing can be told from "
+                f"them; choose others with {setting(part)} or {setting('split_seed')}"
+            )
 
 
 def _check_there(study: StudyConfig) -> None:
