@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,28 @@ def test_an_installed_package_adds_names(tmp_path: Path) -> None:
     code = f"{before}; sys.path.insert(0, {str(site)!r}){_USED}"
     done = subprocess.run([sys.executable, "-c", code, str(data)], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_packages_are_looked_for_again_where_one_was_installed_and_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked: list[str] = []
+
+    def counted(group: str) -> EntryPoints:
+        asked.append(group)
+        return entry_points(group=group)
+
+    monkeypatch.setattr("situs.registry.entry_points", counted)
+    registry = Registry("method", "situs.methods", {}, Mae)
+    assert "other" not in registry.names()
+    for _ in range(100):  # a study asks for each of its jobs
+        registry.names()
+    assert asked == ["situs.methods"]
+    (tmp_path / "plugin-1.0.dist-info").mkdir()
+    (tmp_path / "plugin-1.0.dist-info" / "METADATA").write_text("Name: plugin\nVersion: 1.0\n")
+    (tmp_path / "plugin-1.0.dist-info" / "entry_points.txt").write_text(_POINTS)
+    assert "other" in registry.names()
 
 
 def test_a_class_can_be_named_by_its_place() -> None:
