@@ -7,6 +7,7 @@ A name is one of situs's own, one that an installed package declares as an entry
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -142,7 +143,7 @@ def _folders() -> tuple[tuple[str, int], ...]:
     found = []
     for place in sys.path:
         with suppress(OSError):
-            found.append((place, Path(place).stat().st_mtime_ns))
+            found.append((place, os.stat(place or os.curdir).st_mtime_ns))
     return tuple(found)
 
 

@@ -38,6 +38,7 @@ from situs.study.checks import check_settings
 from situs.study.graph import JobGraph
 from situs.study.jobs import Job, JobFolders, JobResult
 from situs.study.results import lost_classes
+from situs.study.run import carry_out
 from situs.study.scheduler import Scheduler
 from situs.study.submit import FOLDER, submit
 from situs.study.summary import decided, summarise
@@ -492,6 +493,10 @@ def test_any_arm_may_be_the_reference_and_the_best_is_held_against_the_rest(orga
     assert "The best beside the other methods" in result.page.read_text()
 
 
+def named_after(study: dict, **how) -> int:
+    return carry_out(study, **how)[0].named_after
+
+
 def test_what_is_named_beforehand_counts_in_its_order_and_the_rest_is_corrected(organs, tmp_path):
     decides = [{"arm": "mae", "labels": 2}, {"arm": "both", "against": "mae", "labels": 2}]
     study = config(organs, tmp_path, decides=[*decides, {"arm": "mae", "labels": 4}])
@@ -512,16 +517,33 @@ def test_what_is_named_beforehand_counts_in_its_order_and_the_rest_is_corrected(
         result.summary.set_index(["arm", "labels"]).loc[("mae", 2), c] for c in ("p", "p_holm")
     )
     assert holm > p, "corrected with the rest"
-    # Who only reports names nothing; another metric, or another arm of that name, is another thing.
-    assert run_study(study, worker=FAKE).named_after == 0
+    # Who only reports names nothing. Another metric, an arm of that name that is another, and
+    # other steps or seeds are other comparisons, whose results were looked at before.
+    assert named_after(study, worker=FAKE) == 0
     arms = [{"name": "none"}, {"name": "mae", "method": "mae", "finetune": {"l2_sp": 1}}]
-    for change in ({"metric": "hd95_mm"}, {"arms": [*arms, *study["arms"][2:]]}):
-        assert run_study({**study, **change}, only_report=True).named_after > 0
-    assert run_study(study, only_report=True).named_after == 0
+    for change in (
+        {"metric": "hd95_mm"},
+        {"arms": [*arms, *study["arms"][2:]]},
+        {"finetune": {"steps": 3}},
+        {"seeds": [0, 1, 2]},
+        {"tune": {"lr": [0.001, 0.01], "labels": [4]}},
+    ):
+        assert named_after({**study, **change}, only_report=True) == 12, change
+    # Neither are other names, other arms, another count of labels, nor how jobs are carried out.
+    again = json.loads(json.dumps(study).replace('"mae"', '"masked"'))
+    again["arms"] = ["none", {"name": "masked", "method": "mae"}, study["arms"][2], "simclr"]
+    again |= {"labels": [2, 4, 5], "pretrain": {"steps": 2, "workers": 0}, "processes": 1}
+    assert named_after(again, only_report=True) == 0
+    # Files of before say nothing of settings.
+    kept = json.loads((tmp_path / "decides.json").read_text())
+    assert kept.pop("identities")
+    (tmp_path / "decides.json").write_text(json.dumps(kept))
+    assert named_after(study, only_report=True) == 0
+    assert named_after({**study, "decides": decides[:1]}, only_report=True) == 12
     # A study of other settings cannot join, nor unsay what was named.
     with pytest.raises(ConfigError, match="other settings"):
         run_study({**study, "decides": decides[:1]}, worker=FAKE, join=True)
-    assert run_study(study, only_report=True).named_after == 0
+    assert named_after(study, only_report=True) == 0
     with pytest.raises(ConfigError, match=r"'decides' names 'mae' with 3 labels"):
         describe({**study, "decides": [{"arm": "mae", "labels": 3}]})
     few = [{"name": "none", "labels": [4]}, *study["arms"][1:]]
@@ -554,6 +576,12 @@ def test_a_sequence_ends_for_good_where_one_of_it_is_not_shown(organs, tmp_path)
     )
     rows = summary.set_index(["arm", "labels"])
     assert rows.loc[named, "p_holm"].tolist() == table["p_sequence"].tolist()
+    early = cases[(cases["seed"] == 0) | (cases["arm"] != "weak")]
+    early = decided(study, early)
+    assert early["p"].notna().all()
+    assert early["p_sequence"].isna().tolist() == [False, True, True], (
+        "before the last run is there"
+    )
     rest = rows.drop(named)
     # Holm: the smallest of m times m, and so on, never falling.
     order = rest["p"].sort_values()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from situs.evaluation.measures import Metric, case_scores, mean_score
-from situs.files import file_sha256
+from situs.files import file_sha256, sha256
 from situs.splits.split import Split
 from situs.study.cases import CaseFacts, fingerprint
 from situs.study.config import SCRATCH, Arm, StudyConfig
@@ -151,13 +151,26 @@ class JobGraph:
             if arm.method != SCRATCH and self.pretraining(arm, about["seed"]).key == pretraining.key
         ]
 
+    def identity(self, arm: Arm, labels: int) -> str:
+        """Hash of all that decides an arm's results with so many labels, before anything is run.
+
+        Names of arms, other arms and other label counts are no part of it.
+        """
+        test, keys = self.cases.split.test, []
+        for seed in self.study.seeds:
+            start, train = self._start(arm, seed), self.training(labels, seed)
+            # Preprocessing that the store settles stands in its key, a tuned rate in the trials'.
+            keys += [start.key, self._finetuning(arm, start, {}, train, test, seed, None).key]
+        tuned = self.study.tuned_for(arm)
+        if tuned is not None:
+            trials = self._tunings(tuned, self._tuned_at(labels), {}).values()
+            keys += [job.key for pairs in trials for pair in pairs for job in pair]
+        return sha256(*keys, digits=12)
+
     def _path_to(self, arm: Arm, labels: int, seed: int) -> list[Job]:
         """Jobs that lead to one compared run; the run itself last, once it is known."""
-        store = self.store
-        jobs, start = [store], store
-        if arm.method != SCRATCH:
-            start = self.pretraining(arm, seed)
-            jobs.append(start)
+        store, start = self.store, self._start(arm, seed)
+        jobs = [store] if start is store else [store, start]
         prepared = self.results(store)
         if prepared is None:
             return jobs
@@ -179,6 +192,14 @@ class JobGraph:
             Job("finetune", title, job.config, job.identity, job.needs, about),
         ]
 
+    @cached_property
+    def _keeps_sides(self) -> bool:
+        return self.study.keeps_sides  # asks every method and card, for each job
+
+    def _start(self, arm: Arm, seed: int) -> Job:
+        """What the fine-tunings of an arm wait for."""
+        return self.store if arm.method == SCRATCH else self.pretraining(arm, seed)
+
     def _tuned_at(self, labels: int) -> int:
         points = self.study.tune.labels or (labels,)
         return min(points, key=lambda n: (abs(math.log(n / labels)), n))
@@ -191,7 +212,7 @@ class JobGraph:
         trials: dict[float, list[tuple[Job, Job]]] = {lr: [] for lr in tune.lr}
         for lr in tune.lr:
             for seed in tune.seeds:
-                start = self.store if arm.method == SCRATCH else self.pretraining(arm, seed)
+                start = self._start(arm, seed)
                 train = self.training(labels, seed)
                 job = self._finetuning(arm, start, preprocessing, train, test, seed, lr)
                 about = {"arm": arm.title, "labels": labels, "seed": seed, "lr": lr}
@@ -259,7 +280,7 @@ class JobGraph:
             "seed": seed,
             "threads": study.threads,
         }
-        if study.keeps_sides:
+        if self._keeps_sides:
             # Arms are compared under one augmentation: where a pretext task used position, no
             # arm flips left-right unless it was asked to.
             asked = dict(config.get("augmentation") or {})

@@ -153,6 +153,14 @@ class JobFolders:
             self._results[job.name] = known
         return known
 
+    def finished(self, kind: str) -> int:
+        """Number of finished jobs of a kind, whatever they were asked to do."""
+        return sum(
+            (folder / RESULT).is_file()
+            for (its_kind, _), folder in self._folders.items()
+            if its_kind == kind
+        )
+
     def write(self, job: Job) -> Path:
         """Make the folder with everything that a worker must know."""
         folder = self.folder(job)

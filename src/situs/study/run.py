@@ -70,13 +70,13 @@ def carry_out(
     graph, folders = open_graph(study)
     failed: dict[str, Job] = {}
     if only_report:
-        named_after = _named_after(study, graph)
+        named_after = _named_after(study, graph, folders, keep=False)
     else:
         with nullcontext() if join else holding(study.out, "situs study"):
             if join:
                 _check_joined(study)
             write_file(study.out / "study.yaml", dump_yaml(study))
-            named_after = _named_after(study, graph, keep=True)
+            named_after = _named_after(study, graph, folders, keep=True)
             scheduler = Scheduler(folders, processes(study), study.threads, worker, _gpus())
             total = graph.expected()
 
@@ -92,44 +92,44 @@ def carry_out(
     return result, graph
 
 
-def _named_after(study: StudyConfig, graph: JobGraph, keep: bool = False) -> int:
+def _named_after(study: StudyConfig, graph: JobGraph, folders: JobFolders, keep: bool) -> int:
     """How many results were there when what the study decides was named as it is now.
 
     Args:
-        study: Other arms under the same names, or another metric, name another comparison.
+        study: Another metric, or other settings of what is compared, name another comparison.
         graph: Of the study.
+        folders: Results of other settings were seen as well.
         keep: Write it down; who only reports names nothing.
     """
     if not study.decides:
         return 0
-    file, named = study.out / DECIDES, _named(study)
+    file, named = study.out / DECIDES, _named(study, graph)
     kept: dict[str, Any] = {}
     if file.is_file():
         kept = read_json(file, "Delete it: what the study decides then counts as named now")
-    # The first files had neither metric nor arms.
-    same = "decides" in kept and all(kept.get(key, value) == value for key, value in named.items())
+    # Files of before had no identities; there the names must be the same.
+    known = "identities" if "identities" in kept else "decides"
+    asked = {known: None, "metric": named["metric"]} | kept
+    same = all(asked[key] == named[key] for key in (known, "metric"))
     after = kept.get("after") if same else None
     if not isinstance(after, int):
-        after = sum(graph.results(job) is not None for job, *_ in graph.runs())
+        after = folders.finished("finetune")
     if keep:
         write_json(file, {**named, "after": after})
     return after
 
 
-def _named(study: StudyConfig) -> dict[str, Any]:
-    """What a study decides: the comparisons, by which score, and what each arm in them is."""
-    named = {one.arm for one in study.decides}
-    named |= {other.title for one in study.decides if (other := study.compared_in(one))}
+def _named(study: StudyConfig, graph: JobGraph) -> dict[str, Any]:
+    """What a study decides: the comparisons, by which score, and what decides their results."""
+    arms = {arm.title: arm for arm in study.arms}
+    compared = [(arms[one.arm], study.compared_in(one), one.labels) for one in study.decides]
     return {
         "decides": [one.model_dump(mode="json") for one in study.decides],
         "metric": study.score.column,
-        "arms": {
-            arm.title: arm.model_dump(
-                mode="json", exclude={"name", "labels"}, exclude_defaults=True
-            )
-            for arm in study.arms
-            if arm.title in named
-        },
+        "identities": [
+            [graph.identity(arm, labels) for arm in (one, other) if arm is not None]
+            for one, other, labels in compared
+        ],
     }
 
 

@@ -86,7 +86,8 @@ def decided(study: StudyConfig, cases: pd.DataFrame) -> pd.DataFrame:
 
     Tests in a sequence fixed beforehand need no correction if each counts only while all before it
     were shown: the adjusted p value of one is the largest up to it (Maurer, Hothorn and Lehmacher,
-    1995). One that cannot be made yet leaves it open for all after it.
+    1995). One that lacks a run leaves it open for all after it: who looked before the last one,
+    and stopped where it suited, would have tested several times.
     """
     rows: list[dict[str, Any]] = []
     largest = 0.0
@@ -95,7 +96,8 @@ def decided(study: StudyConfig, cases: pd.DataFrame) -> pd.DataFrame:
         assert other is not None  # the configuration is refused without
         table = score_table(cases, one.arm, one.labels)
         found = _against(study, cases, table, other, one.labels)
-        p = found.get("p", math.nan)
+        seen = set(table.index) & set(score_table(cases, other.title, one.labels).index)
+        p = found.get("p", math.nan) if seen.issuperset(study.seeds) else math.nan
         largest = math.nan if math.isnan(largest) or math.isnan(p) else max(largest, p)
         rows.append({"arm": one.arm, "labels": one.labels, **found, "p_sequence": largest})
     return pd.DataFrame(rows)
