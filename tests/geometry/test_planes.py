@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from situs.errors import SitusError
-from situs.geometry import Plane, clip_lines, intersect
+from situs.geometry import Plane, PlaneArray, clip_lines, intersect
 
 
 def random_plane(rng: np.random.Generator, rotation: np.ndarray | None = None) -> Plane:
@@ -259,3 +259,20 @@ def test_no_planes_give_no_lines() -> None:
     lines, mask = intersect([], [random_plane(np.random.default_rng(0))])
     assert lines.shape == (0, 1, 3)
     assert mask.shape == (0, 1)
+
+
+def test_planes_as_arrays_are_the_planes() -> None:
+    rng = np.random.default_rng(5)
+    planes = [random_plane(rng) for _ in range(4)]
+    arrays = PlaneArray.of(planes)
+    assert PlaneArray.of(arrays) is arrays
+    assert len(arrays[1:]) == 3
+    for number, (plane, again) in enumerate(zip(planes, arrays, strict=True)):
+        assert again.shape == plane.shape
+        assert again.spacing == plane.spacing
+        for name in ("origin_mm", "row_mm", "column_mm"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(plane, name))
+        for name in ("normal_mm", "center_mm"):
+            np.testing.assert_allclose(getattr(arrays, name)[number], getattr(plane, name))
+        moved = plane.origin_mm + [2, 3] @ arrays.steps_mm[number]
+        np.testing.assert_allclose(moved, plane.to_mm([2, 3]))

@@ -33,14 +33,14 @@ from situs.methods.planes.scoring import (
     plan_planes,
     views_of,
 )
-from situs.methods.planes.views import sample_study, slice_of_stack
+from situs.methods.planes.views import sample_study, slices_of_stacks
 from situs.methods.preview import WholeScans
 from situs.observation import LinesPanel, Observation
 from situs.views import ArraySource
 from situs.views.controls import Emptied
 from situs.views.planes import centred_plane, cut_planes
 from situs.views.planes_virtual import VirtualConfig
-from situs.views.slices import Pose, ViewGrid, posed
+from situs.views.slices import Pose, ViewGrid, posed, unposed
 
 collate = torch.utils.data.default_collate
 
@@ -120,9 +120,9 @@ def test_augmentation_moves_image_and_line_together() -> None:
         axes = Rotation.random(random_state=rng.integers(1000)).as_matrix()
         base = centred_plane(rng.normal(scale=4, size=3), axes[0], axes[1], (1, 1), (1, 1))
         target = centred_plane(np.zeros(3), axes[2], axes[0] + axes[1], (1, 1), (1, 1))
-        still = posed(base, base.center_mm, grid, Pose())
+        still = unposed([base], grid)[0]
         pose = Pose(float(rng.uniform(-0.4, 0.4)), float(rng.uniform(0.9, 1.1)), (0.05, -0.08))
-        moved = posed(base, base.center_mm, grid, pose)
+        moved = posed([base], [base.center_mm], grid, [pose])[0]
         # The pixels of the still view that the augmented view's pixels show.
         corners = np.array([[0.0, 0], [63, 0], [0, 63]])
         there = still.to_px(moved.to_mm(corners))
@@ -438,10 +438,11 @@ def test_the_order_that_voxels_are_stored_in_says_nothing(
             axis = stack_axis(source.shape, source.spacing)
             role = method.config.roles.index(source.description)
             for index in range(source.shape[axis]):
-                one = slice_of_stack(Stack.of(source), index, role, method.config)
-                view = posed(one.base, one.base.center_mm, method.config.grid, Pose(0.2))
+                one = slices_of_stacks([(Stack.of(source), index, role)], method.config)
+                views = posed(one.bases, one.bases.center_mm, method.config.grid, [Pose(0.2)])
+                view, at = views[0], float(one.locations[0])
                 image = cut_planes(source, [view])[0]
-                every[n][source.key, round(one.location * 8) if role == 0 else 0] = image, view
+                every[n][source.key, round(at * 8) if role == 0 else 0] = image, view
     assert every[0].keys() == every[1].keys()
     for key, (image, view) in every[0].items():
         other = every[1][key][0]
@@ -467,9 +468,10 @@ def test_stacks_between_two_axes_are_followed_in_one_direction() -> None:
     assert np.degrees(np.arccos(np.dot(frames["sax"], [0.5**0.5, 0, 0.5**0.5]))) < 1
     rows = []
     for source in sources:
-        first = slice_of_stack(Stack.of(source), 0, 0, config)
-        assert (first.location == 0) is bool(first.base.center_mm @ frames["sax"] < 0)
-        rows.append(first.base.row_mm)
+        first = slices_of_stacks([(Stack.of(source), 0, 0)], config)
+        before = first.bases[0].center_mm @ frames["sax"] < 0
+        assert bool(first.locations[0] == 0) is bool(before)
+        rows.append(first.bases[0].row_mm)
     assert np.min(np.array(rows) @ rows[0]) > np.cos(np.radians(20))
 
 

@@ -157,8 +157,8 @@ def test_a_posed_view_is_turned_within_its_slice() -> None:
     affine[:3, :3] = Rotation.from_euler("xyz", [20, 10, 5], degrees=True).as_matrix()
     base = Plane.from_affine(affine, 1, 3, (10, 10, 10))
     grid = ViewGrid((8, 12), 0.5)
-    still = posed(base, base.center_mm, grid, Pose())
-    turned = posed(base, base.center_mm, grid, Pose(np.radians(30), 1.2, (0.1, -0.2)))
+    poses = [Pose(), Pose(np.radians(30), 1.2, (0.1, -0.2))]
+    still, turned = posed([base] * 2, [base.center_mm] * 2, grid, poses)
     assert np.allclose(still.center_mm, base.center_mm)
     assert turned.spacing == (0.6, 0.6)
     assert np.degrees(np.arccos(turned.row_mm @ still.row_mm)) == pytest.approx(30)
@@ -173,8 +173,9 @@ def test_a_posed_view_is_turned_within_its_slice() -> None:
 def test_a_mirrored_view_shows_what_its_geometry_says() -> None:
     source, grid = scan((40, 30, 20), (1, 1, 1), 0), ViewGrid((15, 15), 1.0)
     base = Plane.from_affine(source.affine, 2, 9, source.shape)
-    as_is, mirrored = (posed(base, base.center_mm, grid, Pose(0.3, mirrored=m)) for m in (0, 1))
-    images = cut_planes(source, [as_is, mirrored], None)
+    poses = [Pose(0.3, mirrored=m) for m in (False, True)]
+    as_is, mirrored = posed([base] * 2, [base.center_mm] * 2, grid, poses)
+    images = cut_planes(source, [as_is, mirrored])
     np.testing.assert_allclose(images[1], images[0][..., ::-1], atol=1e-4)
     assert np.allclose(mirrored.to_mm([[0, 4]]), as_is.to_mm([[14, 4]]))
 

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from situs.geometry import Plane
 from situs.views import ArraySource
 from situs.views.decoded import Kept, read_crop
-from situs.views.planes import centred_plane, cut_planes
+from situs.views.planes import centred_plane, cut_discs, cut_planes
 from situs.views.slices import Pose, ViewGrid, posed
 
 
@@ -95,7 +95,7 @@ def test_cuts_in_and_beyond_the_scan_equal_an_independent_interpolation(
         planes.append(centred_plane(center + seed, axes[0], axes[1], (40, 50), (0.9, 1.3)))
         base = Plane.from_affine(source.affine, seed, 3 + seed, source.shape)
         turned = Pose(0.3 * seed, 1.2, (0.3, -0.1))
-        planes.append(posed(base, base.center_mm, ViewGrid((40, 50), 1.1), turned))
+        planes += posed([base], [base.center_mm], ViewGrid((40, 50), 1.1), [turned])
     images = cut_planes(remote, planes)
     padded = source.read((-2, -2, -2), [n + 4 for n in source.shape])
     inverse = np.linalg.inv(source.affine)
@@ -112,6 +112,30 @@ def test_cuts_in_and_beyond_the_scan_equal_an_independent_interpolation(
     np.testing.assert_array_equal(images, again)
     # A small scan is read once for good; of a large one no more than planes need, at each call.
     assert (len(remote.reads) == 1) is not large
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_disc_shows_what_the_whole_view_shows_there(
+    source: ArraySource, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Discs within a view, across its border, larger than it, and wholly beside it."""
+    if large:
+        monkeypatch.setattr("situs.views.decoded._LARGEST", 0)
+    center = source.affine[:3, :3] @ [9.5, 7.5, 5.5] + source.affine[:3, 3]
+    axes = [Rotation.random(random_state=seed).as_matrix() for seed in range(5)]
+    planes = [centred_plane(center, a[0], a[1], (40, 50), (0.7, 0.9)) for a in axes]
+    ways = [(0, 0), (20, 0), (-5, 13), (-22, -14), (200, 0)]
+    middles = [center + x * a[0] + y * a[1] for (x, y), a in zip(ways, axes, strict=True)]
+    whole, seen = cut_planes(Remote(source), planes), 0
+    pixels = np.stack(np.meshgrid(np.arange(50), np.arange(40)), -1)
+    for radius in (6.0, 17.0, 60.0):
+        images = cut_discs(Remote(source), planes, middles, radius)
+        for plane, middle, image, expected in zip(planes, middles, images, whole, strict=True):
+            away = np.linalg.norm(plane.to_mm(pixels) - middle, axis=-1)
+            assert np.allclose(image[:, away < radius], expected[:, away < radius], atol=1e-4)
+            assert (source.background == image[:, away > radius].T).all()
+            seen += (away < radius).sum()
+    assert seen > 5000
 
 
 def test_near_slices_of_a_large_scan_share_a_read(

@@ -6,9 +6,9 @@ from scipy.spatial.transform import Rotation
 
 from situs.geometry import Plane
 from situs.views import ArraySource
-from situs.views.inside import Room
 from situs.views.planes import cut_planes
 from situs.views.planes_virtual import (
+    Anatomy,
     VirtualConfig,
     VirtualRole,
     anatomy,
@@ -16,6 +16,7 @@ from situs.views.planes_virtual import (
     in_plane_axes,
     prescribed_planes,
 )
+from situs.views.scan_grid import grid_of
 from situs.views.slices import Pose, ViewGrid, posed
 
 
@@ -41,8 +42,8 @@ def test_pixels_show_the_place_that_their_plane_says() -> None:
     place = anatomy(np.ones((1, 40, 40, 30), np.float32), affine)
     rng = np.random.default_rng(0)
     for _ in range(5):
-        (drawn,) = draw_slices(place, VirtualConfig(extent=0.4), 1, rng, Room.of(source))
-        plane = posed(drawn.base, drawn.base.center_mm, ViewGrid((12, 10), 0.8), Pose(0.3, 1.1))
+        base = draw_slices(place, VirtualConfig(extent=0.4), 1, rng, grid_of(source).room).bases
+        plane = posed(base, base.center_mm, ViewGrid((12, 10), 0.8), [Pose(0.3, 1.1)])[0]
         image = cut_planes(source, [plane])[0]
         pixels = np.stack(np.meshgrid(np.arange(10), np.arange(12)), -1)
         assert np.abs(image.transpose(1, 2, 0) - plane.to_mm(pixels)).max() < 1e-3
@@ -72,7 +73,8 @@ def test_stacks_run_through_the_anatomy_and_tilt_within_bounds() -> None:
     config = VirtualConfig(tilt_deg=12, extent=1.0)
     rng = np.random.default_rng(1)
     normals = [np.array(r.normal) for r in config.roles.values()]
-    for base, role, location in draw_slices(place, config, 60, rng, Room.of(source)):
+    drawn = draw_slices(place, config, 60, rng, grid_of(source).room)
+    for base, role, location in zip(*drawn, strict=True):
         angle = np.degrees(
             np.arccos(base.normal_mm @ normals[role] / np.linalg.norm(normals[role]))
         )
@@ -80,6 +82,18 @@ def test_stacks_run_through_the_anatomy_and_tilt_within_bounds() -> None:
         low, high = place.reach_mm(base.normal_mm)
         along = (base.center_mm - place.center_mm) @ base.normal_mm
         assert along == pytest.approx(low + location * (high - low))
+
+
+@pytest.mark.parametrize("points", [1, 2, 40, 5000])
+def test_ends_of_the_anatomy_are_quantiles(points: int) -> None:
+    rng = np.random.default_rng(points)
+    # In order along an axis, as the voxels of a scan are, and with many equal ones.
+    mm = np.sort(rng.normal(size=(points, 3)).round(1), axis=0)
+    place = Anatomy(mm.mean(0), mm)
+    normals = np.concatenate([np.eye(3), rng.normal(size=(2, 3))]).reshape(5, 1, 3)
+    along = normals @ (mm - place.center_mm).T
+    expected = np.moveaxis(np.quantile(along, [0.02, 0.98], axis=-1), 0, -1)
+    assert np.allclose(place.reach_mm(normals), expected, atol=1e-12)
 
 
 def test_offset_is_a_share_of_the_way_to_the_end() -> None:

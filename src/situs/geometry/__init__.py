@@ -11,10 +11,11 @@ from situs.geometry.correspondence import (
 from situs.geometry.frames import turn_affine_lps_ras, turn_lps_ras
 from situs.geometry.gaps import chunk_offsets, cycle_sums, gap_matrix, route_sums
 from situs.geometry.lines import clip_lines, line_heatmap, transform_lines
-from situs.geometry.planes import Plane, intersect
+from situs.geometry.planes import Plane, PlaneArray, intersect
 
 __all__ = [
     "Plane",
+    "PlaneArray",
     "chunk_offsets",
     "clip_lines",
     "cycle_sums",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -174,6 +174,88 @@ class Plane:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class PlaneArray(Sequence[Plane]):
+    """Image planes as arrays: samplers make and move dozens at once.
+
+    Attributes:
+        origin_mm: ``(N, 3)`` centres of pixel (0, 0).
+        row_mm: ``(N, 3)`` directions along rows; like those along columns they are taken as they
+            are, so must be of unit length and perpendicular.
+        column_mm: ``(N, 3)`` directions along columns.
+        shape: ``(N, 2)`` rows and columns.
+        spacing: ``(N, 2)`` millimetres between rows and between columns.
+    """
+
+    origin_mm: Array
+    row_mm: Array
+    column_mm: Array
+    shape: npt.NDArray[np.int64]
+    spacing: Array
+
+    @classmethod
+    def of(cls, planes: Sequence[Plane]) -> PlaneArray:
+        """The planes as arrays, themselves where they are already."""
+        if isinstance(planes, PlaneArray):
+            return planes
+        origin, row, column = (
+            np.array([getattr(p, name) for p in planes], dtype=np.float64).reshape(-1, 3)
+            for name in ("origin_mm", "row_mm", "column_mm")
+        )
+        shape = np.array([p.shape for p in planes], dtype=np.int64).reshape(-1, 2)
+        spacing = np.array([p.spacing for p in planes], dtype=np.float64).reshape(-1, 2)
+        return cls(origin, row, column, shape, spacing)
+
+    def __len__(self) -> int:
+        return len(self.origin_mm)
+
+    @overload
+    def __getitem__(self, index: int) -> Plane: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int]) -> PlaneArray: ...
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Plane | PlaneArray:
+        """One plane, or some."""
+        origin, row, column = self.origin_mm[index], self.row_mm[index], self.column_mm[index]
+        shape, spacing = self.shape[index], self.spacing[index]
+        if shape.ndim > 1:
+            return PlaneArray(origin, row, column, shape, spacing)
+        (rows, columns), (between_rows, between_columns) = shape.tolist(), spacing.tolist()
+        plane = object.__new__(Plane)  # as it is: nothing is left to check
+        vars(plane).update(
+            origin_mm=origin,
+            row_mm=row,
+            column_mm=column,
+            shape=(rows, columns),
+            spacing=(between_rows, between_columns),
+        )
+        return plane
+
+    @property
+    def normal_mm(self) -> Array:
+        """``(N, 3)`` unit normals, row × column."""
+        return cross(self.row_mm, self.column_mm)
+
+    @property
+    def center_mm(self) -> Array:
+        """``(N, 3)`` centres of the images."""
+        middle = (self.shape[:, None, ::-1] - 1) / 2  # columns, rows
+        center: Array = self.origin_mm + (middle @ self.steps_mm)[:, 0]
+        return center
+
+    @property
+    def axes(self) -> Array:
+        """``(N, 2, 3)`` directions along rows and along columns."""
+        axes = np.empty((len(self), 2, 3))
+        axes[:, 0], axes[:, 1] = self.row_mm, self.column_mm
+        return axes
+
+    @property
+    def steps_mm(self) -> Array:
+        """``(N, 2, 3)``: mm moved by one column, by one row."""
+        return self.axes * self.spacing[:, ::-1, None]
+
+
 def intersect(
     sources: Sequence[Plane], targets: Sequence[Plane], min_angle_deg: float = 5.0
 ) -> tuple[Array, npt.NDArray[np.bool_]]:
@@ -198,20 +280,18 @@ def intersect(
     if not sources or not targets:
         empty = (len(sources), len(targets))
         return np.zeros((*empty, 3)), np.zeros(empty, dtype=bool)
-    normals = np.array([t.normal_mm for t in targets])
-    axes = np.array([(s.row_mm, s.column_mm) for s in sources])
-    spacing = np.array([s.spacing[::-1] for s in sources])
-    origins = [np.array([p.origin_mm for p in planes]) for planes in (sources, targets)]
+    views, others = PlaneArray.of(sources), PlaneArray.of(targets)
+    normals = others.normal_mm
     # The sine of the angle between the planes is what is left of n inside the source plane.
-    left = (axes @ normals.T).transpose(0, 2, 1)
+    left = (views.axes @ normals.T).transpose(0, 2, 1)
     sine = np.sqrt(np.square(left).sum(-1))
-    direction = left * spacing[:, None]
-    offset = ((origins[0][:, None] - origins[1]) * normals).sum(-1)
+    direction = left * views.spacing[:, None, ::-1]
+    offset = ((views.origin_mm[:, None] - others.origin_mm) * normals).sum(-1)
     meets = sine > _PARALLEL
     length = np.where(meets, np.linalg.norm(direction, axis=-1), 1.0)
     lines = np.concatenate([direction, offset[..., None]], axis=-1) / length[..., None]
     lines[~meets] = np.nan
-    _, inside = clip_lines(lines, np.array([s.shape for s in sources])[:, None])
+    _, inside = clip_lines(lines, views.shape[:, None])
     return lines, inside & (sine >= np.sin(np.radians(min_angle_deg)))
 
 
@@ -226,6 +306,12 @@ def _dot(a: Vector, b: Vector) -> float:
 
 def _scaled(a: Vector, by: float) -> Vector:
     return a[0] * by, a[1] * by, a[2] * by
+
+
+def cross(first: Array, second: Array) -> Array:
+    """``np.cross`` of vectors ``(N, 3)``, five times as fast on few."""
+    (a, b, c), (x, y, z) = first.T, second.T
+    return np.array([b * z - c * y, c * x - a * z, a * y - b * x]).T
 
 
 def near_parallel(first: Plane, second: Plane, angle_deg: float) -> bool:

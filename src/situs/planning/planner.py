@@ -24,8 +24,13 @@ from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
 from situs.methods.planes.plan import plan_plane
-from situs.methods.planes.views import StudySlice, slice_of_stack, study_images, virtual_slices
-from situs.views.slices import Pose, posed
+from situs.methods.planes.views import (
+    StudySlices,
+    slices_of_stacks,
+    study_images,
+    virtual_slices,
+)
+from situs.views.slices import unposed
 from situs.views.source import Source
 
 _BATCH = 16
@@ -111,12 +116,12 @@ def plan_study(
     else:
         slices, prescribed = virtual_slices(item[0], config, views, rng)
         targets = {r: p for r, p in zip(config.roles, prescribed, strict=True) if p is not None}
-    planes = [posed(s.base, s.base.center_mm, config.grid, Pose()) for s in slices]
+    planes = unposed(slices.bases, config.grid)
     lines, confidence = predict_lines(network, config, slices, planes)
     plans = []
     for role in roles or config.learned_roles:
         index = config.roles.index(role)
-        others = np.array([s.role != index for s in slices], dtype=bool)
+        others = slices.roles != index
         sure = np.where(others, confidence[:, index], 0.0)
         if role not in config.learned_roles:
             never = f"the run never learned it: none of the studies it was trained on has '{role}'"
@@ -131,15 +136,15 @@ def plan_study(
 def predict_lines(
     network: Network,
     config: PlanesConfig,
-    slices: Sequence[StudySlice],
+    slices: StudySlices,
     planes: Sequence[Plane],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Fitted lines ``(N, R, 3)`` in pixels of each view, and their confidence ``(N, R)``."""
     parameter = next(network.parameters())
     lines, confidence = [np.zeros((0, len(config.roles), 3))], [np.zeros((0, len(config.roles)))]
     for start in range(0, len(slices), _BATCH):
-        some = range(start, min(start + _BATCH, len(slices)))
-        images = study_images([slices[i] for i in some], [planes[i] for i in some], config)
+        some = slice(start, start + _BATCH)
+        images = study_images(slices.part(some), planes[some], config)
         found = predict(network, torch.from_numpy(images).to(parameter))
         fitted = fit_line(found.heatmaps.float().cpu().numpy(), (1.0, 1.0), config.sigma)
         lines.append(fitted[0])
@@ -177,13 +182,14 @@ def _plan(
 
 def _series(
     item: Sequence[Source], config: PlanesConfig, views: int
-) -> tuple[list[StudySlice], dict[str, Plane]]:
+) -> tuple[StudySlices, dict[str, Plane]]:
     """Slices spread evenly through the first stack of each role."""
     stacks = {role: s[0] for role, s in by_role(item, load_rules(config.rules)).items()}
-    slices = []
+    chosen = []
     for role, stack in stacks.items():
         count = len(stack.slices)
         share = max(1, views // max(1, len(stacks) - 1))
         for index in np.unique(np.linspace(0, count - 1, share + 2).round()[1:-1]):
-            slices.append(slice_of_stack(stack, int(index), config.roles.index(role), config))
-    return slices, {role: stack.middle_plane for role, stack in stacks.items()}
+            chosen.append((stack, int(index), config.roles.index(role)))
+    targets = {role: stack.middle_plane for role, stack in stacks.items()}
+    return slices_of_stacks(chosen, config), targets

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from situs.geometry import Plane
-from situs.views.source import Source
+from situs.geometry import PlaneArray
 
 Array = npt.NDArray[np.float64]
 
@@ -39,12 +39,12 @@ class Room:
     limits_mm: Array
 
     @classmethod
-    def of(cls, source: Source) -> Room:
-        """The room of a scan."""
-        to_vox = np.linalg.inv(source.affine)
+    def of(cls, affine: Array, shape: Sequence[int]) -> Room:
+        """The room of a scan of this affine ``(4, 4)`` and shape."""
+        to_vox = np.linalg.inv(affine)
         length = np.linalg.norm(to_vox[:3, :3], axis=1)
         outwards, offset = to_vox[:3, :3] / length[:, None], to_vox[:3, 3] / length
-        last = (np.asarray(source.shape) - 1) / length
+        last = (np.asarray(shape) - 1) / length
         return cls(np.concatenate([outwards, -outwards]), np.concatenate([last - offset, offset]))
 
     @property
@@ -90,27 +90,42 @@ class Room:
             # A face that lies along the plane cannot be moved away from.
             slack = np.where(length > _LEAST_SLOPE, slack, 0)
             face = slack.argmin(1)
-            short = np.minimum(slack[each, face], 0) / np.maximum(length[each, face], 1e-9) ** 2
-            centers += short[:, None] * np.einsum("ka,kai->ki", within[each, :, face], axes)
+            short = np.minimum(slack[each, face], 0)
+            if not short.any():
+                break
+            away = short / np.maximum(length[each, face], 1e-9) ** 2
+            centers += away[:, None] * (within[each, None, :, face] @ axes)[:, 0]
         moved: Array = centers
         return moved
 
 
-def shown(planes: Sequence[Plane], centers_mm: Array, radius_mm: float) -> npt.NDArray[np.bool_]:
-    """``(N, rows, columns)``: which pixels of views lie in the disc about each one's centre.
+class Windows(NamedTuple):
+    """The parts of views that hold what they show.
+
+    Attributes:
+        starts: ``(N, 2)`` first row and column of each.
+        shown: ``(N, rows, columns)``, which of their pixels are shown; all are of one size.
+    """
+
+    starts: npt.NDArray[np.int64]
+    shown: npt.NDArray[np.bool_]
+
+
+def disc_windows(views: PlaneArray, centers_mm: Array, radius_mm: float) -> Windows:
+    """Where views show the disc about each one's centre.
 
     Args:
-        planes: N views of one shape.
+        views: N views of one shape.
         centers_mm: ``(N, 3)``.
         radius_mm: Of all discs.
     """
-    rows, columns = planes[0].shape
-    axes = np.array([[p.row_mm, p.column_mm] for p in planes])
-    spacing = np.array([p.spacing[::-1] for p in planes])
-    offset = centers_mm - np.array([p.origin_mm for p in planes])
-    middle = (axes @ offset[..., None])[..., 0] / spacing
-    radius = radius_mm / spacing[:, 1:]
-    across = np.square(np.arange(columns) - middle[:, :1])
-    down = np.square(radius) - np.square(np.arange(rows) - middle[:, 1:])
-    seen: npt.NDArray[np.bool_] = across[:, None, :] <= down[:, :, None]
-    return seen
+    axes = views.axes[:, ::-1]  # rows follow one another along columns
+    middle = (axes @ (centers_mm - views.origin_mm)[..., None])[..., 0] / views.spacing
+    radius = radius_mm / views.spacing
+    shape = views.shape[0]
+    size = np.minimum(np.ceil(2 * radius.max(0)).astype(np.int64) + 2, shape)
+    starts = np.clip(np.floor(middle - radius), 0, shape - size).astype(np.int64)
+    offset = starts - middle
+    down = np.square(offset[:, :1] + np.arange(size[0])) / np.square(radius[:, :1])
+    across = np.square(offset[:, 1:] + np.arange(size[1])) / np.square(radius[:, 1:])
+    return Windows(starts, across[:, None, :] <= 1 - down[:, :, None])

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from situs.geometry import Plane
-from situs.views.inside import shown
+from situs.geometry import Plane, PlaneArray
+from situs.views.inside import disc_windows
 from situs.views.resampling import resampled
+from situs.views.scan_grid import grid_of
 from situs.views.source import Source
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 
-def cut_planes(
-    source: Source, planes: Sequence[Plane], seen: npt.NDArray[np.bool_] | None = None
-) -> Array:
+def cut_planes(source: Source, planes: Sequence[Plane]) -> Array:
     """Trilinear cuts through a scan.
 
     Small scans are kept decoded from sample to sample; of large ones only boxes about the planes
@@ -27,13 +26,14 @@ def cut_planes(
     Args:
         source: The scan.
         planes: N planes of one shape, in the scan's world frame.
-        seen: ``(N, rows, columns)``, pixels to look at; the others are background. All where None.
 
     Returns:
         ``(N, C, rows, columns)``; outside the scan its background, into which the outermost
         voxels fade as they would into a further one of air.
     """
-    return resampled(source, pixel_to_voxel(source, planes), planes[0].shape, seen)
+    views = PlaneArray.of(planes)
+    rows, columns = views.shape[0].tolist()
+    return resampled(source, pixel_to_voxel(source, views), (rows, columns))
 
 
 def cut_discs(
@@ -41,21 +41,31 @@ def cut_discs(
 ) -> Array:
     """:func:`cut_planes` where slices show a disc each, about ``centers_mm (N, 3)``, or all.
 
-    Outside the discs lies the scan's background.
+    Outside the discs lies the scan's background; only the window about each is looked at.
     """
     if radius_mm is None:
         return cut_planes(source, planes)
-    return cut_planes(source, planes, shown(planes, np.asarray(centers_mm), radius_mm))
+    views = PlaneArray.of(planes)
+    starts, shown = disc_windows(views, np.asarray(centers_mm, np.float64), radius_mm)
+    maps = pixel_to_voxel(source, views)
+    maps[..., 0] += (maps[..., :0:-1] @ starts[..., None])[..., 0]
+    rows, columns = shown.shape[1:]
+    air = grid_of(source).background[:, None, None]
+    parts = np.where(shown[:, None], resampled(source, maps, (rows, columns)), air)
+    images = np.empty((len(views), len(air), *views.shape[0].tolist()), dtype=np.float32)
+    images[:] = air
+    for image, part, (row, column) in zip(images, parts, starts.tolist(), strict=True):
+        image[:, row : row + rows, column : column + columns] = part
+    return images
 
 
-def pixel_to_voxel(source: Source, planes: Sequence[Plane]) -> Floats:
+def pixel_to_voxel(source: Source, planes: PlaneArray) -> Floats:
     """Where pixels lie among the voxels, ``(N, 3, 3)``.
 
     Of each voxel axis the coordinate of pixel (0, 0), the step by a column and that by a row.
     """
-    to_vox = np.linalg.inv(source.affine)
-    mm = np.array([[p.origin_mm, p.row_mm, p.column_mm] for p in planes])
-    mm[:, 1:] *= np.array([p.spacing[::-1] for p in planes])[..., None]
+    to_vox = grid_of(source).to_vox
+    mm = np.concatenate([planes.origin_mm[:, None], planes.steps_mm], axis=1)
     maps: Floats = to_vox[:3, :3] @ mm.transpose(0, 2, 1)
     maps[..., 0] += to_vox[:3, 3]
     return maps
@@ -70,9 +80,43 @@ def centred_plane(
 ) -> Plane:
     """The plane whose image has its middle at ``center_mm``."""
     row, column = np.asarray(row_mm, np.float64), np.asarray(column_mm, np.float64)
-    corner = (
+    return Plane(_corner(center_mm, row, column, shape, spacing), row, column, shape, spacing)
+
+
+def centred_planes(
+    centers_mm: npt.ArrayLike,
+    rows_mm: Floats,
+    columns_mm: Floats,
+    shape: tuple[int, int],
+    spacing: npt.ArrayLike,
+) -> PlaneArray:
+    """Planes of one shape whose images have their middles at ``centers_mm (N, 3)``.
+
+    Args:
+        centers_mm: Middles.
+        rows_mm: ``(N, 3)`` unit directions along rows.
+        columns_mm: ``(N, 3)`` those along columns, perpendicular to them.
+        shape: Rows and columns.
+        spacing: Millimetres between pixels, ``(N, 1)``, ``(N, 2)`` or what broadcasts to it.
+    """
+    count = len(rows_mm)
+    steps = np.empty((count, 2))
+    steps[:] = spacing
+    corner = _corner(centers_mm, rows_mm, columns_mm, shape, steps.T[..., None])
+    return PlaneArray(corner, rows_mm, columns_mm, np.tile(shape, (count, 1)), steps)
+
+
+def _corner(
+    center_mm: npt.ArrayLike,
+    row: Floats,
+    column: Floats,
+    shape: tuple[int, int],
+    spacing: Sequence[float] | Floats,
+) -> Floats:
+    rows, columns = shape
+    corner: Floats = (
         np.asarray(center_mm, np.float64)
-        - (shape[1] - 1) / 2 * spacing[1] * row
-        - (shape[0] - 1) / 2 * spacing[0] * column
+        - (columns - 1) / 2 * spacing[1] * row
+        - (rows - 1) / 2 * spacing[0] * column
     )
-    return Plane(corner, row, column, shape, spacing)
+    return corner

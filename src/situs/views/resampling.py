@@ -19,7 +19,6 @@ from situs.views.source import Source
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 # Images share a read while the box about all holds at most this many times what their own hold.
 _JOINT = 1.5
@@ -29,9 +28,7 @@ _AT_ONCE = 2**17  # pixels: coordinates, indices and values of so many stay in a
 _OFFSET = np.array([1.0, 0.0, 0.0])
 
 
-def resampled(
-    source: Source, maps: Floats, shape: tuple[int, int], seen: Mask | None = None
-) -> Array:
+def resampled(source: Source, maps: Floats, shape: tuple[int, int]) -> Array:
     """Trilinear images of a scan.
 
     Small scans are kept decoded from sample to sample; of large ones only boxes about the images
@@ -41,25 +38,20 @@ def resampled(
         source: The scan.
         maps: ``(N, 3, 3)``, in voxels of the scan.
         shape: Rows and columns of an image.
-        seen: ``(N, rows, columns)``, pixels to look at; the others are background. All where None.
 
     Returns:
         ``(N, C, rows, columns)``; outside the scan its background, into which the outermost
         voxels fade as they would into a further one of air.
     """
-    images = np.empty((len(maps), source.channels, *shape), dtype=np.float32)
-    if seen is not None:
-        images[:] = np.asarray(source.background, np.float32)[:, None, None]
     if keepable(source):
-        _interpolate(decoded(source), maps + _OFFSET, images, seen)
-        return images
+        return interpolated(decoded(source), maps + _OFFSET, shape)
+    images = np.empty((len(maps), source.channels, *shape), dtype=np.float32)
     low, high = boxes(maps, shape, source.shape)
     for group in joint_reads(low, high):
         start = low[group].min(0)
         box = source.read(start.tolist(), (high[group].max(0) - start + 1).tolist())
         shifted = maps[group] - np.stack([start, np.zeros(3), np.zeros(3)], axis=-1)
-        part = images[group[0] : group[-1] + 1]
-        _interpolate(box, shifted, part, None if seen is None else seen[group])
+        images[group] = interpolated(box, shifted, shape)
     return images
 
 
@@ -96,77 +88,65 @@ def joint_reads(low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> list
 
 
 def interpolated(box: Array, maps: Floats, shape: tuple[int, int]) -> Array:
-    """Images ``(N, C, rows, columns)`` of ``box (C, X, Y, Z)``, whose border goes on."""
+    """Images ``(N, C, rows, columns)`` of ``box (C, X, Y, Z)``, whose border goes on.
+
+    Those that lie in slices of the box are told apart: they need half as many voxels.
+    """
+    tensor, place, steps = torch.from_numpy(box), maps[..., 0], np.abs(maps[..., 1:]).max(-1)
+    within = (steps < 1e-9) & (np.abs(place - place.round()) < _ALIGNED)
+    axes = np.where(within.any(-1), within.argmax(-1), -1)
+    at_once = max(1, _AT_ONCE // math.prod(shape))
+    if len(maps) <= at_once and (axes == axes[0]).all():
+        return _between(tensor, maps, shape, int(axes[0])).movedim(0, 1).contiguous().numpy()
     images = np.empty((len(maps), len(box), *shape), dtype=np.float32)
-    _interpolate(box, maps, images, None)
+    for axis in set(axes.tolist()):
+        chosen = np.flatnonzero(axes == axis)
+        for start in range(0, len(chosen), at_once):
+            some = chosen[start : start + at_once]
+            images[some] = _between(tensor, maps[some], shape, axis).movedim(0, 1).numpy()
     return images
 
 
-def _interpolate(box: Array, maps: Floats, images: Array, seen: Mask | None) -> None:
-    """Fill ``images (N, C, rows, columns)``, part by part and those that lie in slices apart."""
-    tensor, place = torch.from_numpy(box), maps[..., 0]
-    within = (np.abs(maps[..., 1:]).max(-1) < 1e-9) & (np.abs(place - place.round()) < _ALIGNED)
-    axes = np.where(within.any(-1), within.argmax(-1), -1)
-    shape = images.shape[2:]
-    for axis in np.unique(axes).tolist():
-        chosen = np.flatnonzero(axes == axis)
-        for some in np.array_split(chosen, -(-len(chosen) * math.prod(shape) // _AT_ONCE)):
-            places = _places(maps[some], (shape[0], shape[1]))
-            if seen is None:
-                images[some] = _between(tensor, places, axis).movedim(0, 1).numpy()
-            else:
-                pixels = torch.from_numpy(np.flatnonzero(seen[some]))
-                picked = [place.flatten().index_select(0, pixels) for place in places]
-                part = images[some]
-                for channel, values in enumerate(_between(tensor, picked, axis).numpy()):
-                    part[:, channel][seen[some]] = values
-                images[some] = part
+def _between(box: Tensor, maps: Floats, shape: tuple[int, int], axis: int) -> Tensor:
+    """Values ``(C, N, rows, columns)`` of ``box (C, X, Y, Z)``.
 
-
-def _places(maps: Floats, shape: tuple[int, int]) -> list[Tensor]:
-    """Of each axis the coordinates ``(N, rows, columns)`` of all pixels."""
-    rows, columns = shape
-    column, row = torch.arange(columns), torch.arange(rows)[:, None]
-    origin, right, down = (
-        torch.from_numpy(np.ascontiguousarray(maps[..., k].T, dtype=np.float32))[..., None, None]
-        for k in range(3)
-    )
-    return [
-        torch.addcmul(o + d * row, r, column.float())
-        for o, r, d in zip(origin, right, down, strict=True)
-    ]
-
-
-def _between(box: Tensor, places: list[Tensor], axis: int) -> Tensor:
-    """Values ``(C, …)`` of ``box (C, X, Y, Z)`` at ``places``, three times ``(…)``, changed.
-
-    ``grid_sample`` does this too, up to three times as slowly; a gather of each corner is
-    vectorised. Along ``axis``, where it is not −1, places are whole voxels.
+    ``grid_sample`` does this too, in slices as fast and in volumes up to three times as slowly; a
+    gather of each corner is vectorised. Along ``axis``, where it is not −1, places are whole
+    voxels.
     """
     channels, *size = box.shape
     steps = [size[1] * size[2], size[2], 1]
-    fractions: list[tuple[int, Tensor]] = []
-    index = None
-    for along, (place, n) in enumerate(zip(places, size, strict=True)):
-        if along == axis:
-            low = place.round_().clamp_(0, n - 1)
-        else:
-            low = place.clamp_(0, n - 1).floor().clamp_(max=max(n - 2, 0))
-            # Along an axis of a single voxel the next one is itself, with a weight of 0.
-            fractions.append((steps[along] if n > 1 else 0, place.sub_(low)))
-        voxel = low.to(torch.int32 if box.numel() < 2**31 else torch.int64)
-        index = voxel if index is None else index.mul_(n).add_(voxel)
-    assert index is not None
-    shape, index = index.shape, index.flatten()
-    values = torch.empty((channels, *shape))
+    between = [along for along in range(3) if along != axis]
+    places = _places(maps[:, between], shape)
+    lows = torch.empty_like(places)
+    for along, place, low in zip(between, places.unbind(), lows.unbind(), strict=True):
+        n = size[along]
+        torch.floor(place.clamp_(0, n - 1), out=low).clamp_(max=max(n - 2, 0))
+    fractions = places.sub_(lows).view(len(between), -1).unbind()
+    voxels = lows.to(torch.int32 if box.numel() < 2**31 else torch.int64).unbind()
+    index = voxels[0].mul_(steps[between[0]])
+    for along, voxel in zip(between[1:], voxels[1:], strict=True):
+        index.add_(voxel, alpha=steps[along])
+    if axis >= 0:
+        whole = maps[:, axis, 0].round().clip(0, size[axis] - 1).astype(np.int64) * steps[axis]
+        index.add_(torch.from_numpy(whole).to(index.dtype)[:, None, None])
+    flat_index = index.flatten()
+    # Along an axis of a single voxel the next one is itself, with a weight of 0.
+    nexts = [steps[along] if size[along] > 1 else 0 for along in between]
 
     def corner(flat: Tensor, number: int) -> Tensor:
-        if number == len(fractions):
-            return flat.index_select(0, index).view(shape)
-        step, fraction = fractions[number]
+        if number == len(between):
+            return flat.index_select(0, flat_index)
         near = corner(flat, number + 1)
-        return near.lerp_(corner(flat[step:], number + 1), fraction)
+        return near.lerp_(corner(flat[nexts[number] :], number + 1), fractions[number])
 
-    for channel in range(channels):
-        values[channel] = corner(box[channel].flatten(), 0)
-    return values
+    values = torch.stack([corner(box[channel].flatten(), 0) for channel in range(channels)])
+    return values.view(channels, *index.shape)
+
+
+def _places(maps: Floats, shape: tuple[int, int]) -> Tensor:
+    """Coordinates ``(A, N, rows, columns)`` of all pixels along A axes, ``maps (N, A, 3)``."""
+    origin, right, down = np.ascontiguousarray(maps.transpose(2, 1, 0))[..., None]
+    first = (origin + down * np.arange(shape[0])).astype(np.float32)
+    step = (right * np.arange(shape[1])).astype(np.float32)
+    return torch.from_numpy(first)[..., :, None] + torch.from_numpy(step)[..., None, :]

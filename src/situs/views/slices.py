@@ -11,9 +11,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from situs.config import Config
-from situs.geometry import Plane
-from situs.geometry.stacks import stack_axis
-from situs.views.planes import centred_plane
+from situs.geometry import Plane, PlaneArray
+from situs.views.planes import centred_planes
+from situs.views.scan_grid import stack_axes
 from situs.views.source import Source
 
 _MULTIPLE = 16  # what the usual four down-samplings ask for
@@ -71,31 +71,32 @@ def draw_pose(config: PoseConfig, rng: np.random.Generator) -> Pose:
     )
 
 
-def posed(base: Plane, center_mm: npt.ArrayLike, grid: ViewGrid, pose: Pose) -> Plane:
-    """The plane of a view within ``base``: image and geometry move together by construction.
+def posed(
+    bases: Sequence[Plane], centers_mm: npt.ArrayLike, grid: ViewGrid, poses: Sequence[Pose]
+) -> PlaneArray:
+    """The planes of views within ``bases``: image and geometry move together by construction.
 
     Args:
-        base: The slice; its directions are the view's before the turn.
-        center_mm: Middle of the view before the shift.
-        grid: The view's pixels before the zoom.
-        pose: What augmentation drew.
+        bases: N slices; their directions are the views' before the turn.
+        centers_mm: ``(N, 3)`` middles of the views before the shift.
+        grid: The views' pixels before the zoom.
+        poses: What augmentation drew for each.
     """
-    cos, sin = np.cos(pose.angle_rad), np.sin(pose.angle_rad)
-    row = (-1 if pose.mirrored else 1) * (cos * base.row_mm + sin * base.column_mm)
+    base = PlaneArray.of(bases)
+    drawn = [(p.angle_rad, p.zoom, *p.shift, -1.0 if p.mirrored else 1.0) for p in poses]
+    angle, zoom, down, right, sign = np.array(drawn).reshape(-1, 5, 1).transpose(1, 0, 2)
+    cos, sin = np.cos(angle), np.sin(angle)
+    row = sign * (cos * base.row_mm + sin * base.column_mm)
     column = cos * base.column_mm - sin * base.row_mm
-    size, step = grid.size, grid.spacing_mm * pose.zoom
-    moved = (
-        np.asarray(center_mm, dtype=np.float64)
-        + pose.shift[0] * size[0] * step * column
-        + pose.shift[1] * size[1] * step * row
-    )
-    return centred_plane(moved, row, column, size, (step, step))
+    step = grid.spacing_mm * zoom
+    moved = centers_mm + down * grid.size[0] * step * column + right * grid.size[1] * step * row
+    return centred_planes(moved, row, column, grid.size, step)
 
 
-def stack_axes(source: Source) -> tuple[int, ...]:
-    """Axes that slices can be taken along: the stack's own, or any of an isotropic volume."""
-    axis = stack_axis(source.shape, source.spacing)
-    return (0, 1, 2) if axis is None else (axis,)
+def unposed(bases: Sequence[Plane], grid: ViewGrid) -> PlaneArray:
+    """Views of slices as they are, each about its slice's middle."""
+    base = PlaneArray.of(bases)
+    return posed(base, base.center_mm, grid, [Pose()] * len(base))
 
 
 def fitted_grid(sources: Sequence[Source]) -> ViewGrid:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from situs.views.slices import stack_axes
+from situs.views.scan_grid import stack_axes
 from situs.views.source import Source
 
 

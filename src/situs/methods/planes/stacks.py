@@ -15,12 +15,12 @@ from situs.catalog.studies import by_role, load_rules
 from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.heads import predict
-from situs.methods.planes.views import StudySlice, slice_of_stack, stack_in, study_images
+from situs.methods.planes.views import StudySlices, slices_of_stacks, stack_in, study_images
 from situs.methods.slices import place_curve
 from situs.observation import CurvePanel
-from situs.views.inside import Room
 from situs.views.planes_virtual import anatomy_of, in_plane_axes, stack_slices
-from situs.views.slices import Pose, posed
+from situs.views.scan_grid import grid_of
+from situs.views.slices import unposed
 from situs.views.source import Source
 
 _SLICES = 24
@@ -38,16 +38,16 @@ def stack_curve(
         like: Any tensor of the network's input.
     """
     slices, at, name = _stack(config, item)
-    planes = [posed(s.base, s.base.center_mm, config.grid, Pose()) for s in slices]
+    planes = unposed(slices.bases, config.grid)
     images = torch.from_numpy(study_images(slices, planes, config)).to(like)
     found = predict(network, images).location.float().cpu().numpy().astype(np.float64)
     numbers = np.arange(len(at), dtype=np.float64)
-    return place_curve(name, slices[0].source.key, numbers, at, found, "in the stack")
+    return place_curve(name, slices.sources[0].key, numbers, at, found, "in the stack")
 
 
 def _stack(
     config: PlanesConfig, item: Sequence[Source]
-) -> tuple[list[StudySlice], np.ndarray[tuple[int], np.dtype[np.float64]], str]:
+) -> tuple[StudySlices, np.ndarray[tuple[int], np.dtype[np.float64]], str]:
     if config.studies == "series":
         roles = by_role(item, load_rules(config.rules))
         every = [(len(s[0].slices), role, s[0]) for role, s in roles.items()]
@@ -55,12 +55,12 @@ def _stack(
         count = len(stack.slices)
         indices = np.linspace(0, count - 1, min(_SLICES, count)).round()
         index = config.roles.index(name) if name else -1
-        slices = [slice_of_stack(stack, int(i), index, config) for i in indices]
-        at = np.array([s.location for s in slices])
-        return slices, at, name or stack.description or "first"
+        slices = slices_of_stacks([(stack, int(i), index) for i in indices], config)
+        return slices, slices.locations, name or stack.description or "first"
     source = item[0]
     name, role = next(iter(config.virtual.roles.items()))
     at = np.linspace(0, 1, _SLICES)
     axes = np.stack(in_plane_axes(role.normal))
-    bases = stack_slices(anatomy_of(source), config.virtual, axes, at, Room.of(source))
-    return [StudySlice(source, b, 0, float(u)) for b, u in zip(bases, at, strict=True)], at, name
+    bases = stack_slices(anatomy_of(source), config.virtual, axes, at, grid_of(source).room)
+    first = np.zeros(_SLICES, dtype=np.int64)
+    return StudySlices([source] * _SLICES, bases, first, at), at, name

@@ -15,37 +15,46 @@ import torch
 
 from situs.catalog.stacks import Stack, StackSlice
 from situs.catalog.studies import by_role, load_rules
-from situs.geometry import Plane, intersect
+from situs.geometry import Plane, PlaneArray, intersect
 from situs.geometry.stacks import stack_axis
 from situs.methods.base import Batch
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.frames import in_frame
 from situs.views.decoded import Kept
-from situs.views.inside import Room
 from situs.views.intensity import jitter
 from situs.views.planes import cut_discs
 from situs.views.planes_virtual import anatomy_of, draw_slices, prescription
-from situs.views.slices import draw_pose, posed, stack_axes
+from situs.views.scan_grid import grid_of, stack_axes
+from situs.views.slices import draw_pose, posed
 from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class StudySlice:
-    """One slice to look at.
+class StudySlices:
+    """K slices to look at.
 
     Attributes:
-        source: What it is cut from.
-        base: Its plane; the view is posed within it, about its middle.
-        role: Index of its stack's role, −1 for none.
-        location: Place in its stack from 0 to 1, NaN for a single slice.
+        sources: What each is cut from.
+        bases: Their planes; each view is posed within its own, about its middle.
+        roles: ``(K,)`` index of each stack's role, −1 for none.
+        locations: ``(K,)`` place of each in its stack from 0 to 1, NaN for a single slice.
     """
 
-    source: Source
-    base: Plane
-    role: int
-    location: float
+    sources: Sequence[Source]
+    bases: PlaneArray
+    roles: npt.NDArray[np.int64]
+    locations: Array
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def part(self, index: slice) -> StudySlices:
+        """Some of them."""
+        return StudySlices(
+            self.sources[index], self.bases[index], self.roles[index], self.locations[index]
+        )
 
 
 def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Generator) -> Batch:
@@ -61,12 +70,12 @@ def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Ge
     """
     if config.studies == "series":
         slices, targets = _real_slices(item, config, rng)
-        scans = [next(i for i, scan in enumerate(item) if scan is s.source) for s in slices]
+        scans = [next(i for i, scan in enumerate(item) if scan is s) for s in slices.sources]
     else:
         scans = [int(rng.integers(len(item)))] * config.slices
         slices, targets = virtual_slices(item[scans[0]], config, config.slices, rng)
-    planes = [posed(s.base, s.base.center_mm, config.grid, draw_pose(config.pose, rng))
-              for s in slices]  # fmt: skip
+    poses = [draw_pose(config.pose, rng) for _ in range(config.slices)]
+    planes = posed(slices.bases, slices.bases.center_mm, config.grid, poses)
     images = study_images(slices, planes, config)
     if config.intensity is not None:
         jitter(images, config.intensity, rng)
@@ -76,7 +85,7 @@ def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Ge
 
 
 def study_lines(
-    slices: Sequence[StudySlice],
+    slices: StudySlices,
     planes: Sequence[Plane],
     targets: Sequence[Plane | None],
     config: PlanesConfig,
@@ -89,28 +98,28 @@ def study_lines(
         found, mask = intersect(planes, [t for t in targets if t is not None], config.min_angle_deg)
         lines[:, there], visible[:, there] = found, mask
     # A stack's own plane is parallel to it, or nearly so where the stack is tilted.
-    visible &= np.array([s.role for s in slices])[:, None] != np.arange(len(targets))
+    visible &= slices.roles[:, None] != np.arange(len(targets))
     lines[~visible] = 0
     return lines, visible
 
 
 def virtual_slices(
     source: Source, config: PlanesConfig, count: int, rng: np.random.Generator
-) -> tuple[list[StudySlice], list[Plane | None]]:
+) -> tuple[StudySlices, list[Plane | None]]:
     """Slices cut at random out of a volume, and the prescribed plane of each role."""
     place = anatomy_of(source)
-    drawn = draw_slices(place, config.virtual, count, rng, Room.of(source))
-    slices = [StudySlice(source, d.base, d.role, d.location) for d in drawn]
+    drawn = draw_slices(place, config.virtual, count, rng, grid_of(source).room)
+    slices = StudySlices([source] * count, drawn.bases, drawn.roles, drawn.locations)
     return slices, [*prescription(source, tuple(config.virtual.roles.values()))]
 
 
 def _real_slices(
     item: Sequence[Source], config: PlanesConfig, rng: np.random.Generator
-) -> tuple[list[StudySlice], list[Plane | None]]:
+) -> tuple[StudySlices, list[Plane | None]]:
     phase = float(rng.uniform())
     chosen = {role: at_phase(s, phase, rng) for role, s in known_stacks(item, config.rules).items()}
     targets = [chosen[r].middle_plane if r in chosen else None for r in config.roles]
-    slices = []
+    drawn = []
     for _ in range(config.slices):
         if chosen:
             role = list(chosen)[rng.integers(len(chosen))]
@@ -119,8 +128,8 @@ def _real_slices(
             source = item[int(rng.integers(len(item)))]
             axes = stack_axes(source)
             stack, index = stack_in(source, int(axes[rng.integers(len(axes))])), -1
-        slices.append(slice_of_stack(stack, int(rng.integers(len(stack.slices))), index, config))
-    return slices, targets
+        drawn.append((stack, int(rng.integers(len(stack.slices))), index))
+    return slices_of_stacks(drawn, config), targets
 
 
 _known: Kept[tuple[tuple[int, ...], str, dict[str, list[Stack[Source]]]]] = Kept(1024, lambda _: 1)
@@ -160,42 +169,63 @@ def stack_in(source: Source, axis: int | None = None) -> Stack[Source]:
     return Stack(tuple(StackSlice(source, along, i) for i in range(source.shape[along])))
 
 
-def slice_of_stack(stack: Stack[Source], index: int, role: int, config: PlanesConfig) -> StudySlice:
-    """One slice of a real stack, in the frame of its role."""
-    one = stack.slices[index]
-    source, base, at = one.series, one.plane, float(stack.places[index])
+def slices_of_stacks(
+    drawn: Sequence[tuple[Stack[Source], int, int]], config: PlanesConfig
+) -> StudySlices:
+    """Slices of real stacks, each in the frame of its role.
+
+    Args:
+        drawn: Of each its stack, its number in the stack, and the index of the stack's role.
+        config: Has the frames.
+    """
+    found = [_slice_of_stack(*one, config) for one in drawn]
+    return StudySlices(
+        [stack.slices[number].series for stack, number, _ in drawn],
+        PlaneArray.of([base for base, _ in found]),
+        np.array([role for *_, role in drawn], dtype=np.int64),
+        np.array([at for _, at in found]),
+    )
+
+
+def _slice_of_stack(
+    stack: Stack[Source], number: int, role: int, config: PlanesConfig
+) -> tuple[Plane, float]:
+    base, at = stack.slices[number].plane, float(stack.places[number])
     name, frames = config.roles[role] if role >= 0 else "", config.frames or {}
     if name in frames:
         base = in_frame(base, frames[name])
         at = 1 - at if stack.normal_mm @ base.normal_mm < 0 else at
-    return StudySlice(source, base, role, at)
+    return base, at
 
 
 def study_images(
-    slices: Sequence[StudySlice], planes: Sequence[Plane], config: PlanesConfig
+    slices: StudySlices, planes: Sequence[Plane], config: PlanesConfig
 ) -> npt.NDArray[np.float32]:
     """What is seen in views of slices, ``(K, C, rows, columns)``; cuts of one scan at once."""
-    owner = np.array([id(s.source) for s in slices])
-    images = np.empty((len(slices), slices[0].source.channels, *planes[0].shape), np.float32)
+    views, middles = PlaneArray.of(planes), slices.bases.center_mm
     radius = config.virtual.radius_mm if config.studies == "virtual" else None
-    for source in {id(s.source): s.source for s in slices}.values():
-        mine = np.flatnonzero(owner == id(source)).tolist()
-        middles = [slices[k].base.center_mm for k in mine]
-        images[mine] = cut_discs(source, [planes[k] for k in mine], middles, radius)
+    owners: dict[int, list[int]] = {}
+    for number, source in enumerate(slices.sources):
+        owners.setdefault(id(source), []).append(number)
+    if len(owners) == 1:
+        return cut_discs(slices.sources[0], views, middles, radius)
+    shape = (len(slices), slices.sources[0].channels, *views.shape[0].tolist())
+    images = np.empty(shape, np.float32)
+    for mine in owners.values():
+        images[mine] = cut_discs(slices.sources[mine[0]], views[mine], middles[mine], radius)
     return images
 
 
 def _tensors(
     images: npt.NDArray[np.float32],
-    planes: Sequence[Plane],
-    slices: Sequence[StudySlice],
+    planes: PlaneArray,
+    slices: StudySlices,
     targets: Sequence[Plane | None],
     lines: Array,
     visible: npt.NDArray[np.bool_],
 ) -> Batch:
-    location = np.array([s.location for s in slices])
     nowhere = np.zeros((2, 3))
-    target = [nowhere if t is None else np.stack([t.origin_mm, t.normal_mm]) for t in targets]
+    target = [nowhere if t is None else [t.origin_mm, t.normal_mm] for t in targets]
 
     def tensor(values: npt.ArrayLike) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values))
@@ -204,13 +234,13 @@ def _tensors(
         "images": tensor(images),
         "lines": tensor(lines.astype(np.float32)),
         "visible": tensor(visible),
-        "location": tensor(np.nan_to_num(location).astype(np.float32)),
-        "located": tensor(np.isfinite(location)),
-        "role": tensor([s.role for s in slices]),
-        "origin_mm": tensor([p.origin_mm for p in planes]),
-        "row_mm": tensor([p.row_mm for p in planes]),
-        "column_mm": tensor([p.column_mm for p in planes]),
-        "pixel_mm": tensor([p.spacing[0] for p in planes]),
-        "target_mm": tensor(np.stack(target)),
+        "location": tensor(np.nan_to_num(slices.locations).astype(np.float32)),
+        "located": tensor(np.isfinite(slices.locations)),
+        "role": tensor(slices.roles),
+        "origin_mm": tensor(planes.origin_mm),
+        "row_mm": tensor(planes.row_mm),
+        "column_mm": tensor(planes.column_mm),
+        "pixel_mm": tensor(planes.spacing[:, 0]),
+        "target_mm": tensor(target),
         "present": tensor([t is not None for t in targets]),
     }

@@ -19,7 +19,7 @@ from situs.methods.sal.heads import Embedded, SalHeads, embed
 from situs.methods.sal.observation import ObservedSal
 from situs.methods.sal.registration import alignment_in_patient
 from situs.methods.sal.views import fitted_disc, sample_pairs
-from situs.views.slices import stack_axes
+from situs.views.scan_grid import stack_axes
 from situs.views.source import Source
 
 _SHORT_STACK = 20  # slices: short-axis stacks have about ten

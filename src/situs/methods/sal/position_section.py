@@ -13,11 +13,12 @@ from situs.methods.base import Network, Samples, Scores
 from situs.methods.measured import Measured, row_means
 from situs.methods.sal.config import SalConfig
 from situs.methods.sal.heads import Embedded, embed
-from situs.methods.sal.views import position, slice_plane
+from situs.methods.sal.views import position
 from situs.methods.slices import measure_places, place_curve
 from situs.observation import CurvePanel, ScatterPanel, Section
 from situs.views.planes import cut_discs
-from situs.views.slices import Pose
+from situs.views.scan_grid import grid_of
+from situs.views.slices import unposed
 from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
@@ -99,9 +100,8 @@ def _curve(
     axis = int(axes[0])
     count = min(_CURVE_SLICES, source.shape[axis])
     indices = np.linspace(0, source.shape[axis] - 1, count).round().astype(int)
-    planes = [slice_plane(source, axis, int(i), config, Pose()) for i in indices]
-    middles = [plane.center_mm for plane in planes]
-    shown = cut_discs(source, planes, middles, config.radius_mm)
+    views = unposed(grid_of(source).slices([axis] * count, indices.tolist()), config.grid)
+    shown = cut_discs(source, views, views.center_mm, config.radius_mm)
     images = torch.from_numpy(shown).to(out.slices)
     slices = embed(network, images, positions=False).slices
     if config.position == "regress":

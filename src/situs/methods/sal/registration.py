@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from situs.geometry import Plane
+from situs.geometry import PlaneArray
 from situs.methods.base import Batch
 from situs.methods.precision import at_least_single
 from situs.methods.sal.losses import aligned
@@ -21,21 +21,24 @@ from situs.methods.sal.losses import aligned
 Array = npt.NDArray[np.float64]
 
 
-def across(first: Plane, second: Plane) -> Array:
-    """Where the second view shows what the first one does, ``(2, 3)``.
+def across(first: PlaneArray, second: PlaneArray) -> Array:
+    """Where each second view shows what the first one does, ``(P, 2, 3)``; all of one shape.
 
     Takes ``(x, y, 1)`` in the first view to ``(x, y)`` in the second, straight across; −1 and 1
     are the outer edges of a view, along its columns and its rows.
     """
-    rows, columns = first.shape
+    rows, columns = first.shape[0].tolist()
     # Pixels of the first view by place, and places of the second view by pixel.
-    corners = np.array([[columns / 2, 0, (columns - 1) / 2], [0, rows / 2, (rows - 1) / 2]])
-    origin, right, down = second.to_px(first.to_mm(np.array([[0, 0], [1, 0], [0, 1]])))
-    moved = np.stack([right - origin, down - origin], -1) @ corners
-    moved[:, 2] += origin
-    rows, columns = second.shape
+    corners = np.array(
+        [[columns / 2, 0, (columns - 1) / 2], [0, rows / 2, (rows - 1) / 2], [0, 0, 1]]
+    )
+    # Steps of a pixel of the first view, and its origin, in pixels of the second.
+    mm = np.concatenate([first.steps_mm, (first.origin_mm - second.origin_mm)[:, None]], axis=1)
+    to_px = second.steps_mm / np.square(second.spacing[:, ::-1, None])
+    moved = to_px @ mm.transpose(0, 2, 1) @ corners
     half = np.array([[columns], [rows]])
-    return (2 * moved + [0, 0, 1]) / half - [0, 0, 1]
+    places: Array = (2 * moved + [0, 0, 1]) / half - [0, 0, 1]
+    return places
 
 
 def registered(maps: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ arXiv 2106.09157. Distances in mm, any stack direction and discs inside the scan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ from situs.methods.sal.config import SalConfig
 from situs.methods.sal.registration import across
 from situs.views.intensity import jitter
 from situs.views.planes import cut_discs
-from situs.views.slices import Pose, draw_pose, posed, stack_axes
+from situs.views.scan_grid import grid_of, stack_axes
+from situs.views.slices import draw_pose, posed
 from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
@@ -47,20 +49,17 @@ def draw_pair(source: Source, config: SalConfig, rng: np.random.Generator) -> Sl
 
     A scan of a single slice gives that slice twice.
     """
-    axes = config.axes or stack_axes(source)
+    grid = grid_of(source)
+    axes = config.axes or grid.axes
     axis = int(axes[rng.integers(len(axes))])
-    count = source.shape[axis]
+    count = grid.shape[axis]
     first = int(rng.integers(count))
-    reach = max(1, int(config.max_distance_mm / source.spacing[axis]))
-    near = np.arange(max(0, first - reach), min(count, first + reach + 1))
-    near = near[near != first] if count > 1 else near
-    return SlicePair(axis, first, int(rng.choice(near)))
-
-
-def slice_plane(source: Source, axis: int, index: int, config: SalConfig, pose: Pose) -> Plane:
-    """The view of one slice, about the slice's middle."""
-    base = Plane.from_affine(source.affine, axis, index, source.shape)
-    return posed(base, base.center_mm, config.grid, pose)
+    reach = max(1, int(config.max_distance_mm / grid.spacing[axis]))
+    lowest, highest = max(0, first - reach), min(count - 1, first + reach)
+    if count == 1:
+        return SlicePair(axis, first, first)
+    second = lowest + int(rng.integers(highest - lowest))
+    return SlicePair(axis, first, second + (second >= first))
 
 
 def fitted_disc(sources: Sequence[Source], config: SalConfig) -> float:
@@ -87,19 +86,24 @@ def disc_places(base: Plane, radius_mm: float, rng: np.random.Generator) -> Arra
         radius_mm: Of the discs, which stay inside the slice where they fit in it.
         rng: Source of randomness.
     """
-    rows, columns = base.shape
-    extent = np.array([(columns - 1) * base.spacing[1], (rows - 1) * base.spacing[0]])
-    room = np.maximum(extent / 2 - radius_mm, 0)
-    angle, share = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform())
-    move = _APART * radius_mm * share * np.array([np.cos(angle), np.sin(angle)])
-    move = np.clip(move, -2 * room, 2 * room)
-    first = rng.uniform(np.maximum(-room, -room - move), np.minimum(room, room - move))
-    return np.stack([first, first + move])
+    half = np.subtract(base.shape[::-1], 1) * base.spacing[::-1] / 2
+    room = np.maximum(half - radius_mm, 0).tolist()
+    angle, length = 2 * math.pi * rng.random(), _APART * radius_mm * math.sqrt(rng.random())
+    moves = [
+        min(max(length * way, -2 * most), 2 * most)
+        for way, most in zip((math.cos(angle), math.sin(angle)), room, strict=True)
+    ]
+    first = [
+        rng.uniform(max(-most, -most - move), min(most, most - move))
+        for move, most in zip(moves, room, strict=True)
+    ]
+    return np.array([first, np.add(first, moves)])
 
 
 def position(source: Source, axis: int, index: int) -> float:
     """Share of the way from the first slice to the last; 0.5 for a single slice."""
-    return index / (source.shape[axis] - 1) if source.shape[axis] > 1 else 0.5
+    count = grid_of(source).shape[axis]
+    return index / (count - 1) if count > 1 else 0.5
 
 
 def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) -> Batch:
@@ -117,50 +121,46 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
         and ``radius_mm (P, 2)``, infinite where all is shown; and ``across (P, 2, 3)``, where
         the second view of a pair shows what the first one does.
     """
-    planes: list[Plane] = []
-    positions, axes, depths, discs = [], [], [], []
-    radius = config.radius_mm
+    grid, radius = grid_of(source), config.radius_mm
+    pairs, places, poses = [], [], []
     for _ in range(config.pairs):
         pair = draw_pair(source, config, rng)
-        bases = [
-            Plane.from_affine(source.affine, pair.axis, index, source.shape)
-            for index in (pair.first, pair.second)
-        ]
+        pairs.append(pair)
         if radius:
-            at = disc_places(bases[0], radius, rng)
+            places.append(disc_places(grid.first_slice(pair.axis), radius, rng))
         else:
-            at = np.tile(_random_part(source, pair.axis, config, rng), (2, 1))
-        for index, base, place in zip((pair.first, pair.second), bases, at, strict=True):
-            pose = draw_pose(config.pose, rng)
-            discs.append(base.center_mm + place @ np.stack([base.row_mm, base.column_mm]))
-            planes.append(posed(base, discs[-1], config.grid, pose))
-            positions.append(position(source, pair.axis, index))
-            axes.append(pair.axis)
-            depths.append(index * source.spacing[pair.axis])
-    images = cut_discs(source, planes, discs, radius)
+            places.append(np.tile(_random_part(source, pair.axis, config, rng), (2, 1)))
+        poses += [draw_pose(config.pose, rng), draw_pose(config.pose, rng)]
+    axes = [pair.axis for pair in pairs for _ in range(2)]
+    indices = [index for pair in pairs for index in (pair.first, pair.second)]
+    bases = grid.slices(axes, indices)
+    place = np.concatenate(places)
+    discs = bases.center_mm + place[:, :1] * bases.row_mm + place[:, 1:] * bases.column_mm
+    views = posed(bases, discs, config.grid, poses)
+    images = cut_discs(source, views, discs, radius)
     if config.elastic_mm:
         images = deformed(images, config.elastic_mm / config.grid.spacing_mm, rng)
     if config.intensity is not None:
         jitter(images, config.intensity, rng)
 
-    def stacked(values: npt.ArrayLike, dtype: type = np.float32) -> torch.Tensor:
+    def paired(values: npt.ArrayLike, dtype: type = np.float64) -> torch.Tensor:
         array: npt.NDArray[Any] = np.asarray(values, dtype=dtype)
         return torch.from_numpy(array.reshape(config.pairs, 2, *array.shape[1:]))
 
+    spacing = [grid.spacing[axis] for axis in axes]
+    at = [position(source, axis, index) for axis, index in zip(axes, indices, strict=True)]
     return {
-        "slices": stacked(images),
-        "position": stacked(positions),
-        "slice_mm": stacked(depths),
-        "axis": stacked(axes, np.int64),
-        "origin_mm": stacked([p.origin_mm for p in planes], np.float64),
-        "row_mm": stacked([p.row_mm for p in planes], np.float64),
-        "column_mm": stacked([p.column_mm for p in planes], np.float64),
-        "pixel_mm": stacked([p.spacing[0] for p in planes], np.float64),
-        "disc_mm": stacked(discs, np.float64),
-        "radius_mm": stacked([radius or np.inf] * len(planes), np.float64),
-        "across": torch.from_numpy(
-            np.stack([across(*pair) for pair in zip(planes[::2], planes[1::2], strict=True)])
-        ),
+        "slices": paired(images, np.float32),
+        "position": paired(at, np.float32),
+        "slice_mm": paired(np.multiply(indices, spacing), np.float32),
+        "axis": paired(axes, np.int64),
+        "origin_mm": paired(views.origin_mm),
+        "row_mm": paired(views.row_mm),
+        "column_mm": paired(views.column_mm),
+        "pixel_mm": paired(views.spacing[:, 0]),
+        "disc_mm": paired(discs),
+        "radius_mm": paired(np.full(len(views), radius or np.inf)),
+        "across": torch.from_numpy(across(views[::2], views[1::2])),
     }
 
 
@@ -187,8 +187,8 @@ def deformed(
 
 def _random_part(source: Source, axis: int, config: SalConfig, rng: np.random.Generator) -> Array:
     """Where a pair's views lie in slices that are larger, ``(2,)`` mm along rows and columns."""
-    grid = config.grid
-    extents = [source.shape[a] * source.spacing[a] for a in range(3) if a != axis]
+    grid, scan = config.grid, grid_of(source)
+    extents = [scan.shape[a] * scan.spacing[a] for a in range(3) if a != axis]
     room = np.maximum(0, np.array(extents) - np.array(grid.size) * grid.spacing_mm) / 2
     part: Array = rng.uniform(-1, 1, 2) * room
     return part[::-1]
