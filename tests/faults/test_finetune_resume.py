@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,8 @@ def test_weights_pull_a_fine_tuning_and_its_resumption_alike(
 ) -> None:
     begun = load_file(whole.folder / "model/encoder.safetensors")
     real = Finetuning.training_step
+    weights = tmp_path / "weights"
+    shutil.copytree(whole.folder / "model", weights)
 
     def tuned(out: Path, pull: float, stop: int = 99) -> Result:
         def stops(self: Finetuning, *arguments: Any) -> torch.Tensor:
@@ -117,7 +120,7 @@ def test_weights_pull_a_fine_tuning_and_its_resumption_alike(
                 raise Stop
             return real(self, *arguments)
 
-        config = settings(data, out, init=str(whole.folder / "model"), lr=0.01, l2_sp=pull)
+        config = settings(data, out, init=str(weights), lr=0.01, l2_sp=pull)
         del config["backbone"]
         with monkeypatch.context() as patched:
             patched.setattr(Finetuning, "training_step", stops)
@@ -125,6 +128,8 @@ def test_weights_pull_a_fine_tuning_and_its_resumption_alike(
                 return finetune(config, quiet=True)
             except Stop:
                 pass
+        # Meanwhile the run that the weights came from was trained further.
+        shutil.copytree(tmp_path / "free" / "model", weights, dirs_exist_ok=True)
         return finetune(config, resume=True, quiet=True)
 
     def far(result: Result) -> float:

@@ -53,6 +53,15 @@ class PullToWeights:
         self.strength = strength
         self._weights = {p: p.detach().clone() for m in modules for p in m.parameters()}
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """What is pulled to, in the order of the modules' parameters."""
+        return list(self._weights.values())
+
+    @weights.setter
+    def weights(self, values: Iterable[Tensor]) -> None:
+        self._weights = dict(zip(self._weights, values, strict=True))
+
     def hold(self, optimiser: torch.optim.Optimizer) -> None:
         """Pull after each step of ``optimiser``; nothing else decays the parameters."""
         for group in optimiser.param_groups:

@@ -37,6 +37,7 @@ from situs.transfer.patches import Batch, PatchSampler
 
 Model = Segmenter | Classifier
 GRADIENT_CLIP = 1.0
+_PULLED_TO = "pulled_to"
 
 
 class Finetuning(SteppedModule):
@@ -68,7 +69,7 @@ class Finetuning(SteppedModule):
         self.config = config
         self.answer = answer
         self.pretrained = pretrained
-        # Made before a state is restored: the weights that the training began with.
+        # Made before a state is restored, which knows the weights that the training began with.
         self.pull = PullToWeights(pretrained, config.l2_sp) if config.l2_sp else None
         self.latest: dict[str, Tensor] = {}
         self.progress: dict[str, tuple[float, str]] = {}
@@ -133,8 +134,15 @@ class Finetuning(SteppedModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the loop count whole steps only."""
+        """Let the loop count whole steps only; keep what the training is pulled to."""
         count_whole_steps(checkpoint, self.global_step)
+        if self.pull is not None:
+            checkpoint[_PULLED_TO] = self.pull.weights
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Be pulled to the same weights: a run's own may have been trained further meanwhile."""
+        if self.pull is not None and _PULLED_TO in checkpoint:  # states of before have none
+            self.pull.weights = checkpoint[_PULLED_TO]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with layer-wise rates, linear warm-up, cosine decay and the pull to the weights."""
