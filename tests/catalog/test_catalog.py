@@ -58,14 +58,16 @@ def test_a_process_that_dies_costs_only_its_item() -> None:
 
 @pytest.mark.slow
 def test_an_item_that_hangs_costs_only_itself() -> None:
-    items = list(range(1, 24))
+    # What processes are forked from imports first, which on a busy machine takes longer.
+    assert dict(isolated_map(square, [1], crashed=minus_one, workers=1)) == {1: 1}
+    items = list(range(1, 16))
     results = dict(
         isolated_map(
             slow_square,
             items,
             crashed=minus_one,
             timed_out=minus_two,
-            limit_s=1.0,
+            limit_s=3.0,
             workers=2,
             chunk=4,
         )

@@ -245,7 +245,7 @@ def test_a_fine_tuned_model_runs_with_numpy_and_onnxruntime_alone(
         [sys.executable, "-I", "-c", code, str(exported.path / "run.py"), "scan.npy", "out.npy"],
         cwd=tmp_path,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     found = np.load(tmp_path / "out.npy")
     image = torch.from_numpy((scan.clip(-1000, 1000) / 1000).astype(np.float32))

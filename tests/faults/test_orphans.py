@@ -68,13 +68,13 @@ def test_a_pool_ends_with_its_killed_parent(tmp_path: Path, work: str) -> None:
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
     try:
-        assert soon(lambda: len(list(at_work.iterdir())) == 2, 60)
+        assert soon(lambda: len(list(at_work.iterdir())) == 2, 600)
         children = descendants(process.pid)
         assert {int(file.name) for file in at_work.iterdir()} <= children
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert soon(lambda: not any(map(alive, children)), 15), children
+    assert soon(lambda: not any(map(alive, children)), 120), children
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -86,7 +86,7 @@ def test_a_worker_whose_study_died_while_it_imported_does_nothing(tmp_path: Path
         list(WORKER),
         stdin=read,
         env=environment,
-        timeout=60,  # far less than its imports take on a busy machine
+        timeout=600,  # one that began would wait for its next job without end
         check=False,
     )
     os.close(read)
@@ -108,8 +108,8 @@ class Standing(ArraySource):
 @pytest.mark.parametrize(
     ("stop", "said"),
     [
-        (lambda: time.sleep(300), "gave no batch for 2 s while it read"),
-        (lambda: os.kill(os.getpid(), signal.SIGSTOP), "gave no batch for 2 s while it read"),
+        (lambda: time.sleep(300), "gave no batch for 5 s while it read"),
+        (lambda: os.kill(os.getpid(), signal.SIGSTOP), "gave no batch for 5 s while it read"),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "died while it read"),
     ],
     ids=["asleep", "stopped", "killed"],
@@ -120,8 +120,8 @@ def test_a_loader_that_stands_still_is_named(stop: Callable[[], None], said: str
     bad.stop = stop  # type: ignore[method-assign]
     composition = compose("simclr", {"view_size": [8, 8, 8]})
     dataset = ViewDataset([[bad]], composition, 0)
-    batches = loader(dataset, EndlessSampler(0, 1), 1, {"bad": "folder/bad.nii.gz"}, limit_s=2)
+    batches = loader(dataset, EndlessSampler(0, 1), 1, {"bad": "folder/bad.nii.gz"}, limit_s=5)
     began = time.monotonic()
     with pytest.raises(ProcessFailed, match=rf"{said} folder/bad\.nii\.gz\. The last whole step"):
         next(iter(batches))
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 150, "as long as the disk is away"

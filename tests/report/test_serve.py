@@ -28,7 +28,7 @@ def address(report: Path) -> Iterator[Address]:
 
 
 def ask(address: Address, path: str, host: str | None = None) -> tuple[int, str, dict[str, str]]:
-    connection = http.client.HTTPConnection(*address, timeout=60)
+    connection = http.client.HTTPConnection(*address, timeout=300)
     connection.request("GET", path, headers={"Host": host} if host else {})
     answer = connection.getresponse()
     body = answer.read().decode()

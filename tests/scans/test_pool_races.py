@@ -53,7 +53,7 @@ def test_no_process_starts_beside_the_thread_that_watches_them(
 def test_a_broken_pool_does_not_wait_for_a_process_that_takes_no_notice(tmp_path: Path) -> None:
     items = [tmp_path / "deaf", tmp_path / "dies"]
     found = isolated_map(
-        deaf_until_killed, items, crashed=dead, timed_out=late, limit_s=5.0, workers=2
+        deaf_until_killed, items, crashed=dead, timed_out=late, limit_s=10.0, workers=2
     )
     assert {item.name: result for item, result in found} == {"deaf": "late", "dies": "dead"}
 

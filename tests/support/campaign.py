@@ -36,7 +36,7 @@ from situs.scans.parallel import isolated_map
 from situs.scans.read import read_scan
 from situs.scans.refusals import REASONS
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 MEMORY = 6 * 2**30
 SHAPE = (9, 8, 7)
 AFFINE = np.array([[-0.8, 0, 0, 10], [0, 0.7, 0, -20], [0, 0, 2.5, 5], [0, 0, 0, 1.0]])
