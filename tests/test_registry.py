@@ -174,10 +174,8 @@ def test_the_network_of_the_docs_is_pretrained_exported_and_not_trusted_blindly(
     said = here(Exit.REFUSED, "export", "run", "--to", "safetensors", "--out", "a")
     assert "my_net" not in sys.modules
     assert "situs --import my_net" in " ".join(said.split())
-    done = _situs(
-        tmp_path, "--import", "my_net", "export", "run", "--to", "safetensors", "--out", "a"
-    )
-    assert done.returncode == 0, done.stderr
+    here(Exit.DONE, "--import", "my_net", "export", "run", "--to", "safetensors", "--out", "a")
+    del sys.modules["my_net"]
 
 
 def test_an_adapted_network_says_what_it_cannot_take() -> None:

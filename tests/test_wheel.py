@@ -107,8 +107,7 @@ def test_the_wheel_leads_from_scans_to_a_report(environment: Path, tmp_path: Pat
         image = nib.Nifti1Image(voxels, np.diag([1.5, 1.5, 2, 1]))
         nib.save(image, tmp_path / "scans" / f"p{number}.nii.gz")
     alone = ("--workers", "0")  # processes of a pool are tested elsewhere
-    _run(situs, "scan", "scans", "--out", "catalog.parquet", *alone, folder=tmp_path)
-    _run(situs, "prepare", "catalog.parquet", "--out", "store", *alone, folder=tmp_path)
+    _run(situs, "prepare", "scans", "--out", "store", *alone, folder=tmp_path)
     small = "--steps 2 --batch-size 2 --set backbone.options.channels=[4,8] --set workers=0"
     run = ["pretrain", "--method", "mae", "--data", "store", "--out", "run", *small.split()]
     _run(situs, *run, "--set", "observe_samples=2", folder=tmp_path)

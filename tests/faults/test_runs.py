@@ -5,10 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import warnings
 import zipfile
 from contextlib import nullcontext
@@ -20,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import forked, wait_until
 from typer.testing import CliRunner
 
 from situs.cli import app
@@ -118,20 +115,19 @@ def test_a_run_that_goes_on_elsewhere_is_neither_resumed_nor_replaced(
     store: Store, tmp_path: Path
 ) -> None:
     config = settings(store, tmp_path / "run", steps=100_000, observe_every=0)
-    code = "import json, sys, situs; situs.pretrain(json.loads(sys.argv[1]), quiet=True)"
-    process = subprocess.Popen([sys.executable, "-c", code, json.dumps(config)])
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, sys, situs; situs.pretrain(json.loads(sys.argv[1]), quiet=True)"
+    )
+    process = forked(script, json.dumps(config))
     try:
         states = tmp_path / "run" / "checkpoints" / "last"
-        began = time.monotonic()
-        while not list(states.glob("state-*")):
-            assert process.poll() is None
-            assert time.monotonic() - began < 120
-            time.sleep(0.1)
+        wait_until(lambda: bool(list(states.glob("state-*"))), process)
         for mode in ("new", "resume", "overwrite"):
             with pytest.raises(RunError, match=f"in use by process {process.pid} on .*pretrain"):
                 pretrain(config, mode=mode, quiet=True)  # type: ignore[arg-type]
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
     run = Run(tmp_path / "run")
     (_, whole), *_ = run.states()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from tiny import smooth_sources
+from typer.testing import CliRunner
 
+from situs.cli import app
 from situs.report.folder import read_run
 from situs.training.run import Run
 
@@ -21,21 +20,11 @@ pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rotation"
 POINTS = "[situs.methods]\nrotation = situs_rotation:Rotation\n"
-# Three commands in one process that has never looked which packages are installed.
-SITUS = """
-import json, sys
-from typer.testing import CliRunner
-from situs.cli import app
-said = []
-for words in json.loads(sys.argv[1]):
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, (words, done.output, done.exception)
-    said.append(done.stdout)
-print(json.dumps(said))
-"""
 
 
-def test_a_method_of_another_package_is_trained_audited_and_reported(tmp_path: Path) -> None:
+def test_a_method_of_another_package_is_trained_audited_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # What `pip install examples/rotation` leaves, without asking an index for a build tool.
     site, scans, run = tmp_path / "site", tmp_path / "scans", tmp_path / "run"
     (site / "situs_rotation-0.1.dist-info").mkdir(parents=True)
@@ -47,7 +36,8 @@ def test_a_method_of_another_package_is_trained_audited_and_reported(tmp_path: P
     for i, source in enumerate(smooth_sources(6, (20, 20, 20))):
         image = nib.Nifti1Image(source.array[0], np.diag([1.0, 1.0, 1.0, 1.0]))
         nib.save(image, scans / f"p{i}.nii.gz")
-    path = os.pathsep.join([str(site), str(EXAMPLE), os.environ.get("PYTHONPATH", "")])
+    for folder in (site, EXAMPLE):
+        monkeypatch.syspath_prepend(folder)
 
     settings = (
         "options.size=16", "batch_size=2", "held_out=0.34", "observe_samples=4", "workers=0",
@@ -58,15 +48,12 @@ def test_a_method_of_another_package_is_trained_audited_and_reported(tmp_path: P
         "--steps", "4", "-q", *(part for s in settings for part in ("--set", s)),
     )  # fmt: skip
     audit = ("audit", str(run), "--steps-share", "0.5", "--json")
-    done = subprocess.run(
-        [sys.executable, "-c", SITUS, json.dumps([learnt, audit, ("observe", str(run), "--json")])],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stderr
-    _, audited, observed = json.loads(done.stdout.splitlines()[-1])
+    said = []
+    for words in (learnt, audit, ("observe", str(run), "--json")):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, (words, done.output, done.exception)
+        said.append(done.stdout)
+    _, audited, observed = said
     score = Run.open(run).observations()[0].scores["turn_accuracy"]
     assert None not in (score.emptied, score.shuffled, score.untrained, score.constant)
     assert score.groups == (0, 1, 0, 1)

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from command_line import here
 from object_storage import s3_bucket
+from remote_crops import read_all
 from typer.testing import CliRunner
 
 from situs import cli
@@ -173,19 +174,6 @@ def check_card(card: str, store: Store) -> None:
         assert scan.key not in card
 
 
-def _read_all(url: str, seed: int) -> bool:
-    store, rng = Store.open(url), np.random.default_rng(seed)
-    sums = []
-    for _ in range(40):
-        scan = store[int(rng.integers(len(store)))]
-        start = [int(rng.integers(0, n - 8)) for n in scan.shape]
-        sums.append((scan.key, start, float(scan.read(start, (8, 8, 8)).sum())))
-    local = {scan.key: scan for scan in Store.open(os.environ["LOCAL_STORE"])}
-    return all(
-        float(local[key].read(start, (8, 8, 8)).sum()) == found for key, start, found in sums
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_share_a_cache_that_is_too_small(
@@ -197,7 +185,7 @@ def test_processes_share_a_cache_that_is_too_small(
     store = Store.open(there)
     store[0].array()  # a process that is forked has a file open that others delete
     with multiprocessing.get_context(method).Pool(3) as pool:
-        assert all(pool.starmap(_read_all, [(there, seed) for seed in range(6)]))
+        assert all(pool.starmap(read_all, [(there, seed) for seed in range(6)]))
     assert same(local, store)
     # A file system gives room in blocks, and each process looks after a sixty-fourth of the bound.
     assert taken(cache) < 1.3 * limit

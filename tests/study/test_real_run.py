@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from small_runs import finished, forked
 
 from situs.errors import ConfigError, NonFiniteLoss, RunError
 from situs.store import Preprocessing, Store
@@ -226,7 +225,7 @@ def test_a_job_that_fails_stops_its_clock_and_goes_on_from_there(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_cost_counts_time_and_memory_from_its_own_start():
+def test_cost_counts_time_and_memory_from_its_own_start(tmp_path):
     # In a process of its own: what other tests leave behind is given back to the system meanwhile.
     code = """
 from situs.study.cost import Cost
@@ -240,8 +239,9 @@ assert 0 <= before["seconds"] <= after["seconds"]
 assert after["peak_memory_mib"] >= before["peak_memory_mib"] + 40, (before, after)
 assert kept
 """
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    finished(forked(script), 0)
 
 
 def test_channels_of_one_image_are_scans_of_their_own_in_the_store(tmp_path):

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -18,7 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from small_runs import wait_until
+from forks import Forked
+from small_runs import forked, wait_until
 from typer.testing import CliRunner
 
 from situs.cli import app
@@ -278,15 +278,14 @@ def test_a_kill_in_the_middle_loses_only_the_running_job(organs, tmp_path):
     assert result.done == result.expected == len(set(order(tmp_path)))
 
 
-def joined(study: Path, **environment: str) -> subprocess.Popen[bytes]:
+def joined(study: Path, **environment: str) -> Forked:
     """Another process on a study, in a process group of its own, as on another machine."""
-    code = "import sys; from situs.study.run import carry_out; from test_study import FAKE; "
-    code += "carry_out(sys.argv[1], join=True, worker=FAKE)"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(study)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(HERE)]), **environment},
-        start_new_session=True,
+    script = study.with_name("joined.py")
+    script.write_text(
+        "import sys; from situs.study.run import carry_out; "
+        "carry_out(sys.argv[1], join=True, worker=sys.argv[2:])"
     )
+    return forked(script, study, *FAKE, **environment)
 
 
 @pytest.mark.slow
@@ -294,19 +293,21 @@ def test_two_processes_carry_out_one_study_and_one_takes_over_what_the_other_lef
     organs: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "study"
-    values = config(organs, out, tune={}, finetune={"steps": 2, "lr": 0.01}, processes=1)
+    small = {"arms": ["none", "mae"], "labels": [2], "processes": 1}
+    values = config(organs, out, tune={}, finetune={"steps": 2, "lr": 0.01}, **small)
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(values))
     begun = out / "jobs" / "begun.txt"
     first, second = (joined(file, FAKE_SECONDS="1", FAKE_CLAIM="1") for _ in range(2))
-    end = time.monotonic() + 300
+    end = time.monotonic() + 600
     while time.monotonic() < end and not (
         begun.is_file() and len({line.split()[0] for line in begun.read_text().splitlines()}) == 2
     ):
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)  # with its workers, in the midst of their jobs
-    assert second.wait(timeout=400) == 0
-    first.wait()
+    _, said = second.communicate()
+    assert second.returncode == 0, said
+    assert first.wait() == -signal.SIGKILL
     result = run_study(values, only_report=True)
     assert result.done == result.expected
     finished = order(out)

@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from forks import Forked
 
 from situs.pretraining.module import Pretraining
 from situs.store import Preprocessing, prepare
@@ -105,7 +106,17 @@ def start(*command: Any, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def slurm(rank: int, job: int, *command: Any, **environment: str) -> subprocess.Popen[str]:
+def forked(*command: Any, **environment: str) -> Forked:
+    """The same, without what its imports cost: forked from a process that has them."""
+    return Forked(list(map(str, command)), {**os.environ, **environment})
+
+
+Started = subprocess.Popen[str] | Forked
+
+
+def slurm(
+    rank: int, job: int, *command: Any, by: Callable[..., Started] = forked, **environment: str
+) -> Started:
     """What ``srun`` starts as task ``rank`` of two on one machine."""
     tasks = {
         "SLURM_JOB_ID": str(job),
@@ -118,7 +129,7 @@ def slurm(rank: int, job: int, *command: Any, **environment: str) -> subprocess.
         "SLURM_PROCID": str(rank),
         "SLURM_LOCALID": str(rank),
     }
-    return start(*command, **tasks, **environment)
+    return by(*command, **tasks, **environment)
 
 
 def free_job() -> int:
@@ -137,7 +148,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def finished(process: subprocess.Popen[str], code: int, timeout: float = 600) -> tuple[str, str]:
+def finished(process: Started, code: int, timeout: float = 600) -> tuple[str, str]:
     """What it printed, once it has ended with that code."""
     try:
         out, err = process.communicate(timeout=timeout)
@@ -149,21 +160,21 @@ def finished(process: subprocess.Popen[str], code: int, timeout: float = 600) ->
 
 
 @contextmanager
-def failing_after(steps: int) -> Iterator[None]:
-    """A pretraining in this process fails when it has done so many steps."""
-    step = Pretraining.training_step
+def failing_after(steps: int, module: type[Any] = Pretraining) -> Iterator[None]:
+    """A training in this process fails when it has done so many steps."""
+    step = module.training_step
 
-    def fails(self: Pretraining, *batch: Any) -> Any:
+    def fails(self: Any, *batch: Any) -> Any:
         if self.global_step == steps:
             raise MemoryError("made up")
         return step(self, *batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pretraining, "training_step", fails)
+        patch.setattr(module, "training_step", fails)
         yield
 
 
-def wait_until(there: Callable[[], bool], *needed: subprocess.Popen[str]) -> None:
+def wait_until(there: Callable[[], bool], *needed: Started) -> None:
     """Until something is there, as long as the processes that bring it live."""
     end = time.monotonic() + 600  # one that fails ends the wait
     while time.monotonic() < end and all(process.poll() is None for process in needed):
@@ -199,7 +210,7 @@ def info(run: Path) -> dict[str, Any]:
 
 FAILS = """
 import os
-from situs.{module} import {name} as Module
+from situs.pretraining.module import Pretraining as Module
 step = Module.training_step
 def fails(self, batch, batch_idx):
     if self.global_step == 4 and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "1")) == "1":
@@ -209,7 +220,4 @@ Module.training_step = fails
 from situs.cli import main
 main()
 """
-"""``situs`` whose last process fails in the fifth step."""
-
-PRETRAINING = {"module": "pretraining.module", "name": "Pretraining"}
-FINETUNING = {"module": "transfer.training", "name": "Finetuning"}
+"""``situs`` whose last process fails in the fifth step of a pretraining."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from command_line import here
 from safetensors.torch import load_file
-from small_runs import finetuning, finished, rows_by_step, start, wait_until
+from small_runs import finetuning, finished, forked, rows_by_step, start, wait_until
 
 from situs.cli.exits import Exit
 from situs.transfer.check import check_result
@@ -29,7 +29,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begun(result: Path, *words: Any) -> Any:
     """A fine-tuning in processes of its own that has saved a state."""
-    process = start("situs", "finetune", *words, "--out", result)
+    process = forked("situs", "finetune", *words, "--out", result)
     wait_until(lambda: bool(list(result.glob("state/state-*.ckpt"))), process)
     return process
 

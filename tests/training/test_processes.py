@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import here
-from small_runs import failing_after, finished, info, pretraining, rows, start, wait_until
+from small_runs import failing_after, finished, forked, info, pretraining, rows, start, wait_until
 from typer.testing import CliRunner
 
 from situs.cli import app
@@ -51,7 +51,7 @@ def test_two_processes_do_what_one_does_and_one_goes_on_where_two_stood(
     again = ("pretrain", "--no-report", "--resume", two)
     said = here(Exit.REFUSED, *again, "--devices", 1, "--quiet")
     assert "batch_size × devices: was 4, now 2" in said
-    same = start("situs", *again, *single)
+    same = forked("situs", *again, *single)
     wait_until(lambda: len(rows(two)) > step + 2, same)
     os.killpg(same.pid, signal.SIGINT)  # as a terminal does
     _, err = finished(same, Exit.INTERRUPTED)
@@ -63,7 +63,7 @@ def test_two_processes_do_what_one_does_and_one_goes_on_where_two_stood(
 @pytest.mark.slow
 def test_a_process_that_dies_ends_all_with_one_message(settings: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    both = start(
+    both = forked(
         *("situs", "pretrain", "--no-report", "--config", settings, "--out", run),
         *("--steps", 9000, "-q"),
     )
