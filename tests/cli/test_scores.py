@@ -38,6 +38,25 @@ def test_the_table_in_a_pipe_has_no_control_characters_and_keeps_every_fact(
     assert "features collapsed" in text
 
 
+@pytest.mark.parametrize("columns", [40, 80, 100, 200])
+def test_a_terminal_of_any_width_shows_every_fact_whole(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    full = score(label="gap vector error", emptied=41.5, shuffled=42.5, untrained=43.5)
+    print_scores([observation(full, score())])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert len(lines) <= 2 * 2 * (120 // columns + 1) + 2
+    shown = " ".join(" ".join(lines).split())
+    assert "…" not in shown
+    for fact in ("Gap matrix [bold]", "gap vector error (↓)", "9.31 mm", "44.0 mm", "31.2 mm"):
+        assert fact in shown
+    for fact in ("41.5 mm", "42.5 mm", "43.5 mm", "guessing", "emptied", "untrained"):
+        assert fact in shown
+    assert "than" in shown, "the verdict"
+
+
 def test_rows_carry_the_verdict() -> None:
     (row,) = score_rows([observation(score())])
     assert row["score"] == "gap_mae"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,11 @@ _VERDICT_STYLE: dict[str, str] = {
     "monitor": "dim",
     "unknown": "dim",
 }
+
+
+# Narrower than this, the table would break its words.
+_TABLE_COLUMNS = 136
+_INDENT, _DEEPER = (0, 0, 0, 2), (0, 0, 0, 6)
 
 
 def score_rows(observations: Iterable[Observation]) -> list[dict[str, Any]]:
@@ -66,7 +72,10 @@ def print_scores(observations: Sequence[Observation]) -> None:
             soft_wrap=True,
         )
         return
-    out.print(_score_table(observations))
+    if out.width < _TABLE_COLUMNS:
+        _print_lines(observations)
+    else:
+        out.print(_score_table(observations))
     for observation in observations:
         for score in observation.scores.values():
             if verdicts.told_first(score):
@@ -81,27 +90,58 @@ def _score_table(observations: Sequence[Observation]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("sub-task")
     table.add_column("score")
-    for heading in ("now", "guessing", "constant", "emptied", "shuffled", "untrained"):
+    for heading in ("now", *_levels(None)):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict")
+    for title, scores in _sections(observations):
+        for number, score in enumerate(scores):
+            table.add_row("" if number else escape(title), *_score_cells(score))
+    return table
+
+
+def _sections(observations: Sequence[Observation]) -> Iterator[tuple[str, Sequence[Score]]]:
     for observation in observations:
         prefix = f"{observation.method}: " if len(observations) > 1 else ""
         for section in observation.sections:
-            title = escape(text.printable(prefix + section.title))
-            for score in section.scores:
-                table.add_row(title, *_score_cells(score))
-                title = ""
-    return table
+            yield text.printable(prefix + section.title), section.scores
+
+
+def _levels(score: Score | None) -> dict[str, float | None]:
+    """What a score is held against, as the table calls it."""
+    called = {"guessing": "chance"}
+    names = ("guessing", "constant", "emptied", "shuffled", "untrained")
+    return {name: getattr(score, called.get(name, name), None) for name in names}
 
 
 def _score_cells(score: Score) -> tuple[str | Text, ...]:
     return (
-        Text(f"{verdicts.label(score)} ({'↓' if score.better == 'lower' else '↑'})"),
+        _named(score),
         Text(text.quantity(score.value, score.unit), style="bold"),
-        text.quantity(score.chance, score.unit),
-        *(
-            text.quantity(level, score.unit)
-            for level in (score.constant, score.emptied, score.shuffled, score.untrained)
-        ),
-        Text(verdicts.judged(score), style=_VERDICT_STYLE[verdicts.mark(score)]),
+        *(text.quantity(level, score.unit) for level in _levels(score).values()),
+        _judged(score),
     )
+
+
+def _named(score: Score) -> Text:
+    return Text(f"{verdicts.label(score)} ({'↓' if score.better == 'lower' else '↑'})")
+
+
+def _judged(score: Score) -> Text:
+    return Text(verdicts.judged(score), style=_VERDICT_STYLE[verdicts.mark(score)])
+
+
+def _print_lines(observations: Sequence[Observation]) -> None:
+    """The same facts where nine columns would leave a letter or two to each."""
+    for title, scores in _sections(observations):
+        if scores:
+            out.print(Text(title, style="bold"))
+        for score in scores:
+            value = Text(text.quantity(score.value, score.unit), style="bold")
+            out.print(Padding(Text("  ").join((_named(score), value, _judged(score))), _INDENT))
+            known = ", ".join(
+                f"{name} {text.quantity(level, score.unit)}"
+                for name, level in _levels(score).items()
+                if level is not None
+            )
+            if known:
+                out.print(Padding(Text(known, style="dim"), _DEEPER))
