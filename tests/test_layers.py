@@ -12,7 +12,7 @@ import situs
 # From the ground up. A part may import itself and what stands in the lines above its own.
 LAYERS = (
     {"cores", "errors", "text", "files", "places", "version"}
-    | {"locks", "orphans", "ranks", "remote", "signals", "tables", "tensors"},
+    | {"locks", "made", "orphans", "ranks", "remote", "signals", "tables", "tensors"},
     {"config", "registry", "settings"},
     {"geometry"},
     {"observation"},

@@ -138,15 +138,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: If there is no such file, or it holds something else; names it.
     """
     if not path.is_file():
-        raise ConfigError(f"configuration file not found: {path}")
+        what = " is a folder" if path.is_dir() else ""
+        raise ConfigError(f"configuration file not found: {path}{what}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except RecursionError:
         raise ConfigError(f"{path} is not valid YAML: it is nested too deep") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {_in_a_line(error)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no text in UTF-8; save it so if it is a text") from None
+    except yaml.YAMLError as error:
+        said = _in_a_line(error).replace(
+            "'\\t' that", "'\\t' (a tab; YAML is indented by spaces) that"
+        )
+        raise ConfigError(f"{path} is not valid YAML: {said}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a mapping, got {type(values).__name__}")
+        got = "a list" if isinstance(values, list) else f"'{str(values)[:40]}'"
+        raise ConfigError(f"{path} must hold settings, a line 'name: value' each, got {got}")
     return values
 
 

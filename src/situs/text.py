@@ -93,6 +93,19 @@ def quantity(value: float | None, unit: str) -> str:
     return text + unit if unit == "°" else f"{text} {unit}"
 
 
+def size(count: float) -> str:
+    """Bytes in words.
+
+    Examples:
+        >>> size(3 * 2**30), size(160 * 1024), size(12)
+        ('3.0 GiB', '160.0 KiB', '12 bytes')
+    """
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person would say them.
 

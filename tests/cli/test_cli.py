@@ -23,7 +23,10 @@ _DATA = ["--data", "x", "--out", "y"]
     ("options", "said"),
     [
         (["--config", "bad.yaml"], "bad.yaml is not valid YAML: "),
-        (["--config", "list.yaml"], "list.yaml must hold a mapping, got list"),
+        (
+            ["--config", "list.yaml"],
+            "list.yaml must hold settings, a line 'name: value' each, got a list",
+        ),
         (["--config", "absent.yaml"], "configuration file not found: absent.yaml"),
         (
             [*_DATA, "--set", "options.view_size=[1,2"],
@@ -109,7 +112,9 @@ def test_ctrl_c_says_a_word_before_the_command_begins(
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 130
-    assert capsys.readouterr().err == "stopped; what was computed is kept\n"
+    assert capsys.readouterr().err == (
+        "stopped by Ctrl-C; nothing is left half written; begin again with the same command\n"
+    )
 
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")  # while it is imported
     where = os.pathsep.join([str(tmp_path), *sys.path])

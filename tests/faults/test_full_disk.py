@@ -17,7 +17,7 @@ from collections_made import write_collection
 from typer.testing import CliRunner
 
 from situs.cli import app, main
-from situs.cli.exits import Exit
+from situs.cli.exits import GOES_ON, Exit
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +129,9 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
     assert "Traceback" not in err
     assert "cannot" in err
     assert "What was finished before is whole" in err
+    then = err.partition("Free some space, then ")[2].split(" ")[:2]
+    assert then in (["begin", "again"], ["go", "on"])
+    assert (then == ["go", "on"]) == (words[0] in GOES_ON)
     assert content(place) == before
     left = [f for f in place.rglob("*") if ".part" in f.name or f.name in (".lock", ".room")]
     assert left == []

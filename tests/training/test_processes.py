@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import here
 from small_runs import failing_after, finished, forked, info, pretraining, rows, start, wait_until
 from typer.testing import CliRunner
@@ -123,3 +124,17 @@ def test_a_training_stopped_outside_its_steps_says_what_goes_on(verb: str, tmp_p
     (states / f"state-0000004-{32 * '0'}.ckpt").touch()
     again = f"go on with: situs {verb} --resume '{folder}'"
     assert told(signal.SIGTERM, Terminated) == f"stopped by SIGTERM; {again}"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_gpus_that_are_not_there_are_refused_before_anything_is_begun(
+    verb: str, tmp_path: Path, settings: Path
+) -> None:
+    data = ("--data", settings.parent / "store") if verb == "pretrain" else ("--data", tmp_path)
+    out = tmp_path / "new"
+    said = here(
+        Exit.REFUSED, verb, *data, "--out", out, *("--devices", 2), *("--accelerator", "gpu")
+    )
+    assert "--accelerator gpu with --devices 2 asks for more GPUs than there are" in said
+    assert not out.exists()

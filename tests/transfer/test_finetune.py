@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,20 @@ def test_channels_in_files_of_their_own(collection: Path, tmp_path: Path) -> Non
     ]
     single = predict(threshold_model(), files[:1], tmp_path / "single")
     assert result.rows[0]["ball (ml)"] == single.rows[0]["ball (ml)"]
+
+
+@pytest.mark.parametrize("ask", ["folder", "file", "link"])
+def test_predictions_never_take_the_place_of_their_scans(
+    ask: str, collection: Path, tmp_path: Path
+) -> None:
+    scans, link = tmp_path / "scans", tmp_path / "link"
+    shutil.copytree(collection / "images", scans)
+    link.symlink_to(scans)
+    before = {file.name: file.read_bytes() for file in scans.iterdir()}
+    given = [sorted(scans.iterdir())[0] if ask == "file" else scans]
+    with pytest.raises(RunError, match="holds the scans themselves"):
+        predict(threshold_model(), given, link if ask == "link" else scans, overwrite=True)
+    assert {file.name: file.read_bytes() for file in scans.iterdir()} == before
 
 
 def test_predicting_goes_on_where_it_stopped(

@@ -11,7 +11,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from situs.cli.console import err, log_to_terminal
-from situs.cli.exits import exit_of, stopped, table
+from situs.cli.exits import exit_of, left, stopped, table
 from situs.cli.settings import CALLED
 from situs.cores import sleep_when_idle
 from situs.errors import (
@@ -80,6 +80,10 @@ class InOrder(TyperGroup):
         except (KeyboardInterrupt, Terminated) as error:
             verb = ctx.invoked_subcommand or ""
             raise _Stopped from stopped(error, verb, "--out" in _options(ctx).values())
+        except Exception as error:
+            if not_writable(error) and not getattr(error, "__notes__", ()):
+                error.add_note(left(ctx.invoked_subcommand or ""))
+            raise
 
 
 app = typer.Typer(
@@ -190,10 +194,8 @@ def _unwritten(error: Exception) -> str:
         known = error if isinstance(error, OSError) else OSError()
         why = known.strerror or "the disk takes nothing more"
         said = f"{known.filename or 'a file'} cannot be written: {why}"
-    return (
-        f"{said}. What was finished before is whole. Free some space, then give the command again, "
-        "with --resume where it has that"
-    )
+    then = ", ".join(getattr(error, "__notes__", ()))
+    return f"{said}. What was finished before is whole. Free some space, then {then}"
 
 
 def _refused(error: ScanRefused) -> str:

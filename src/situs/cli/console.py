@@ -17,6 +17,8 @@ import typer
 from rich.console import Console, ConsoleDimensions
 from rich.logging import RichHandler
 
+from situs.errors import SitusError
+
 
 class _Output(Console):
     """A console for which a pipe or a file has no width.
@@ -98,6 +100,10 @@ def out_page(path: Path | None) -> Path | None:
 def out_catalog(path: Path | None) -> Path | None:
     """Refuse an ``--out`` that can be neither a file of a catalog nor the folder of one."""
     folder = path is None or path.suffix not in (".parquet", ".json")
+    if path is not None and path.suffix in (".csv", ".tsv", ".txt", ".xlsx"):
+        raise SitusError(
+            f"--out: {path}: a catalog is a FILE.parquet or FILE.json, or a folder of both"
+        )
     return _writable(path, folder=folder, file="FILE.parquet")
 
 

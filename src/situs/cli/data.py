@@ -70,7 +70,7 @@ def scan(
             help="DICOM whose header says that text stands in the pixels: accept or refuse."
         ),
     ] = "accept",
-    rows: Annotated[int, typer.Option(help="Scans to list; 0 for all.")] = 50,
+    rows: Annotated[int, typer.Option(min=0, help="Scans to list; 0 for all.")] = 50,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -75,15 +75,22 @@ def stopped(error: BaseException, verb: str = "", writes: bool = False) -> BaseE
         return error
     by = "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
     if verb in GOES_ON:
-        words = f"what was done is kept; go on with: {_same_command(GOES_ON[verb])}"
+        words = f"what was done is kept; {left(verb)}"
     elif writes:
-        words = "nothing is left half written; begin again with the same command"
+        words = f"nothing is left half written; {left(verb)}"
     else:
         words = "" if verb else "nothing was begun"
     said = "; ".join(filter(None, (f"stopped by {by}", words)))
     if isinstance(error, Terminated):
         return Terminated(said, saved=verb in GOES_ON)
     return Interrupted(said)
+
+
+def left(verb: str) -> str:
+    """What is left to do after a verb that did not come to its end."""
+    if verb in GOES_ON:
+        return f"go on with: {_same_command(GOES_ON[verb])}"
+    return "begin again with the same command"
 
 
 def _same_command(option: str) -> str:

@@ -25,7 +25,7 @@ def finetuned(result: Result) -> RenderableType:
     from situs.transfer.result import HEADINGS
 
     keys = list(result.scores)
-    table = Table(title=f"{result.task}, {len(result.split['test'])} test cases")
+    table = Table(title=f"{result.task}, {_cases('test', result.split['test'])}")
     table.add_column("class")
     for key in keys:
         table.add_column(HEADINGS.get(key, key), justify="right")
@@ -35,9 +35,15 @@ def finetuned(result: Result) -> RenderableType:
     # The counts are sums over classes there, and the title counts the cases.
     means = {**result.scores, "cases": None}
     table.add_row("mean", *(_cell(key, means[key]) for key in keys), style="bold")
-    start = "from scratch" if result.init == "none" else f"from {result.method} weights"
-    words = f"{len(result.split['train'])} labelled cases, {start}; {_spent(result.seconds)}; "
+    start = f"from {result.method} weights"
+    if result.method in ("", "none"):  # as those of a fine-tuning that began with none
+        start = "from scratch" if result.init == "none" else f"from the weights of {result.init}"
+    words = f"{_cases('labelled', result.split['train'])}, {start}; {_spent(result.seconds)}; "
     return Group(table, escape(f"{words}{result.folder}"))
+
+
+def _cases(kind: str, names: Sequence[str]) -> str:
+    return f"{len(names)} {kind} case{'' if len(names) == 1 else 's'}"
 
 
 def probed(result: ProbeResult) -> RenderableType:

@@ -49,12 +49,13 @@ def finetune(
     from situs.config import load_config, read_yaml
     from situs.transfer import FinetuneConfig
     from situs.transfer import finetune as run_finetuning
+    from situs.transfer.folder import begun_with
 
     if resume is not None and (given.get("overwrite") or config):
         raise ConfigError("--resume goes with neither --overwrite nor --config")
     values: dict[str, Any] = read_yaml(config) if config else {}
     if resume is not None:
-        values = {**read_yaml(resume / "config.yaml"), "out": str(resume), "overwrite": False}
+        values = {**begun_with(resume), "out": str(resume), "overwrite": False}
     result = run_finetuning(
         load_config(FinetuneConfig, settled(values, given), settings or ()),
         resume=resume is not None,

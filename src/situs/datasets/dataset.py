@@ -17,7 +17,8 @@ from pydantic import field_validator
 
 from situs.config import Config, load_config, unknown_name
 from situs.datasets.layouts.arrays import read_member
-from situs.errors import ScanRefused, SitusError
+from situs.errors import ScanRefused, SitusError, setting
+from situs.made import beside_the_point
 from situs.places import ON_DISK, check_local
 from situs.registry import Registry
 from situs.scans.channels import check_same_grid, read_channels
@@ -217,7 +218,7 @@ def open_dataset(
         path = path.parent
     check_local(path, ON_DISK)
     if not path.exists():
-        raise DatasetError(f"dataset not found: {path}")
+        raise DatasetError(f"dataset not found: {path} does not exist")
     given = {} if options is None else options.model_dump()
     options = load_config(DatasetOptions, {**given, **settings})
     dataset = _open_one(path, options)
@@ -232,17 +233,17 @@ def _open_one(path: Path, options: DatasetOptions) -> Dataset:
     for name in [options.layout] if options.layout else LAYOUTS.names():
         module = LAYOUTS.load(name)
         if options.layout or module.fits(path):
-            for setting in ("suffix", "label"):
-                if getattr(options, setting) and name != "bids":
+            for option in ("suffix", "label"):
+                if getattr(options, option) and name != "bids":
                     raise DatasetError(
-                        f"dataset.{setting} is for BIDS, but {path} has layout '{name}'"
+                        f"dataset.{option} is for BIDS, but {path} has layout '{name}'"
                     )
             dataset: Dataset = module.open_layout(path, options)
             return dataset
     raise DatasetError(
         f"{path} has none of the layouts that situs knows: a dataset.json (Decathlon, nnU-Net), "
         "dataset_description.json (BIDS), folders images/ and labels/, a MedMNIST .npz, or a "
-        ".csv with a column 'image'"
+        f".csv with a column 'image'{beside_the_point(path)}"
     )
 
 
@@ -293,5 +294,6 @@ def missing_pair(root: Path, what: str, names: Sequence[str], remedy: str) -> Da
 
 def without_label(root: Path, what: str, names: Sequence[str]) -> DatasetError:
     """The error for images whose label or target is missing, and how to go on without it."""
-    remedy = "Add what is missing, or set dataset.allow_unlabelled=true to leave it out."
+    leave_out = setting("dataset.allow_unlabelled=true")
+    remedy = f"Add what is missing, or say {leave_out} to leave it out."
     return missing_pair(root, what, names, remedy)

@@ -24,6 +24,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_ui
 from scipy.spatial.transform import Rotation
 
 from situs.demo.cohort import demo_cohort
+from situs.files import writing
 from situs.geometry import Plane
 from situs.geometry.frames import turn_lps_ras
 from situs.planning import prepared_studies
@@ -176,7 +177,8 @@ def write_study(
             noise = rng.normal(scale=20, size=images[index].shape)
             pixels = np.clip(images[index] * beat + noise, 0, 4095).astype(np.uint16)
             dataset = _image(one, number, index, frame, pixels, identity)
-            dataset.save_as(below / f"IM{name + 1:04d}.dcm", enforce_file_format=True)
+            with writing(below / f"IM{name + 1:04d}.dcm") as part:
+                dataset.save_as(part, enforce_file_format=True)
 
 
 def _image(

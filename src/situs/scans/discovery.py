@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from situs.errors import NotWritten, ScanRefused
+from situs.errors import NotWritten, ScanRefused, SitusError
+from situs.made import made
 from situs.places import url_of
 from situs.remote import Unreachable
 from situs.scans.afar import at_hand, files_below
@@ -68,7 +69,7 @@ class Found:
         candidates: What could be scans.
         refused: Files that are none, and may have been meant as one.
         passed_over: Paths relative to the root of companions of scans (sidecars, README, DICOM
-            objects without an image) and of hidden files and folders.
+            objects without an image), of hidden files and folders, and of what situs made.
     """
 
     candidates: list[Candidate]
@@ -160,12 +161,14 @@ def _walk(paths: Sequence[Path], skip: set[Path]) -> tuple[list[Path], list[Path
     beside: list[Path] = []
 
     def enter(folder: Path) -> bool:
-        if folder.name.startswith("."):
+        if folder.name.startswith(".") or made(folder):
             beside.append(folder)
             return False
         return folder not in skip
 
     for path in paths:
+        if path.is_dir() and (what := made(path)):
+            raise SitusError(f"{path} is {what}; give the folder of the scans themselves")
         if not path.is_dir():
             files[_absolute(path)] = None
             continue

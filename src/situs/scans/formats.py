@@ -10,6 +10,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from situs.made import is_archive
 from situs.scans.refusals import refuse
 
 _SUFFIXES = {
@@ -86,6 +87,8 @@ def format_of(path: Path) -> str:
         return known
     if starts_as_dicom(path):
         return "dicom"
+    if is_archive(path):
+        raise refuse("not-an-image", path, "this is an archive: unpack it, and give the folder")
     raise refuse("not-an-image", path)
 
 

@@ -34,6 +34,7 @@ from situs.store.preprocess import LARGEST_VOXELS, preprocess
 from situs.store.preprocessing import Preprocessing, Spacing
 from situs.store.record import Head, Record, fingerprint, is_sealed, sealed
 from situs.store.store import Refusal, Store, check_preprocessing, is_whole, read_head
+from situs.text import size
 
 if TYPE_CHECKING:
     from situs.catalog.catalog import Catalog, Progress
@@ -235,8 +236,8 @@ def _check_space(out: Path, entries: Sequence[Entry], head: Head) -> None:
     needed = int(least * estimate_bytes(entries, head.rules, head.spacing_mm))
     if needed > free:
         raise StoreError(
-            f"the store would take about {needed / 2**30:.1f} GiB and {folder} has "
-            f"{free / 2**30:.1f} GiB free; choose another disk or a larger spacing"
+            f"the store would take about {size(needed)} and the disk of {out} has {size(free)} "
+            "free; choose another disk or a larger spacing"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from situs.config import read_whole_yaml
 from situs.errors import Fault, SitusError
 from situs.files import read_json
-from situs.places import spelled
+from situs.places import spelled, url_of
 from situs.scans.aliases import MAPPING
 from situs.store import Store
 from situs.store.check import check_store
@@ -52,6 +52,8 @@ def check_folder(path: Path, progress: Progress | None = None) -> list[Fault]:
         return check_predictions(path)
     if (path / CARD).is_file():
         return check_weights(path)
+    if url_of(path) is None and not path.exists():
+        raise SitusError(f"{spelled(path)} does not exist")
     raise SitusError(
         f"{spelled(path)} is nothing that can be checked: no store.json, run.json, {STUDY}, "
         f"{RESULT_OF_FINETUNING}, {BEGUN}, {RECORD} or {CARD}"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from situs import locks
 from situs.config import Config
 from situs.errors import RunError, setting
+from situs.made import made
 from situs.training.run import Run
 
 Mode = Literal["new", "resume", "overwrite"]
@@ -51,7 +52,9 @@ def check_mode(run: Run, mode: Mode, data: Iterable[Path], init: str | Path | No
         Run.open(run.path)
     elif mode == "overwrite":
         check_outside(run.path, [*data, *([init] if init is not None else [])])
-    elif is_run(run.path):
+    if mode != "resume" and not is_run(run.path) and (what := made(run.path)):
+        raise RunError(f"{setting('out')}: {run.path} is {what}; choose another folder")
+    if mode == "new" and is_run(run.path):
         raise RunError(
             f"{run.path} already holds a run ({run.status}). Choose another folder, or say "
             "--resume to continue it or --overwrite to delete it."

@@ -22,7 +22,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from situs.errors import ConfigError, ProcessFailed
+from situs.errors import ConfigError, ProcessFailed, setting
 from situs.ranks import RANK
 from situs.training.meeting import LATE, Group, Met, end_children
 
@@ -44,9 +44,11 @@ def together(devices: int, num_nodes: int, accelerator: str) -> Iterator[Group]:
         The processes of this training.
 
     Raises:
-        ConfigError: If a scheduler started another number of processes.
+        ConfigError: If a scheduler started another number of processes, or a GPU is asked for
+            that is not there.
         ProcessFailed: If another process failed, whatever that did to this one.
     """
+    _check_device(devices, accelerator)
     size = devices * num_nodes
     if size == 1:
         _refuse_strangers(size)
@@ -84,6 +86,20 @@ def together(devices: int, num_nodes: int, accelerator: str) -> Iterator[Group]:
             _restore(before)
     if ours and rank > 0:
         sys.exit(0)  # what comes after the training is for the first process
+
+
+def _check_device(devices: int, accelerator: str) -> None:
+    """Refuse GPUs that are not there, before processes are started and scans are read for them."""
+    if accelerator != "gpu":
+        return
+    there = max(torch.cuda.device_count(), int(torch.backends.mps.is_available()))
+    if there < devices:
+        found = f"torch finds {there} on this machine" if there else "torch finds none here"
+        raise ConfigError(
+            f"{setting('accelerator')} gpu with {setting('devices')} {devices} asks for "
+            f"more GPUs than there are: {found}. Leave {setting('accelerator')} out for what there "
+            "is, or say cpu"
+        )
 
 
 def _restore(before: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from situs.config import read_yaml
 from situs.errors import RunError, SitusError, not_writable, setting
 from situs.files import write_file, write_json
+from situs.made import beside_the_point
 from situs.observation import Observation
 from situs.tables import read_csv, write_csv
 from situs.training.record import DataRecord, RunRecord, checked, read_record
@@ -54,7 +55,10 @@ class Run:
         """
         run = cls(path)
         if not (run.path / "run.json").is_file():
-            raise RunError(f"{path} is not a run folder: it has no run.json")
+            if not run.path.exists():
+                raise RunError(f"{path} does not exist")
+            instead = beside_the_point(path)
+            raise RunError(f"{path} is not a run folder: it has no run.json{instead}")
         return run
 
     @property

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from situs.errors import Interrupted, NonFiniteLoss, ProcessFailed, Terminated, out_of_memory
+from situs.errors import (
+    Interrupted,
+    NonFiniteLoss,
+    ProcessFailed,
+    Terminated,
+    not_writable,
+    out_of_memory,
+)
 from situs.ranks import is_first
 from situs.training.record import RunRecord
 from situs.training.states import States
@@ -88,6 +95,10 @@ def stop_signals(left: Callable[[], Left]) -> Iterator[StopSignals]:
         if isinstance(error, KeyboardInterrupt):  # whoever handles signals here
             stops.received = signal.SIGINT
         raise stopped(stops, left()) from None
+    except Exception as error:
+        if not_writable(error):  # there is something to go on from, once there is room
+            error.add_note(left().said)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from situs.backbones import Backbone
 from situs.config import validate
-from situs.errors import ConfigError, RunError, ScanRefused
+from situs.errors import ConfigError, RunError, ScanRefused, setting
 from situs.files import writing
 from situs.geometry.stacks import stack_axis
 from situs.places import ON_DISK, check_local
@@ -29,6 +29,7 @@ from situs.version import __version__
 from situs.weights import load_card, load_encoder
 
 _PROVENANCE = b"situs"
+_OTHER_TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx", ".npy", ".npz")
 Progress = Callable[[int, int], None]
 
 
@@ -93,13 +94,16 @@ def embed(
 
     Raises:
         ConfigError: If ``grid_mm`` is not positive.
-        RunError: If ``out`` is there already, or no scan could be used.
+        RunError: If ``out`` is there already, has the suffix of another kind of table, or no scan
+            could be used.
         StoreError: If a store was prepared with other preprocessing than the run's.
         TransferError: If the run has no weights.
     """
     out = Path(out)
     if grid_mm is not None and not grid_mm > 0:
         raise ConfigError(f"the distance of places must be positive, got {grid_mm} mm")
+    if out.suffix.lower() in _OTHER_TABLES:
+        raise RunError(f"{setting('out')}: {out} is written as Parquet; call it {out.stem}.parquet")
     if out.exists() and not overwrite:
         raise RunError(f"{out} is there already; choose another file, or say --overwrite")
     card, backbone = load_card(run), load_encoder(run)
@@ -112,7 +116,8 @@ def embed(
         rows += _rows(backbone, image, grid_mm)
     if not rows:
         why = "; ".join(str(error) for error in refused[:3])
-        raise RunError(f"no scan could be used{': ' + why if why else ''}")
+        where = ", ".join(map(str, paths))
+        raise RunError(f"no scan below {where} could be used{': ' + why if why else ''}")
     provenance = {
         "situs_version": __version__,
         "weights": Path(run).name,

@@ -12,6 +12,7 @@ from situs.config import dump_yaml, read_yaml, validate
 from situs.errors import RunError, SitusError, setting
 from situs.files import read_json, sha256, write_file, write_json
 from situs.locks import NAME, is_empty
+from situs.made import beside_the_point
 from situs.splits.split import Split
 from situs.training.folder import check_outside, check_unchanged, clear
 from situs.training.offending import OFFENDING
@@ -42,8 +43,7 @@ def check_folder(config: FinetuneConfig, resume: bool) -> None:
     """
     out = config.out
     if resume:
-        if not (out / BEGUN).is_file():
-            raise RunError(f"{out} holds no fine-tuning that can be resumed: it has no {BEGUN}")
+        _insist_on_begun(out)
         return
     if is_empty(out):
         return
@@ -56,6 +56,27 @@ def check_folder(config: FinetuneConfig, resume: bool) -> None:
         what = f" ({', '.join(strange[:3])})" if strange else ""
         raise RunError(f"{out} holds something that is no result of situs{what}; not replaced")
     check_outside(out, [config.data, *([] if config.init == "none" else [config.init])])
+
+
+def begun_with(out: Path) -> dict[str, Any]:
+    """The settings that the fine-tuning in a folder was begun with.
+
+    Raises:
+        RunError: If there is none.
+    """
+    if not (out / RESULT).is_file():  # a finished one is left as it is
+        _insist_on_begun(out)
+    return read_yaml(out / CONFIG)
+
+
+def _insist_on_begun(out: Path) -> None:
+    if not out.exists():
+        raise RunError(f"{out} does not exist")
+    if not (out / BEGUN).is_file():
+        raise RunError(
+            f"{out} holds no fine-tuning that can be resumed: it has no {BEGUN}"
+            f"{beside_the_point(out)}"
+        )
 
 
 def _is_ours(file: Path) -> bool:

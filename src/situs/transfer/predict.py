@@ -95,8 +95,9 @@ def predict(
 
     Raises:
         ConfigError: For settings that do not fit the models, or a shard that cannot be.
-        RunError: If nothing is found, or ``out`` has predictions of these scans, of a model
-            with other classes, or of other models and settings; nothing is written then.
+        RunError: If nothing is found, or ``out`` holds the scans, or has predictions of these
+            scans, of a model with other classes, or of other models and settings; nothing is
+            written then.
         TransferError: If there is no model, or models are of different tasks.
     """
     if overwrite and resume:
@@ -114,6 +115,9 @@ def predict(
             raise RunError(f"{path} does not exist")
     out = Path(out)
     check_writable(out, folder=True)
+    if any(out.resolve() in (path.resolve(), path.resolve().parent) for path in given):
+        # Predictions have the names of their scans.
+        raise RunError(f"{setting('out')}: {out} holds the scans themselves; choose another folder")
     job = _Job(models, out, probabilities, dicom_seg, shard)
     with holding(job.held, "situs predict"):
         result = _predict(job, given, overwrite, resume, progress)

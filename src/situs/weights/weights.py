@@ -21,6 +21,7 @@ from situs.backbones import Backbone, BackboneConfig, backbone_class, build
 from situs.config import Config, validate
 from situs.errors import ConfigError, TransferError
 from situs.files import file_sha256, parse_json, sha256, write_files, writing
+from situs.made import beside_the_point
 from situs.version import __version__
 from situs.weights.hub import fetch, is_hub_name
 from situs.weights.ledger import Beginning, Ledger, fill, left_out, unlacking
@@ -136,7 +137,8 @@ def weights_folder(path: str | Path) -> Path:
     wrong = "has no weights" if path.is_dir() else "does not exist"
     raise TransferError(
         f"{path} {wrong}: looked for {CARD} in it and in "
-        f"{', '.join(p for p in _PLACES if p)}. Give a run folder or a weights folder."
+        f"{', '.join(p for p in _PLACES if p)}{beside_the_point(path)}. Give a run folder or a "
+        "weights folder."
     )
 
 

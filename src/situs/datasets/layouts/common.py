@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from situs.datasets.dataset import DatasetError, DatasetOptions
+from situs.errors import setting
 from situs.files import parse_json
 from situs.scans.formats import format_by_name, stem
 from situs.scans.names import SUBJECT, patient_in_name
@@ -59,7 +60,9 @@ def patient_of(name: str, options: DatasetOptions) -> str:
     """
     found = patient_in_name(options.patient or SUBJECT, name)
     if options.patient and not found:
-        raise DatasetError(f"dataset.patient '{options.patient}' is not found in '{name}'")
+        raise DatasetError(
+            f"{setting('dataset.patient')}: '{options.patient}' is not found in '{name}'"
+        )
     return found or name
 
 

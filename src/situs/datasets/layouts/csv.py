@@ -95,16 +95,22 @@ def _segmentation(
 def _rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            # Spreadsheets of half the world write ';', for ',' stands in their numbers.
+            header = file.readline()
+            file.seek(0)
+            separator = max(",;\t", key=header.count)
+            reader = csv.DictReader(file, delimiter=separator)
             columns = [c.strip() for c in reader.fieldnames or ()]
+            columns = [c.lower() if c.lower() in _KNOWN else c for c in columns]
             reader.fieldnames = columns
             rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
     except UnicodeDecodeError:
-        raise DatasetError(f"{path.name} is not UTF-8 text") from None
+        raise DatasetError(f"{path.name} is not UTF-8 text; save it as 'CSV UTF-8'") from None
     except csv.Error as error:
         raise DatasetError(f"{path.name} cannot be read as CSV: {error}") from None
     if "image" not in columns:
-        raise DatasetError(f"{path.name}: needs a column 'image', got {', '.join(columns)}")
+        got = ", ".join(columns) or "an empty file"
+        raise DatasetError(f"{path.name}: its first line must name a column 'image', got {got}")
     for number, row in enumerate(rows, 2):
         if not row["image"]:
             raise DatasetError(f"{path.name}, line {number}: 'image' is empty")
