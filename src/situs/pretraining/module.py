@@ -115,7 +115,8 @@ class Pretraining(SteppedModule):
                 {"params": plain, "weight_decay": 0.0},
             ],
             lr=optimiser.lr,
-            fused=later or None,
+            # A third of the time of one call a tensor; a run that began without it goes on so.
+            fused=(later or self.device.type == "cpu") or None,
         )
         if self.finiteness is not None:
             self.spoiled = self.finiteness.flag
