@@ -8,21 +8,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import yaml
+from scores_made import score
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from situs import backbones
 from situs.backbones import BackboneConfig
 from situs.backbones.presets import PRESETS
+from situs.catalog.catalog import build_catalog
 from situs.cli import PANELS, app
 from situs.config import validate
+from situs.errors import ScanRefused
 from situs.methods import available, method_class
 from situs.methods.composition import compose
+from situs.observation import Observation, Section
 from situs.pretraining.config import PretrainConfig
 from situs.settings import described
 from situs.training.run import Run
+from situs.transfer.predict import Predictions
 
 HEAVY = {"torch", "numpy", "pandas", "pydantic", "yaml", "monai", "matplotlib", "nibabel"}
 
@@ -99,3 +106,18 @@ def test_a_run_says_what_it_is(tmp_path: Path) -> None:
     assert repr(Run(tmp_path)) == f"Run('{tmp_path}', not there yet)"
     (tmp_path / "run.json").write_text('{"method": "spatial", "status": "finished"}')
     assert repr(Run(tmp_path)) == f"Run('{tmp_path}', spatial, finished)"
+
+
+def test_results_are_one_line_that_says_how_much_there_is(tmp_path: Path) -> None:
+    nib.save(
+        nib.Nifti1Image(np.random.default_rng(0).normal(size=(24, 24, 24)), np.eye(4)),
+        tmp_path / "a.nii",
+    )
+    (tmp_path / "b.nii").write_bytes(b"none")
+    catalog = build_catalog([tmp_path], workers=0)
+    assert repr(catalog) == "Catalog(1 accepted, 1 refused)"
+    refused = [ScanRefused("empty-file", "b.nii", "empty")]
+    assert repr(Predictions([{"scan": "a"}], refused)) == "Predictions(1 predicted, 1 refused)"
+    assert "2 done before" in repr(Predictions(skipped=["a", "b"]))
+    seen = Observation("mae", 20, (Section("Voxels", "", (score(), score())),))
+    assert repr(seen) == "Observation(mae, step 20, scores: gap_mae)"

@@ -267,7 +267,7 @@ def test_a_full_disk_stops_before_and_while_writing(
     with monkeypatch.context() as patch:
         usage = prepare_module.shutil.disk_usage(tmp_path)._replace(free=1000)
         patch.setattr(prepare_module.shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(StoreError, match="GiB free"):
+        with pytest.raises(StoreError, match=r"KiB and the disk of .* has 1000 bytes free"):
             prepare(scans, tmp_path / "store", RULES, workers=0)
 
     def full(*_):

@@ -66,6 +66,9 @@ class Catalog:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def __repr__(self) -> str:
+        return f"Catalog({len(self.accepted)} accepted, {len(self.refused)} refused)"
+
     @property
     def accepted(self) -> tuple[Entry, ...]:
         """Scans that can be used, duplicates included."""

@@ -54,6 +54,9 @@ class Observation:
     spacings: tuple[tuple[float, float, float], ...] = ()
     reach: tuple[Reach, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Observation({self.method}, step {self.step}, scores: {', '.join(self.scores)})"
+
     @property
     def scores(self) -> dict[str, Score]:
         """All scores by name."""

@@ -53,6 +53,10 @@ class Predictions:
     refused: list[ScanRefused] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        before = f", {len(self.skipped)} done before" if self.skipped else ""
+        return f"Predictions({len(self.rows)} predicted{before}, {len(self.refused)} refused)"
+
 
 def predict(
     model: Model | str | Path | Sequence[Model | str | Path],
