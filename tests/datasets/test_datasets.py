@@ -373,7 +373,7 @@ def test_the_patient_must_be_found_in_every_name(tmp_path: Path) -> None:
     options = DatasetOptions(patient=r"case(\d)|scan(\d)")
     assert [c.group for c in open_dataset(tmp_path, options).cases] == ["0", "1", "2"]
     for pattern in ("p[0-9]+", "(p[0-9])?"):
-        with pytest.raises(DatasetError, match=r"dataset\.patient .* is not found in 'case0'"):
+        with pytest.raises(DatasetError, match=r"dataset\.patient.*: .* is not found in 'case0'"):
             open_dataset(tmp_path, options, patient=pattern)
     with pytest.raises(ConfigError, match=r"'patient' is no regular expression"):
         open_dataset(tmp_path, patient="p[")

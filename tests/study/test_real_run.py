@@ -251,11 +251,11 @@ def test_channels_of_one_image_are_scans_of_their_own_in_the_store(tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"nothing")
     paths = [str(tmp_path / name) for name in ("two.nii.gz", "broken.nii.gz")]
     rules = Preprocessing().model_dump(mode="json")
-    found = Worker()._store({"paths": paths, "rules": rules}, tmp_path / "store")
+    given = {"paths": paths, "rules": rules, "compression": "zstd"}
+    found = Worker()._store(given, tmp_path / "store")
     assert found["scans"] == 2
     assert {s.modality for s in Store.open(tmp_path / "store")} == {"unknown"}
-    told = {"paths": paths, "rules": rules, "modality": "CT"}
-    Worker()._store(told, tmp_path / "told")
+    Worker()._store({**given, "modality": "CT"}, tmp_path / "told")
     assert {s.modality for s in Store.open(tmp_path / "told")} == {"CT"}, "as in fine-tuning"
     (refusal,) = found["refusals"]
     assert refusal.startswith("broken.nii.gz: ")

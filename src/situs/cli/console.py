@@ -29,9 +29,10 @@ class _Output(Console):
     @property
     def size(self) -> ConsoleDimensions:
         """Columns and rows of the terminal, or of what ``COLUMNS`` asks for."""
-        if self.is_terminal or "COLUMNS" in os.environ:
-            return super().size
-        return ConsoleDimensions(_PIPE_COLUMNS, 25)
+        asked = os.environ.get("COLUMNS", "")  # now: rich keeps what was asked for at its making
+        if asked.isdigit() and int(asked):
+            return ConsoleDimensions(int(asked), 25)
+        return super().size if self.is_terminal else ConsoleDimensions(_PIPE_COLUMNS, 25)
 
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:

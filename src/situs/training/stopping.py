@@ -94,7 +94,8 @@ def stop_signals(left: Callable[[], Left]) -> Iterator[StopSignals]:
             raise
         if isinstance(error, KeyboardInterrupt):  # whoever handles signals here
             stops.received = signal.SIGINT
-        raise stopped(stops, left()) from None
+        ended = stopped(stops, left())
+        raise ended from None
     except Exception as error:
         if not_writable(error):  # there is something to go on from, once there is room
             error.add_note(left().said)
