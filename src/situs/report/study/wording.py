@@ -17,7 +17,7 @@ Record = Mapping[Any, Any]
 
 def number(value: Any, digits: int = 3) -> str:
     """A number for a table; a dash where there is none."""
-    return "–" if _absent(value) else f"{value:.{digits}f}"
+    return "–" if _absent(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def p_value(value: Any) -> str:
@@ -47,7 +47,7 @@ def _few(count: float) -> str:
 
 def difference(value: Any, metric: Metric) -> str:
     """A difference of scores in the metric's unit, with its sign."""
-    return "–" if _absent(value) else f"{metric.factor * value:+.1f}"
+    return "–" if _absent(value) else f"{metric.factor * value:+.1f}".replace("-", "−")
 
 
 def interval(low: Any, high: Any, text: Callable[[Any], str] = number) -> str:
