@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -88,10 +90,30 @@ def test_what_situs_made_among_scans_is_passed_over(place: Path, tmp_path: Path)
         shutil.copytree(place / name, scans / "mine" / name)
     (scans / "other").mkdir()
     (scans / "other" / "run.json").write_text("[1]")  # its name alone is anybody's
-    found = discover([scans], common_root([scans]), workers=0)
+    found = discover([scans], common_root([scans]), workers=0, skip=[scans / "mine" / "run"])
     assert len(found.candidates) == 3
-    assert set(found.passed_over) == {"mine/store", "mine/run", "mine/result"}
+    assert set(found.passed_over) == {"mine/store", "mine/result"}, "nor is what was to be skipped"
     assert [refusal.path.name for refusal in found.refused] == ["run.json"]
+
+
+def test_a_folder_that_is_somebody_elses_alone_ends_no_search() -> None:
+    """As ``lost+found`` on a disk of scans."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        place, closed = Path(name), Path(name) / "closed"
+        place.chmod(0o755)
+        (place / "a.nii").touch()
+        closed.mkdir(mode=0)
+        try:
+            if user == 0:  # who may look into everything
+                os.seteuid(65534)
+            with pytest.raises(PermissionError):
+                os.stat(closed / "store.json")
+            found = discover([place], place, workers=0)
+        finally:
+            os.seteuid(user)
+            closed.chmod(0o700)
+    assert [candidate.path for candidate in found.candidates] == ["a.nii"]
 
 
 def test_an_archive_is_to_be_unpacked(place: Path) -> None:

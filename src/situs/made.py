@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def made(folder: Path) -> str:
     """What situs made in a folder, in words; empty where it made nothing there."""
     for name, holds, what in _MARKS:
         file = folder / name
-        if file.is_file() and _holds(file, holds):
+        # Not Path.is_file, which ends at a folder that nobody else may look into.
+        if os.path.isfile(file) and _holds(file, holds):
             return what
     return ""
 

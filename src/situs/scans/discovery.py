@@ -161,10 +161,12 @@ def _walk(paths: Sequence[Path], skip: set[Path]) -> tuple[list[Path], list[Path
     beside: list[Path] = []
 
     def enter(folder: Path) -> bool:
+        if folder in skip:
+            return False
         if folder.name.startswith(".") or made(folder):
             beside.append(folder)
             return False
-        return folder not in skip
+        return True
 
     for path in paths:
         if path.is_dir() and (what := made(path)):
