@@ -15,6 +15,18 @@ from situs.errors import Terminated
 _SAME_S = 1.0
 
 
+class Wishes:
+    """Tells a wish to end from the echo of one."""
+
+    def __init__(self) -> None:
+        self._heard = float("-inf")
+
+    def is_new(self) -> bool:
+        """Whether the signal that came now is not one that came just before, sent once more."""
+        before, self._heard = self._heard, time.monotonic()
+        return self._heard - before > _SAME_S
+
+
 @contextmanager
 def unwinding() -> Iterator[None]:
     """Let SIGTERM raise, while the context lasts: what is half written goes, something is said.
@@ -25,12 +37,10 @@ def unwinding() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = float("-inf")
+    wishes = Wishes()
 
     def end(_number: int, _frame: Any) -> None:
-        nonlocal heard
-        before, heard = heard, time.monotonic()
-        if heard - before > _SAME_S:
+        if wishes.is_new():
             raise Terminated
 
     handler = signal.signal(signal.SIGTERM, end)

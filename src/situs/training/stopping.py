@@ -24,6 +24,7 @@ from situs.errors import (
     out_of_memory,
 )
 from situs.ranks import is_first
+from situs.signals import Wishes
 from situs.training.record import RunRecord
 from situs.training.states import States
 
@@ -44,13 +45,14 @@ class StopSignals:
     the step under way; a second Ctrl-C does not.
 
     Attributes:
-        received: The first signal, or None.
+        received: The signal of the latest wish, or None.
         gentle: Whether a step is waited for.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.gentle = False
+        self._wishes = Wishes()
 
     def install(self) -> dict[signal.Signals, Any]:
         """Handle the signals; returns who handled them before. Nothing outside the main thread."""
@@ -60,15 +62,17 @@ class StopSignals:
         return {number: signal.signal(number, self._handle) for number in wanted}
 
     def _handle(self, number: int, frame: Any) -> None:
-        again = self.received is not None
-        self.received = signal.Signals(number)
+        again, new = self.received is not None, self._wishes.is_new()
+        if new:
+            self.received = signal.Signals(number)
         if self.gentle and not (again and number == signal.SIGINT):
             if number == signal.SIGINT and is_first():  # a terminal signals every process
                 os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
             return
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise Terminated
+        if new:
+            raise Terminated
 
 
 @contextmanager
