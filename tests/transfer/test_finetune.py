@@ -317,6 +317,9 @@ def test_predictions_never_take_the_place_of_their_scans(
     given = [sorted(scans.iterdir())[0] if ask == "file" else scans]
     with pytest.raises(RunError, match="holds the scans themselves"):
         predict(threshold_model(), given, link if ask == "link" else scans, overwrite=True)
+    if ask == "folder":
+        (above,) = predict(threshold_model(), [scans], tmp_path, shard=(1, len(before))).rows
+        assert (tmp_path / str(above["file"])).is_file()
     assert {file.name: file.read_bytes() for file in scans.iterdir()} == before
 
 

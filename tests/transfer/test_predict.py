@@ -130,6 +130,26 @@ def test_models_and_settings_that_do_not_fit(
     predict(models[1], [file], out, overwrite=True)  # nothing of the other is left
 
 
+def test_what_was_to_be_replaced_is_none_of_the_new_models(
+    models: list[Path], collection: Path, tmp_path: Path
+) -> None:
+    """A call with ``overwrite`` that is stopped names one with ``resume`` as the one to go on."""
+    file, out = collection / "images" / "case-0.nii.gz", tmp_path / "out"
+    predict(models[0], [file], out)
+    other = nib.load(out / "case-0.nii.gz").get_fdata()
+
+    def stopped(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(models[1], [file], out, overwrite=True, progress=stopped)
+    with pytest.raises(RunError, match="has predictions of 1 of these scans"):
+        predict(models[1], [file], out)
+    again = predict(models[1], [file], out, resume=True)
+    assert ([row["scan"] for row in again.rows], again.skipped) == (["case-0"], [])
+    assert not np.array_equal(nib.load(out / "case-0.nii.gz").get_fdata(), other)
+
+
 def rows(out: Path) -> dict[str, dict[str, str]]:
     with (out / "predictions.csv").open(newline="") as stream:
         return {row["scan"]: row for row in csv.DictReader(stream)}

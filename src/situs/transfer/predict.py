@@ -119,7 +119,7 @@ def predict(
             raise RunError(f"{path} does not exist")
     out = Path(out)
     check_writable(out, folder=True)
-    if any(out.resolve() in (path.resolve(), path.resolve().parent) for path in given):
+    if out.resolve() in ((p if p.is_dir() else p.parent).resolve() for p in given):
         # Predictions have the names of their scans.
         raise RunError(f"{setting('out')}: {out} holds the scans themselves; choose another folder")
     job = _Job(models, out, probabilities, dicom_seg, shard)
@@ -162,7 +162,7 @@ class _Job:
         return inputs if self.shard is None else inputs[self.shard[0] - 1 :: self.shard[1]]
 
     def check_record(self, left: bool) -> None:
-        """Refuse to mix predictions of different models or settings, then write the record.
+        """Refuse to mix predictions of different models or settings.
 
         Args:
             left: Whether predictions of earlier calls stay.
@@ -179,7 +179,6 @@ class _Job:
                     f"{self.out} has predictions that were made with other "
                     f"{', '.join(differing)}; choose another folder"
                 )
-        write_json(file, self.record)
 
 
 def _predict(
@@ -195,6 +194,9 @@ def _predict(
     result = Predictions(refused=list(found.refused) if first else [])
     wanted = table.wanted(inputs, overwrite=overwrite, resume=resume, skipped=result.skipped)
     job.check_record(bool(table.rows) or (job.shard is not None and not overwrite))
+    if overwrite:  # first: of what is replaced, none is to count as predicted by these models
+        table.write()
+    write_json(job.out / RECORD, job.record)
     for error in result.refused:
         table.add(table.row(unread_input(error.path, root), status=error.reason))
     for number, item in enumerate(wanted):
