@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from situs.cli import app
 from situs.cli.exits import MEANING, Exit
-from situs.errors import Interrupted, Terminated
+from situs.errors import ConfigError, Interrupted, Terminated
+from situs.training.processes import _check_device
 from situs.training.stopping import Left, left_to_do, stop_signals
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -140,3 +141,26 @@ def test_gpus_that_are_not_there_are_refused_before_anything_is_begun(
     )
     assert "--accelerator gpu with --devices 2 asks for more GPUs than there are" in said
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "there", "refused"),
+    [
+        ("auto", 2, 1, True),  # Lightning would take the GPU, and no core beside it
+        ("auto", 2, 0, False),
+        ("auto", 2, 2, False),
+        ("gpu", 1, 0, True),
+        ("gpu", 1, 1, False),
+        ("cpu", 2, 1, False),
+    ],
+)
+def test_as_many_devices_as_there_are(
+    accelerator: str, devices: int, there: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    if not refused:
+        _check_device(devices, accelerator)
+        return
+    with pytest.raises(ConfigError, match=r"more GPUs than there are: torch finds.*cpu"):
+        _check_device(devices, accelerator)

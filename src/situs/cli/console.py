@@ -31,7 +31,7 @@ class _Output(Console):
         """Columns and rows of the terminal, or of what ``COLUMNS`` asks for."""
         asked = os.environ.get("COLUMNS", "")  # now: rich keeps what was asked for at its making
         if asked.isdigit() and int(asked):
-            return ConsoleDimensions(int(asked), 25)
+            return ConsoleDimensions(int(asked), super().size.height)
         return super().size if self.is_terminal else ConsoleDimensions(_PIPE_COLUMNS, 25)
 
     @size.setter

@@ -90,16 +90,16 @@ def together(devices: int, num_nodes: int, accelerator: str) -> Iterator[Group]:
 
 def _check_device(devices: int, accelerator: str) -> None:
     """Refuse GPUs that are not there, before processes are started and scans are read for them."""
-    if accelerator != "gpu":
-        return
     there = max(torch.cuda.device_count(), int(torch.backends.mps.is_available()))
-    if there < devices:
-        found = f"torch finds {there} on this machine" if there else "torch finds none here"
-        raise ConfigError(
-            f"{setting('accelerator')} gpu with {setting('devices')} {devices} asks for "
-            f"more GPUs than there are: {found}. Leave {setting('accelerator')} out for what there "
-            "is, or say cpu"
-        )
+    # "auto" takes GPUs where there are any, and no cores where they are too few.
+    if accelerator == "cpu" or (accelerator == "auto" and not there) or devices <= there:
+        return
+    found = f"torch finds {there} on this machine" if there else "torch finds none here"
+    fewer = f"Say {setting('devices')} {there}" if there else f"Leave {setting('accelerator')} out"
+    raise ConfigError(
+        f"{setting('accelerator')} {accelerator} with {setting('devices')} {devices} asks for "
+        f"more GPUs than there are: {found}. {fewer}, or say {setting('accelerator')} cpu"
+    )
 
 
 def _restore(before: dict[str, str]) -> None:
