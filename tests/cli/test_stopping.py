@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from collections_made import write_collection
 from command_line import here
 from test_out import VERBS
 
-from situs.cli.exits import GOES_ON, Exit
+from situs.cli.exits import GOES_ON, Exit, exit_of, stopped
+from situs.errors import Interrupted, Terminated
 from situs.store import Store
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -91,6 +93,18 @@ def test_every_verb_with_an_out_says_what_is_left(
         words = [verb, *VERBS[verb], "--out", "my out", *filter(None, [GOES_ON[verb]])]
         left = f"what was done is kept; go on with: {shlex.join(['situs', *words])}"
     assert said == f"stopped by {SIGNALS[signal.Signals(number)]}; {left}\n"
+
+
+@pytest.mark.parametrize("kind", [Interrupted, partial(Terminated, saved=False)])
+def test_a_training_inside_a_verb_leaves_the_word_to_it(
+    kind: Callable[[str], BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["situs", "demo", "--subjects", "8"])
+    of_training = kind("Stopped at step 3; go on with: situs pretrain --resume demo/run")
+    assert stopped(of_training, "pretrain") is of_training
+    of_verb = stopped(of_training, "demo")
+    assert str(of_verb).endswith("what was done is kept; go on with: situs demo --subjects 8")
+    assert exit_of(of_verb) in (Exit.INTERRUPTED, Exit.TERMINATED)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from small_runs import failing_after
 
 from situs.catalog.studies import by_role, load_rules
 from situs.cli.tables import demonstrated
@@ -20,7 +21,13 @@ def test_the_demo_of_planes_goes_from_dicom_studies_to_planned_planes(
 ) -> None:
     """A few steps only: whether anything was learned is not at stake here."""
     monkeypatch.setattr(demo, "FINETUNE_2D", {**demo.FINETUNE_2D, "steps": 1})
-    result = demo.run_demo(tmp_path, method="planes", subjects=7, steps=2, quiet=True)
+
+    def run() -> demo.DemoResult:
+        return demo.run_demo(tmp_path, method="planes", subjects=7, steps=2, quiet=True)
+
+    with pytest.raises(MemoryError), failing_after(0):  # which leaves a run without a state
+        run()
+    result = run()
 
     studies = Store.open(tmp_path / "store").studies()
     assert len(studies) == 5  # two subjects are kept for the test

@@ -60,18 +60,19 @@ def exit_of(error: BaseException) -> Exit | None:
 
 
 # Verbs that, given again, do only what is missing, and the option that asks for it.
-GOES_ON = {"prepare": "", "upload": "", "study": "", "audit": "", "predict": "--resume"}
+GOES_ON = {"prepare": "", "upload": "", "study": "", "audit": "", "demo": "", "predict": "--resume"}
 
 
 def stopped(error: BaseException, verb: str = "", writes: bool = False) -> BaseException:
     """How a verb ended by Ctrl-C or SIGTERM says so, and what is left to do.
 
     Args:
-        error: What unwound it; one that says more itself is what it is.
+        error: What unwound it; one that says more itself is what it is, unless it speaks of a
+            training that is a part of what the verb goes on with.
         verb: That was at work.
         writes: Whether it has an ``--out``.
     """
-    if str(error):
+    if str(error) and verb not in GOES_ON:
         return error
     by = "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
     if verb in GOES_ON:

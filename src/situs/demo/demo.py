@@ -27,6 +27,7 @@ from situs.store import Preprocessing, Store, prepare
 from situs.training.run import Run
 from situs.training.shown import silenced
 from situs.transfer import FinetuneConfig, Result, finetune
+from situs.transfer.folder import BEGUN
 from situs.weights import load_card
 
 LABELLED = 2
@@ -159,7 +160,7 @@ def _run_demo(out: Path, method: str, subjects: int, steps: int | None, seed: in
     if not (run.path / "run.json").exists():
         pretrain(config)
     elif run.status != "finished":
-        pretrain(config, mode="resume")
+        pretrain(config, mode="resume" if run.left_to_do().saved else "overwrite")
     finished("pretrain")
     planes = _planned(run) if method == "planes" else []
     if planes:
@@ -234,4 +235,4 @@ def _finetune(
         **settings,
         **(scratch if init == "none" else {}),
     )
-    return finetune(config)
+    return finetune(config, resume=(out / BEGUN).is_file())
