@@ -196,6 +196,31 @@ def test_resuming_between_accumulated_batches_changes_nothing(
     assert_same_weights(whole, pretrain(config, mode="resume", quiet=True))
 
 
+def test_a_cpu_steps_in_one_call_and_a_run_that_began_otherwise_goes_on_so(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(store, tmp_path / "run", observe_every=0, checkpoint_every=2, steps=4)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 4)
+        with pytest.raises(Stop):
+            pretrain(config, quiet=True)
+    run = Run.open(tmp_path / "run")
+    kept = run.verified_state()
+    state = torch.load(kept, weights_only=True)
+    groups = state["optimizer_states"][0]["param_groups"]
+    assert [group["fused"] for group in groups] == [True, True]
+    for group in groups:
+        group["fused"] = None
+    part = kept.with_name(".state.partial")
+    torch.save(state, part)
+    run.keep_state(part, step_of(kept))
+    ended = torch.load(
+        pretrain(config, mode="resume", quiet=True).verified_state(), weights_only=True
+    )
+    assert step_of(run.verified_state()) == 4
+    assert [g["fused"] for g in ended["optimizer_states"][0]["param_groups"]] == [None, None]
+
+
 def queued(store: Store, out: Path, **changes: Any) -> dict[str, Any]:
     """A run with a queue and running statistics: both change before a step is finished."""
     options = {"crop_size": [8, 8, 8], "queue_size": 12, "global_crops": 2, "hidden": 8}
