@@ -194,7 +194,8 @@ def _read_anatomy(source: Source) -> Anatomy:
     return anatomy(source.read((0, 0, 0), source.shape), source.affine)
 
 
-_anatomies: Kept[Anatomy] = Kept(2**26, lambda place: place.points_mm.nbytes)
+# Once as points, once as what they are from the centre.
+_anatomies: Kept[Anatomy] = Kept(2**27, lambda place: 2 * place.points_mm.nbytes)
 
 
 def fitted_disc(sources: Sequence[Source], config: VirtualConfig) -> VirtualConfig:
