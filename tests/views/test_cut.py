@@ -21,6 +21,18 @@ def source() -> ArraySource:
     return ArraySource(rng.normal(size=(2, 20, 16, 12)).astype(np.float32), affine)
 
 
+@pytest.fixture(params=[False, True], ids=["kept decoded", "read in boxes"])
+def large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether scans are too large to be kept decoded."""
+    if request.param:
+        monkeypatch.setattr("situs.views.decoded._LARGEST", 0)
+    return request.param
+
+
+def middle_mm(source: ArraySource) -> np.ndarray:
+    return source.affine[:3, :3] @ [9.5, 7.5, 5.5] + source.affine[:3, 3]
+
+
 def test_a_slice_of_the_grid_is_cut_exactly(source: ArraySource) -> None:
     for axis in range(3):
         plane = Plane.from_affine(source.affine, axis, 5, source.shape)
@@ -30,7 +42,7 @@ def test_a_slice_of_the_grid_is_cut_exactly(source: ArraySource) -> None:
 
 def test_oblique_cuts_equal_an_independent_interpolation(source: ArraySource) -> None:
     rng = np.random.default_rng(1)
-    center = source.affine[:3, :3] @ [9.5, 7.5, 5.5] + source.affine[:3, 3]
+    center = middle_mm(source)
     planes = []
     for _ in range(4):
         axes = Rotation.random(random_state=rng.integers(1000)).as_matrix()
@@ -80,15 +92,12 @@ class Remote:
         return self.scan.read(start, size)
 
 
-@pytest.mark.parametrize("large", [False, True])
 def test_cuts_in_and_beyond_the_scan_equal_an_independent_interpolation(
-    source: ArraySource, large: bool, monkeypatch: pytest.MonkeyPatch
+    source: ArraySource, large: bool
 ) -> None:
     """Slices of the grid, oblique planes and all mixed; what lies outside is air."""
-    if large:
-        monkeypatch.setattr("situs.views.decoded._LARGEST", 0)
     remote = Remote(source)
-    center = source.affine[:3, :3] @ [9.5, 7.5, 5.5] + source.affine[:3, 3]
+    center = middle_mm(source)
     planes = []
     for seed in range(3):
         axes = Rotation.random(random_state=seed).as_matrix()
@@ -114,14 +123,10 @@ def test_cuts_in_and_beyond_the_scan_equal_an_independent_interpolation(
     assert (len(remote.reads) == 1) is not large
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_a_disc_shows_what_the_whole_view_shows_there(
-    source: ArraySource, large: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("large")
+def test_a_disc_shows_what_the_whole_view_shows_there(source: ArraySource) -> None:
     """Discs within a view, across its border, larger than it, and wholly beside it."""
-    if large:
-        monkeypatch.setattr("situs.views.decoded._LARGEST", 0)
-    center = source.affine[:3, :3] @ [9.5, 7.5, 5.5] + source.affine[:3, 3]
+    center = middle_mm(source)
     axes = [Rotation.random(random_state=seed).as_matrix() for seed in range(5)]
     planes = [centred_plane(center, a[0], a[1], (40, 50), (0.7, 0.9)) for a in axes]
     ways = [(0, 0), (20, 0), (-5, 13), (-22, -14), (200, 0)]
