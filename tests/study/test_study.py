@@ -26,6 +26,7 @@ from situs.config import validate
 from situs.errors import ConfigError, RunError, SitusError
 from situs.locks import holding
 from situs.report.study.wording import (
+    best_rows,
     counted,
     decisions,
     findings,
@@ -567,18 +568,23 @@ def test_a_sequence_ends_for_good_where_one_of_it_is_not_shown(organs, tmp_path)
     listed = [{"name": arm, "method": "mae" if arm == "weak" else arm} for arm in arms]
     named = [("mae", 2), ("weak", 4), ("mae", 4)]
     decides = [{"arm": arm, "labels": n} for arm, n in named]
-    study = validate(StudyConfig, config(organs, tmp_path, arms=listed, decides=decides))
-    table = decided(study, cases)
+    asked = config(organs, tmp_path, arms=listed, decides=decides, seeds=[0, 1, 2, 3])
+    study = validate(StudyConfig, asked)
+    runs = (
+        cases[["arm", "labels", "seed"]]
+        .drop_duplicates()
+        .assign(diverged=False, no_rate=False, lr=0.1, seconds=1.0, peak_memory_mib=1, start="")
+    )
+    table = decided(study, cases, runs)
     assert (table["p"] < 0.05).tolist() == [True, False, True]
     assert table["p_sequence"].tolist() == table["p"].cummax().tolist()
-    columns = ["arm", "labels", "lr", "seconds", "peak_memory_mib", "start"]
-    summary = summarise(study, cases, pd.DataFrame(columns=columns), pd.DataFrame()).dropna(
-        subset=["p"]
-    )
+    summary = summarise(study, cases, runs, pd.DataFrame()).dropna(subset=["p"])
     rows = summary.set_index(["arm", "labels"])
     assert rows.loc[named, "p_holm"].tolist() == table["p_sequence"].tolist()
-    early = cases[(cases["seed"] == 0) | (cases["arm"] != "weak")]
-    early = decided(study, early)
+    early = decided(
+        study,
+        *(rows[(rows["seed"] == 0) | (rows["arm"] != "weak")] for rows in (cases, runs)),
+    )
     assert early["p"].notna().all()
     assert early["p_sequence"].isna().tolist() == [False, True, True], (
         "before the last run is there"
@@ -631,6 +637,63 @@ def test_a_rate_that_diverges_is_out_and_the_arm_goes_on(finished):
 
     known = JobGraph(graph.study, graph.cases, results, graph.folder)
     assert {job.config["lr"] for job, *_ in known.runs()} == {0.001}, "of equals the smallest"
+
+
+def test_an_arm_of_which_a_run_diverged_is_told_and_not_tested(organs, tmp_path, monkeypatch):
+    """Survivors look too good: both here are 10 points ahead, and shown to be in a whole study."""
+    decides = [{"arm": "mae", "labels": 2}, {"arm": "both", "labels": 2}]
+    study = config(organs, tmp_path, decides=decides, tune={}, seeds=[0, 1, 2])
+    gone = "finetune mae 2 labels seed1;finetune both 4 labels"
+    monkeypatch.setenv("FAKE_DIVERGE", gone)
+    result = run_study(study, worker=FAKE)
+    assert not result.failed
+    assert result.done == result.expected, "that a rate is too high is a result"
+    rows = result.summary.set_index(["arm", "labels"])
+    assert rows.loc[("mae", 2), ["runs", "diverged"]].tolist() == [2, 1]
+    assert rows.loc[("both", 4), ["runs", "diverged"]].tolist() == [0, 3]
+    assert rows.loc[("mae", 2), "gain"] == pytest.approx(0.1), "of those that ended"
+    assert rows.loc[[("mae", 2), ("both", 4)], "p_holm"].isna().all()
+    first, second = decisions(result)
+    assert first[0].endswith("not tested: runs diverged (1 of mae) and those left are a selection.")
+    assert second[0].endswith("not tested: this or what was named before it lacks runs that ended.")
+    assert {first[1], second[1]} == {""}
+    assert [best["arm"] for best in best_rows(result)] == ["both", "mae"]
+    assert pd.isna(rows.loc[("mae", 2), "scratch_labels"])
+    told = unstable(result)
+    assert told[0].startswith("1 of 3 runs of mae with 2 labels diverged")
+    assert told[1].startswith("3 of 3 runs of both with 4 labels diverged")
+    table = (tmp_path / "summary.md").read_text()
+    assert table.count("| 2 of 3, 1 diverged |") == table.count("| 0 of 3, 3 diverged |") == 1
+    page = result.page.read_text()
+    assert all(escape(sentence) in page for sentence in (first[0], *told))
+    assert "2\u00a0of\u00a03,\u00a01\u00a0diverged" in page
+    # A report, or another call, says the same, and a rate of its own makes other runs.
+    again = run_study(study, only_report=True)
+    assert unstable(again) == told
+    assert again.done == again.expected
+    monkeypatch.delenv("FAKE_DIVERGE")
+    lower = run_study({**study, "finetune": {"steps": 2, "lr": 0.001}}, worker=FAKE)
+    assert unstable(lower) == []
+    assert lower.summary["p"].notna().sum() == 4
+
+
+def test_rates_that_all_diverge_are_told_in_one_sentence(organs, tmp_path, monkeypatch):
+    study = config(organs, tmp_path, arms=["none", "mae"])
+    monkeypatch.setenv("FAKE_DIVERGE", "mae 4 labels lr")
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    result = run_study(study, worker=FAKE)
+    (sentence,) = unstable(result)
+    assert sentence == (
+        "Every rate of tune.lr (0.001, 0.01, 0.1) diverged in a trial of mae with 2 labels, mae "
+        "with 4 labels. The smallest, 0.001, was taken all the same: give lower rates in tune.lr."
+    )
+    assert result.summary["no_rate"].tolist() == [False, False, True, True]
+    assert result.tuning.groupby("arm")["diverged"].sum().to_dict() == {"none": 0, "mae": 3}
+    page = result.page.read_text()
+    assert escape(sentence) in page
+    assert page.count("0.001\u00a0(all\u00a0diverged)") == 2
+    told = CliRunner().invoke(app, ["study", str(tmp_path / "study.yaml"), "--only-report"])
+    assert sentence in " ".join(told.output.split()), told.output
 
 
 def test_an_arm_without_a_reference_is_told(organs, tmp_path):

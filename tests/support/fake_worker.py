@@ -1,7 +1,8 @@
 """A worker that does no work: answers from a formula, so that scheduling can be tested alone.
 
 With FAKE_CLAIM in the environment it holds each job's folder as the true one does; with FAKE_FAIL
-it fails jobs whose title contains it, with FAKE_DIE it dies.
+it fails jobs whose title contains it, with FAKE_DIE it dies; fine-tunings and trials whose title
+contains one of FAKE_DIVERGE (``;`` between them) diverge.
 """
 
 import json
@@ -35,6 +36,8 @@ def carry_out(folder: Path) -> None:
         result["rules"] = {**config["rules"], "spacing": [1.0, 1.0, 1.0]}
     elif job["kind"] == "pretrain":
         result["scores"] = {"gap_mae": 3.0}
+    elif any(part in title for part in os.environ.get("FAKE_DIVERGE", "\0").split(";")):
+        result |= {"cases": [], "diverged": True}
     else:
         organ = {"name": "organ", "presence": "both"}
         scores = {case: dice(config, case) for case in config["test"]}

@@ -236,6 +236,15 @@ class JobGraph:
             means[lr] = -math.inf if math.isnan(mean) else mean
         return max(means, key=lambda lr: (means[lr], -lr))
 
+    def none_held(self, arm: Arm, labels: int) -> bool:
+        """Whether every candidate rate of an arm diverged, so that its runs have the smallest."""
+        prepared, tuned = self.results(self.store), self.study.tuned_for(arm)
+        if prepared is None or tuned is None:
+            return False
+        tuning = self._tunings(tuned, self._tuned_at(labels), prepared.rules or {})
+        found = ([self.results(trial) for _, trial in pairs] for pairs in tuning.values())
+        return all(any(r is not None and r.diverged for r in results) for results in found)
+
     def scores(self, result: JobResult, metric: Metric) -> dict[str, float]:
         """One value a case of a finished fine-tuning; none if it diverged."""
         return case_scores(result.cases, metric, self.cases.multi_label)

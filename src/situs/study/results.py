@@ -28,7 +28,8 @@ class StudyResult:
     Attributes:
         study: What was asked.
         summary: One row an arm and label count: means, intervals, tests, costs.
-        runs: One row a fine-tuning: arm, labels, seed, learning rate, score, cost, folder.
+        runs: One row a fine-tuning: arm, labels, seed, learning rate, score, whether it diverged
+            or every rate of its tuning did, classes that it found nowhere, cost, folder.
         cases: One row a fine-tuning and test case.
         pretrainings: One row a pretraining: scores, cost, folder.
         tuning: One row a tuning run.
@@ -81,6 +82,8 @@ def collect(
                 **head,
                 "lr": job.config.get("lr"),
                 "score": mean_score(scores),
+                "diverged": result.diverged,
+                "no_rate": graph.none_held(arm, labels),
                 "lost": ", ".join(lost_classes(result.cases)),
                 **_cost(result),
                 "start": job.needs[0],
@@ -97,6 +100,7 @@ def collect(
         row = {**(job.about or {}), **_cost(result), "folder": result.folder.name}
         row["key"] = job.key
         if job.kind == "tune":
+            row["diverged"] = result.diverged
             row["score"] = mean_score(graph.scores(result, study.score.for_tuning))
         else:
             row |= {
@@ -118,8 +122,8 @@ def collect(
         cases=frame,
         pretrainings=pretrainings,
         tuning=pd.DataFrame(others["tune"]),
-        rivals=rivals(study, frame, summary),
-        decided=decided(study, frame),
+        rivals=rivals(study, frame, run_frame, summary),
+        decided=decided(study, frame, run_frame),
         done=len(finished),
         expected=graph.expected(),
         refused=tuple(reason for result in finished for reason in result.refusals),

@@ -54,8 +54,8 @@ class Worker:
         actions: dict[str, Callable[[dict[str, Any], Path], dict[str, Any]]] = {
             "store": self._store,
             "pretrain": partial(self._pretrain, resumed=resumed),
-            "tune": self._tune,
-            "finetune": self._finetune,
+            "tune": self._tried,
+            "finetune": self._tried,
         }
         with Cost(folder / COST, resumed) as cost:
             found = actions[job.kind](job.config, folder / RUN) | cost.read()
@@ -118,8 +118,8 @@ class Worker:
             result = finetune(values, cohort=cohort, quiet=True)
         return {"scores": result.scores, "cases": result.cases(), "run": RUN}
 
-    def _tune(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
-        """A trial; that a learning rate is too high is a result, too."""
+    def _tried(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
+        """A fine-tuning or a trial; that its learning rate is too high is a result, too."""
         try:
             return self._finetune(config, out)
         except NonFiniteLoss as error:

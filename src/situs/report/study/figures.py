@@ -11,6 +11,7 @@ from situs.evaluation.measures import Metric
 from situs.report import style
 from situs.report.svg import Tile, tile
 from situs.study.config import SCRATCH
+from situs.study.summary import best_of
 
 
 def looks(arms: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
@@ -100,7 +101,7 @@ def gains(
         axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
         figure.supxlabel(f"{metric.name}: {metric.unit} better than the reference", fontsize=10.5)
-        best = max(rows.to_dict("records"), key=lambda row: row["gain"])
+        best = best_of(rows.to_dict("records"))
         alt = (
             f"Gain over scratch for {len(names)} methods; the largest is "
             f"{metric.factor * best['gain']:.1f} {metric.unit}, {best['arm']} with "
@@ -111,6 +112,7 @@ def gains(
 
 def _said(summary: pd.DataFrame, metric: Metric, counted: str) -> str:
     parts = [
-        f"{row['arm']} {row['mean']:.3f} with {row['labels']}" for row in summary.to_dict("records")
+        f"{row['arm']} {row['mean']:.3f} with {row['labels']}"
+        for row in summary.dropna(subset=["mean"]).to_dict("records")
     ]
     return f"{metric.name} by number of labelled {counted}: " + "; ".join(parts)

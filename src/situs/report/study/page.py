@@ -21,6 +21,7 @@ from situs.report.study.wording import (
     decisions,
     difference,
     duration,
+    ended,
     finding,
     interval,
     labels_needed,
@@ -28,6 +29,7 @@ from situs.report.study.wording import (
     missing,
     number,
     p_value,
+    rate,
     unstable,
     verdict,
 )
@@ -177,8 +179,8 @@ def _result_row(row: Record, metric: Metric) -> dict[str, Any]:
         p_value(row["p"]),
         p_value(row["p_holm"]),
         labels_needed(row),
-        row["lr"] or "default",
-        row["runs"],
+        rate(row),
+        ended(row),
     )
     return {"cells": cells, "verdict": verdict(row), "verdict_at": 4}
 
@@ -205,7 +207,7 @@ def _run_row(row: Record) -> dict[str, Any]:
         row["arm"],
         row["labels"],
         row["seed"],
-        number(row["score"]),
+        "diverged" if row["diverged"] else number(row["score"]),
         "default" if row["lr"] is None else f"{row['lr']:g}",
         duration(row["seconds"]),
     )

@@ -11,6 +11,7 @@ from situs import text
 from situs.evaluation.measures import Metric
 from situs.study.config import Arm, StudyConfig
 from situs.study.results import StudyResult
+from situs.study.summary import best_of, selected
 
 Record = Mapping[Any, Any]
 
@@ -56,8 +57,11 @@ def interval(low: Any, high: Any, text: Callable[[Any], str] = number) -> str:
 
 
 def verdict(row: Record) -> str:
-    """``"better"``, ``"worse"`` or ``"same"`` (told apart at an adjusted p of 0.05), or empty."""
-    if _absent(row.get("gain")):
+    """``"better"``, ``"worse"`` or ``"same"`` (told apart at an adjusted p of 0.05), or empty.
+
+    Empty where nothing was compared, or what a run that diverged has left.
+    """
+    if _absent(row.get("gain")) or selected(row):
         return ""
     if _absent(row["p_holm"]) or row["p_holm"] >= 0.05:
         return "same"
@@ -75,8 +79,8 @@ def missing(result: StudyResult) -> str | None:
 def unstable(result: StudyResult) -> list[str]:
     """What makes the numbers doubtful, one sentence each, and what to do.
 
-    Jobs of different versions of situs; arms that nothing is compared with; cases without a
-    score; runs that lost a class.
+    Jobs of different versions of situs; arms that nothing is compared with; rates that all
+    diverged, and runs; cases without a score; runs that lost a class.
     """
     mixed = [
         f"Jobs were made with different versions of situs ({', '.join(result.versions)}), whose "
@@ -87,6 +91,8 @@ def unstable(result: StudyResult) -> list[str]:
         *mixed,
         *uncompared(result.study),
         *unlike_views(result.study),
+        *_without_rate(result),
+        *_diverged(result),
         *_unscored(result),
         *_lost(result),
     ]
@@ -115,6 +121,50 @@ def _scratch_for(study: StudyConfig, arm: Arm) -> str:
     if arm.init is not None:
         return f"like: {arm.init}"
     return f"method: none, backbone: {{spatial_dims: {study.backbone_of(arm).spatial_dims}, …}}"
+
+
+def _without_rate(result: StudyResult) -> list[str]:
+    """Arms of which every candidate rate diverged, one sentence for all."""
+    rows = [row for row in result.summary.to_dict("records") if row["no_rate"]]
+    if not rows:
+        return []
+    who = ", ".join(f"{row['arm']} with {labelled(result.study, row['labels'])}" for row in rows)
+    rates = result.study.tune.lr
+    return [
+        f"Every rate of tune.lr ({', '.join(f'{lr:g}' for lr in sorted(rates))}) diverged in a "
+        f"trial of {who}. The smallest, {min(rates):g}, was taken all the same: give lower rates "
+        "in tune.lr."
+    ]
+
+
+def _diverged(result: StudyResult) -> list[str]:
+    return [
+        f"{row['diverged']} of {row['runs'] + row['diverged']} runs of {row['arm']} with "
+        f"{labelled(result.study, row['labels'])} diverged: their loss became infinite. What is "
+        "told of it is of the others, a selection, so no comparison with it is tested. Lower "
+        "finetune.lr for all arms, or give lower rates in tune.lr."
+        for row in result.summary.to_dict("records")
+        if row["diverged"]
+    ]
+
+
+def ended(row: Record) -> str:
+    """Runs of a row of the summary that ended, of how many if some diverged."""
+    if not row["diverged"]:
+        return str(row["runs"])
+    return f"{row['runs']} of {row['runs'] + row['diverged']}, {row['diverged']} diverged"
+
+
+def rate(row: Record) -> str:
+    """Learning rates of a row of the summary, marked where none held in tuning."""
+    return f"{row['lr'] or 'default'}{' (all diverged)' if row['no_rate'] else ''}"
+
+
+def _selection(row: Record) -> str:
+    """What a comparison lacks because runs diverged."""
+    counts = {row["arm"]: row["diverged"], row["against"]: row["against_diverged"]}
+    gone = " and ".join(f"{count:.0f} of {arm}" for arm, count in counts.items() if count)
+    return f"runs diverged ({gone}) and those left are a selection"
 
 
 def _unscored(result: StudyResult) -> list[str]:
@@ -154,19 +204,23 @@ def decisions(result: StudyResult) -> list[tuple[str, str]]:
         who = f"{when}: {row['arm']} against {row['against']} with "
         who += labelled(result.study, row["labels"])
         if _absent(row.get("gain")):
-            sentences.append((f"{who}: not run yet.", ""))
+            lacking = f"not tested: {_selection(row)}" if selected(row) else "not run yet"
+            sentences.append((f"{who}: {lacking}.", ""))
             continue
         numbers = (
             f"{told(row['gain'])} {metric.unit} (95 % interval "
             f"{interval(row['gain_low'], row['gain_high'], told)}, p {p_value(row['p'])})"
         )
-        found = verdict({**row, "p_holm": row["p_sequence"]}) if after == 0 else ""
-        if after:
+        tested = after == 0 and not _absent(row["p_sequence"])
+        found = verdict({**row, "p_holm": row["p_sequence"]}) if tested else ""
+        if selected(row):
+            outcome = f"not tested: {_selection(row)}"
+        elif after:
             outcome = (
                 "named after a look, so this p, which nothing corrects, shows nothing by itself"
             )
         elif _absent(row["p_sequence"]):
-            outcome = "not tested: this or what was named before it lacks runs"
+            outcome = "not tested: this or what was named before it lacks runs that ended"
         elif found == "same" and row["p"] < row["p_sequence"]:
             outcome = "it counts for nothing, since what was named before it was not shown"
         else:
@@ -182,7 +236,7 @@ def best_rows(result: StudyResult) -> list[Record]:
         return []
     compared = [row for row in summary.to_dict("records") if not _absent(row["gain"])]
     by_count = ([r for r in compared if r["labels"] == n] for n in result.study.labels)
-    return [max(rows, key=lambda row: row["gain"]) for rows in by_count if rows]
+    return [best_of(rows) for rows in by_count if rows]
 
 
 def finding(best: Record, study: StudyConfig) -> str:
@@ -219,6 +273,8 @@ def labelled(study: StudyConfig, count: float) -> str:
 
 
 def _doubt(best: Record) -> str:
+    if selected(best):
+        return f"; not tested, since {_selection(best)}"
     return "; the difference may be chance" if verdict(best) == "same" else ""
 
 
@@ -248,7 +304,7 @@ def markdown(result: StudyResult) -> str:
             interval(row.get("gain_low"), row.get("gain_high"), told),
             p_value(row["p_holm"]),
             labels_needed(row),
-            str(row["runs"]),
+            ended(row),
         )
         lines.append(_line(cells))
     return "\n".join(lines) + "\n"
