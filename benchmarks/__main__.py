@@ -24,6 +24,7 @@ USUAL = (
     "s2dc",
     "slices",
     "store",
+    "optimiser",
     "steps",
     "surfaces",
     "reading",

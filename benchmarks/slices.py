@@ -3,8 +3,9 @@
 Run with one thread: ``OMP_NUM_THREADS=1 python -m benchmarks.slices``. Prints the processor time
 of a sample of each method and, for the cuts of the same views, the ratio to a plain reference:
 every plane reads its own box of the scan from the store and interpolates it with
-``scipy.ndimage.map_coordinates``. Scans are random blobs of the shapes of short-axis stacks and
-of small isotropic volumes.
+``scipy.ndimage.map_coordinates``. Both cut views whole, where a sample cuts the windows about its
+discs, so that cuts may take longer than the sample. Scans are random blobs of the shapes of
+short-axis stacks and of small isotropic volumes.
 """
 
 from __future__ import annotations

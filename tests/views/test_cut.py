@@ -128,7 +128,11 @@ def test_a_disc_shows_what_the_whole_view_shows_there(source: ArraySource) -> No
     """Discs within a view, across its border, larger than it, and wholly beside it."""
     center = middle_mm(source)
     axes = [Rotation.random(random_state=seed).as_matrix() for seed in range(5)]
-    planes = [centred_plane(center, a[0], a[1], (40, 50), (0.7, 0.9)) for a in axes]
+    zooms = np.array([1, 0.8, 1.2, 1.5, 1])  # a window is of one size for all
+    planes = [
+        centred_plane(center, a[0], a[1], (40, 50), (0.7 * zoom, 0.9 * zoom))
+        for a, zoom in zip(axes, zooms, strict=True)
+    ]
     ways = [(0, 0), (20, 0), (-5, 13), (-22, -14), (200, 0)]
     middles = [center + x * a[0] + y * a[1] for (x, y), a in zip(ways, axes, strict=True)]
     whole, seen = cut_planes(Remote(source), planes), 0
