@@ -70,7 +70,8 @@ def load_config(
     Args:
         model: The pydantic model to fill.
         source: A mapping, the path of a YAML file, or an instance of ``model``.
-        overrides: ``key.path=value`` strings; values are read as YAML.
+        overrides: ``key.path=value`` strings; values are read as YAML. In a path a number is the
+            place in a list, counted from 0.
 
     Raises:
         ConfigError: With every problem in one message, each under its dotted key.
@@ -180,10 +181,10 @@ def placed(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 
     Args:
         values: Nested; not changed.
-        given: By dotted name.
+        given: By dotted name; a number is the place in a list, counted from 0.
 
     Raises:
-        ConfigError: If a name leads through a value that holds no settings.
+        ConfigError: If a name leads through a value that holds no settings, or beyond a list.
     """
     both = _copied(values)
     for key, value in given.items():
@@ -192,14 +193,33 @@ def placed(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 
 
 def _place(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        node = values[parent] if values.get(parent) is not None else {}
-        if not isinstance(node, dict):
-            raise ConfigError(f"{setting(key)}: '{parent}' is a value, not a group of keys")
-        values[parent] = node
-        values = node
-    values[leaf] = value
+    """Put a value in its place. What leads there is copied, since anchors of YAML share it."""
+    parts = key.split(".")
+    within: Any = values
+    for number, part in enumerate(parts[:-1]):
+        at = _step(within, parts, number)
+        node = within.get(at) if isinstance(within, dict) else within[at]
+        if not isinstance(node, dict | list | tuple | None):
+            raise ConfigError(
+                f"{setting(key)}: '{part}' is a value{_shown(node, False)}, not a group of keys"
+            )
+        within[at] = list(node) if isinstance(node, list | tuple) else dict(node or {})
+        within = within[at]
+    within[_step(within, parts, len(parts) - 1)] = value
+
+
+def _step(within: dict[str, Any] | list[Any], parts: Sequence[str], number: int) -> Any:
+    """The key of a group, or the place in a list, that a part of a dotted name says."""
+    part = parts[number]
+    if isinstance(within, dict):
+        return part
+    if part.isdecimal() and int(part) < len(within):
+        return int(part)
+    listed = ".".join(parts[:number])
+    raise ConfigError(
+        f"{setting('.'.join(parts))}: '{listed}' is a list of {len(within)}, counted from 0; "
+        f"'{part}' is none of them"
+    )
 
 
 def _set(values: dict[str, Any], override: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from situs.config import load_config
 from situs.errors import ConfigError
 from situs.study import StudyConfig, describe
-from situs.study.config import SCRATCH
+from situs.study.arms import SCRATCH
 from situs.study.run import check_settings
 
 FOLDER = Path(__file__).parents[2] / "examples"

@@ -12,7 +12,8 @@ from dino_names import Dino
 from situs.config import validate
 from situs.errors import ConfigError
 from situs.study import run_study
-from situs.study.config import Arm, StudyConfig
+from situs.study.arms import Arm
+from situs.study.config import StudyConfig
 from situs.weights import load_card
 from situs.weights.foreign import import_weights
 

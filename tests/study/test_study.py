@@ -29,6 +29,7 @@ from situs.report.study.wording import (
     best_rows,
     counted,
     decisions,
+    ended,
     findings,
     labelled,
     uncompared,
@@ -195,7 +196,27 @@ def test_runs_that_lost_a_class_are_told(finished):
     assert lost_classes([{"case": "a", "true": "x", "predicted": "y"}]) == []
     runs = result.runs.assign(lost=["head" if a == "mae" else "" for a in result.runs["arm"]])
     (sentence,) = unstable(replace(result, runs=runs))
-    assert sentence.startswith("4 of 4 runs of mae found a class (head) nowhere")
+    assert sentence.startswith(
+        "4 of 12 runs never found at least one class (mean Dice below 0.05): head in 4; by arm: "
+        "mae 4 of 4. Their fine-tuning did not converge, so"
+    )
+    assert "Raise finetune.steps" in sentence
+    several = [
+        "tail, head" if s and a == "mae" else "tail"
+        for a, s in zip(runs["arm"], runs["seed"], strict=True)
+    ]
+    runs = result.runs.assign(lost=several, loss_first=2.0, loss_last=1.5)
+    (sentence,) = unstable(replace(result, runs=runs))
+    assert "): tail in 12, head in 2; by arm: none 4 of 4, mae 4 of 4, both 4 of 4." in sentence
+    assert " (their loss was still 75 % of what it began with; medians), so" in sentence
+    runs = runs.assign(lost=["tail" if a == "mae" else "" for a in runs["arm"]])
+    runs["loss_last"] = [1.5 if lost else 0.4 for lost in runs["lost"]]
+    (sentence,) = unstable(replace(result, runs=runs))
+    assert "still 75 % of what it began with, in the others 20 %; medians)" in sentence
+    row = summarise(result.study, result.cases, runs, pd.DataFrame()).iloc[2]
+    assert row[["arm", "lost", "lost_classes"]].tolist() == ["mae", 2, "tail"]
+    assert ended(row) == "2, 2 never found tail"
+    assert ended({**row, "lost_classes": "2, tail"}) == "2, 2 never found class 2, tail"
 
 
 def test_no_tested_patient_is_pretrained_on(finished):
@@ -573,7 +594,9 @@ def test_a_sequence_ends_for_good_where_one_of_it_is_not_shown(organs, tmp_path)
     runs = (
         cases[["arm", "labels", "seed"]]
         .drop_duplicates()
-        .assign(diverged=False, no_rate=False, lr=0.1, seconds=1.0, peak_memory_mib=1, start="")
+        .assign(
+            diverged=False, no_rate=False, lost="", lr=0.1, seconds=1.0, peak_memory_mib=1, start=""
+        )
     )
     table = decided(study, cases, runs)
     assert (table["p"] < 0.05).tolist() == [True, False, True]

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from situs.study.config import Arm, StudyConfig, Tuning
+from situs.study.arms import Arm
+from situs.study.config import StudyConfig, Tuning
 from situs.study.results import StudyResult
 from situs.study.run import carry_out, describe
 

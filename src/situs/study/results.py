@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from situs.errors import SitusError
 from situs.evaluation.measures import mean_score
 from situs.study.config import StudyConfig
 from situs.study.graph import JobGraph
-from situs.study.jobs import JobFolders, JobResult
+from situs.study.jobs import RUN, JobFolders, JobResult
 from situs.study.summary import decided, rivals, summarise
+from situs.tables import read_csv
 
 Array = npt.NDArray[np.float64]
 _LOST = 0.05
+_LAST = 5  # rows of the loss, which jumps from one batch to the next
+_KEPT = "delete the job's folder: the job is done again"
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class StudyResult:
         study: What was asked.
         summary: One row an arm and label count: means, intervals, tests, costs.
         runs: One row a fine-tuning: arm, labels, seed, learning rate, score, whether it diverged
-            or every rate of its tuning did, classes that it found nowhere, cost, folder.
+            or every rate of its tuning did, classes that it found nowhere, where its loss began
+            and ended, cost, folder.
         cases: One row a fine-tuning and test case.
         pretrainings: One row a pretraining: scores, cost, folder.
         tuning: One row a tuning run.
@@ -85,6 +91,7 @@ def collect(
                 "diverged": result.diverged,
                 "no_rate": graph.none_held(arm, labels),
                 "lost": ", ".join(lost_classes(result.cases)),
+                **_loss(result.folder / RUN / "metrics.csv"),
                 **_cost(result),
                 "start": job.needs[0],
                 "folder": folder,
@@ -100,7 +107,7 @@ def collect(
         row = {**(job.about or {}), **_cost(result), "folder": result.folder.name}
         row["key"] = job.key
         if job.kind == "tune":
-            row["diverged"] = result.diverged
+            row |= {"diverged": result.diverged, **_loss(result.folder / RUN / "metrics.csv")}
             row["score"] = mean_score(graph.scores(result, study.score.for_tuning))
         else:
             row |= {
@@ -144,6 +151,16 @@ def lost_classes(rows: Sequence[Mapping[str, str]]) -> list[str]:
         if row.get("dice", "") not in ("", "nan") and row["presence"] != "absent":
             values.setdefault(row["name"], []).append(float(row["dice"]))
     return [name for name, found in values.items() if sum(found) / len(found) < _LOST]
+
+
+def _loss(file: Path) -> dict[str, float]:
+    """Where the loss of a fine-tuning began, and where it ended (mean of the last rows)."""
+    rows: list[dict[str, str]] = []
+    with suppress(FileNotFoundError, SitusError):  # 'situs check' tells of a damaged one
+        rows = read_csv(file, _KEPT, "step")
+    losses = [float(row["loss/total"]) for row in rows if row.get("loss/total")]
+    first, last = (losses[0], np.mean(losses[-_LAST:])) if losses else (np.nan, np.nan)
+    return {"loss_first": first, "loss_last": float(last)}
 
 
 def _cost(result: JobResult) -> dict[str, Any]:

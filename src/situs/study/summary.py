@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from situs.evaluation.statistics import crossed_bootstrap, holm, labels_for, paired_test
-from situs.study.config import Arm, StudyConfig
+from situs.study.arms import Arm
+from situs.study.config import StudyConfig
 
 
 def score_table(cases: pd.DataFrame, arm: str, labels: int) -> pd.DataFrame:
@@ -174,6 +176,12 @@ def rivals(
     return frame.assign(p_holm=holm(frame["p"].tolist()))
 
 
+def lost_in(runs: pd.DataFrame) -> Counter[str]:
+    """In how many runs each class was found nowhere, the most frequent first."""
+    named = (name for lost in runs["lost"] if lost for name in lost.split(", "))
+    return Counter(dict(Counter(named).most_common()))
+
+
 def best_of(rows: Sequence[Mapping[Any, Any]]) -> Mapping[Any, Any]:
     """The row with the largest gain; one that tells of a selection only where all do."""
     return max(rows, key=lambda row: (not selected(row), row["gain"]))
@@ -211,6 +219,8 @@ def _run_costs(
     row: dict[str, Any] = {
         "lr": ", ".join(f"{v:g}" for v in sorted(set(own["lr"].dropna()))),
         "no_rate": bool(own["no_rate"].any()),
+        "lost": int((own["lost"] != "").sum()),
+        "lost_classes": ", ".join(lost_in(own)),
         "finetune_seconds": float(own["seconds"].mean()),
         "finetune_memory_mib": float(own["peak_memory_mib"].max()),
     }

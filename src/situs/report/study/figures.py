@@ -10,7 +10,7 @@ import pandas as pd
 from situs.evaluation.measures import Metric
 from situs.report import style
 from situs.report.svg import Tile, tile
-from situs.study.config import SCRATCH
+from situs.study.arms import SCRATCH
 from situs.study.summary import best_of
 
 

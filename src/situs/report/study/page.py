@@ -199,7 +199,8 @@ def _cost_row(row: Record) -> dict[str, Any]:
 
 
 def _run_headings(study: StudyConfig) -> tuple[str, ...]:
-    return ("method", counted(study), "seed", study.score.name, "learning rate", "time", "folder")
+    score = study.score.name
+    return ("method", counted(study), "seed", score, "loss", "learning rate", "time", "folder")
 
 
 def _run_row(row: Record) -> dict[str, Any]:
@@ -208,6 +209,7 @@ def _run_row(row: Record) -> dict[str, Any]:
         row["labels"],
         row["seed"],
         "diverged" if row["diverged"] else number(row["score"]),
+        f"{number(row['loss_first'], 2)} to {number(row['loss_last'], 2)}",
         "default" if row["lr"] is None else f"{row['lr']:g}",
         duration(row["seconds"]),
     )

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import pandas as pd
+
 from situs import text
 from situs.evaluation.measures import Metric
-from situs.study.config import Arm, StudyConfig
+from situs.study.arms import Arm
+from situs.study.config import StudyConfig
 from situs.study.results import StudyResult
-from situs.study.summary import best_of, selected
+from situs.study.summary import best_of, lost_in, selected
 
 Record = Mapping[Any, Any]
 
@@ -149,10 +152,14 @@ def _diverged(result: StudyResult) -> list[str]:
 
 
 def ended(row: Record) -> str:
-    """Runs of a row of the summary that ended, of how many if some diverged."""
-    if not row["diverged"]:
-        return str(row["runs"])
-    return f"{row['runs']} of {row['runs'] + row['diverged']}, {row['diverged']} diverged"
+    """Runs of a row of the summary that ended, with marks where some diverged or lost a class."""
+    told = [str(row["runs"])]
+    if row["diverged"]:
+        told = [f"{row['runs']} of {row['runs'] + row['diverged']}", f"{row['diverged']} diverged"]
+    if row["lost"]:
+        named = ", ".join(map(_class, row["lost_classes"].split(", ")))
+        told.append(f"{row['lost']} never found {named}")
+    return ", ".join(told)
 
 
 def rate(row: Record) -> str:
@@ -181,16 +188,38 @@ def _unscored(result: StudyResult) -> list[str]:
 
 
 def _lost(result: StudyResult) -> list[str]:
+    """Runs in which a class was never found, one sentence for all: the arms cannot be compared."""
     if result.runs.empty:
         return []
-    lost = result.runs[result.runs["lost"] != ""]
-    return [
-        f"{len(rows)} of {(result.runs['arm'] == arm).sum()} runs of {arm} found a class "
-        f"({rows['lost'].iloc[0]}) nowhere: their fine-tuning did not converge, so this arm's "
-        "mean says little. Raise finetune.steps, or tune the learning rate over several "
-        "tune.seeds."
+    runs = result.runs[~result.runs["diverged"].astype(bool)]
+    lost = runs[runs["lost"] != ""]
+    if lost.empty:
+        return []
+    classes = ", ".join(f"{_class(name)} in {n}" for name, n in lost_in(lost).items())
+    arms = ", ".join(
+        f"{arm} {len(rows)} of {(runs['arm'] == arm).sum()}"
         for arm, rows in lost.groupby("arm", sort=False)
+    )
+    return [
+        f"{len(lost)} of {len(runs)} runs never found at least one class (mean Dice below 0.05): "
+        f"{classes}; by arm: {arms}. Their fine-tuning did not converge{_fallen(runs)}, so means "
+        "and gains of these arms say little. Raise finetune.steps, or tune the learning rate over "
+        "several tune.seeds."
     ]
+
+
+def _class(name: str) -> str:
+    """A class in a sentence: one without a name has a number."""
+    return f"class {name}" if name.isdecimal() else name
+
+
+def _fallen(runs: pd.DataFrame) -> str:
+    """How far the loss had fallen where a class was never found, and elsewhere."""
+    share = (100 * runs["loss_last"] / runs["loss_first"]).groupby(runs["lost"] != "").median()
+    if _absent(float(share[True])):
+        return ""
+    others = f", in the others {share[False]:.0f} %" if False in share else ""
+    return f" (their loss was still {share[True]:.0f} % of what it began with{others}; medians)"
 
 
 def decisions(result: StudyResult) -> list[tuple[str, str]]:
