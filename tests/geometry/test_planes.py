@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from situs.errors import SitusError
 from situs.geometry import Plane, PlaneArray, clip_lines, intersect
+from situs.geometry.lines import crosses_image
 
 
 def random_plane(rng: np.random.Generator, rotation: np.ndarray | None = None) -> Plane:
@@ -183,6 +184,20 @@ def test_segments_end_on_the_border_and_lie_on_the_line() -> None:
     assert np.abs(border.min(0)).max() < 1e-9
     assert np.isnan(segments[~inside]).all()
     assert segments[0].tolist() == [[29.5, 3.0], [-0.5, 3.0]]
+
+
+def test_a_line_crosses_an_image_where_it_has_a_segment_there() -> None:
+    rng = np.random.default_rng(8)
+    angle, offset = rng.uniform(0, 2 * np.pi, 2000), rng.uniform(-40, 40, 2000)
+    lines = np.stack([np.cos(angle), np.sin(angle), offset], -1).reshape(40, 50, 3)
+    # Along an axis: within, on the border and beyond it; no line.
+    lines[0, :4] = [[0, 1, -3], [0, -1, -0.5], [1, 0, -29.5], [1, 0, 0.6]]
+    lines[0, 4:6] = [[0, 0, 0], [np.nan, np.nan, np.nan]]
+    shapes = np.array([[20, 30]] * 39 + [[3, 70]])[:, None]
+    _, inside = clip_lines(lines, shapes)
+    assert 0.2 < inside.mean() < 0.8
+    np.testing.assert_array_equal(crosses_image(lines, shapes), inside)
+    np.testing.assert_array_equal(crosses_image(lines[0], (20, 30)), inside[0])
 
 
 def header(position: list[float], orientation: list[float]) -> Dataset:

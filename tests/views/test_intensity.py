@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from situs.views.framed import Framed
 from situs.views.intensity import (
     IntensityChange,
     IntensityConfig,
@@ -13,6 +16,7 @@ from situs.views.intensity import (
     blur,
     draw_change,
     jitter,
+    jitter_framed,
 )
 
 SHAPES = [(129,), (40, 41), (24, 23, 22), (60, 61, 62)]
@@ -90,6 +94,32 @@ def test_views_are_changed_in_place_each_by_its_own_draw_and_parts_of_one_alike(
     crops[0, 1] = crops[0, 0]
     jitter(crops, config, np.random.default_rng(2), dims=3)
     np.testing.assert_array_equal(crops[0, 1], crops[0, 0])
+
+
+def test_views_in_frames_are_changed_as_their_whole_images_are() -> None:
+    """Windows within a view, in its corner, and so near its border that a blur reaches it."""
+    for shape, size in (((40, 50), (12, 14)), ((300, 260), (90, 80)), ((16, 20), (15, 19))):
+        parts, room = view((24, 2, *size)), np.subtract(shape, size)
+        starts = np.random.default_rng(0).integers(0, room + 1, (24, 2))
+        starts[0], starts[1] = 0, room
+        framed = Framed(parts, starts, np.array([-70.0, 40.0], np.float32), shape)
+        config = IntensityConfig(probability=0.6, blur=1.2)
+        expected = jitter(framed.whole(), config, np.random.default_rng(1))
+        rng = np.random.default_rng(1)
+        np.testing.assert_allclose(jitter_framed(framed, config, rng), expected, atol=2e-3)
+        assert rng.random() == after(jitter, framed.whole(), config)
+        assert (framed.parts == view((24, 2, *size))).all()
+
+    all_seen = view((3, 1, 30, 30))
+    changed = jitter_framed(Framed.of(all_seen.copy()), config, np.random.default_rng(2))
+    np.testing.assert_array_equal(changed, jitter(all_seen, config, np.random.default_rng(2)))
+
+
+def after(change: Callable[..., object], views: np.ndarray, config: IntensityConfig) -> float:
+    """What a generator draws next."""
+    rng = np.random.default_rng(1)
+    change(views, config, rng)
+    return rng.random()
 
 
 def test_draws_stay_in_their_ranges_and_each_change_is_made_as_often_as_asked() -> None:

@@ -6,6 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from situs.geometry import Plane
 from situs.views import ArraySource
+from situs.views.inside import Room
 from situs.views.planes import cut_planes
 from situs.views.planes_virtual import (
     Anatomy,
@@ -17,7 +18,7 @@ from situs.views.planes_virtual import (
     prescribed_planes,
 )
 from situs.views.scan_grid import grid_of
-from situs.views.slices import Pose, ViewGrid, posed
+from situs.views.slices import Pose, PoseConfig, ViewGrid, draw_pose, draw_poses, posed
 
 
 def coordinates(shape: tuple[int, int, int], affine: np.ndarray) -> ArraySource:
@@ -118,3 +119,30 @@ def test_in_plane_axes_are_right_handed(normal: tuple[float, float, float]) -> N
 def test_a_constant_scan_still_has_an_anatomy() -> None:
     place = anatomy(np.zeros((1, 5, 5, 5), np.float32), np.eye(4))
     assert np.allclose(place.center_mm, 2)
+
+
+def test_a_disc_reaches_as_far_as_its_rim() -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", [20, -30, 50], degrees=True).as_matrix()
+    affine[:3, :3] *= [1.0, 1.5, 2.0]
+    room, rng, radius = Room.of(affine, (30, 24, 20)), np.random.default_rng(0), 7.0
+    axes = Rotation.random(4, random_state=1).as_matrix()[:, :2]
+    middles = affine[:3, :3] @ [15, 12, 10] + rng.normal(0, 8, (4, 3, 3))
+    within = rng.normal(0, 8, (4, 5, 2))
+    got = room.slack_mm(middles, within, axes, radius)
+    angle = np.linspace(0, 2 * np.pi, 2000)
+    rim = radius * np.stack([np.cos(angle), np.sin(angle)], -1)
+    to_vox = np.linalg.inv(affine)[:3, :3]
+    for k, place, disc in np.ndindex(4, 3, 5):
+        vox = (middles[k, place] + (within[k, disc] + rim) @ axes[k]) @ to_vox.T
+        away = np.minimum(vox, np.array([29, 23, 19]) - vox) * [1.0, 1.5, 2.0]
+        assert got[k, place, disc] == pytest.approx(away.min(), abs=1e-3)
+
+
+@pytest.mark.parametrize("mirror", [0.0, 0.5])
+def test_poses_drawn_together_are_those_drawn_one_by_one(mirror: float) -> None:
+    config = PoseConfig(mirror=mirror)
+    one, all_at_once = np.random.default_rng(4), np.random.default_rng(4)
+    expected = [draw_pose(config, one) for _ in range(9)]
+    assert draw_poses(config, 9, all_at_once) == expected
+    assert one.random() == all_at_once.random()

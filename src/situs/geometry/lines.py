@@ -55,6 +55,29 @@ def clip_lines(lines: npt.ArrayLike, shape: npt.ArrayLike) -> tuple[Array, npt.N
     return foot[..., None, :] + reach[..., None] * along[..., None, :], inside
 
 
+def crosses_image(lines: npt.ArrayLike, shape: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Whether lines cross the image, as :func:`clip_lines` says, without their segments.
+
+    A line does where its distance from the middle is less than the image reaches along its normal.
+
+    Args:
+        lines: ``(…, 3)``; where NaN the answer is no.
+        shape: (rows, columns), or ``(…, 2)`` that broadcast with the lines.
+
+    Returns:
+        ``(…)``.
+    """
+    line = np.asarray(lines, dtype=np.float64)
+    half = np.asarray(shape, dtype=np.float64)[..., ::-1] / 2
+    normal = line[..., :2]
+    distance = np.abs((normal * (half - 0.5)).sum(-1) + line[..., 2])
+    reach = (np.abs(normal) * half).sum(-1)
+    # A line along an axis may run along the border, others only touch a corner there.
+    along = (normal == 0).sum(-1) == 1
+    crosses: npt.NDArray[np.bool_] = (distance < reach) | (along & (distance == reach))
+    return crosses
+
+
 def mm_per_unit(lines: AnyArray, spacing: Sequence[float] | AnyArray) -> AnyArray:
     """Factor ``(…)`` that turns a·column + b·row + c into a signed distance in mm.
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from situs.errors import SitusError
 from situs.geometry.frames import turn_lps_ras
-from situs.geometry.lines import clip_lines
+from situs.geometry.lines import crosses_image
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -284,14 +284,17 @@ def intersect(
     normals = others.normal_mm
     # The sine of the angle between the planes is what is left of n inside the source plane.
     left = (views.axes @ normals.T).transpose(0, 2, 1)
-    sine = np.sqrt(np.square(left).sum(-1))
+    sine = np.sqrt(np.einsum("stk,stk->st", left, left))
     direction = left * views.spacing[:, None, ::-1]
-    offset = ((views.origin_mm[:, None] - others.origin_mm) * normals).sum(-1)
-    meets = sine > _PARALLEL
-    length = np.where(meets, np.linalg.norm(direction, axis=-1), 1.0)
-    lines = np.concatenate([direction, offset[..., None]], axis=-1) / length[..., None]
-    lines[~meets] = np.nan
-    _, inside = clip_lines(lines, views.shape[:, None])
+    away = views.origin_mm[:, None] - others.origin_mm
+    length = np.sqrt(np.einsum("stk,stk->st", direction, direction))
+    # Below, the direction is rounding noise.
+    length[sine <= _PARALLEL] = np.nan
+    lines = np.empty((*length.shape, 3))
+    lines[..., :2] = direction
+    lines[..., 2] = np.einsum("stk,tk->st", away, normals)
+    lines /= length[..., None]
+    inside = crosses_image(lines, views.shape[:, None])
     return lines, inside & (sine >= np.sin(np.radians(min_angle_deg)))
 
 

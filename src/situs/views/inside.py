@@ -52,22 +52,25 @@ class Room:
         """Distance from corner to corner, at most."""
         return float(np.linalg.norm(self.limits_mm[:3] + self.limits_mm[3:]))
 
-    def slack_mm(self, centers_mm: Array, axes: Array, radius_mm: float) -> Array:
+    def slack_mm(self, middles_mm: Array, within_mm: Array, axes: Array, radius_mm: float) -> Array:
         """How far discs stay from the nearest face; negative where they reach beyond.
 
         Args:
-            centers_mm: ``(K, …, 3)`` centres of discs.
-            axes: ``(K, 2, 3)`` row and column direction of their planes.
+            middles_mm: ``(K, L, 3)`` points of K parallel sets of L planes.
+            within_mm: ``(K, P, 2)`` where discs have their centres from these points, along the
+                rows and columns of their planes.
+            axes: ``(K, 2, 3)`` row and column direction of the planes.
             radius_mm: Of all discs.
 
         Returns:
-            ``(K, …)``.
+            ``(K, L, P)``.
         """
+        slopes = self.normals @ axes.transpose(0, 2, 1)  # (K, 6, 2)
         # Within its plane a disc reaches as far towards a face as the face's normal lies in it.
-        reach = radius_mm * np.linalg.norm(axes @ self.normals.T, axis=1)
-        slack = self.limits_mm - centers_mm @ self.normals.T
-        between = (1,) * (slack.ndim - 2)
-        least: Array = (slack - reach.reshape(len(reach), *between, 6)).min(-1)
+        reach = radius_mm * np.sqrt(np.square(slopes).sum(-1))
+        left = (self.limits_mm - reach)[..., None] - self.normals @ middles_mm.transpose(0, 2, 1)
+        moved = slopes @ within_mm.transpose(0, 2, 1)
+        least: Array = (left[..., None] - moved[:, :, None]).min(1)
         return least
 
     def moved_in(self, centers_mm: Array, axes: Array, radius_mm: float) -> Array:

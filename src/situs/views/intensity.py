@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PositiveFloat, model_validator
 
 from situs.config import Config, renamed
+from situs.views.framed import Framed
 
 Array = npt.NDArray[np.float32]
 
@@ -121,6 +122,21 @@ def jitter(
     return views
 
 
+def jitter_framed(views: Framed, config: IntensityConfig, rng: np.random.Generator) -> Array:
+    """What :func:`jitter` makes of ``views.whole()``, to rounding, in windows as far as possible.
+
+    Returns:
+        ``(N, C, rows, columns)``.
+    """
+    if not views.hidden:
+        return jitter(views.parts, config, rng)
+    changes = [draw_change(config, rng) for _ in views.parts]
+    images = np.empty((*views.parts.shape[:2], *views.shape), dtype=np.float32)
+    for number, (change, moments) in enumerate(zip(changes, _framed_moments(views), strict=True)):
+        _change_framed(images[number], views, number, change, *moments)
+    return images
+
+
 def _change(view: Array, change: IntensityChange, dims: int) -> None:
     # Read before anything is changed: all refers to the view as it was.
     spread = _spread(view) if change.shift or change.noise else 1.0
@@ -128,27 +144,94 @@ def _change(view: Array, change: IntensityChange, dims: int) -> None:
     if change.blur:
         for image in view.reshape(-1, *view.shape[-dims:]):
             blur(image, change.blur)
-    gain = change.gain * change.contrast
-    offset = change.shift * spread + (1 - change.contrast) * middle
-    low, extent = 0.0, 1.0
-    if change.gamma != 1:
-        low = float(view.min())
-        extent = float(view.max()) - low or 1.0
-        gain, offset = gain * extent, offset + gain * low
-    flat, added = view.reshape(-1), np.float32(change.noise * spread)
-    for number, start in enumerate(range(0, flat.size, _BLOCK)):
+    curve, flat = _Curve.of(change, view, middle, spread), view.reshape(-1)
+    noise = np.float32(change.noise * spread)
+    for block, start in enumerate(range(0, flat.size, _BLOCK)):
         part = flat[start : start + _BLOCK]
-        if change.gamma != 1:
-            part -= np.float32(low)
-            part *= np.float32(1 / extent)
-            np.power(part, np.float32(change.gamma), out=part)
-        if gain != 1:
-            part *= np.float32(gain)
-        if offset:
-            part += np.float32(offset)
-        if added:
-            at = (change.noise_seed + number * _HOP) % (_NOISE - _BLOCK)
-            part += added * _noise()[at : at + part.size]
+        curve.bend(part)
+        if noise:
+            part += noise * _noise_of(change.noise_seed, block, part.size)
+
+
+def _change_framed(
+    image: Array, views: Framed, number: int, change: IntensityChange, middle: float, spread: float
+) -> None:
+    """Write a view into ``image (C, rows, columns)``, changed."""
+    margin = _blur_steps(change.blur)
+    rows, columns = views.window(number, margin)
+    size = (len(image), rows.stop - rows.start, columns.stop - columns.start)
+    inside = math.prod(size)
+    # The window and, last, what lies outside of it, so that both take one curve.
+    values = np.empty(inside + (len(image) if inside < image.size else 0), dtype=np.float32)
+    part, air = values[:inside].reshape(size), values[inside:]
+    air[:] = views.air[: air.size]
+    if margin:
+        part[:] = views.air[:, None, None]
+        top, left = views.window(number)
+        first, last = rows.start, columns.start
+        part[:, top.start - first : top.stop - first, left.start - last : left.stop - last] = (
+            views.parts[number]
+        )
+        for channel in part:
+            blur(channel, change.blur)
+    else:
+        part[:] = views.parts[number]
+    _Curve.of(change, values, middle, spread).bend(values)
+    if air.size:
+        image[:] = air[:, None, None]
+    image[:, rows, columns] = part
+    if change.noise:
+        noise, flat = np.float32(change.noise * spread), image.reshape(-1)
+        for block, start in enumerate(range(0, flat.size, _BLOCK)):
+            part = flat[start : start + _BLOCK]
+            part += noise * _noise_of(change.noise_seed, block, part.size)
+
+
+def _framed_moments(views: Framed) -> list[tuple[float, float]]:
+    """Mean and :func:`_spread` of each view."""
+    parts, hidden = views.parts.reshape(len(views.parts), -1), views.hidden
+    size = parts.shape[1] + hidden * len(views.air)
+    means = (parts.sum(1) + hidden * views.air.sum()) / size
+    if size > _SPREAD:  # few pixels of each are looked at
+        spreads = [_spread(view) for view in views.whole()]
+    else:
+        parts = parts - means[:, None]
+        outside = hidden * np.square(views.air - means[:, None]).sum(1)
+        found = np.sqrt((np.einsum("ij,ij->i", parts, parts) + outside) / size)
+        spreads = [spread or 1.0 for spread in found.tolist()]
+    return list(zip(means.tolist(), spreads, strict=True))
+
+
+class _Curve(NamedTuple):
+    """What becomes of each value: ``gain · ((x − low) / extent)^gamma + offset``."""
+
+    low: float
+    extent: float
+    gamma: float
+    gain: float
+    offset: float
+
+    @classmethod
+    def of(cls, change: IntensityChange, values: Array, middle: float, spread: float) -> _Curve:
+        """The change of ``values``, which were of this mean and spread before they were blurred."""
+        gain = change.gain * change.contrast
+        offset = change.shift * spread + (1 - change.contrast) * middle
+        if change.gamma == 1:
+            return cls(0.0, 1.0, 1.0, gain, offset)
+        low = float(values.min())
+        extent = float(values.max()) - low or 1.0
+        return cls(low, extent, change.gamma, gain * extent, offset + gain * low)
+
+    def bend(self, part: Array) -> None:
+        """Change contiguous values in place."""
+        if self.gamma != 1:
+            part -= np.float32(self.low)
+            part *= np.float32(1 / self.extent)
+            np.power(part, np.float32(self.gamma), out=part)
+        if self.gain != 1:
+            part *= np.float32(self.gain)
+        if self.offset:
+            part += np.float32(self.offset)
 
 
 def _spread(view: Array) -> float:
@@ -158,6 +241,12 @@ def _spread(view: Array) -> float:
     some = flat[:: step + 1 - step % 2]  # an odd step, that falls on all columns of a grid
     about_mean = some - some.mean()
     return math.sqrt(about_mean.dot(about_mean) / about_mean.size) or 1.0
+
+
+def _noise_of(seed: int, block: int, size: int) -> Array:
+    """White noise of unit spread for a block of a view's values, not to be written to."""
+    at = (seed + block * _HOP) % (_NOISE - _BLOCK)
+    return _noise()[at : at + size]
 
 
 @lru_cache(maxsize=1)
@@ -177,15 +266,34 @@ def blur(image: Array, sigma: float) -> None:
         image: Changed in place.
         sigma: Standard deviation along each axis, in voxels.
     """
-    steps = math.ceil(2 * sigma**2)
+    steps = _blur_steps(sigma)
     for _ in range(steps):
         _diffuse(image, np.float32(sigma**2 / (2 * steps)))
+
+
+def _diffuse_last(image: Array, weight: np.float32) -> None:
+    """One step along the last axis of a contiguous image: one long row, cut where rows end."""
+    flat, columns = image.reshape(-1), image.shape[-1]
+    across = flat[1:] - flat[:-1]
+    across[columns - 1 :: columns] = 0
+    across *= weight
+    flat[:-1] += across
+    flat[1:] -= across
+
+
+def _blur_steps(sigma: float) -> int:
+    """Steps of a blur; each moves a value by one voxel at most."""
+    return math.ceil(2 * sigma**2)
 
 
 def _diffuse(image: Array, weight: np.float32) -> None:
     """One step along each axis, of a large volume plane by plane: these stay in a core's cache."""
     if image.ndim < 3 or image.size <= _BLOCK:
-        for axis in range(image.ndim):
+        axes = image.ndim
+        if image.flags.c_contiguous:
+            axes -= 1
+            _diffuse_last(image, weight)
+        for axis in range(axes):
             lower = (*(slice(None),) * axis, slice(None, -1))
             upper = (*(slice(None),) * axis, slice(1, None))
             across = (image[upper] - image[lower]) * weight

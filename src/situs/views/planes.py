@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from situs.geometry import Plane, PlaneArray
+from situs.views.framed import Framed
 from situs.views.inside import disc_windows
 from situs.views.resampling import resampled
 from situs.views.scan_grid import grid_of
@@ -43,20 +44,24 @@ def cut_discs(
 
     Outside the discs lies the scan's background; only the window about each is looked at.
     """
-    if radius_mm is None:
-        return cut_planes(source, planes)
+    return framed_discs(source, planes, centers_mm, radius_mm).whole()
+
+
+def framed_discs(
+    source: Source, planes: Sequence[Plane], centers_mm: npt.ArrayLike, radius_mm: float | None
+) -> Framed:
+    """What :func:`cut_discs` gives, as the windows that hold the discs."""
     views = PlaneArray.of(planes)
+    if radius_mm is None:
+        return Framed.of(cut_planes(source, views))
     starts, shown = disc_windows(views, np.asarray(centers_mm, np.float64), radius_mm)
     maps = pixel_to_voxel(source, views)
     maps[..., 0] += (maps[..., :0:-1] @ starts[..., None])[..., 0]
     rows, columns = shown.shape[1:]
-    air = grid_of(source).background[:, None, None]
-    parts = np.where(shown[:, None], resampled(source, maps, (rows, columns)), air)
-    images = np.empty((len(views), len(air), *views.shape[0].tolist()), dtype=np.float32)
-    images[:] = air
-    for image, part, (row, column) in zip(images, parts, starts.tolist(), strict=True):
-        image[:, row : row + rows, column : column + columns] = part
-    return images
+    air = grid_of(source).background
+    parts = np.where(shown[:, None], resampled(source, maps, (rows, columns)), air[:, None, None])
+    height, width = views.shape[0].tolist()
+    return Framed(parts, starts, air, (height, width))
 
 
 def pixel_to_voxel(source: Source, planes: PlaneArray) -> Floats:
@@ -101,9 +106,10 @@ def centred_planes(
     """
     count = len(rows_mm)
     steps = np.empty((count, 2))
-    steps[:] = spacing
+    sizes = np.empty((count, 2), dtype=np.int64)
+    steps[:], sizes[:] = spacing, shape
     corner = _corner(centers_mm, rows_mm, columns_mm, shape, steps.T[..., None])
-    return PlaneArray(corner, rows_mm, columns_mm, np.tile(shape, (count, 1)), steps)
+    return PlaneArray(corner, rows_mm, columns_mm, sizes, steps)
 
 
 def _corner(

@@ -120,7 +120,7 @@ class Anatomy:
         """
         normals = np.asarray(normal_mm, dtype=np.float64)
         along = normals.reshape(-1, 3) @ self._offsets
-        return np.array([_ends(row, _TRIM) for row in along]).reshape(*normals.shape[:-1], 2)
+        return _ends(along, _TRIM).reshape(*normals.shape[:-1], 2)
 
     @cached_property
     def _offsets(self) -> Array:
@@ -128,21 +128,30 @@ class Anatomy:
         return np.ascontiguousarray((self.points_mm - self.center_mm).T)
 
 
-def _ends(values: Array, share: float) -> tuple[float, float]:
-    """``np.quantile`` of a small share to either side, in a quarter of the time.
+def _ends(values: Array, share: float) -> Array:
+    """``np.quantile`` of a small share to either side of rows ``(K, M)``, in a quarter of the time.
 
     Only the lowest and the highest are sorted; a sample says about where they begin.
+
+    Returns:
+        ``(K, 2)``.
     """
-    at = share * (len(values) - 1)
+    at = share * (values.shape[1] - 1)
     first = int(at)
-    every = np.sort(values[::_EVERY])
-    bound = min(2 * first // _EVERY + 4, len(every) - 1)
-    low, high = values[values <= every[bound]], values[values >= every[-1 - bound]]
-    if min(len(low), len(high)) < first + 2:  # a freak of the sample
-        low = high = values
-    a, *b = np.sort(low)[first : first + 2].tolist()
-    c, *d = np.sort(high)[::-1][first : first + 2].tolist()
-    return a + (at - first) * (b[0] - a if b else 0), c + (at - first) * (d[0] - c if d else 0)
+    every = np.sort(values[:, ::_EVERY], axis=1)
+    bound = min(2 * first // _EVERY + 4, every.shape[1] - 1)
+    bounds = zip(values, every[:, bound].tolist(), every[:, -1 - bound].tolist(), strict=True)
+    ends = []
+    for row, below, above in bounds:
+        low, high = row[row <= below], row[row >= above]
+        if min(len(low), len(high)) < first + 2:  # a freak of the sample
+            low = high = row
+        low.sort()
+        high.sort()
+        near = min(first + 1, len(low) - 1)
+        a, b, c, d = low[first], low[near], high[-1 - first], high[-1 - near]
+        ends.append((a + (at - first) * (b - a), c + (at - first) * (d - c)))
+    return np.array(ends)
 
 
 class VirtualSlices(NamedTuple):
@@ -221,15 +230,15 @@ def prescribed_planes(place: Anatomy, roles: Sequence[VirtualRole]) -> list[Plan
     return planes
 
 
-_prescriptions: Kept[tuple[tuple[VirtualRole, ...], list[Plane]]] = Kept(1024, lambda _: 1)
+_prescriptions: Kept[tuple[tuple[VirtualRole, ...], PlaneArray]] = Kept(1024, lambda _: 1)
 
 
-def prescription(source: Source, roles: tuple[VirtualRole, ...]) -> list[Plane]:
+def prescription(source: Source, roles: tuple[VirtualRole, ...]) -> PlaneArray:
     """The plane of each role in a scan; kept, since they are the same at every sample."""
     source = original(source)
 
-    def found(scan: Source) -> tuple[tuple[VirtualRole, ...], list[Plane]]:
-        return roles, prescribed_planes(anatomy_of(scan), roles)
+    def found(scan: Source) -> tuple[tuple[VirtualRole, ...], PlaneArray]:
+        return roles, PlaneArray.of(prescribed_planes(anatomy_of(scan), roles))
 
     if isinstance(source, ArraySource):
         return found(source)[1]
@@ -252,7 +261,7 @@ def draw_slices(
         rng: Source of randomness.
         room: The inside of the scan.
     """
-    frames = np.array([in_plane_axes(role.normal) for role in config.roles.values()])
+    frames = _frames(tuple(role.normal for role in config.roles.values()))
     roles = rng.integers(len(frames), size=count)
     axis = rng.normal(size=(count, 3))
     turn = np.radians(rng.uniform(0, config.tilt_deg, count))[:, None] * axis
@@ -322,9 +331,11 @@ def _discs(
     at = np.zeros(len(axes), dtype=np.int64)
     short = np.flatnonzero(slack < 0)
     if len(short):
-        found[short], _, at[short] = _best_discs(
+        found[short], slack[short], at[short] = _best_discs(
             middles[short], within[short], axes[short], radius_mm, room
         )
+        short = np.flatnonzero(slack < 0)
+    if len(short):
         found[short] = room.moved_in(found[short], axes[short], radius_mm)
     return found, at
 
@@ -337,12 +348,12 @@ def _best_discs(
     Returns:
         Centres ``(K, 3)``; how far they lie inside, at most 0; which place each was found at.
     """
-    centers = middles[:, :, None] + (within @ axes)[:, None]
-    slack = np.minimum(room.slack_mm(centers, axes, radius_mm), 0).reshape(len(axes), -1)
+    slack = np.minimum(room.slack_mm(middles, within, axes, radius_mm), 0).reshape(len(axes), -1)
     chosen = slack.argmax(1)  # the first of equals
     at, point = np.divmod(chosen, within.shape[1])
     each = np.arange(len(at))
-    return centers[each, at, point], slack[each, chosen], at
+    centers = middles[each, at] + (within[each, None, point] @ axes)[:, 0]
+    return centers, slack[each, chosen], at
 
 
 def _bases(centers: Array, axes: Array) -> PlaneArray:
@@ -356,6 +367,12 @@ def _axes_of(normal: tuple[float, float, float]) -> tuple[Array, Array]:
     row = along - (along @ unit) * unit
     row /= np.linalg.norm(row)
     return row, np.cross(unit, row)
+
+
+@lru_cache(maxsize=64)
+def _frames(normals: tuple[tuple[float, float, float], ...]) -> Array:
+    """``(R, 2, 3)`` row and column directions; not to be written to."""
+    return np.array([in_plane_axes(normal) for normal in normals])
 
 
 def _unit(normal: npt.ArrayLike) -> Array:

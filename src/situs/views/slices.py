@@ -71,6 +71,20 @@ def draw_pose(config: PoseConfig, rng: np.random.Generator) -> Pose:
     )
 
 
+def draw_poses(config: PoseConfig, count: int, rng: np.random.Generator) -> list[Pose]:
+    """What :func:`draw_pose` draws, one after the other, in one call where that is the same."""
+    if config.mirror > 0:
+        return [draw_pose(config, rng) for _ in range(count)]
+    drawn = rng.uniform(-1, 1, (count, 4))
+    angles = (np.radians(config.rotation_deg) * drawn[:, 0]).tolist()
+    zooms = [(1 + config.scale) ** zoom for zoom in drawn[:, 1].tolist()]
+    shifts = (config.shift * drawn[:, 2:]).tolist()
+    return [
+        Pose(angle, zoom, (down, right))
+        for angle, zoom, (down, right) in zip(angles, zooms, shifts, strict=True)
+    ]
+
+
 def posed(
     bases: Sequence[Plane], centers_mm: npt.ArrayLike, grid: ViewGrid, poses: Sequence[Pose]
 ) -> PlaneArray:

@@ -21,11 +21,12 @@ from situs.methods.base import Batch
 from situs.methods.planes.config import PlanesConfig
 from situs.methods.planes.frames import in_frame
 from situs.views.decoded import Kept
-from situs.views.intensity import jitter
-from situs.views.planes import cut_discs
+from situs.views.framed import Framed
+from situs.views.intensity import jitter_framed
+from situs.views.planes import cut_discs, framed_discs
 from situs.views.planes_virtual import anatomy_of, draw_slices, prescription
 from situs.views.scan_grid import grid_of, stack_axes
-from situs.views.slices import draw_pose, posed
+from situs.views.slices import draw_poses, posed
 from situs.views.source import Source
 
 Array = npt.NDArray[np.float64]
@@ -68,17 +69,17 @@ def sample_study(item: Sequence[Source], config: PlanesConfig, rng: np.random.Ge
         ``(K, 3)``, ``pixel_mm (K,)``, ``target_mm (R, 2, 3)`` a point and the normal of each
         role's plane, ``present (R,)``; ``scan (K,)`` the index in ``item`` of each slice's scan.
     """
+    targets: Sequence[Plane | None]
     if config.studies == "series":
         slices, targets = _real_slices(item, config, rng)
         scans = [next(i for i, scan in enumerate(item) if scan is s) for s in slices.sources]
     else:
         scans = [int(rng.integers(len(item)))] * config.slices
         slices, targets = virtual_slices(item[scans[0]], config, config.slices, rng)
-    poses = [draw_pose(config.pose, rng) for _ in range(config.slices)]
+    poses = draw_poses(config.pose, config.slices, rng)
     planes = posed(slices.bases, slices.bases.center_mm, config.grid, poses)
-    images = study_images(slices, planes, config)
-    if config.intensity is not None:
-        jitter(images, config.intensity, rng)
+    seen = study_views(slices, planes, config)
+    images = jitter_framed(seen, config.intensity, rng) if config.intensity else seen.whole()
     lines, visible = study_lines(slices, planes, targets, config)
     tensors = _tensors(images, planes, slices, targets, lines, visible)
     return {**tensors, "scan": torch.tensor(scans)}
@@ -93,8 +94,9 @@ def study_lines(
     """Lines ``(K, R, 3)``, zero where not visible, and the mask ``(K, R)``."""
     lines = np.zeros((len(planes), len(targets), 3))
     visible = np.zeros(lines.shape[:2], dtype=bool)
-    there = [r for r, target in enumerate(targets) if target is not None]
-    if there:
+    if isinstance(targets, PlaneArray):
+        lines, visible = intersect(planes, targets, config.min_angle_deg)
+    elif there := [r for r, target in enumerate(targets) if target is not None]:
         found, mask = intersect(planes, [t for t in targets if t is not None], config.min_angle_deg)
         lines[:, there], visible[:, there] = found, mask
     # A stack's own plane is parallel to it, or nearly so where the stack is tilted.
@@ -105,12 +107,12 @@ def study_lines(
 
 def virtual_slices(
     source: Source, config: PlanesConfig, count: int, rng: np.random.Generator
-) -> tuple[StudySlices, list[Plane | None]]:
+) -> tuple[StudySlices, PlaneArray]:
     """Slices cut at random out of a volume, and the prescribed plane of each role."""
     place = anatomy_of(source)
     drawn = draw_slices(place, config.virtual, count, rng, grid_of(source).room)
     slices = StudySlices([source] * count, drawn.bases, drawn.roles, drawn.locations)
-    return slices, [*prescription(source, tuple(config.virtual.roles.values()))]
+    return slices, prescription(source, tuple(config.virtual.roles.values()))
 
 
 def _real_slices(
@@ -198,22 +200,27 @@ def _slice_of_stack(
     return base, at
 
 
-def study_images(
-    slices: StudySlices, planes: Sequence[Plane], config: PlanesConfig
-) -> npt.NDArray[np.float32]:
-    """What is seen in views of slices, ``(K, C, rows, columns)``; cuts of one scan at once."""
+def study_views(slices: StudySlices, planes: Sequence[Plane], config: PlanesConfig) -> Framed:
+    """What is seen in K views of slices; cuts of one scan at once."""
     views, middles = PlaneArray.of(planes), slices.bases.center_mm
     radius = config.virtual.radius_mm if config.studies == "virtual" else None
     owners: dict[int, list[int]] = {}
     for number, source in enumerate(slices.sources):
         owners.setdefault(id(source), []).append(number)
     if len(owners) == 1:
-        return cut_discs(slices.sources[0], views, middles, radius)
+        return framed_discs(slices.sources[0], views, middles, radius)
     shape = (len(slices), slices.sources[0].channels, *views.shape[0].tolist())
     images = np.empty(shape, np.float32)
     for mine in owners.values():
         images[mine] = cut_discs(slices.sources[mine[0]], views[mine], middles[mine], radius)
-    return images
+    return Framed.of(images)
+
+
+def study_images(
+    slices: StudySlices, planes: Sequence[Plane], config: PlanesConfig
+) -> npt.NDArray[np.float32]:
+    """:func:`study_views` as images ``(K, C, rows, columns)``."""
+    return study_views(slices, planes, config).whole()
 
 
 def _tensors(
@@ -224,23 +231,26 @@ def _tensors(
     lines: Array,
     visible: npt.NDArray[np.bool_],
 ) -> Batch:
-    nowhere = np.zeros((2, 3))
-    target = [nowhere if t is None else [t.origin_mm, t.normal_mm] for t in targets]
-
-    def tensor(values: npt.ArrayLike) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(values))
+    present = np.ones(len(targets), dtype=bool)
+    if isinstance(targets, PlaneArray):
+        target = np.stack([targets.origin_mm, targets.normal_mm], axis=1)
+    else:
+        nowhere = np.zeros((2, 3))
+        target = np.array([nowhere if t is None else [t.origin_mm, t.normal_mm] for t in targets])
+        present = np.array([t is not None for t in targets])
+    located, tensor = np.isfinite(slices.locations), torch.from_numpy
 
     return {
         "images": tensor(images),
         "lines": tensor(lines.astype(np.float32)),
         "visible": tensor(visible),
-        "location": tensor(np.nan_to_num(slices.locations).astype(np.float32)),
-        "located": tensor(np.isfinite(slices.locations)),
+        "location": tensor(np.where(located, slices.locations, 0).astype(np.float32)),
+        "located": tensor(located),
         "role": tensor(slices.roles),
         "origin_mm": tensor(planes.origin_mm),
         "row_mm": tensor(planes.row_mm),
         "column_mm": tensor(planes.column_mm),
         "pixel_mm": tensor(planes.spacing[:, 0]),
         "target_mm": tensor(target),
-        "present": tensor([t is not None for t in targets]),
+        "present": tensor(present),
     }

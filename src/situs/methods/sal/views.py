@@ -20,8 +20,9 @@ from situs.geometry import Plane
 from situs.methods.base import Batch
 from situs.methods.sal.config import SalConfig
 from situs.methods.sal.registration import across
-from situs.views.intensity import jitter
-from situs.views.planes import cut_discs
+from situs.views.framed import Framed
+from situs.views.intensity import jitter_framed
+from situs.views.planes import framed_discs
 from situs.views.scan_grid import grid_of, stack_axes
 from situs.views.slices import draw_pose, posed
 from situs.views.source import Source
@@ -137,11 +138,11 @@ def sample_pairs(source: Source, config: SalConfig, rng: np.random.Generator) ->
     place = np.concatenate(places)
     discs = bases.center_mm + place[:, :1] * bases.row_mm + place[:, 1:] * bases.column_mm
     views = posed(bases, discs, config.grid, poses)
-    images = cut_discs(source, views, discs, radius)
+    seen = framed_discs(source, views, discs, radius)
     if config.elastic_mm:
-        images = deformed(images, config.elastic_mm / config.grid.spacing_mm, rng)
-    if config.intensity is not None:
-        jitter(images, config.intensity, rng)
+        pixels = config.elastic_mm / config.grid.spacing_mm
+        seen = Framed.of(deformed(seen.whole(), pixels, rng))
+    images = jitter_framed(seen, config.intensity, rng) if config.intensity else seen.whole()
 
     def paired(values: npt.ArrayLike, dtype: type = np.float64) -> torch.Tensor:
         array: npt.NDArray[Any] = np.asarray(values, dtype=dtype)
