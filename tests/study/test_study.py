@@ -42,6 +42,7 @@ from situs.study.jobs import Job, JobFolders, JobResult
 from situs.study.results import lost_classes
 from situs.study.run import carry_out
 from situs.study.scheduler import Scheduler
+from situs.study.splits import split_cases
 from situs.study.submit import FOLDER, submit
 from situs.study.summary import decided, summarise
 
@@ -265,7 +266,7 @@ def test_markdown_has_a_row_an_arm_and_label_count(finished):
     lines = (Path(study["out"]) / "summary.md").read_text().splitlines()
     assert len(lines) == 2 + 6
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[2].startswith("| none | 2 | 0.")
+    assert lines[2].startswith("| none | 2 | 2 | 0.")
     assert "| +10.0 | +10.0 to +10.0 |" in lines[4]
 
 
@@ -689,7 +690,7 @@ def test_an_arm_of_which_a_run_diverged_is_told_and_not_tested(organs, tmp_path,
     assert table.count("| 2 of 3, 1 diverged |") == table.count("| 0 of 3, 3 diverged |") == 1
     page = result.page.read_text()
     assert all(escape(sentence) in page for sentence in (first[0], *told))
-    assert "2\u00a0of\u00a03,\u00a01\u00a0diverged" in page
+    assert "2\u00a0of\u00a03,\u200b\u00a01\u00a0diverged" in page
     # A report, or another call, says the same, and a rate of its own makes other runs.
     again = run_study(study, only_report=True)
     assert unstable(again) == told
@@ -717,6 +718,67 @@ def test_rates_that_all_diverge_are_told_in_one_sentence(organs, tmp_path, monke
     assert page.count("0.001\u00a0(all\u00a0diverged)") == 2
     told = CliRunner().invoke(app, ["study", str(tmp_path / "study.yaml"), "--only-report"])
     assert sentence in " ".join(told.output.split()), told.output
+
+
+def test_folds_are_one_study_in_which_no_case_is_tested_twice(organs, tmp_path):
+    single = config(organs, tmp_path, arms=["none", "mae"], decides=[{"arm": "mae", "labels": 2}])
+    run_study(single, worker=FAKE)
+    kept = set(order(tmp_path))
+    study = {**single, "folds": 3}
+    graph, folders = describe(study)
+    first, second, third = (fold.cases for fold in graph.folds)
+    assert [len(c.split.test) for c in (first, second, third)] == [8, 8, 8]
+    assert len({n for c in (first, second, third) for n in c.split.test}) == 24
+    for cases in (first, second, third):
+        split = cases.split
+        tested = {name.split("_")[0] for name in split.test}
+        others = {name.split("_")[0] for name in (*split.validation, *split.train)}
+        assert not tested & others
+        assert not tested & {path.name.split("_")[0] for path in cases.unlabelled}
+        assert sorted((*split.test, *split.validation, *split.train)) == sorted(
+            fact.name for fact in cases.facts
+        )
+    # The first fold is the study of one: what it has done is kept. Nothing is decided by it alone.
+    done = [job for job in graph.jobs() if folders.result(job) is not None]
+    assert len(done) == len(kept) == 1 + 1 + 6 + 8
+    assert {fold.store.key for fold in graph.folds} >= {done[0].key}
+    early = run_study(study, only_report=True)
+    assert (early.done, early.expected) == (16, 48)
+    assert early.decided["p"].notna().all()
+    assert early.decided["p_sequence"].isna().all()
+    result = run_study(study, worker=FAKE)
+    assert result.done == result.expected == len(order(tmp_path)) == 48
+    assert len(set(order(tmp_path))) == 48, "each fold says which it is"
+    rows = result.summary.set_index(["arm", "labels"])
+    assert rows.loc[("mae", 2), ["runs", "cases", "unscored"]].tolist() == [6, 24, 0]
+    mean = result.cases.query("arm == 'mae' and labels == 2")["score"].mean()
+    assert rows.loc[("mae", 2), "mean"] == pytest.approx(mean)
+    assert rows.loc[("mae", 2), "gain"] == pytest.approx(0.1)
+    assert "fold" in result.runs
+    assert result.pretrainings["fold"].tolist() == [0, 1, 2]
+    page = result.page.read_text()
+    assert "24 test cases in 3 folds" in page
+    assert "3 folds, no case tested in two" in page
+    assert "1,\u00a0fold\u00a02" in page
+    split = json.loads((tmp_path / "split.json").read_text())
+    assert [len(fold["test"]) for fold in split["folds"]] == [8, 8, 8]
+    again = run_study(study, worker=FAKE)
+    assert len(order(tmp_path)) == 48
+    pd.testing.assert_frame_equal(again.summary, result.summary)
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    told = CliRunner().invoke(app, ["study", str(tmp_path / "study.yaml"), "--dry-run"])
+    assert "24 test cases in 3 folds; in the first, 4 validation" in told.output, told.output
+
+
+def test_folds_beyond_the_cases_are_refused(organs, tmp_path):
+    facts = describe(config(organs, tmp_path))[0].cases.facts
+    last = split_cases(facts, 8, 4, 0, fold=3)
+    assert len(last.test) == 6, "what is left"
+    assert len(last.validation) == 4
+    with pytest.raises(SitusError, match=r"cannot give test \(8 in each of 5 folds\)"):
+        split_cases(facts, 8, 4, 0, fold=4)
+    with pytest.raises(ConfigError, match="are one fold"):
+        validate(StudyConfig, config(organs, tmp_path, test="given", folds=2))
 
 
 def test_an_arm_without_a_reference_is_told(organs, tmp_path):

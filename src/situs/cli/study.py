@@ -106,7 +106,8 @@ def _print_jobs(graph: Any, folders: Any, json: bool) -> None:
         "jobs": graph.expected(),
         "done": len(jobs) - len(missing),
         "next": [f"{job.kind} {job.title}".strip() for job in missing],
-        "test": len(graph.cases.split.test),
+        "folds": len(graph.folds),
+        "test": sum(len(fold.cases.split.test) for fold in graph.folds),
         "validation": len(graph.cases.split.validation),
         "pool": len(graph.cases.split.train),
         "unlabelled": len(graph.cases.unlabelled),
@@ -116,10 +117,11 @@ def _print_jobs(graph: Any, folders: Any, json: bool) -> None:
     if json:
         print_json(facts)
         return
+    several = f" cases in {facts['folds']} folds; in the first" if facts["folds"] > 1 else ""
     out.print(f"{facts['jobs']} jobs, {facts['done']} done", highlight=False)
     out.print(
-        f"{facts['test']} test, {facts['validation']} validation and {facts['pool']} pool cases; "
-        f"{facts['unlabelled']} scans to pretrain on",
+        f"{facts['test']} test{several}, {facts['validation']} validation and {facts['pool']} pool "
+        f"cases; {facts['unlabelled']} scans to pretrain on",
         highlight=False,
     )
     for name in facts["next"]:

@@ -85,6 +85,8 @@ class StudyConfig(Config):
             intervals: three make them up to twice as wide as five.
         test: Test cases (at least; whole patients), or ``"given"`` by the data set, as with
             ``dataset.test``.
+        folds: Cross-validation: so many disjoint sets of ``test`` test cases, each with validation,
+            training and pretraining of the others; the last may have fewer. The report joins them.
         validation: Cases for tuning, disjoint from test and training.
         split_seed: Draws test and validation cases.
         near_duplicates: Scans of different patients that are (nearly) the same: refuse the
@@ -118,6 +120,7 @@ class StudyConfig(Config):
     labels_are: Literal["cases", "patients"] = "cases"
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     test: PositiveInt | Literal["given"] = 60
+    folds: PositiveInt = 1
     validation: NonNegativeInt = 10
     split_seed: Seed = 0
     near_duplicates: Literal["refuse", "group"] = "refuse"
@@ -153,8 +156,7 @@ class StudyConfig(Config):
             if unknown := set(arm.labels) - set(self.labels):
                 raise ValueError(f"arm '{arm.title}': {sorted(unknown)} not in the study's labels")
         self._check_decides()
-        if self.dataset.test is not None and self.test != "given":
-            raise ValueError("'dataset.test' names the test cases; set test: given with it")
+        self._check_test()
         usable = [name for name, metric in METRICS.items() if metric.task == self.task]
         if self.metric and self.metric not in usable:
             raise ValueError(f"metric '{self.metric}' is none of {self.task}: {', '.join(usable)}")
@@ -174,6 +176,12 @@ class StudyConfig(Config):
             if taken := _FINETUNE_RESERVED & set(finetune):
                 raise ValueError(f"{who}: finetune settings {sorted(taken)} belong to the study")
         return self
+
+    def _check_test(self) -> None:
+        if self.dataset.test is not None and self.test != "given":
+            raise ValueError("'dataset.test' names the test cases; set test: given with it")
+        if self.folds > 1 and self.test == "given":
+            raise ValueError("test cases that are given are one fold; set folds: 1, or test: N")
 
     def _check_decides(self) -> None:
         arms = {arm.title: arm for arm in self.arms}

@@ -60,6 +60,8 @@ class JobGraph:
         cases: Its data.
         results: Result of a job, None while it is not done.
         folder: Folder of a job.
+        fold: Which of a cross-validation it is.
+        further: Graphs of the other folds, whose jobs come after its own.
     """
 
     def __init__(
@@ -68,12 +70,20 @@ class JobGraph:
         cases: StudyCases,
         results: Results,
         folder: Callable[[Job], Path],
+        fold: int = 0,
+        further: Sequence[JobGraph] = (),
     ) -> None:
         self.study, self.cases, self.results, self.folder = study, cases, results, folder
+        self.fold, self.folds = fold, (self, *further)
+        self._called = f" fold{fold}" if study.folds > 1 else ""
         self._drawn: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def jobs(self) -> list[Job]:
-        """All known jobs, in the order in which they are worth doing, each once.
+        """All known jobs, in the order in which they are worth doing, each once; all folds."""
+        return list({job.key: job for fold in self.folds for job in fold.own_jobs()}.values())
+
+    def own_jobs(self) -> list[Job]:
+        """Those of this fold.
 
         One seed is finished before the next begins, so that a study that is stopped early still
         compares all arms.
@@ -88,7 +98,11 @@ class JobGraph:
         return list(found.values())
 
     def expected(self) -> int:
-        """Number of jobs in the whole study, known and still unknown."""
+        """Number of jobs in the whole study, known and still unknown; all folds."""
+        return sum(fold.own_expected() for fold in self.folds)
+
+    def own_expected(self) -> int:
+        """Number of jobs of this fold."""
         study = self.study
         seeds = {*study.seeds, *(study.tune.seeds if len(study.tune.lr) > 1 else ())}
         pretrained = [arm for arm in study.arms if arm.method != SCRATCH]
@@ -104,7 +118,11 @@ class JobGraph:
         return 1 + len(pretrainings) + tunings + runs
 
     def runs(self) -> Iterator[tuple[Job, Arm, int, int]]:
-        """The fine-tunings that are compared: job, arm, labels, seed; as far as known."""
+        """The fine-tunings of this fold that are compared, as far as known.
+
+        Yields:
+            Job, arm, labels and seed.
+        """
         for arm in self.study.arms:
             for labels in self.study.labels_of(arm):
                 for seed in self.study.seeds:
@@ -121,7 +139,7 @@ class JobGraph:
         config["rules"] = preprocessing.of_voxels()
         if self.cases.modality:
             config["modality"] = self.cases.modality
-        return Job("store", "store", config, {"paths": self.cases.contents})
+        return Job("store", f"store{self._called}", config, {"paths": self.cases.contents})
 
     def pretraining(self, arm: Arm, seed: int) -> Job:
         """The pretraining of an arm, shared by label counts and, by default, by seeds."""
@@ -139,7 +157,7 @@ class JobGraph:
             "threads": study.threads,
             "data": str((self.folder(store) / RUN).resolve()),
         }
-        title = f"{arm.title} seed{seed}"
+        title = f"{arm.title} seed{seed}{self._called}"
         about = {"arm": arm.title, "seed": seed}
         return Job("pretrain", title, config, {"data": store.key}, (store.key,), about)
 
@@ -155,8 +173,11 @@ class JobGraph:
     def identity(self, arm: Arm, labels: int) -> str:
         """Hash of all that decides an arm's results with so many labels, before anything is run.
 
-        Names of arms, other arms and other label counts are no part of it.
+        Names of arms, other arms and other label counts are no part of it; all folds are.
         """
+        return sha256(*(k for fold in self.folds for k in fold._keys(arm, labels)), digits=12)
+
+    def _keys(self, arm: Arm, labels: int) -> list[str]:
         test, keys = self.cases.split.test, []
         for seed in self.study.seeds:
             start, train = self._start(arm, seed), self.training(labels, seed)
@@ -166,7 +187,7 @@ class JobGraph:
         if tuned is not None:
             trials = self._tunings(tuned, self._tuned_at(labels), {}).values()
             keys += [job.key for pairs in trials for pair in pairs for job in pair]
-        return sha256(*keys, digits=12)
+        return keys
 
     def _path_to(self, arm: Arm, labels: int, seed: int) -> list[Job]:
         """Jobs that lead to one compared run; the run itself last, once it is known."""
@@ -187,7 +208,7 @@ class JobGraph:
         train = self.training(labels, seed)
         job = self._finetuning(arm, start, preprocessing, train, self.cases.split.test, seed, lr)
         about = {"arm": arm.title, "labels": labels, "seed": seed, "lr": job.config.get("lr")}
-        title = f"{arm.title} {labels} labels seed{seed}"
+        title = f"{arm.title} {labels} labels seed{seed}{self._called}"
         return [
             *jobs,
             Job("finetune", title, job.config, job.identity, job.needs, about),
@@ -217,7 +238,7 @@ class JobGraph:
                 train = self.training(labels, seed)
                 job = self._finetuning(arm, start, preprocessing, train, test, seed, lr)
                 about = {"arm": arm.title, "labels": labels, "seed": seed, "lr": lr}
-                title = f"{arm.title} {labels} labels lr{lr:g} seed{seed}"
+                title = f"{arm.title} {labels} labels lr{lr:g} seed{seed}{self._called}"
                 trial = Job("tune", title, job.config, job.identity, job.needs, about)
                 trials[lr].append((start, trial))
         return trials

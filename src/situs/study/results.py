@@ -75,7 +75,41 @@ def collect(
     What the study decides has tests of its own only where no result was there when it was named.
     """
     study = graph.study
-    runs, cases = [], []
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for fold in graph.folds:
+        for name, rows in _rows(fold, folders).items():
+            tables.setdefault(name, []).extend(rows)
+    frame = pd.DataFrame(
+        tables["cases"], columns=["arm", "labels", "seed", "case", "score", "folder"]
+    )
+    run_frame = pd.DataFrame(tables["runs"])
+    pretrainings = pd.DataFrame(tables["pretrain"])
+    beforehand = study if named_after == 0 else study.model_copy(update={"decides": ()})
+    summary = summarise(beforehand, frame, run_frame, pretrainings)
+    finished = [result for job in graph.jobs() if (result := folders.result(job)) is not None]
+    return StudyResult(
+        study=study,
+        summary=summary,
+        runs=run_frame,
+        cases=frame,
+        pretrainings=pretrainings,
+        tuning=pd.DataFrame(tables["tune"]),
+        rivals=rivals(study, frame, run_frame, summary),
+        decided=decided(study, frame, run_frame),
+        done=len(finished),
+        expected=graph.expected(),
+        refused=tuple(reason for result in finished for reason in result.refusals),
+        versions=tuple(sorted({result.situs for result in finished})),
+        failed=tuple(failed),
+        named_after=named_after,
+    )
+
+
+def _rows(graph: JobGraph, folders: JobFolders) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the tables, of one fold."""
+    study = graph.study
+    fold = {"fold": graph.fold} if study.folds > 1 else {}
+    tables: dict[str, list[dict[str, Any]]] = {t: [] for t in ("runs", "cases", "pretrain", "tune")}
     for job, arm, labels, seed in graph.runs():
         result = folders.result(job)
         if result is None:
@@ -83,9 +117,10 @@ def collect(
         scores = graph.scores(result, study.score)
         head = {"arm": arm.title, "labels": labels, "seed": seed}
         folder = result.folder.name
-        runs.append(
+        tables["runs"].append(
             {
                 **head,
+                **fold,
                 "lr": job.config.get("lr"),
                 "score": mean_score(scores),
                 "diverged": result.diverged,
@@ -97,14 +132,14 @@ def collect(
                 "folder": folder,
             }
         )
-        cases += [{**head, "case": c, "score": v, "folder": folder} for c, v in scores.items()]
-    others: dict[str, list[dict[str, Any]]] = {"pretrain": [], "tune": []}
-    jobs = graph.jobs()
-    for job in jobs:
+        tables["cases"] += [
+            {**head, "case": c, "score": v, "folder": folder} for c, v in scores.items()
+        ]
+    for job in graph.own_jobs():
         result = folders.result(job)
-        if result is None or job.kind not in others:
+        if result is None or job.kind not in tables:
             continue
-        row = {**(job.about or {}), **_cost(result), "folder": result.folder.name}
+        row = {**(job.about or {}), **fold, **_cost(result), "folder": result.folder.name}
         row["key"] = job.key
         if job.kind == "tune":
             row |= {"diverged": result.diverged, **_loss(result.folder / RUN / "metrics.csv")}
@@ -115,29 +150,8 @@ def collect(
                 "scores": result.scores,
                 "explained": list(result.explained),
             }
-        others[job.kind].append(row)
-    frame = pd.DataFrame(cases, columns=["arm", "labels", "seed", "case", "score", "folder"])
-    run_frame = pd.DataFrame(runs)
-    pretrainings = pd.DataFrame(others["pretrain"])
-    beforehand = study if named_after == 0 else study.model_copy(update={"decides": ()})
-    summary = summarise(beforehand, frame, run_frame, pretrainings)
-    finished = [result for job in jobs if (result := folders.result(job)) is not None]
-    return StudyResult(
-        study=study,
-        summary=summary,
-        runs=run_frame,
-        cases=frame,
-        pretrainings=pretrainings,
-        tuning=pd.DataFrame(others["tune"]),
-        rivals=rivals(study, frame, run_frame, summary),
-        decided=decided(study, frame, run_frame),
-        done=len(finished),
-        expected=graph.expected(),
-        refused=tuple(reason for result in finished for reason in result.refusals),
-        versions=tuple(sorted({result.situs for result in finished})),
-        failed=tuple(failed),
-        named_after=named_after,
-    )
+        tables[job.kind].append(row)
+    return tables
 
 
 def lost_classes(rows: Sequence[Mapping[str, str]]) -> list[str]:

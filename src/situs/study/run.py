@@ -172,13 +172,26 @@ def open_graph(study: StudyConfig) -> tuple[JobGraph, JobFolders]:
         raise ConfigError(f"{study.data} has labels for {dataset.task}, not for {study.task}")
     facts = inspect(dataset, study.out / "cases.json")
     facts = without_leaks(facts, study.duplicate_correlation, study.near_duplicates)
-    cases = _study_cases(study, dataset, facts)
-    _check_classes(study, cases)
     folders = JobFolders(study.out / "jobs")
-    graph = JobGraph(study, cases, folders.result, folders.folder)
+    further = [_graph_of(study, dataset, facts, folders, n) for n in range(1, study.folds)]
+    return _graph_of(study, dataset, facts, folders, 0, further), folders
+
+
+def _graph_of(
+    study: StudyConfig,
+    dataset: Dataset,
+    facts: Sequence[CaseFacts],
+    folders: JobFolders,
+    fold: int,
+    further: Sequence[JobGraph] = (),
+) -> JobGraph:
+    """The jobs of one fold, with those of further ones."""
+    cases = _study_cases(study, dataset, facts, fold)
+    _check_classes(study, cases)
+    graph = JobGraph(study, cases, folders.result, folders.folder, fold, further)
     for labels in {max(study.labels), *study.tune.labels}:
         graph.training(labels, study.seeds[0])  # says now if there are too few cases
-    return graph, folders
+    return graph
 
 
 def _check_classes(study: StudyConfig, cases: StudyCases) -> None:
@@ -221,12 +234,14 @@ def _gpus() -> tuple[str, ...]:
     return tuple(named.split(",")[:count] if named else map(str, range(count)))
 
 
-def _study_cases(study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts]) -> StudyCases:
-    """Split the labelled cases, and find the images to pretrain on.
+def _study_cases(
+    study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts], fold: int
+) -> StudyCases:
+    """Split the labelled cases for a fold, and find the images to pretrain on.
 
     None of these is of a tested patient, not even without its labels.
     """
-    split = split_cases(facts, study.test, study.validation, study.split_seed)
+    split = split_cases(facts, study.test, study.validation, study.split_seed, fold)
     alike, action = study.duplicate_correlation, study.near_duplicates
     names = set(split.test)
     tested = [f for f in facts if f.name in names]
@@ -260,9 +275,9 @@ def _study_cases(study: StudyConfig, dataset: Dataset, facts: Sequence[CaseFacts
 
 
 def _write_tables(result: StudyResult, graph: JobGraph, names: Names) -> None:
-    out, split = result.study.out, graph.cases.split
-    pretrained_on = [path.name for path in graph.cases.unlabelled]
-    for name in (*split.test, *split.validation, *split.train, *pretrained_on):
+    out = result.study.out
+    parts = [_parts(fold.cases) for fold in graph.folds]
+    for name in (name for part in parts for listed in part.values() for name in listed):
         names.add(name)
     tables = {
         "summary": result.summary,
@@ -276,14 +291,18 @@ def _write_tables(result: StudyResult, graph: JobGraph, names: Names) -> None:
     for name, table in tables.items():
         marked = table.map(cell).rename(columns=cell)
         write_file(out / f"{name}.csv", marked.to_csv(index=False, float_format="%.6g"))
-    write_json(
-        out / "split.json",
-        {
-            "fingerprint": graph.cases.fingerprint,
-            "test": list(map(names.of, split.test)),
-            "validation": list(map(names.of, split.validation)),
-            "pool": list(map(names.of, split.train)),
-            "pretrained_on": list(map(names.of, pretrained_on)),
-        },
-    )
+    called = [{part: list(map(names.of, listed)) for part, listed in p.items()} for p in parts]
+    split = called[0] if len(called) == 1 else {"folds": called}
+    write_json(out / "split.json", {"fingerprint": graph.cases.fingerprint, **split})
     names.save(out)
+
+
+def _parts(cases: StudyCases) -> dict[str, Sequence[str]]:
+    """Who is tested, tuned on, left to draw from, and pretrained on."""
+    split = cases.split
+    return {
+        "test": split.test,
+        "validation": split.validation,
+        "pool": split.train,
+        "pretrained_on": [path.name for path in cases.unlabelled],
+    }

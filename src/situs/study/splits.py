@@ -39,7 +39,9 @@ def without_leaks(
     return [replace(f, group=groups[f.group]) for f in facts]
 
 
-def split_cases(facts: Sequence[CaseFacts], test: int | str, validation: int, seed: int) -> Split:
+def split_cases(
+    facts: Sequence[CaseFacts], test: int | str, validation: int, seed: int, fold: int = 0
+) -> Split:
     """Split cases by group, in proportion to strata.
 
     Args:
@@ -47,6 +49,8 @@ def split_cases(facts: Sequence[CaseFacts], test: int | str, validation: int, se
         test: At least so many test cases, or ``"given"``: those the data set calls test.
         validation: At least so many validation cases.
         seed: Fixes the split.
+        fold: Of a cross-validation. Folds are cut from one order one after another, so that no
+            case is tested twice; the last may have fewer than ``test``.
 
     Raises:
         LeakError: If ``"given"`` divides a patient.
@@ -63,11 +67,17 @@ def split_cases(facts: Sequence[CaseFacts], test: int | str, validation: int, se
         rest = [g for g in order if g not in chosen]
     else:
         chosen, rest = _take(order, int(test))
+        tested_before: list[list[CaseFacts]] = []
+        for _ in range(fold):
+            tested_before += chosen
+            chosen, rest = _take(rest, int(test))
+        rest = rest + tested_before
     tuning, pool = _take(rest, validation)
     if not chosen or not pool:
+        times = f" in each of {fold + 1} folds" if fold else ""
         raise SitusError(
-            f"{len(facts)} cases in {len(order)} patients cannot give test ({test}), validation "
-            f"({validation}) and training cases; ask for fewer"
+            f"{len(facts)} cases in {len(order)} patients cannot give test ({test}{times}), "
+            f"validation ({validation}) and training cases; ask for fewer"
         )
     return Split(train=_names(pool), validation=_names(tuning), test=_names(chosen))
 

@@ -16,9 +16,19 @@ from situs.study.config import StudyConfig
 
 
 def score_table(cases: pd.DataFrame, arm: str, labels: int) -> pd.DataFrame:
-    """Scores with a row a seed and a column a case."""
+    """Scores with a row a seed and a column a case.
+
+    Of a cross-validation each case has a column, too: it is tested in one fold alone, and the draws
+    of a seed in all folds make one row.
+    """
     chosen = cases[(cases["arm"] == arm) & (cases["labels"] == labels)]
     return chosen.pivot_table(index="seed", columns="case", values="score", dropna=False)
+
+
+def unscored(cases: pd.DataFrame, arm: str, labels: int) -> int:
+    """How many cases of an arm's runs have no score."""
+    own = cases[(cases["arm"] == arm) & (cases["labels"] == labels)]
+    return int(own["score"].isna().sum())
 
 
 def endings(runs: pd.DataFrame, arm: str, labels: int) -> tuple[int, int]:
@@ -65,7 +75,7 @@ def summarise(
                 "runs": ended,
                 "diverged": diverged,
                 "cases": table.shape[1],
-                "unscored": int(table.isna().to_numpy().sum()),
+                "unscored": unscored(cases, arm.title, labels),
                 "mean": own.mean,
                 "low": own.low,
                 "high": own.high,
@@ -130,7 +140,8 @@ def decided(study: StudyConfig, cases: pd.DataFrame, runs: pd.DataFrame) -> pd.D
         assert other is not None  # the configuration is refused without
         found = _against(study, cases, runs, one.arm, other, one.labels)
         ended = [endings(runs, arm, one.labels)[0] for arm in (one.arm, other.title)]
-        p = found.get("p", math.nan) if min(ended) == len(study.seeds) else math.nan
+        whole = min(ended) == len(study.seeds) * study.folds
+        p = found.get("p", math.nan) if whole else math.nan
         largest = math.nan if math.isnan(largest) or math.isnan(p) else max(largest, p)
         rows.append({"arm": one.arm, "labels": one.labels, **found, "p_sequence": largest})
     return pd.DataFrame(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from situs.report.study.wording import (
 from situs.scans.aliases import Names
 from situs.scans.refusals import REASONS
 from situs.study.config import StudyConfig
-from situs.study.graph import StudyCases
+from situs.study.graph import JobGraph, StudyCases
 from situs.study.results import StudyResult
 from situs.study.run import carry_out
 from situs.study.scheduler import WORKER, Event
@@ -86,27 +86,28 @@ def run_study(
         names=names,
     )
     write_file(result.study.out / "summary.md", markdown(result))
-    return replace(result, page=write_page(result, graph.cases, names=names))
+    return replace(result, page=write_page(result, graph, names=names))
 
 
-def write_page(result: StudyResult, cases: StudyCases, *, names: bool = False) -> Path:
+def write_page(result: StudyResult, graph: JobGraph, *, names: bool = False) -> Path:
     """Write ``index.html`` into the study's folder."""
     script = Markup(page.text_asset("report.js"))
-    text = page.render("study.html.j2", s=view(result, cases, Names(shown=names)), js=script)
+    text = page.render("study.html.j2", s=view(result, graph, Names(shown=names)), js=script)
     file = result.study.out / "index.html"
     write_file(file, text)
     return file
 
 
-def view(result: StudyResult, cases: StudyCases, names: Names) -> dict[str, Any]:
+def view(result: StudyResult, graph: JobGraph, names: Names) -> dict[str, Any]:
     """Everything that the template places, as text."""
     study, metric = result.study, result.study.score
+    folds = [fold.cases for fold in graph.folds]
     return {
         "name": study.name,
         "metric": metric.name,
         "counted": counted(study),
         "progress": f"{result.done} of {result.expected} jobs done",
-        "extent": _extent(study, cases),
+        "extent": _extent(study, folds),
         "findings": _findings(result),
         "unstable": unstable(result),
         "failed": result.failed,
@@ -128,9 +129,9 @@ def view(result: StudyResult, cases: StudyCases, names: Names) -> dict[str, Any]
         "runs": [_run_row(row) for row in result.runs.to_dict("records")],
         "tuning_headings": _run_headings(study),
         "tuning": [_run_row(row) for row in result.tuning.to_dict("records")],
-        "test_cases": len(cases.split.test),
-        "validation_cases": len(cases.split.validation),
-        "fairness": _fairness(result, cases),
+        "test_cases": sum(len(cases.split.test) for cases in folds),
+        "validation_cases": _from_to(len(cases.split.validation) for cases in folds),
+        "fairness": _fairness(result, folds),
         "refused": [_refused(line, names) for line in result.refused],
         "configuration": page.settings(study.model_dump(mode="json"), names),
     }
@@ -152,7 +153,7 @@ def _result_headings(study: StudyConfig) -> tuple[str, ...]:
     metric = study.score
     gain = (f"gain, {metric.unit}", "95 % interval", "p", "adjusted p", "scratch needs")
     kind = counted(study)
-    return ("method", kind, metric.name, "95 % interval", *gain, "learning rate", "seeds")
+    return ("method", kind, "runs", metric.name, "95 % interval", *gain, "learning rate")
 
 
 def _rival_headings(study: StudyConfig) -> tuple[str, ...]:
@@ -172,6 +173,7 @@ def _result_row(row: Record, metric: Metric) -> dict[str, Any]:
     cells = (
         row["arm"],
         row["labels"],
+        ended(row).replace(", ", ",\u200b "),  # where the cell may break
         number(row["mean"]),
         interval(row["low"], row["high"]),
         told(row.get("gain")),
@@ -180,15 +182,14 @@ def _result_row(row: Record, metric: Metric) -> dict[str, Any]:
         p_value(row["p_holm"]),
         labels_needed(row),
         rate(row),
-        ended(row),
     )
-    return {"cells": cells, "verdict": verdict(row), "verdict_at": 4}
+    return {"cells": cells, "verdict": verdict(row), "verdict_at": 5}
 
 
 def _cost_row(row: Record) -> dict[str, Any]:
     cells = (
         row["arm"],
-        row["seed"],
+        _draw(row),
         duration(row["seconds"]),
         duration(row["cpu_seconds"]),
         _with_unit(row["peak_memory_mib"], 0, "MiB"),
@@ -203,11 +204,16 @@ def _run_headings(study: StudyConfig) -> tuple[str, ...]:
     return ("method", counted(study), "seed", score, "loss", "learning rate", "time", "folder")
 
 
+def _draw(row: Record) -> str:
+    """Seed of a run, and its fold where there are several."""
+    return f"{row['seed']}, fold {row['fold']}" if "fold" in row else str(row["seed"])
+
+
 def _run_row(row: Record) -> dict[str, Any]:
     cells = (
         row["arm"],
         row["labels"],
-        row["seed"],
+        _draw(row),
         "diverged" if row["diverged"] else number(row["score"]),
         f"{number(row['loss_first'], 2)} to {number(row['loss_last'], 2)}",
         "default" if row["lr"] is None else f"{row['lr']:g}",
@@ -246,10 +252,12 @@ def _refused(line: str, names: Names) -> str:
     return names.called(line[:end]) + line[end:]
 
 
-def _extent(study: StudyConfig, cases: StudyCases) -> str:
+def _extent(study: StudyConfig, folds: Sequence[StudyCases]) -> str:
+    several = f" in {len(folds)} folds" if len(folds) > 1 else ""
+    tested = sum(len(cases.split.test) for cases in folds)
     return (
         f"{_count(study.arms, 'way')} to begin · {_listed(study.labels)} labelled "
-        f"{study.labels_are} · {_count(study.seeds, 'seed')} · {len(cases.split.test)} test cases"
+        f"{study.labels_are} · {_count(study.seeds, 'seed')} · {tested} test cases{several}"
     )
 
 
@@ -261,20 +269,35 @@ def _sharing(study: StudyConfig) -> str:
     )
 
 
-def _fairness(result: StudyResult, cases: StudyCases) -> list[str]:
+def _fairness(result: StudyResult, folds: Sequence[StudyCases]) -> list[str]:
     study = result.study
-    split = cases.split
+    test, validation, train, images = (
+        _from_to(counts)
+        for counts in zip(
+            *(
+                (*map(len, (c.split.test, c.split.validation, c.split.train)), len(c.unlabelled))
+                for c in folds
+            ),
+            strict=True,
+        )
+    )
+    joined = (
+        f"{len(folds)} folds, no case tested in two; what is told is over the test cases of all, "
+        "and the draws of a seed in all folds count as one. In each, "
+        if len(folds) > 1
+        else ""
+    )
     alike = "refused" if study.near_duplicates == "refuse" else "kept in one part"
     return [
-        f"{len(split.test)} cases are tested, {len(split.validation)} serve for tuning, and "
-        f"training cases are drawn from {len(split.train)}. Splits are by patient and fixed by "
+        f"{joined}{test} cases are tested, {validation} serve for tuning, and "
+        f"training cases are drawn from {train}. Splits are by patient and fixed by "
         f"seed {study.split_seed}. Scans of different patients that are (nearly) the same are "
         f"{alike}: a correlation of ranks of {study.duplicate_correlation:g} or more.",
-        f"Pretraining may use {len(cases.unlabelled)} images, none of a tested patient; "
+        f"Pretraining may use {images} images, none of a tested patient; "
         f"{len(result.refused)} scans of them were refused.",
         "All arms share backbone, preprocessing, steps and optimiser budget unless the "
         "configuration below says otherwise.",
-        f"Fingerprint of the labelled data: {cases.fingerprint}. Made with situs "
+        f"Fingerprint of the labelled data: {folds[0].fingerprint}. Made with situs "
         f"{', '.join(result.versions) or 'of no known version'}.",
     ]
 
@@ -286,6 +309,12 @@ def _scores(scores: dict[str, float]) -> str:
 def _with_unit(value: Any, digits: int, unit: str) -> str:
     text = number(value, digits)
     return text if text == "–" else f"{text} {unit}"
+
+
+def _from_to(counts: Iterable[int]) -> str:
+    """A number, or the least and the most of several."""
+    least, *more = sorted(set(counts))
+    return f"{least} to {more[-1]}" if more else str(least)
 
 
 def _count(things: Sequence[Any], name: str) -> str:

@@ -179,9 +179,9 @@ def _unscored(result: StudyResult) -> list[str]:
         return []
     return [
         f"{row['arm']} with {labelled(result.study, row['labels'])}: {row['unscored']} of "
-        f"{row['cases'] * row['runs']} cases have no {result.study.score.name}, because a class "
-        "was missed or invented there or none is present. They are in no mean, and gains are over "
-        "the cases that both arms score."
+        f"{row['cases'] * row['runs'] // result.study.folds} cases have no "
+        f"{result.study.score.name}, because a class was missed or invented there or none is "
+        "present. They are in no mean, and gains are over the cases that both arms score."
         for row in result.summary.to_dict("records")
         if row["unscored"]
     ]
@@ -321,19 +321,19 @@ def markdown(result: StudyResult) -> str:
     told = partial(difference, metric=metric)
     gain = (f"gain, {metric.unit}", "95 % interval", "adjusted p", "scratch needs")
     kind = counted(result.study)
-    headings = ("method", kind, metric.name, "95 % interval", *gain, "seeds")
+    headings = ("method", kind, "runs", metric.name, "95 % interval", *gain)
     lines = [_line(headings), _line(["---"] + ["--:"] * (len(headings) - 1))]
     for row in result.summary.to_dict("records"):
         cells = (
             str(row["arm"]).replace("|", "\\|"),
             str(row["labels"]),
+            ended(row),
             number(row["mean"]),
             interval(row["low"], row["high"]),
             told(row.get("gain")),
             interval(row.get("gain_low"), row.get("gain_high"), told),
             p_value(row["p_holm"]),
             labels_needed(row),
-            ended(row),
         )
         lines.append(_line(cells))
     return "\n".join(lines) + "\n"
