@@ -690,7 +690,7 @@ def test_an_arm_of_which_a_run_diverged_is_told_and_not_tested(organs, tmp_path,
     assert table.count("| 2 of 3, 1 diverged |") == table.count("| 0 of 3, 3 diverged |") == 1
     page = result.page.read_text()
     assert all(escape(sentence) in page for sentence in (first[0], *told))
-    assert "2\u00a0of\u00a03,\u200b\u00a01\u00a0diverged" in page
+    assert "2\u00a0of\u00a03,\u00a0\u200b1\u00a0diverged" in page
     # A report, or another call, says the same, and a rate of its own makes other runs.
     again = run_study(study, only_report=True)
     assert unstable(again) == told

@@ -173,7 +173,7 @@ def _result_row(row: Record, metric: Metric) -> dict[str, Any]:
     cells = (
         row["arm"],
         row["labels"],
-        ended(row).replace(", ", ",\u200b "),  # where the cell may break
+        ended(row).replace(", ", ", \u200b"),  # where the cell may break
         number(row["mean"]),
         interval(row["low"], row["high"]),
         told(row.get("gain")),
