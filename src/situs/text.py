@@ -73,7 +73,7 @@ def number(value: float | None) -> str:
     return text.replace("-", "−")
 
 
-def times(size: Iterable[int]) -> str:
+def times(size: Iterable[int | str]) -> str:
     """A size in voxels or pixels, for instance ``"96×96×64"``."""
     return "×".join(map(str, size))
 

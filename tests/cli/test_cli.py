@@ -9,11 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from collections_made import write_collection
 from command_line import here
+from typer.testing import CliRunner
 
 from situs import cli
 from situs.cli.exits import Exit
 from situs.cli.train import _finish
+from situs.demo.studies import make_demo_studies
+from situs.store import Store
 
 _DATA = ["--data", "x", "--out", "y"]
 
@@ -123,3 +127,70 @@ def test_ctrl_c_says_a_word_before_the_command_begins(
         script, check=False, env={**os.environ, "PYTHONPATH": where}, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (130, "stopped before anything was begun\n")
+
+
+@pytest.mark.parametrize("verb", sorted(name for names in cli.PANELS.values() for name in names))
+def test_help_has_no_types_of_python(verb: str) -> None:
+    shown = CliRunner().invoke(cli.app, [verb, "--help"], env={"COLUMNS": "200"}).stdout
+    assert f" {verb} [OPTIONS]" in shown
+    assert "list[" not in shown
+    assert "…}..." not in shown
+
+
+def test_paths_are_told_as_they_were_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_collection(tmp_path / "my data", cases=1) / "images"
+    monkeypatch.chdir(tmp_path)
+    typed = here(Exit.REFUSED, "prepare", "my data/images", "--out", "my data/images")
+    assert typed.startswith("error: my data/images ")
+    whole = here(Exit.REFUSED, "prepare", data, "--out", data)
+    assert whole == typed.replace("my data/images", str(data))
+    # A path elsewhere that merely goes on as the working folder does stays whole.
+    there = tmp_path / "other" / tmp_path.relative_to("/") / "nothing"
+    monkeypatch.setattr("sys.argv", ["situs"])
+    assert cli._as_typed(f"{there} is absent") == f"other{tmp_path}/nothing is absent"
+
+
+def test_a_spacing_that_leaves_nothing_of_the_scans_is_what_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One number is that of all axes; the scans are well, and 'situs scan' would say so."""
+    write_collection(tmp_path / "data", cases=2)
+    monkeypatch.chdir(tmp_path)
+    typed = ["prepare", "data/images", "--out", "store", "--workers", "0", "--spacing"]
+    said = here(Exit.REFUSED, *typed, "1000")
+    assert said == (
+        "error: no scan can be used (absurd-spacing); of case-0.nii.gz its 26×22×14 voxels of "
+        "1×1.2×2 mm would become 1×1×1; choose another --spacing\n"
+    )
+    here(Exit.DONE, *typed, "3")
+    for scan in Store.open("store"):
+        assert scan.record.spacing == pytest.approx((3.0, 3.0, 3.0))
+
+
+def test_files_of_no_study_are_no_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_collection(tmp_path / "data", cases=2)
+    monkeypatch.chdir(tmp_path)
+    said = here(Exit.REFUSED, "studies", "data/images")
+    assert said == (
+        "error: no study in data/images: only 2 scans of no study (formats other than DICOM name "
+        "none)\n"
+    )
+    make_demo_studies("studies", "knee", 2, seed=0)
+    here(Exit.DONE, "scan", "data/images", "studies", "--out", "catalog", "--workers", "0")
+    shown = CliRunner().invoke(cli.app, ["studies", "catalog", "--rules", "knee"])
+    assert "\n2 studies, 2 with two roles or more" in shown.stdout
+    assert "left out: 2 scans of no study" in shown.stderr
+    assert shown.exit_code == Exit.DONE, "what is of no study lacks no role"
+
+
+def test_a_narrow_terminal_gets_lines_of_words(tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data", cases=1) / "images"
+    (data / "bad.nii").write_bytes(b"")
+    typed = ["scan", str(data), "--root", str(data), "--workers", "0"]
+    wide = CliRunner().invoke(cli.app, typed, env={"COLUMNS": "120"}).stdout
+    assert [*wide.splitlines()[0].split()][:4] == ["scan", "shape", "mm", "axes"]
+    lines = CliRunner().invoke(cli.app, typed, env={"COLUMNS": "40"}).stdout.splitlines()
+    first = lines.index("case-0.nii.gz")
+    assert " ".join(lines[first + 1].split()).startswith("26×22×14, 1×1.2×2 mm, ")
+    assert lines[lines.index("bad.nii") + 1].strip() == "empty-file, the file holds no bytes"
+    assert min(len(line) for line in lines if line.strip()) > 6, "no column of letters"

@@ -16,7 +16,10 @@ import pytest
 import typer
 from pydantic import BaseModel
 from typer.main import get_command
+from typer.testing import CliRunner
 
+from situs import backbones, methods
+from situs.backbones.presets import PRESETS
 from situs.cli import app
 
 SHOWN = {"json", "quiet", "rows"}  # how a verb shows what it did
@@ -272,8 +275,8 @@ CHOICES: dict[tuple[str, str], Callable[[], Iterable[str]]] = {
 """Options whose choices a registry has."""
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_help_names_every_choice(name: str) -> None:
+def choices(name: str) -> dict[str, set[str]]:
+    """Option of a verb → the words that it takes, as the registries and the functions say."""
     verb = VERBS[name]
     wanted = {option: set(there()) for (at, option), there in CHOICES.items() if at == name}
     back = {there: option for option, there in verb.named.items()}
@@ -285,11 +288,36 @@ def test_help_names_every_choice(name: str) -> None:
                 continue
             if words := literals(hint):
                 wanted[back.get(argument, argument)] = words
+    return wanted
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_names_every_choice_and_completion_offers_it(name: str) -> None:
+    wanted = choices(name)
     command = get_command(app).commands[name]  # type: ignore[attr-defined]
     for parameter in command.params:
         said = f"{getattr(parameter, 'help', '')} {parameter.metavar or ''}"
         for word in wanted.get(parameter.name or "", ()):
             assert re.search(rf"\b{re.escape(word)}\b", said), f"--{parameter.name}: {word}"
+        if wanted.get(parameter.name or ""):
+            (option,) = (written for written in parameter.opts if written.startswith("--"))
+            assert set(offered(f"situs {name} {option} ")) == wanted[parameter.name or ""], option
+
+
+def offered(typed: str) -> list[str]:
+    """What bash is told when the tabulator key is pressed."""
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    asked = {"_SITUS_COMPLETE": "complete_bash", **words}
+    return CliRunner().invoke(app, prog_name="situs", env=asked).stdout.split()
+
+
+def test_completion_offers_methods_and_networks() -> None:
+    assert offered("situs pretrain --method ") == methods.available()
+    assert offered("situs config spatial+ma") == ["spatial+mae"]
+    networks = [*backbones.available(), *PRESETS]
+    assert set(offered("situs finetune --backbone ")) == set(networks)
+    assert offered("situs demo --method vo") == ["voco"]
+    assert offered("situs pretrain --data ") == [], "a shell completes paths by itself"
 
 
 @pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.models])

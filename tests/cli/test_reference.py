@@ -12,24 +12,29 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from collections_made import write_collection
 from scores_made import score
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from situs import backbones
+from situs import Viewsd, backbones, views_dataset
 from situs.backbones import BackboneConfig
 from situs.backbones.presets import PRESETS
 from situs.catalog.catalog import build_catalog
 from situs.cli import PANELS, app
 from situs.config import validate
+from situs.datasets.dataset import open_dataset
 from situs.errors import ScanRefused
 from situs.methods import available, method_class
 from situs.methods.composition import compose
 from situs.observation import Observation, Section
+from situs.observation.panels import ImagesPanel, Volume
 from situs.pretraining.config import PretrainConfig
 from situs.settings import described
+from situs.text import quantity
 from situs.training.run import Run
 from situs.transfer.predict import Predictions
+from situs.views.source import ArraySource
 
 HEAVY = {"torch", "numpy", "pandas", "pydantic", "yaml", "monai", "matplotlib", "nibabel"}
 
@@ -121,3 +126,25 @@ def test_results_are_one_line_that_says_how_much_there_is(tmp_path: Path) -> Non
     assert "2 done before" in repr(Predictions(skipped=["a", "b"]))
     seen = Observation("mae", 20, (Section("Voxels", "", (score(), score())),))
     assert repr(seen) == "Observation(mae, step 20, scores: gap_mae)"
+
+
+def test_what_holds_arrays_and_files_shows_none_of_them(tmp_path: Path) -> None:
+    """In a session the last value is shown: a line of words, without numbers by the thousand."""
+    data = write_collection(tmp_path / "data", cases=2)
+    scan = build_catalog([data / "images"], workers=0).accepted[0]
+    assert repr(scan).startswith("Entry('case-0.nii.gz', 26×22×14 voxels, 1×1.2×2 mm, ")
+    dataset = open_dataset(data)
+    assert repr(dataset) == f"Dataset('{data}', 2 cases, segmentation of background, 1, 2)"
+    array = np.zeros((30, 40, 50))
+    figure = ImagesPanel(title="Both", volumes=(Volume(array, np.eye(4), "left"),), names=("a",))
+    one = score()
+    assert repr(figure) == "ImagesPanel('Both')"
+    assert repr(figure.volumes[0]) == "Volume('left', 30×40×50)"
+    assert repr(one).startswith(f"Score(gap_mae {quantity(one.value, one.unit)}, chance ")
+    assert (
+        repr(Section("Voxels", "", (one,), (figure,))) == f"Section('Voxels', [{one}], 1 panel(s))"
+    )
+    sources = [ArraySource(np.random.default_rng(0).normal(size=(1, 24, 24, 24)), np.eye(4))]
+    views = views_dataset("mae", sources, options={"view_size": [8, 8, 8]}, samples=3)
+    assert repr(views) == "ViewsDataset(mae, 3 samples)"
+    assert repr(Viewsd("image", views.composition)) == "Viewsd('image', mae)"

@@ -14,13 +14,17 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import fake_worker
 import pytest
+import yaml
 from collections_made import write_collection
 from command_line import here
 from test_out import VERBS
 
+import situs.report.study
 from situs.cli.exits import GOES_ON, Exit, exit_of, stopped
 from situs.errors import Interrupted, Terminated
+from situs.report.study import run_study
 from situs.store import Store
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -68,6 +72,39 @@ def test_what_was_prepared_is_kept_and_the_line_that_is_told_goes_on(
     assert again == typed
     here(Exit.DONE, *again)
     assert len(Store.open(tmp_path / "a store")) == 30
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_study_says_that_its_jobs_save_and_goes_on_with_what_is_missing(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = (sys.executable, str(Path(fake_worker.__file__)))
+    monkeypatch.setattr(situs.report.study, "run_study", partial(run_study, worker=worker))
+    monkeypatch.setenv("FAKE_SECONDS", "0.2")
+    write_collection(tmp_path / "data", cases=12)
+    monkeypatch.chdir(tmp_path)
+    settings = {"data": "data", "out": "my study", "arms": ["none", "mae"], "labels": [2]}
+    more = {"seeds": [0, 1], "test": 4, "validation": 2, "processes": 2, "bootstrap": 100}
+    Path("study.yaml").write_text(yaml.safe_dump({**settings, **more}))
+    typed = ["study", "study.yaml"]
+    begun = tmp_path / "my study" / "jobs" / "begun.txt"
+    code = Exit.INTERRUPTED if number == signal.SIGINT else Exit.TERMINATED
+    with signalled(number, lambda: begun.is_file() and begun.read_text().count("\n") > 2):
+        said = here(code, *typed)
+    by = SIGNALS[signal.Signals(number)]
+    first, last = said.splitlines()
+    assert first in (
+        "stopping: the job under way saves its state",
+        "stopping: the 2 jobs under way save their state",
+    )
+    assert last == f"stopped by {by}; what was done is kept; go on with: situs study study.yaml"
+    assert not list(tmp_path.rglob(".lock"))
+    before = begun.with_name("order.txt").read_text().splitlines()
+    assert 0 < len(before) < 6
+    here(Exit.DONE, *typed)
+    done = begun.with_name("order.txt").read_text().splitlines()
+    assert done[: len(before)] == before
+    assert len(done) == len(set(done)) == 6, "a store, a pretraining, and 2 fine-tunings an arm"
 
 
 @pytest.mark.parametrize("number", SIGNALS)

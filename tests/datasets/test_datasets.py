@@ -336,7 +336,7 @@ def test_csv_of_classes(tmp_path: Path) -> None:
     assert [c.target for c in dataset.cases] == [1, 0, 0]
     groups = [c.group for c in dataset.cases]
     assert groups[0] == groups[1] != groups[2]
-    assert "MRN" not in repr(dataset)
+    assert "MRN" not in repr(dataset) + repr(dataset.cases)
     assert open_dataset(tmp_path / "t.csv", classes={0: "well", 1: "sick"}).cases[0].target == 0
     with pytest.raises(DatasetError, match="unknown class 'sick'"):
         open_dataset(tmp_path / "t.csv", classes={0: "well", 1: "ill"})

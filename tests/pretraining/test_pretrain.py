@@ -428,6 +428,14 @@ def test_a_resumed_run_has_the_same_data_and_options(
     assert files == {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()}
 
 
+def test_no_run_is_written_among_the_scans(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(few.rglob("*"))
+    monkeypatch.chdir(few)
+    with pytest.raises(RunError, match=r"'out': \. holds the scans"):
+        pretrain(settings(few, Path()), quiet=True)
+    assert sorted(few.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_overwriting_deletes_nothing_that_the_run_needs(few: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"

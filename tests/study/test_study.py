@@ -98,6 +98,10 @@ def test_every_job_is_done_once_and_after_what_it_needs(finished):
         assert all(first < i for i, d in enumerate(done) if f" {arm} " in d and i != first)
     assert max(total for *_, total in events) == 24
     assert not result.failed
+    row = result.summary.iloc[0]
+    told = f"; Dice: {row['arm']} {row['labels']} labels {row['mean']:.3f}, "
+    assert repr(result).startswith(f"StudyResult('{result.study.name}', 24 of 24 jobs{told}")
+    assert "\n" not in repr(result)
 
 
 def test_a_second_call_runs_nothing_and_a_new_seed_only_what_is_new(finished, organs, tmp_path):

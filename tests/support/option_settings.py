@@ -6,7 +6,9 @@ Run by ``make options``; ``tests/cli/test_options.py`` says when it is due.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -15,11 +17,19 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import situs.cli.settings as cli
+from situs import backbones, methods
+from situs.backbones.presets import PRESETS
 from situs.settings import described, flow
 
 FILE = Path(cli.__file__).with_suffix(".json")
 _QUOTE = '"'
 _TYPES = {bool: "flag", int: "whole number", float: "number", str: "text", Path: "path"}
+
+
+NAMED: dict[str, tuple[Callable[[], list[str]], str]] = {
+    "method": (methods.available, "situs.methods"),
+    "backbone.name": (lambda: [*backbones.available(), *PRESETS], "situs.backbones"),
+}
 
 
 def written() -> str:
@@ -38,6 +48,15 @@ def of_verb(model: str, settings: tuple[str, ...]) -> dict[str, dict[str, str]]:
     }
 
 
+def known(setting: str) -> dict[str, str]:
+    """What completion offers where a registry has the names, and the group that adds to them."""
+    if setting not in NAMED:
+        return {}
+    names, group = NAMED[setting]
+    own = [name for name in names() if name not in entry_points(group=group).names]
+    return {"known": "|".join(own), "group": group}
+
+
 def of_setting(model: type[BaseModel], setting: str, options: dict[str, str]) -> dict[str, str]:
     """What one option needs; in its help, settings are called by their options."""
     *parents, last = setting.split(".")
@@ -47,7 +66,7 @@ def of_setting(model: type[BaseModel], setting: str, options: dict[str, str]) ->
         )
     field = model.model_fields[last]
     said = described(model, lambda code: f"`{options.get(code, code.strip(_QUOTE))}`")[last]
-    found = {"type": "text", "help": said} | of_type(field)
+    found = {"type": "text", "help": said} | of_type(field) | known(setting)
     default = None if field.is_required() else field.get_default(call_default_factory=True)
     if default is not None and default is not False:
         found["default"] = flow(default)

@@ -243,3 +243,16 @@ def points(seg: pydicom.Dataset) -> dict[int, np.ndarray]:
         number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         found.setdefault(number, []).append(lps * [-1, -1, 1])
     return {number: np.concatenate(parts) for number, parts in found.items()}
+
+
+def test_label_maps_are_predicted_and_told(
+    models: list[Path], collection: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict(models[0], [collection / "images" / "case-0.nii.gz"], tmp_path / "scans")
+    assert not caplog.messages
+    made = predict(models[0], [collection / "labels"], tmp_path / "labels")
+    count = len(list((collection / "labels").iterdir()))
+    assert (len(made.rows), made.refused) == (count, [])
+    first, last = caplog.messages
+    assert first.startswith("case-0 has few values in large patches, as a label map has")
+    assert last.startswith(f"{count} scans look like label maps: case-0, case-1")

@@ -23,6 +23,7 @@ from situs.scans.quality import looks_like_labels
 from situs.scans.read import read_scan, read_series
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
+from situs.text import times
 
 Volumes = Literal["refuse", "first", "each"]
 BurnedIn = Literal["accept", "refuse"]
@@ -93,6 +94,13 @@ class Entry(BaseModel):
     near_duplicate_of: str = ""
     notes: tuple[str, ...] = ()
     burned_in: bool = False
+
+    def __repr__(self) -> str:
+        if self.reason:
+            return f"Entry('{self.path}', refused: {self.reason})"
+        spacing = times(f"{s:.3g}" for s in self.spacing)
+        facts = f"{times(self.shape)} voxels, {spacing} mm, {self.orientation}, {self.modality}"
+        return f"Entry('{self.path}', {facts})"
 
     @property
     def accepted(self) -> bool:

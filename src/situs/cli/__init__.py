@@ -2,8 +2,10 @@
 
 import io
 import os
+import re
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -47,6 +49,11 @@ class _Stopped(BaseException):
     """Carries a Ctrl-C past typer, which would end the process before anything could be said."""
 
 
+def _of_one(told: str, _ctx: Any) -> str:
+    """``<path>`` where typer would tell ``<list[Path]>``: the name or the help says 'several'."""
+    return re.sub(r"list\[(.*)\]", lambda found: found[1].lower(), told)
+
+
 class InOrder(TyperGroup):
     """A group whose verbs are listed in the order of :data:`PANELS`, each in its panel."""
 
@@ -57,6 +64,15 @@ class InOrder(TyperGroup):
             verb.rich_help_panel = panels.get(name, "More")  # type: ignore[attr-defined]
         known = [verb for verb in panels if verb in self.commands]
         return known + [verb for verb in super().list_commands(ctx) if verb not in panels]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The verb; its help names what one of several values is, not Python's type of all."""
+        verb = super().get_command(ctx, cmd_name)
+        for parameter in verb.params if verb is not None else ():
+            told = getattr(parameter, "display_type", None)  # absent in earlier typers
+            if told is not None and "list[" in told(ctx):
+                parameter.display_type = partial(_of_one, told(ctx))  # type: ignore[attr-defined]
+        return verb
 
     def make_context(self, *given: Any, **more: Any) -> Any:
         """Read the options; typer would end a Ctrl-C here without a word."""
@@ -218,6 +234,18 @@ def _tell(error: BaseException) -> None:
             words = _refused(error)
         elif isinstance(error, OSError):
             words = f"{error.filename}: {error.strerror or 'cannot be used'}"
-        err.print(f"[bold red]error:[/] {escape(words)}", highlight=False, soft_wrap=True)
+        words = escape(_as_typed(words))
+        err.print(f"[bold red]error:[/] {words}", highlight=False, soft_wrap=True)
     else:
-        err.print(escape(str(stopped(error))), highlight=False, soft_wrap=True)
+        err.print(escape(_as_typed(str(stopped(error)))), highlight=False, soft_wrap=True)
+
+
+def _as_typed(words: str) -> str:
+    """Paths below the working folder as they were typed: relative, unless one was typed whole."""
+    try:
+        here = os.path.join(os.getcwd(), "")
+    except OSError:  # the working folder is gone
+        return words
+    if here == os.sep or any(here in word for word in sys.argv[1:]):
+        return words
+    return re.sub(rf"(?<![\w./:-]){re.escape(here)}", "", words)

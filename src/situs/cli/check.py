@@ -15,7 +15,7 @@ def check(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Stores, runs, results, predictions, studies, weights.", metavar="FOLDER…"
+            help="Stores, runs, results, predictions, studies, weights.", metavar="FOLDER"
         ),
     ],
     json: Json = False,

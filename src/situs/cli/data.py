@@ -1,13 +1,15 @@
 """``situs scan``, ``situs prepare`` and ``situs upload``."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from situs.cli import app
 from situs.cli.console import (
@@ -22,7 +24,7 @@ from situs.cli.console import (
     print_json,
     print_remedies,
 )
-from situs.cli.settings import ConfigFile, Given, Set, takes_settings
+from situs.cli.settings import ConfigFile, Given, Set, completes, takes_settings
 from situs.errors import SitusError
 
 if TYPE_CHECKING:
@@ -33,13 +35,31 @@ Workers = Annotated[
     int | None, typer.Option(min=0, help="Processes; all cores by default, 0 for this one alone.")
 ]
 
+_VOLUMES = ("refuse", "first", "each")
+_BURNED_IN = ("accept", "refuse")
+
+_TABLE_COLUMNS = 80
+_ACCEPTED = {
+    "scan": "{}",
+    "shape": "{}",
+    "mm": "{} mm",
+    "axes": "{}",
+    "modality": "modality {}",
+    "role": "{}",
+    "intensities": "intensities {}",
+    "study": "study {}",
+    "duplicate of": "duplicate of {}",
+}
+_REFUSED = {"refused": "{}", "reason": "{}", "what": "{}"}
+"""Headings of the tables, and how a line says what would stand below."""
+
 _LABELS = "label-map"  # left out as it should be, and no reason for alarm
 
 
 @app.command()
 def scan(
     paths: Annotated[
-        list[Path], typer.Argument(help="Files and folders, or one URL.", metavar="PATH…")
+        list[Path], typer.Argument(help="Files and folders, or one URL.", metavar="PATH")
     ],
     catalog: Annotated[
         Path | None,
@@ -54,7 +74,11 @@ def scan(
     ] = None,
     workers: Workers = None,
     volumes: Annotated[
-        str, typer.Option(help="Scans of several volumes: refuse, first, or each.")
+        str,
+        typer.Option(
+            autocompletion=completes(*_VOLUMES),
+            help="Scans of several volumes: refuse, first, or each.",
+        ),
     ] = "refuse",
     modality: Annotated[
         str | None, typer.Option(help="Of all scans whose files do not tell, e.g. MR.")
@@ -67,7 +91,8 @@ def scan(
     burned_in: Annotated[
         str,
         typer.Option(
-            help="DICOM whose header says that text stands in the pixels: accept or refuse."
+            autocompletion=completes(*_BURNED_IN),
+            help="DICOM whose header says that text stands in the pixels: accept or refuse.",
         ),
     ] = "accept",
     rows: Annotated[int, typer.Option(min=0, help="Scans to list; 0 for all.")] = 50,
@@ -90,11 +115,11 @@ def scan(
             root,
             workers=workers,
             progress=tell,
-            volumes=_one_of("volumes", volumes, ("refuse", "first", "each")),
+            volumes=_one_of("volumes", volumes, _VOLUMES),
             modality=modality,
             patient=patient,
             planes=planes,
-            burned_in=_one_of("burned-in", burned_in, ("accept", "refuse")),
+            burned_in=_one_of("burned-in", burned_in, _BURNED_IN),
             skip=[catalog] if catalog is not None else [],
         )
     if not found.entries:
@@ -219,18 +244,37 @@ def _one_of(option: str, asked: str, known: Sequence[str]) -> Any:
 def _print(catalog: "Catalog", rows: int) -> None:
     accepted = catalog.accepted
     if accepted:
-        table = Table(box=None, header_style="bold", padding=(0, 1))
-        for name in ("scan", "shape", "mm", "axes", "modality", "role", "intensities", "study"):
-            table.add_column(name, overflow="fold")
-        table.add_column("duplicate of", overflow="fold")
         names = {e.key: e.path for e in accepted}
-        for entry in accepted[: rows or None]:
-            table.add_row(*(escape(cell) for cell in _cells(entry, names)))
-        out.print(table)
+        _print_rows(_ACCEPTED, [_cells(entry, names) for entry in accepted[: rows or None]])
         if rows and len(accepted) > rows:
             out.print(f"… and {len(accepted) - rows} more; --rows 0 lists all")
     refused = [e for e in catalog.refused if e.reason != _LABELS]
     _print_refused(refused, rows)
+
+
+def _print_rows(
+    columns: Mapping[str, str], rows: Sequence[Sequence[str]], style: str = "bold"
+) -> None:
+    """A table; in a narrow terminal, where columns would be a few letters wide, lines.
+
+    Args:
+        columns: Heading → how a line says what stands below it.
+        rows: A cell a column, the first of which is a name.
+        style: Of headings or names.
+    """
+    if out.width < _TABLE_COLUMNS:
+        for name, *cells in rows:
+            told = zip(list(columns.values())[1:], cells, strict=True)
+            words = ", ".join(said.format(cell) for said, cell in told if cell)
+            out.print(Text(name, style=style))
+            out.print(Padding(Text(words), (0, 0, 0, 2)))
+        return
+    table = Table(box=None, header_style=style, padding=(0, 1))
+    for heading in columns:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out.print(table)
 
 
 def _cells(entry: "Entry", names: dict[str, str]) -> list[str]:
@@ -252,15 +296,13 @@ def _cells(entry: "Entry", names: dict[str, str]) -> list[str]:
 def _print_refused(refused: list["Entry"], rows: int) -> None:
     if not refused:
         return
-    table = Table(box=None, header_style="bold red", padding=(0, 1))
-    for name in ("refused", "reason", "what"):
-        table.add_column(name, overflow="fold")
     shown: Counter[str] = Counter()
+    listed = []
     for entry in refused:
         shown[entry.reason] += 1
         if not rows or shown[entry.reason] <= rows:
-            table.add_row(escape(entry.path), entry.reason, escape(entry.detail))
-    out.print(table)
+            listed.append((entry.path, entry.reason, entry.detail))
+    _print_rows(_REFUSED, listed, "bold red")
     print_remedies(shown, out)
 
 

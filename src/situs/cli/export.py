@@ -8,12 +8,21 @@ from rich.markup import escape
 
 from situs.cli import app
 from situs.cli.console import Json, Overwrite, Quiet, out, out_folder, print_json
+from situs.cli.settings import completes
+
+_TARGETS = ("monai", "nnunet", "safetensors", "onnx", "hub")
 
 
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run, a result, or a weights folder.")],
-    to: Annotated[str, typer.Option(help="monai, nnunet, safetensors, onnx or hub.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            autocompletion=completes(*_TARGETS, group="situs.export"),
+            help="monai, nnunet, safetensors, onnx or hub.",
+        ),
+    ],
     folder: Annotated[Path, typer.Option("--out", callback=out_folder, help="Folder to write.")],
     licence: Annotated[
         str, typer.Option("--licence", "--license", help="Of the weights, e.g. Apache-2.0.")

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, bar, err, out, out_file, out_folder, print_json
+from situs.cli.settings import completes
 from situs.cli.tables import planned
 from situs.errors import SitusError
 
@@ -68,7 +69,11 @@ def plan(
 def studies(
     paths: Annotated[list[Path], typer.Argument(help="A catalog, or DICOM folders.")],
     rules: Annotated[
-        str, typer.Option(help="heart, knee, orthogonal, or a YAML file of one's own.")
+        str,
+        typer.Option(
+            autocompletion=completes("heart", "knee", "orthogonal"),
+            help="heart, knee, orthogonal, or a YAML file of one's own.",
+        ),
     ] = "orthogonal",
     json: Json = False,
 ) -> None:
@@ -82,13 +87,15 @@ def studies(
     from situs.catalog.study_table import study_table
     from situs.planning import open_catalog
 
-    rows = study_table(open_catalog(paths).accepted, load_rules(rules))
+    accepted = open_catalog(paths).accepted
+    alone = sum(not entry.study for entry in accepted)
+    rows = study_table([entry for entry in accepted if entry.study], load_rules(rules))
     if not rows:
         where = ", ".join(map(str, paths))
-        raise SitusError(
-            f"no study in {where}: no DICOM file, or all of them were refused; "
-            "'situs scan' says more"
-        )
+        why = f"only {_scans(alone)} of no study (formats other than DICOM name none)"
+        if not alone:
+            why = "no DICOM file, or all of them were refused; 'situs scan' says more"
+        raise SitusError(f"no study in {where}: {why}")
     roles: dict[str, set[str]] = {}
     for row in rows:
         roles.setdefault(row.study, set()).update({row.recognised.role} - {""})
@@ -97,7 +104,11 @@ def studies(
         print_json([row._asdict() | {"recognised": row.recognised._asdict()} for row in rows])
     else:
         out.print(_studies_table(rows))
-        out.print(f"{len(roles)} studies, {usable} with two roles or more ({escape(rules)} rules)")
+        counted = "1 study" if len(roles) == 1 else f"{len(roles)} studies"
+        out.print(f"{counted}, {usable} with two roles or more ({escape(rules)} rules)")
+    if alone:
+        words = f"left out: {_scans(alone)} of no study (formats other than DICOM name none)"
+        err.print(words, highlight=False, soft_wrap=True)
     raise typer.Exit(2 if not usable else int(usable < len(roles)))
 
 
@@ -106,7 +117,9 @@ def demo_studies(
     folder: Annotated[
         Path, typer.Argument(callback=out_folder, help="Where the DICOM studies are written.")
     ],
-    kind: Annotated[str, typer.Option(help="heart or knee.")] = "heart",
+    kind: Annotated[
+        str, typer.Option(autocompletion=completes("heart", "knee"), help="heart or knee.")
+    ] = "heart",
     subjects: Annotated[int, typer.Option(min=1, help="Studies to write.")] = 8,
     seed: Annotated[int, typer.Option(help="Of anatomy and poses.")] = 0,
     quiet: Quiet = False,
@@ -126,6 +139,10 @@ def demo_studies(
     if not quiet:
         studies = "1 study" if len(written) == 1 else f"{len(written)} studies"
         out.print(f"{studies} in {folder}", markup=False, soft_wrap=True)
+
+
+def _scans(count: int) -> str:
+    return "1 scan" if count == 1 else f"{count} scans"
 
 
 def _print_plans(plans: list["RolePlan"], summary: list["RoleSummary"], quiet: bool) -> None:

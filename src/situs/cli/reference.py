@@ -10,6 +10,7 @@ from rich.table import Table
 
 from situs.cli import app
 from situs.cli.console import Json, out, print_json
+from situs.cli.settings import completes_as
 
 
 @app.command()
@@ -61,7 +62,11 @@ def backbones(json: Json = False) -> None:
 @app.command()
 def config(
     method: Annotated[
-        str, typer.Argument(help="A method, 'situs methods' lists them, or a sum of methods.")
+        str,
+        typer.Argument(
+            autocompletion=completes_as("pretrain", "method"),
+            help="A method, 'situs methods' lists them, or a sum of methods.",
+        ),
     ],
 ) -> None:
     """Print every setting of a pretraining with its default and meaning, as YAML.

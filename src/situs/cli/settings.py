@@ -6,6 +6,8 @@ in ``settings.json``; ``make options`` writes it, and a test holds it to the mod
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import entry_points
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,7 +53,11 @@ Given = Mapping[str, Any]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A YAML file with settings.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a setting, key.path=value; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting by its dotted key; may be repeated.",
+    ),
 ]
 
 _TYPES: dict[str, Any] = {
@@ -73,6 +79,37 @@ def option(setting: str) -> str:
     return f"--{CALLED.get(setting, setting).replace('_', '-')}"
 
 
+def completes(*words: str, group: str = "") -> Callable[[str], list[str]]:
+    """What a shell's completion offers for an option, without importing anything heavy.
+
+    Args:
+        words: That the option takes; also as the last part of a sum, ``spatial+mae``.
+        group: Of entry points, by which other packages add theirs.
+    """
+
+    def offered(incomplete: str) -> list[str]:
+        parts, plus, last = incomplete.rpartition("+")
+        known = [*words, *(entry_points(group=group).names if group else ())]
+        return [f"{parts}{plus}{word}" for word in known if word.startswith(last)]
+
+    return offered
+
+
+def completes_as(verb: str, setting: str) -> Callable[[str], list[str]]:
+    """What completion offers for a setting, also where another verb asks for one."""
+    described = _described()[verb][setting]
+    words = described.get("known", described.get("choices", ""))
+    return completes(*filter(None, words.split("|")), group=described.get("group", ""))
+
+
+@cache
+def _described() -> dict[str, dict[str, dict[str, str]]]:
+    found: dict[str, dict[str, dict[str, str]]] = json.loads(
+        Path(__file__).with_name("settings.json").read_text("utf-8")
+    )
+    return found
+
+
 def takes_settings(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a verb have the options of :data:`MODELS` before its own.
 
@@ -82,7 +119,7 @@ def takes_settings(name: str) -> Callable[[Callable[..., None]], Callable[..., N
     Returns:
         A decorator of a function whose first argument is :data:`Given`.
     """
-    described = json.loads(Path(__file__).with_name("settings.json").read_text("utf-8"))[name]
+    described = _described()[name]
     settings = {CALLED.get(setting, setting): setting for setting in described}
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
@@ -90,7 +127,10 @@ def takes_settings(name: str) -> Callable[[Callable[..., None]], Callable[..., N
             given = {setting: values.pop(name) for name, setting in settings.items()}
             verb({key: value for key, value in given.items() if value is not None}, **values)
 
-        options = [_parameter(name, described[setting]) for name, setting in settings.items()]
+        options = [
+            _parameter(called, described[setting], completes_as(name, setting))
+            for called, setting in settings.items()
+        ]
         _, *own = signature(verb).parameters.values()
         options += [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
         called.__name__, called.__doc__ = verb.__name__, verb.__doc__
@@ -102,12 +142,15 @@ def takes_settings(name: str) -> Callable[[Callable[..., None]], Callable[..., N
     return decorate
 
 
-def _parameter(name: str, described: Mapping[str, str]) -> Parameter:
+def _parameter(
+    name: str, described: Mapping[str, str], offered: Callable[[str], list[str]]
+) -> Parameter:
     """An option that changes nothing unless it is given: a file of settings may say otherwise."""
     taken = typer.Option(
         *([option(name)] if described["type"] != "flag" else ()),
         help=described["help"],
         metavar=described.get("choices"),
+        autocompletion=offered if described["type"] == "text" else None,
         show_default=described.get("default", False),
         callback=out_folder if name == "out" else None,
     )

@@ -7,7 +7,7 @@ import typer
 
 from situs.cli import app
 from situs.cli.console import Json, Quiet, out, out_folder, print_json
-from situs.cli.settings import ConfigFile, Given, Set, settled, takes_settings
+from situs.cli.settings import ConfigFile, Given, Set, completes_as, settled, takes_settings
 from situs.cli.tables import demonstrated
 from situs.errors import ConfigError
 from situs.ranks import is_first
@@ -69,7 +69,10 @@ def demo(
     folder: Annotated[
         Path, typer.Option("--out", callback=out_folder, help="Where everything is written.")
     ] = Path("demo"),
-    method: Annotated[str, typer.Option(help="The method to show.")] = "spatial",
+    method: Annotated[
+        str,
+        typer.Option(autocompletion=completes_as("pretrain", "method"), help="The method to show."),
+    ] = "spatial",
     subjects: Annotated[int, typer.Option(help="Subjects of the cohort.")] = 24,
     steps: Annotated[int | None, typer.Option(help="Pretraining steps.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,

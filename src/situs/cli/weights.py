@@ -20,6 +20,9 @@ from situs.cli.console import (
     print_json,
     print_remedies,
 )
+from situs.cli.settings import completes
+
+_LAYOUTS = ("monai", "voco", "suprem", "swin_unetr", "nnunet", "nnssl", "3dino", "dinov2")
 
 
 @app.command("import")
@@ -30,7 +33,10 @@ def import_(
     ],
     layout: Annotated[
         str,
-        typer.Option(help="auto, monai, voco, suprem, swin_unetr, nnunet, nnssl, 3dino or dinov2."),
+        typer.Option(
+            autocompletion=completes("auto", *_LAYOUTS, group="situs.layouts"),
+            help="auto, monai, voco, suprem, swin_unetr, nnunet, nnssl, 3dino or dinov2.",
+        ),
     ] = "auto",
     licence: Annotated[
         str, typer.Option("--licence", "--license", help="Of the weights, e.g. Apache-2.0.")

@@ -135,6 +135,10 @@ class Dataset:
     multilabel: bool = False
     notes: tuple[str, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.classes.values())
+        return f"Dataset('{self.root}', {len(self)} cases, {self.task} of {names})"
+
     def __len__(self) -> int:
         return len(self.cases)
 

@@ -28,6 +28,9 @@ class Section:
     scores: tuple[Score, ...] = ()
     panels: tuple[Panel, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Section('{self.title}', {list(self.scores)}, {len(self.panels)} panel(s))"
+
 
 @dataclass(frozen=True)
 class Observation:

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from situs.text import times
+
 Array = npt.NDArray[Any]
 
 
@@ -23,8 +25,11 @@ class Volume:
     affine: Array
     name: str = ""
 
+    def __repr__(self) -> str:
+        return f"Volume('{self.name}', {times(self.array.shape)})"
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Panel:
     """One figure's data. ``title`` heads it, ``caption`` says in plain words what to look for."""
 
@@ -32,8 +37,11 @@ class Panel:
     title: str
     caption: str = ""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}('{self.title}')"
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MatrixPanel(Panel):
     """Predicted and true matrices beside each other, ``(N, M)`` each, in ``unit``."""
 
@@ -44,7 +52,7 @@ class MatrixPanel(Panel):
     unit: str = "mm"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ScatterPanel(Panel):
     """Predicted against true values, ``(N,)`` each, with the identity line.
 
@@ -59,7 +67,7 @@ class ScatterPanel(Panel):
     groups: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CurvePanel(Panel):
     """Lines over a shared abscissa: ``x (N,)``, ``series (S, N)`` named by ``names``."""
 
@@ -71,7 +79,7 @@ class CurvePanel(Panel):
     y_label: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class BoxesPanel(Panel):
     """Boxes inside a scan, for instance views and the chunks cut from them.
 
@@ -92,7 +100,7 @@ class BoxesPanel(Panel):
     roles: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ArrowsPanel(Panel):
     """Vectors between points of a scan, predicted beside true.
 
@@ -110,7 +118,7 @@ class ArrowsPanel(Panel):
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class MatchesPanel(Panel):
     """Positions matched between two volumes or two slices.
 
@@ -129,7 +137,7 @@ class MatchesPanel(Panel):
     right_or_wrong: Array
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LinesPanel(Panel):
     """Lines over one 2D image, predicted beside true, with the predicted heat map.
 
@@ -151,7 +159,7 @@ class LinesPanel(Panel):
     volume: Volume | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class OverlayPanel(Panel):
     """A map over a scan: sharpness, PCA colours of features, labels, reconstruction error.
 
@@ -169,7 +177,7 @@ class OverlayPanel(Panel):
     label_names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ImagesPanel(Panel):
     """A row of images or volumes beside one another, for instance input, masked, rebuilt."""
 

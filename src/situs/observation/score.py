@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from situs.text import quantity
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -62,3 +64,10 @@ class Score:
     shuffled: float | None = None
     untrained: float | None = None
     groups: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        beside = ("chance", "constant", "emptied", "shuffled", "untrained")
+        known = {name: getattr(self, name) for name in beside if getattr(self, name) is not None}
+        parts = [f"{name} {quantity(value, self.unit)}" for name, value in known.items()]
+        value = f"{self.name} {quantity(self.value, self.unit)}"
+        return f"Score({', '.join([value, *parts, f'{len(self.samples)} samples'])})"

@@ -66,6 +66,9 @@ class Viewsd(RandomizableTransform, MapTransform):
         self.composition = method if backbone is None else method.resolve_for_backbone(backbone)
         self.views = views
 
+    def __repr__(self) -> str:
+        return f"Viewsd({', '.join(map(repr, self.keys))}, {self.composition.name})"
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The same entries and the views.
 

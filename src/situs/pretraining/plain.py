@@ -36,6 +36,9 @@ class ViewsDataset(Dataset[dict[str, Any]]):
         self._views = ViewDataset(items, composition, seed)
         self._samples = samples
 
+    def __repr__(self) -> str:
+        return f"ViewsDataset({self.composition.name}, {len(self)} samples)"
+
     def __len__(self) -> int:
         return self._samples
 

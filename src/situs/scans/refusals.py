@@ -184,9 +184,10 @@ REASONS = MappingProxyType(
             "leave it out, or export it anew without compression",
         ),
         "absurd-spacing": Reason(
-            "the voxel size makes the prepared scan absurdly large; it may be in another unit",
-            "correct the voxel size in the header, or choose a larger spacing",
-            "correct the voxel size in the header, or choose a larger --spacing",
+            "the voxel size makes the prepared scan absurdly large or small; it may be in another "
+            "unit",
+            "correct the voxel size in the header, or choose another spacing",
+            "correct the voxel size in the header, or choose another --spacing",
         ),
         "not-prepared": Reason(
             "the scan was read but could not be preprocessed",

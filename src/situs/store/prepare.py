@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from situs.catalog.measure import Entry, read_entry
 from situs.catalog.patients import burned_in_warning
 from situs.config import Config
-from situs.errors import NotWritten, ScanRefused, SitusError, StoreError, not_writable
+from situs.errors import NotWritten, ScanRefused, SitusError, StoreError, not_writable, setting
 from situs.files import check_writable, remove_leftovers, sha256, write_file
 from situs.locks import holding, is_empty
 from situs.remote import Unreachable
@@ -335,7 +335,11 @@ def _choices(reasons: Sequence[str]) -> str:
 def _nothing_usable(refused: Sequence[Refusal]) -> StoreError:
     reasons = sorted({r.reason for r in refused})
     told = ", ".join(reasons) or "none was found"
-    return StoreError(f"no scan can be used ({told}); 'situs scan' says more{_choices(reasons)}")
+    more = f"'situs scan' says more{_choices(reasons)}"
+    if reasons == ["absurd-spacing"]:  # which is found here alone
+        first = refused[0]
+        more = f"of {first.source} {first.detail}; choose another {setting('spacing')}"
+    return StoreError(f"no scan can be used ({told}); {more}")
 
 
 def _finish(out: Path, head: Head, records: Sequence[Record], refused: Sequence[Refusal]) -> Store:

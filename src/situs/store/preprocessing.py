@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from situs.config import Config
 
@@ -20,7 +20,7 @@ class Preprocessing(Config):
         orientation: Axes are permuted and flipped to run closest to R, A, S; voxels are never
             rotated.
         spacing: ``"median"`` of the collection, ``"native"`` (each scan keeps its own), or mm
-            along R, A, S.
+            along R, A, S; one number is that of all three.
         crop: Whether empty borders (air) are cropped.
         margin_mm: What is kept around the foreground.
         ct_window: HU range that maps linearly to ``ct_range``; everything else is clipped.
@@ -44,6 +44,12 @@ class Preprocessing(Config):
     interpolation: Literal["linear", "cubic"] = "linear"
     dtype: Literal["float16", "float32"] = "float16"
     compression: Compression = "lz4"
+
+    @field_validator("spacing", mode="before")
+    @classmethod
+    def _alike_along_all(cls, spacing: Any) -> Any:
+        alike = isinstance(spacing, int | float) and not isinstance(spacing, bool)
+        return (spacing,) * 3 if alike else spacing
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Self:

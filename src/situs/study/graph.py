@@ -78,6 +78,9 @@ class JobGraph:
         self._called = f" fold{fold}" if study.folds > 1 else ""
         self._drawn: dict[tuple[int, int], tuple[str, ...]] = {}
 
+    def __repr__(self) -> str:
+        return f"JobGraph('{self.study.name}', {self.expected()} jobs)"
+
     def jobs(self) -> list[Job]:
         """All known jobs, in the order in which they are worth doing, each once; all folds."""
         return list({job.key: job for fold in self.folds for job in fold.own_jobs()}.values())

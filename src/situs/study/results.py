@@ -19,6 +19,7 @@ from situs.study.graph import JobGraph
 from situs.study.jobs import RUN, JobFolders, JobResult
 from situs.study.summary import decided, rivals, summarise
 from situs.tables import read_csv
+from situs.text import number
 
 Array = npt.NDArray[np.float64]
 _LOST = 0.05
@@ -65,6 +66,17 @@ class StudyResult:
     failed: tuple[str, ...] = ()
     named_after: int = 0
     page: Path | None = None
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        told = [
+            f"{row['arm']} {row['labels']} labels {number(row['mean'])}"
+            for row in self.summary.to_dict("records")
+        ]
+        scores = f"; {self.study.score.name}: {', '.join(told)}" if told else ""
+        return (
+            f"StudyResult('{self.study.name}', {self.done} of {self.expected} jobs{failed}{scores})"
+        )
 
 
 def collect(

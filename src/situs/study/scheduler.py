@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import selectors
 import subprocess
@@ -18,7 +19,7 @@ from situs.study.jobs import Job, JobFolders
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "situs.orphans", "situs.study.worker")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
+_LOG = logging.getLogger(__name__)
 
 _AGAIN_S = 5.0
 """Until a job that another study process is at is looked at again."""
@@ -141,6 +142,9 @@ class Scheduler:
         return events
 
     def _end(self) -> None:
+        if count := len(self._busy):
+            jobs = "job under way saves its" if count == 1 else f"{count} jobs under way save their"
+            _LOG.info("stopping: the %s state", jobs)
         processes = [*self._idle, *(process for _, process, _ in self._busy.values())]
         for process in processes:
             process.terminate()

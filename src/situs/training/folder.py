@@ -45,8 +45,8 @@ def check_mode(run: Run, mode: Mode, data: Iterable[Path], init: str | Path | No
     """Refuse what the folder does not fit, or what overwriting it would delete.
 
     Raises:
-        RunError: If there is a run and ``mode`` is ``"new"``, none and it is ``"resume"``, or
-            ``data`` or ``init`` lie in a folder to overwrite.
+        RunError: If there is a run and ``mode`` is ``"new"``, none and it is ``"resume"``, the
+            folder is that of the scans, or ``data`` or ``init`` lie in a folder to overwrite.
     """
     if mode == "resume":
         Run.open(run.path)
@@ -54,6 +54,8 @@ def check_mode(run: Run, mode: Mode, data: Iterable[Path], init: str | Path | No
         check_outside(run.path, [*data, *([init] if init is not None else [])])
     if mode != "resume" and not is_run(run.path) and (what := made(run.path)):
         raise RunError(f"{setting('out')}: {run.path} is {what}; choose another folder")
+    if mode != "resume" and run.path.resolve() in (path.resolve() for path in data):
+        raise RunError(f"{setting('out')}: {run.path} holds the scans; choose another folder")
     if mode == "new" and is_run(run.path):
         raise RunError(
             f"{run.path} already holds a run ({run.status}). Choose another folder, or say "

@@ -76,6 +76,10 @@ class Model:
     task: Task
     card: Card
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.task.classes.values())
+        return f"Model({self.task.kind} of {names}; {self.card.backbone.name})"
+
     def probabilities(self, prepared: Prepared) -> npt.NDArray[np.float32]:
         """Class probabilities: ``(K, X, Y, Z)`` on the prepared grid, or ``(K,)`` of the scan."""
         return self.of_image(torch.from_numpy(prepared.array), prepared.background)

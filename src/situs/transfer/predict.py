@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from situs.locks import holding
 from situs.places import ON_DISK, check_local
 from situs.scans.channels import read_channels, with_modalities
 from situs.scans.discovery import Candidate, common_root, discover
+from situs.scans.quality import looks_like_labels
 from situs.scans.read import read_scan, read_series
 from situs.scans.refusals import refuse
 from situs.scans.scan import Scan
@@ -33,6 +35,8 @@ DICOM_SEG = "dicom-seg"
 SHARDS = "shards"
 _ATTEMPTS = 120
 _PAUSE_S = 0.5
+_SHOWN = 5  # names of label maps
+_LOG = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
@@ -199,10 +203,11 @@ def _predict(
     write_json(job.out / RECORD, job.record)
     for error in result.refused:
         table.add(table.row(unread_input(error.path, root), status=error.reason))
+    labels = _LabelMaps()
     for number, item in enumerate(wanted):
         progress(number, len(wanted))
         try:
-            row = _one(job, item, table)
+            row = _one(job, item, table, labels)
         except ScanRefused as error:
             result.refused.append(error)
             table.add(table.row(item, status=error.reason))
@@ -210,7 +215,32 @@ def _predict(
         table.add(row)
         result.rows.append(row)
     progress(len(wanted), len(wanted))
+    labels.tell()
     return result
+
+
+class _LabelMaps:
+    """Scans that look as if they were labels: they are predicted all the same, and told."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+
+    def look(self, scan: Scan, name: str) -> None:
+        """Tell of the first at once, while there is time to stop."""
+        if looks_like_labels(scan.array):
+            if not self._names:
+                _LOG.warning(
+                    "%s has few values in large patches, as a label map has; it is predicted like "
+                    "any scan",
+                    name,
+                )
+            self._names.append(name)
+
+    def tell(self) -> None:
+        """Tell of all where there were several."""
+        if len(self._names) > 1:
+            shown = ", ".join(self._names[:_SHOWN]) + (", …" if len(self._names) > _SHOWN else "")
+            _LOG.warning("%d scans look like label maps: %s", len(self._names), shown)
 
 
 def merge_shards(out: Path, task: Task) -> None:
@@ -240,9 +270,10 @@ def merge_shards(out: Path, task: Task) -> None:
         table.write()
 
 
-def _one(job: _Job, item: Input, table: PredictionTable) -> Row:
+def _one(job: _Job, item: Input, table: PredictionTable, labels: _LabelMaps) -> Row:
     models, task = job.models, job.models.task
     scan = read_input(item.channels, item.root, models.channels, task.modalities)
+    labels.look(scan, item.name)
     # A scan that no DICOM-SEG can refer to is refused before anything is computed.
     place = item.channels[0].place(item.root)
     sources = source_images(item.files, place, item.series) if job.dicom_seg else []
