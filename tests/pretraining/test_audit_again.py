@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from command_line import here
 from tiny import smooth_sources
 
 import situs
+from situs.cli.exits import Exit
 from situs.errors import ConfigError
 from situs.pretraining import audit as module
 from situs.pretraining.audit import audit
@@ -43,15 +47,25 @@ def test_a_stopped_audit_goes_on_and_weights_are_begun_with(
     shutil.copytree(run, tmp_path / "whole")
     fit, fits = module._fit, []
 
-    def stopped(*arguments: object) -> None:
+    step = module.Pretraining.training_step
+
+    def counted(*arguments: object) -> None:
         fits.append(arguments)
-        if len(fits) == 2:
-            raise KeyboardInterrupt
         fit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_fit", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        audit(run, 1.0, quiet=True)
+    def interrupted(self: object, *arguments: object) -> object:
+        if len(fits) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_fit", counted)
+    monkeypatch.setattr(module.Pretraining, "training_step", interrupted)
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job
+    said = here(Exit.INTERRUPTED, "audit", "run", "--steps-share", "1", "--quiet")
+    assert signal.signal(signal.SIGINT, before) == signal.default_int_handler
+    left = "what was done is kept; go on with: situs audit run --steps-share 1 --quiet"
+    assert said.splitlines()[-1] == f"stopped by Ctrl-C; {left}"
     assert not (run / "audit.json").exists()
     again = audit(run, 1.0, quiet=True)
     assert len(fits) == 3  # the first control was not trained again

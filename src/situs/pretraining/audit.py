@@ -8,6 +8,7 @@ whatever else solves the task is found if it can be.
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,9 @@ def audit(
         RunError: If there is no run, or none of its observations.
     """
     if not 0 < steps_share <= 1:
-        raise ConfigError(f"--steps-share must be above 0 and at most 1, got {steps_share:g}")
+        raise ConfigError(
+            f"{setting('steps_share')} must be above 0 and at most 1, got {steps_share:g}"
+        )
     begun = time.perf_counter()
     folder = Run.open(run)
     latest = folder.observations()
@@ -176,7 +179,15 @@ def _fit(module: Pretraining, steps: int) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(module)
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(module)
+        except SystemExit as end:
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            # Lightning makes an exit with code 1 of a Ctrl-C, and is deaf to further ones.
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
 
 
 @torch.no_grad()
