@@ -40,6 +40,18 @@ def test_each_block_learns_slower_than_the_next() -> None:
     assert len(set(listed)) == len(listed)
 
 
+@pytest.mark.parametrize(("dims", "classes"), [(2, 3), (3, 4), (3, 9)])
+def test_no_two_classes_begin_alike(dims: int, classes: int) -> None:
+    """Right angles; of more classes than features, as far apart as there is room."""
+    options = {"channels": [4, 8, 8]}
+    network = build(BackboneConfig(spatial_dims=dims, options=options))
+    rows = Segmenter(network, classes).head.weight.detach().flatten(1)
+    between, identity = (
+        (rows @ rows.T, torch.eye(classes)) if classes <= 4 else (rows.T @ rows, torch.eye(4))
+    )
+    torch.testing.assert_close(between, 4 * identity)
+
+
 def test_pulled_weights_follow_the_formula_and_the_head_goes_its_way() -> None:
     def trained(strength: float) -> dict[str, Tensor]:
         model = small()

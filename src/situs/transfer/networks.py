@@ -9,13 +9,21 @@ from situs.backbones import Backbone
 
 
 class Segmenter(nn.Module):
-    """A class for every voxel: the decoder's features through a 1×1 convolution."""
+    """A class for every voxel: the decoder's features through a 1×1 convolution.
+
+    A class's weights begin at right angles to those of the others (as A. M. Saxe et al., arXiv
+    1312.6120, for deep networks; for a head it is ours). Where two rare classes begin alike, as
+    torch's default makes them among few features, the features are told the same of both: the
+    network learns that something is there, and often never which (``benchmarks/heads.py``).
+    """
 
     def __init__(self, backbone: Backbone, classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         conv = nn.Conv3d if backbone.spatial_dims == 3 else nn.Conv2d
         self.head = conv(backbone.decoder_channels, classes, kernel_size=1)
+        nn.init.orthogonal_(self.head.weight, gain=2)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial)`` → logits ``(B, classes, *spatial)``."""
