@@ -23,7 +23,7 @@ class Segmenter(nn.Module):
         conv = nn.Conv3d if backbone.spatial_dims == 3 else nn.Conv2d
         self.head = conv(backbone.decoder_channels, classes, kernel_size=1)
         nn.init.orthogonal_(self.head.weight, gain=2)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *spatial)`` → logits ``(B, classes, *spatial)``."""
