@@ -1,6 +1,6 @@
 """Classes that a segmentation network never finds, by the weights that its head begins with.
 
-``python -m benchmarks.heads`` (eight minutes of a core). Four bodies in noise: a large dark one,
+``python -m benchmarks.heads`` (ten minutes of a core). Four bodies in noise: a large dark one,
 and three bright ones that nothing but their place tells apart, as kidneys and spleen in a scan. Two
 scans to learn from and two others to test on; ten networks a head.
 """
