@@ -62,8 +62,8 @@ def test_pretraining_equals_one_process_and_goes_on_with_another_number_of_them(
 
     for run in (two, one):
         assert check_run(run) == []
-        # The batches are the same to the last bit; sums in another order differ by 1e-7, and by 4e-5
-        # once an activation at its kink falls to the other side. Other samples differ by percents.
+        # Batches are the same to the last bit. Sums in another order differ by 1e-7, and losses by
+        # 4e-5 from where an activation at its kink falls to the other side.
         np.testing.assert_allclose(rows(run), rows(base), rtol=1e-4)
         assert len(rows(run)) == 12
 
