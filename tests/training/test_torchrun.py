@@ -27,7 +27,6 @@ from situs.training.check import check_run
 from situs.transfer.check import check_result
 from situs.transfer.training import Finetuning
 
-
 # Of a network with kinks a sum in another order can put an activation on the other side of one.
 SMOOTH = {"name": "primus", "options": {"width": 24, "depth": 2, "heads": 2, "patch": [4]}}
 
