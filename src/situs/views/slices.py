@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -62,27 +63,26 @@ class Pose:
 
 def draw_pose(config: PoseConfig, rng: np.random.Generator) -> Pose:
     """A random in-plane pose."""
-    angle, zoom, down, right = rng.uniform(-1, 1, 4)
-    return Pose(
-        angle_rad=float(np.radians(config.rotation_deg) * angle),
-        zoom=float((1 + config.scale) ** zoom),
-        shift=(float(config.shift * down), float(config.shift * right)),
-        mirrored=config.mirror > 0 and bool(rng.random() < config.mirror),
-    )
+    drawn = rng.uniform(-1, 1, 4).tolist()
+    return _pose(config, drawn, config.mirror > 0 and bool(rng.random() < config.mirror))
 
 
 def draw_poses(config: PoseConfig, count: int, rng: np.random.Generator) -> list[Pose]:
     """What :func:`draw_pose` draws, one after the other, in one call where that is the same."""
     if config.mirror > 0:
         return [draw_pose(config, rng) for _ in range(count)]
-    drawn = rng.uniform(-1, 1, (count, 4))
-    angles = (np.radians(config.rotation_deg) * drawn[:, 0]).tolist()
-    zooms = [(1 + config.scale) ** zoom for zoom in drawn[:, 1].tolist()]
-    shifts = (config.shift * drawn[:, 2:]).tolist()
-    return [
-        Pose(angle, zoom, (down, right))
-        for angle, zoom, (down, right) in zip(angles, zooms, shifts, strict=True)
-    ]
+    return [_pose(config, drawn) for drawn in rng.uniform(-1, 1, (count, 4)).tolist()]
+
+
+def _pose(config: PoseConfig, drawn: Sequence[float], mirrored: bool = False) -> Pose:
+    """The pose of four numbers between -1 and 1: angle, size, shift along rows and columns."""
+    angle, zoom, down, right = drawn
+    return Pose(
+        angle_rad=math.radians(config.rotation_deg) * angle,
+        zoom=(1 + config.scale) ** zoom,
+        shift=(config.shift * down, config.shift * right),
+        mirrored=mirrored,
+    )
 
 
 def posed(
