@@ -78,6 +78,14 @@ def mean_count(count: Tensor) -> Tensor:
     return total / size()
 
 
+def divisor(count: Tensor) -> Tensor:
+    """:func:`mean_count` of whole things, by which a sum over them can be divided.
+
+    Where no process has any it is what a single one would give.
+    """
+    return mean_count(count).clamp_min(1 / size())
+
+
 def share(drawn: Tensor) -> Tensor:
     """The rows of this process, of what was drawn for the samples of all."""
     own = len(drawn) // size()

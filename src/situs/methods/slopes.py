@@ -30,7 +30,7 @@ def known(value: Tensor, gradients: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         ``value``, through which gradients flow to what it depends on.
     """
     inputs, slopes = zip(*gradients, strict=True)
-    carried: Tensor = _Known.apply(value, *inputs, *slopes)
+    carried: Tensor = _Known.apply((value, slopes), *inputs)
     return carried
 
 
@@ -42,15 +42,17 @@ def unit(x: Tensor, dim: int) -> Tensor:
 
 class _Known(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, *rest: Tensor) -> Tensor:
-        ctx.save_for_backward(*rest[len(rest) // 2 :])
-        return value.clone()
+    def forward(ctx: Any, found: tuple[Tensor, Sequence[Tensor]], *inputs: Tensor) -> Tensor:
+        del inputs
+        # Autograd does not look into a tuple: to it the value is made here, and needs no copy.
+        value, slopes = found
+        ctx.save_for_backward(*slopes)
+        return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        slopes = ctx.saved_tensors
-        return (None, *(slope * grad for slope in slopes), *(None for _ in slopes))
+        return (None, *(slope * grad for slope in ctx.saved_tensors))
 
 
 class _Unit(torch.autograd.Function):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from situs.methods.distributed import mean_count
+from situs.methods.distributed import divisor
 
 # Relative to intensities of about unit spread; keeps flat background from being blown up.
 _EPSILON = 1e-3
@@ -82,8 +82,7 @@ def reconstruction(
         target = (target - mean) / deviation
     counts = here & hidden.flatten(1)[:, :, None, None]
     squared = (to_blocks(predicted.float(), block_size) - target).square()
-    number = mean_count(counts.sum()) * image.shape[1]
-    return (squared * counts).sum() / torch.where(number > 0, number, 1)
+    return (squared * counts).sum() / (divisor(counts.sum()) * image.shape[1])
 
 
 def denormalise(predicted: Tensor, image: Tensor, inside: Tensor, block: Sequence[int]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from situs.geometry import line_heatmap
-from situs.methods.distributed import mean_count
+from situs.methods.distributed import divisor
 from situs.methods.slopes import known
 
 
@@ -41,8 +41,7 @@ def _heat_error(
     shape = (heatmaps.shape[-2], heatmaps.shape[-1])
     wide = torch.promote_types(heatmaps.dtype, torch.float32)
     off = line_heatmap(lines.to(wide), shape, (1.0, 1.0), sigma_px).sub_(heatmaps)
-    number = mean_count(visible.sum())
-    each = visible / (torch.where(number > 0, number, 1) * (shape[0] * shape[1])).to(wide)
+    each = visible / (divisor(visible.sum()) * (shape[0] * shape[1])).to(wide)
     squares = torch.linalg.vector_norm(off, dim=(-2, -1)).square_()
     slope = torch.mul(off, each.mul(-2)[..., None, None])
     # A share of all pixels is nothing in fp16; there it is narrowed once the loss is scaled.
@@ -68,5 +67,4 @@ def location(predicted: Tensor, true: Tensor, located: Tensor) -> Tensor:
 
 def _mean(error: Tensor, counts: Tensor) -> Tensor:
     """Over what counts in all processes; 0 where nothing does."""
-    number = mean_count(counts.sum())
-    return (error * counts).sum() / torch.where(number > 0, number, 1)
+    return (error * counts).sum() / divisor(counts.sum())

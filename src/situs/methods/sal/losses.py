@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from situs.methods.distributed import gathered, gathered_still, mean_count, rank
+from situs.methods.distributed import divisor, gathered, gathered_still, rank
 from situs.methods.precision import at_least_single, product
 from situs.methods.slopes import known, unit
 
@@ -44,19 +44,18 @@ def local_alignment(x_i: Tensor, x_j: Tensor, window: int | None = None) -> Tens
     Returns:
         Scalar, 0 (all matched) to 2.
     """
-    return aligned(torch.stack([x_i, x_j], 1), window)
+    return aligned(unit(at_least_single(torch.stack([x_i, x_j], 1)), 2), window)
 
 
-def aligned(pairs: Tensor, window: int | None = None, seen: Tensor | None = None) -> Tensor:
-    """:func:`local_alignment` of pairs ``(B, 2, C, H, W)``.
+def aligned(directions: Tensor, window: int | None = None, seen: Tensor | None = None) -> Tensor:
+    """:func:`local_alignment` of pairs of unit vectors.
 
     Args:
-        pairs: Features of both slices of each pair.
+        directions: ``(B, 2, C, H, W)``, features of both slices of each pair, of unit length.
         window: As there.
         seen: ``(B, H, W)``, positions that count; the others match nothing. None for all.
     """
-    with torch.autocast(pairs.device.type, enabled=False):
-        directions = unit(at_least_single(pairs), 2)
+    with torch.autocast(directions.device.type, enabled=False):
         if seen is not None:
             directions = directions * seen[:, None, None]
         return known(*_mismatch(directions, window, seen))
@@ -66,23 +65,20 @@ def aligned(pairs: Tensor, window: int | None = None, seen: Tensor | None = None
 def _mismatch(
     directions: Tensor, window: int | None, seen: Tensor | None
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Mean |1 − best cosine| of unit vectors ``(B, 2, C, H, W)``, and its gradient."""
-    index = torch.stack(best_matches(directions[:, 0], directions[:, 1], window), 1)  # (B, 2, H·W)
+    """Value and gradient of :func:`aligned`, of vectors that are zero where they do not count."""
+    to_j, to_i = best_matches(directions[:, 0], directions[:, 1], window)
     flat = directions.flatten(3)
-    index = index[:, :, None].expand_as(flat)
-    matched = flat.flip(1).gather(3, index)
-    off = 1 - (flat * matched).sum(2)
-    if seen is None:
-        value, slope = off.abs().mean(), off.sign().mul_(-1 / off.numel())
-    else:
-        weight = seen.flatten(1)[:, None].to(off)
-        count = mean_count(weight.sum())
-        weight = weight / (2 * torch.where(count > 0, count, 1))
-        value, slope = (off.abs() * weight).sum(), off.sign().mul_(-weight)
-    slope = slope[:, :, None]
+    # Where in each slice the matches of the other one's positions were found.
+    index = torch.stack([to_i, to_j], 1)[:, :, None].expand_as(flat)
+    matched = flat.gather(3, index).flip(1)
+    cosines = (flat * matched).sum()
+    count = to_j.numel() if seen is None else seen.sum()
+    number = divisor(count) if isinstance(count, Tensor) else count
+    # No cosine is above 1, but for rounding: |1 − cosine| needs no sign.
+    value = (count - cosines / 2) / number
     # Both ends of a match move: where it begins, and where it was found in the other slice.
-    found = torch.zeros_like(flat).scatter_add_(3, index, flat * slope).flip(1)
-    return value, [(directions, found.addcmul_(matched, slope).view_as(directions))]
+    slope = matched.scatter_add_(3, index, flat.flip(1)).div_(-2 * number)
+    return value, [(directions, slope.view_as(directions))]
 
 
 @torch.no_grad()
@@ -234,12 +230,13 @@ def _positives(
 ) -> Tensor:
     """``(N, W·N)`` boolean, which slices of all processes are positives of these."""
     at, of = gathered_still(positions), gathered_still(groups)
-    first, own = rank() * len(positions), len(positions)
-    near = (positions[:, None] - at).abs_() < threshold
+    first = rank() * len(positions)
+    near = torch.cdist(positions[:, None], at[:, None], p=1) < threshold
+    own = near[:, first : first + len(positions)]
     if together is not None:
-        near[:, first : first + own] |= together
-    near &= groups[:, None] == of
-    near[:, first : first + own].fill_diagonal_(False)
+        own.logical_or_(together)
+    near.logical_and_(groups[:, None] == of)
+    own.fill_diagonal_(False)
     return near
 
 
@@ -252,14 +249,15 @@ def _contrast(
     first = rank() * len(own)
     logits[:, first : first + len(own)].fill_diagonal_(_ITSELF)
     log_share = logits.log_softmax(1)
-    count = positive.sum(1, keepdim=True)
-    has_one = count > 0
+    count = positive.sum(1, keepdim=True, dtype=own.dtype)
+    has_one = count.clamp_max(1)
     # As a mean over the slices of all processes that have one.
-    having = mean_count(has_one.sum())
-    each = has_one / (count.clamp_min(1) * torch.where(having > 0, having, 1)).to(own)
-    target = positive * each
+    each = has_one / divisor(has_one.sum())
+    target = positive * (each / count.clamp_min(1))
     value = -(target * log_share).sum()
-    slope = log_share.exp_().mul_(each * count).sub_(target).div_(temperature)
+    slope = log_share.exp_().mul_(each).sub_(target).div_(temperature)
+    if every is own:  # one process: a slice is to the others what they are to it
+        return value, [(own, product(slope + slope.T, own))]
     return value, [(own, product(slope, every)), (every, product(slope.T, own))]
 
 
@@ -287,19 +285,24 @@ def spread(embeddings: Tensor, most: int = 256) -> Tensor:
         embeddings: ``(B, C, H, W)``, normalised inside.
         most: Positions of a slice that are compared, evenly spread over it.
     """
-    flat = at_least_single(embeddings).flatten(2)
+    return crowding(unit(at_least_single(embeddings), 1), most)
+
+
+def crowding(directions: Tensor, most: int = 256) -> Tensor:
+    """:func:`spread` of embeddings of unit length."""
+    flat = directions.flatten(2)
     with torch.autocast(flat.device.type, enabled=False):
-        return known(*_crowding(unit(flat[:, :, :: -(-flat.shape[2] // most)], 1)))
+        return known(*_crowding(flat[:, :, :: -(-flat.shape[2] // most)]))
 
 
 @torch.no_grad()
 def _crowding(directions: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Value and gradient of :func:`spread`, of unit vectors ``(B, C, N)``."""
+    """Value and gradient of :func:`crowding`, of unit vectors ``(B, C, N)``."""
     batch, _, n = directions.shape
-    # −2‖u_p − u_q‖² = 4 u_p·u_q − 4
-    closeness = (4 * product(directions.mT, directions)).sub_(4).exp_()
+    # −2‖u_p − u_q‖² = 4 u_p·u_q − 4, and a quarter of the last 4 takes the formula's 1 off.
+    closeness = product(directions.mT, directions).mul_(4).exp_()
     closeness.diagonal(dim1=1, dim2=2).zero_()
     total = closeness.sum((1, 2))
-    value = 1 + (total.log().mean() - math.log(n * (n - 1))) / 4
-    closeness.mul_((2 / batch / total)[:, None, None])
+    value = (total.log().mean() - math.log(n * (n - 1))) / 4
+    closeness.div_((total * (batch / 2))[:, None, None])
     return value, [(directions, product(directions, closeness))]

@@ -19,6 +19,7 @@ from situs.methods.sal.heads import Embedded, SalHeads, embed
 from situs.methods.sal.observation import ObservedSal
 from situs.methods.sal.registration import alignment_in_patient
 from situs.methods.sal.views import fitted_disc, sample_pairs
+from situs.methods.slopes import unit
 from situs.views.scan_grid import stack_axes
 from situs.views.source import Source
 
@@ -80,23 +81,29 @@ class Sal(ObservedSal):
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """All slices in one pass; pairs aligned, slices of the whole batch placed."""
         out = self.predict(batch, nets)
-        positions = None if out.positions is None else at_least_single(out.positions)
-        terms: dict[str, Tensor] = {}
-        if self.wants("local") and positions is not None:
-            terms["local"] = self._aligned(positions.unflatten(0, (-1, 2)), batch)
-        if self.wants("spread") and positions is not None:
-            terms["spread"] = losses.spread(positions)
+        terms = (
+            {} if out.positions is None else self._matched(at_least_single(out.positions), batch)
+        )
         if self.wants("global"):
             terms["global"] = self._placed(out.slices, batch)
         if out.places is not None:
             terms["pixel"] = pixels.pixel(out.places, batch, self.config.unit_mm)
         return Losses(terms)
 
-    def _aligned(self, pairs: Tensor, batch: Batch) -> Tensor:
+    def _matched(self, positions: Tensor, batch: Batch) -> dict[str, Tensor]:
+        directions = unit(positions, 1)
+        terms: dict[str, Tensor] = {}
+        if self.wants("local"):
+            terms["local"] = self._aligned(positions, directions, batch)
+        if self.wants("spread"):
+            terms["spread"] = losses.crowding(directions)
+        return terms
+
+    def _aligned(self, positions: Tensor, directions: Tensor, batch: Batch) -> Tensor:
         window = self.config.window
         if window is None or self.config.frame == "image":
-            return losses.aligned(pairs, window)
-        return alignment_in_patient(pairs, batch, window)
+            return losses.aligned(directions.unflatten(0, (-1, 2)), window)
+        return alignment_in_patient(positions.unflatten(0, (-1, 2)), batch, window)
 
     def _placed(self, slices: Tensor, batch: Batch) -> Tensor:
         positions, axes = batch["position"].flatten(), batch["axis"].flatten()
@@ -115,8 +122,8 @@ class Sal(ObservedSal):
         """``(N, N)``, which slices lie within ``max_distance_mm`` of each other in one scan."""
         depth = batch["slice_mm"]
         same, pair = _kin(len(depth), depth[0].numel(), depth.device)
-        depth = depth.flatten()
-        apart = (depth[:, None] - depth).abs_()
+        depth = depth.flatten()[:, None]
+        apart = torch.cdist(depth, depth, p=1)
         # Neighbours that lie farther apart are a pair of `local` all the same.
         return (apart <= self.config.max_distance_mm).logical_or_(pair).logical_and_(same)
 

@@ -17,6 +17,7 @@ from situs.geometry import PlaneArray
 from situs.methods.base import Batch
 from situs.methods.precision import at_least_single
 from situs.methods.sal.losses import aligned
+from situs.methods.slopes import unit
 
 Array = npt.NDArray[np.float64]
 
@@ -58,7 +59,7 @@ def registered(maps: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     # As sums, since matrix products may be rounded to ten bits on a GPU.
     grid = torch.addcmul(torch.addcmul(place[..., 2], x, place[..., 0]), y, place[..., 1])
     grid = grid.unflatten(1, maps.shape[-2:])
-    shown = (grid.abs() < 1).all(-1)
+    shown = torch.linalg.vector_norm(grid, torch.inf, -1) < 1
     found = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
     return found * shown[:, None], shown
 
@@ -96,4 +97,4 @@ def alignment_in_patient(pairs: Tensor, batch: Batch, window: int) -> Tensor:
     with torch.autocast(pairs.device.type, enabled=False):
         first, second = at_least_single(pairs).unbind(1)
         under, shown = registered(second, batch)
-        return aligned(torch.stack([first, under], 1), window, shown)
+        return aligned(unit(torch.stack([first, under], 1), 2), window, shown)

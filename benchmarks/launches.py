@@ -1,0 +1,72 @@
+"""Kernels that the losses of a method start around its network, counted without a GPU.
+
+``python -m benchmarks.launches [WORD …]``, for rows of ``benchmarks.gpu`` at their full size under
+bf16 autocast; by default those of small networks, which start kernels as fast as the host can.
+Counted is what torch dispatches, forward and backward, but for views and memory that is only asked
+for: about one kernel each on a GPU, where a convolution starts several. ``network`` are the calls
+of backbone and heads alone, ``losses`` all else; the optimiser is left out.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks import gpu
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from situs.geometry import lines
+from situs.methods import passes
+from situs.views import ArraySource
+
+USUAL = ("sal", "planes", "dino")
+STARTS_NOTHING = ("empty", "new_empty", "_unsafe_view", "promote_types")
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts operations while active."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """One operation."""
+        space, _, name = func.name().partition("::")
+        self.count += space == "aten" and not (func.is_view or name.startswith(STARTS_NOTHING))
+        return func(*args, **(kwargs or {}))
+
+
+def dispatched(run: Callable[[], object]) -> int:
+    """Operations of a call."""
+    with Dispatched() as counter:
+        run()
+    return counter.count
+
+
+def main() -> None:
+    """One line a row."""
+    warnings.simplefilter("ignore")
+    # As on a GPU: no parts that fit a processor's cache.
+    gpu.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    passes._AT_ONCE, lines._BLOCK_BYTES = {}, 2**40
+    noise = np.random.default_rng(0).standard_normal((1, 400, 400, 128), dtype=np.float32)
+    scan = ArraySource(noise, air=(-4.0,))
+    print(f"{'':22s} network  losses")
+    for row in gpu.ROWS:
+        if any(word in row.name for word in sys.argv[1:] or USUAL):
+            step = gpu.Step(row, scan, small=False)
+            network, loss = dispatched(step.network()), dispatched(step.loss)
+            print(f"{row.name:22s}{network:8d}{loss - network:8d}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
