@@ -94,6 +94,19 @@ def test_koleo_is_the_log_distance_to_the_nearest() -> None:
     assert koleo(torch.eye(4)) < koleo(torch.eye(4) + 1)  # spread is better than crowded
 
 
+def test_views_are_spread_each_on_its_own() -> None:
+    views = logits(2, 6, 4, seed=3)
+    torch.testing.assert_close(koleo(views), (koleo(views[0]) + koleo(views[1])) / 2)
+    assert torch.autograd.gradcheck(koleo, (views.requires_grad_(),))
+
+
+def test_autocast_does_not_narrow_the_cross_entropy() -> None:
+    student, teacher = logits(5, 3, 700).float(), logits(2, 3, 700, seed=1).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = distillation(student, teacher, torch.zeros(700))
+    assert inside == distillation(student, teacher, torch.zeros(700))
+
+
 def test_the_centre_is_a_running_mean() -> None:
     center, teacher = torch.ones(7), torch.randn(2, 3, 7)
     update_center(center, teacher, 0.9)

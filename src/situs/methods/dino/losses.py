@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from situs.methods.distributed import gathered, gathered_still, rank, share
 from situs.methods.precision import at_least_single, product
+from situs.methods.slopes import unit
 
 
 def distillation(
@@ -48,10 +48,10 @@ def agreement(student: Tensor, target: Tensor, temperature: float = 0.1) -> Tens
         temperature: τ of the student's softmax.
     """
     answer = (at_least_single(student) / temperature).log_softmax(-1)
-    pairs = -torch.einsum("gbk,vbk->gv", target, answer) / target.shape[1]
+    pairs = product(target.flatten(1), answer.flatten(1).mT)
     other = ~torch.eye(len(target), len(answer), dtype=torch.bool, device=pairs.device)
     # Selecting by a mask would wait for the device.
-    return (pairs * other).sum() / (len(target) * (len(answer) - 1))
+    return (pairs * other).sum() / -(target.shape[1] * len(target) * (len(answer) - 1))
 
 
 @torch.no_grad()
@@ -80,20 +80,26 @@ def balanced(teacher: Tensor, temperature: float = 0.04, iterations: int = 3) ->
 
 
 def koleo(embeddings: Tensor) -> Tensor:
-    """Spread the directions of ``(B, D)``: −mean log of the distance to the nearest other one.
+    """Spread the directions of ``(…, B, D)``: −mean log of the distance to the nearest other of B.
 
     The Kozachenko-Leonenko estimate of entropy (Sablayrolles et al., arXiv 1806.03198, equation
     2), as DINOv2 uses it (arXiv 2304.07193, section 4); among the samples of all processes.
     """
-    directions = F.normalize(at_least_single(embeddings), dim=-1)
-    every = gathered(directions)
-    similarity = product(directions, every.T)
-    index = torch.arange(len(similarity), device=similarity.device)
-    itself = index + rank() * len(similarity)
-    nearest = similarity.scatter(1, itself[:, None], -2).argmax(1)
+    directions = unit(at_least_single(embeddings), -1)
+    every = gathered(directions.movedim(-2, 0)).movedim(0, -2)
+    nearest = _nearest(directions, every)
     # The nearest one is only chosen by similarity: its distance must keep its precision.
-    distance = (directions - every[nearest]).norm(dim=-1)
+    distance = (directions - every.take_along_dim(nearest[..., None], -2)).norm(dim=-1)
     return -(distance + 1e-8).log().mean()
+
+
+@torch.no_grad()
+def _nearest(directions: Tensor, every: Tensor) -> Tensor:
+    """``(…, B)``, which of ``every`` ``(…, W·B, D)`` is most like each of this process."""
+    similarity = product(directions, every.mT)
+    itself = rank() * directions.shape[-2]
+    similarity.diagonal(itself, -2, -1).fill_(-2)
+    return similarity.argmax(-1)
 
 
 @torch.no_grad()

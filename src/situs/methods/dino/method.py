@@ -71,9 +71,8 @@ class Dino(ViewRetrieval):
             target = centred(asked, heads.center, config.teacher_temperature)
         terms = {"distillation": agreement(answers, target, config.student_temperature)}
         if self.wants("koleo"):
-            terms["koleo"] = torch.stack([koleo(view) for view in shown]).mean()
-        chosen = target.flatten(0, 1).mean(0)
-        used = (-(chosen * (chosen + 1e-12).log()).sum()).exp()
+            terms["koleo"] = koleo(shown)
+        used = torch.special.entr(target.flatten(0, 1).mean(0)).sum().exp()
         if torch.is_grad_enabled() and student.training:
             update_center(heads.center, asked, config.center_momentum)
         return Losses(terms, {"prototypes_used": StepScore(used)})
