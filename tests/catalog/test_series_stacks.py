@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -154,11 +155,24 @@ def test_frames_are_matched_by_their_share_of_the_cycle() -> None:
     rng = np.random.default_rng(0)
     for phase in (0.0, 0.3, 0.8):
         values = {
-            float(one.series.array.max())
+            float(one.series.scan().array.max())
             for stacks in roles.values()
             for one in at_phase(stacks, phase, rng).slices
         }
         assert all(value <= phase < value + 0.25 for value in values), (phase, values)
+
+
+def test_kept_stacks_let_scans_in_memory_go() -> None:
+    study = [s for at in (0, 8, 16) for s in slices_of(1, at, "sax")]
+    gone = [weakref.ref(scan) for scan in study]
+    config = PlanesConfig(studies="series", rules="heart", size=(16, 16), spacing_mm=1, slices=2)
+    sample_study(study, config, np.random.default_rng(0))
+    roles = known_stacks(study, "heart")
+    study[1] = slices_of(1, 8, "sax")[0]
+    assert known_stacks(study, "heart") is not roles  # another study by now
+    assert [scan() is None for scan in gone] == [False, True, False]
+    del study
+    assert all(scan() is None for scan in gone)
 
 
 def test_only_what_lies_behind_one_another_is_put_together() -> None:

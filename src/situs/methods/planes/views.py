@@ -6,14 +6,16 @@ orientation, which slice stands for a role, masks, discs and virtual studies are
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from situs.catalog.stacks import Stack, StackSlice
+from situs.catalog.stacks import AnySeries, Stack, StackSlice
 from situs.catalog.studies import by_role, load_rules
 from situs.geometry import Plane, PlaneArray, intersect
 from situs.geometry.stacks import stack_axis
@@ -121,36 +123,71 @@ def _real_slices(
     phase = float(rng.uniform())
     chosen = {role: at_phase(s, phase, rng) for role, s in known_stacks(item, config.rules).items()}
     targets = [chosen[r].middle_plane if r in chosen else None for r in config.roles]
-    drawn = []
+    drawn: list[tuple[Stack[Source] | Stack[Told], int, int]] = []
     for _ in range(config.slices):
         if chosen:
             role = list(chosen)[rng.integers(len(chosen))]
-            stack, index = chosen[role], config.roles.index(role)
+            told = chosen[role]
+            drawn.append((told, int(rng.integers(len(told.slices))), config.roles.index(role)))
         else:  # nothing recognised: what is left to learn is the place in the stack
             source = item[int(rng.integers(len(item)))]
             axes = stack_axes(source)
-            stack, index = stack_in(source, int(axes[rng.integers(len(axes))])), -1
-        drawn.append((stack, int(rng.integers(len(stack.slices))), index))
+            stack = stack_in(source, int(axes[rng.integers(len(axes))]))
+            drawn.append((stack, int(rng.integers(len(stack.slices))), -1))
     return slices_of_stacks(drawn, config), targets
 
 
-_known: Kept[tuple[tuple[int, ...], str, dict[str, list[Stack[Source]]]]] = Kept(1024, lambda _: 1)
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What the stacks of a study are told by, of a scan that can go while they are kept.
+
+    Attributes:
+        scan: Gives the scan while it is there.
+        shape: Voxels along each axis.
+        spacing: Millimetres along each axis.
+        affine: ``(4, 4)``, voxel centres to RAS mm.
+        description: Role words of the series.
+    """
+
+    scan: weakref.ref[Source]
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    affine: Array
+    description: str
+
+    @classmethod
+    def of(cls, scan: Source) -> Told:
+        """Of a scan."""
+        return cls(weakref.ref(scan), scan.shape, scan.spacing, scan.affine, scan.description)
 
 
-def known_stacks(item: Sequence[Source], rules: str) -> dict[str, list[Stack[Source]]]:
+class _Known(NamedTuple):
+    series: list[Told]
+    rules: str
+    stacks: dict[str, list[Stack[Told]]]
+
+    def of(self, item: Sequence[Source], rules: str) -> bool:
+        told = [series.scan() for series in self.series]
+        return self.rules == rules and [*map(id, told)] == [*map(id, item)]
+
+
+_known: Kept[_Known] = Kept(1024, lambda _: 1)
+
+
+def known_stacks(item: Sequence[Source], rules: str) -> dict[str, list[Stack[Told]]]:
     """The stacks of a study by role; kept, since they are the same at every sample."""
-    asked = (*map(id, item),)
 
-    def found(_: Source) -> tuple[tuple[int, ...], str, dict[str, list[Stack[Source]]]]:
-        return asked, rules, by_role(item, load_rules(rules))
+    def found(_: Source) -> _Known:
+        series = [Told.of(scan) for scan in item]
+        return _Known(series, rules, by_role(series, load_rules(rules)))
 
     known = _known.of(item[0], found)
-    return (known if known[:2] == (asked, rules) else found(item[0]))[2]
+    return (known if known.of(item, rules) else found(item[0])).stacks
 
 
 def at_phase(
-    stacks: Sequence[Stack[Source]], phase: float, rng: np.random.Generator
-) -> Stack[Source]:
+    stacks: Sequence[Stack[AnySeries]], phase: float, rng: np.random.Generator
+) -> Stack[AnySeries]:
     """One of several stacks of a role: any acquisition, of a cine its frame at this phase.
 
     Args:
@@ -172,7 +209,7 @@ def stack_in(source: Source, axis: int | None = None) -> Stack[Source]:
 
 
 def slices_of_stacks(
-    drawn: Sequence[tuple[Stack[Source], int, int]], config: PlanesConfig
+    drawn: Sequence[tuple[Stack[Source] | Stack[Told], int, int]], config: PlanesConfig
 ) -> StudySlices:
     """Slices of real stacks, each in the frame of its role.
 
@@ -182,15 +219,23 @@ def slices_of_stacks(
     """
     found = [_slice_of_stack(*one, config) for one in drawn]
     return StudySlices(
-        [stack.slices[number].series for stack, number, _ in drawn],
+        [_scan(stack.slices[number].series) for stack, number, _ in drawn],
         PlaneArray.of([base for base, _ in found]),
         np.array([role for *_, role in drawn], dtype=np.int64),
         np.array([at for _, at in found]),
     )
 
 
+def _scan(series: Source | Told) -> Source:
+    if not isinstance(series, Told):
+        return series
+    scan = series.scan()
+    assert scan is not None  # whoever asks for a study's stacks holds the study
+    return scan
+
+
 def _slice_of_stack(
-    stack: Stack[Source], number: int, role: int, config: PlanesConfig
+    stack: Stack[Source] | Stack[Told], number: int, role: int, config: PlanesConfig
 ) -> tuple[Plane, float]:
     base, at = stack.slices[number].plane, float(stack.places[number])
     name, frames = config.roles[role] if role >= 0 else "", config.frames or {}
