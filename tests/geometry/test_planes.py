@@ -276,6 +276,22 @@ def test_no_planes_give_no_lines() -> None:
     assert mask.shape == (0, 1)
 
 
+def test_planes_as_arrays_are_chosen_as_those_of_a_list() -> None:
+    rng = np.random.default_rng(6)
+    arrays = PlaneArray.of([random_plane(rng) for _ in range(3)])
+    for index in (3, -4, [0, 3], np.array([True, False])):
+        with pytest.raises(IndexError):
+            arrays[index]
+    for wrong in (None, 1.0, "1", Ellipsis):
+        with pytest.raises(TypeError, match="integer"):
+            arrays[wrong]
+    for index in (1, np.int64(1), -2, True):
+        np.testing.assert_array_equal(arrays[index].origin_mm, arrays.origin_mm[1])
+    for some in ((0, 2), [0, 2], np.array([True, False, True])):
+        np.testing.assert_array_equal(arrays[some].origin_mm, arrays.origin_mm[::2])
+    assert len(arrays[[]]) == 0
+
+
 def test_planes_as_arrays_are_the_planes() -> None:
     rng = np.random.default_rng(5)
     planes = [random_plane(rng) for _ in range(4)]

@@ -6,6 +6,7 @@ The closed form is ours; coordinates and units are DICOM's (PS3.3, C.7.6.2).
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
@@ -214,8 +215,17 @@ class PlaneArray(Sequence[Plane]):
     @overload
     def __getitem__(self, index: slice | Sequence[int]) -> PlaneArray: ...
 
-    def __getitem__(self, index: int | slice | Sequence[int]) -> Plane | PlaneArray:
-        """One plane, or some."""
+    def __getitem__(self, index: Any) -> Plane | PlaneArray:
+        """One plane, or some.
+
+        Raises:
+            IndexError: Where there is no such plane.
+            TypeError: If ``index`` is no number, slice or list of numbers.
+        """
+        if isinstance(index, tuple):  # several axes to NumPy
+            index = list(index)
+        elif not isinstance(index, slice | list | range | np.ndarray):
+            index = int(operator.index(index))
         origin, row, column = self.origin_mm[index], self.row_mm[index], self.column_mm[index]
         shape, spacing = self.shape[index], self.spacing[index]
         if shape.ndim > 1:
