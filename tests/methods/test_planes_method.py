@@ -19,9 +19,9 @@ from situs.geometry.line_fit import fit_line
 from situs.geometry.lines import line_angle_deg, line_offset_mm
 from situs.geometry.stacks import stack_axis
 from situs.methods.base import Nets, Network, Samples, Scores
-from situs.methods.planes import Planes, PlanesConfig, line, location, plan_plane
+from situs.methods.planes import Planes, PlanesConfig, line, location, plan_plane, planning_section
 from situs.methods.planes.frames import fitted_frames
-from situs.methods.planes.heads import predict
+from situs.methods.planes.heads import places, predict
 from situs.methods.planes.method import studies_of
 from situs.methods.planes.planning_section import planned_section
 from situs.methods.planes.predictions import Predictions
@@ -38,6 +38,7 @@ from situs.methods.preview import WholeScans
 from situs.observation import LinesPanel, Observation
 from situs.views import ArraySource
 from situs.views.controls import Emptied
+from situs.views.decoded import Kept
 from situs.views.planes import centred_plane, cut_planes
 from situs.views.planes_virtual import VirtualConfig
 from situs.views.slices import Pose, ViewGrid, posed, unposed
@@ -301,6 +302,42 @@ def network(method: Planes) -> Network:
     options = {"channels": [8, 16, 16], "strides": [2]}
     backbone = backbones.build(BackboneConfig(name="cnn", spatial_dims=2, options=options))
     return Network(backbone, method.build_heads(backbone))
+
+
+def test_what_guessing_plans_is_kept_for_the_same_samples_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items = [[volume(i)] for i in range(3)]
+    method = Planes(VIRTUAL)
+    nets = Nets(network(method).eval())
+
+    def guessed(seed: int) -> list[tuple[float | None, float | None]]:
+        batch = collate(
+            [
+                method.sample_study(item, np.random.default_rng([seed, i]))
+                for i, item in enumerate(items)
+            ]
+        )
+        with torch.no_grad():
+            measured = method.measure(Samples(batch, items), method.predict(batch, nets))
+        return [(m.chance, m.constant) for m in measured if m.name.startswith("plan_")]
+
+    first, other = guessed(0), guessed(1)
+    assert len(first) == 2
+    assert first != other
+    monkeypatch.setattr(planning_section, "_kept", Kept(16, lambda _: 1))
+    assert guessed(1) == other
+    assert guessed(0) == first  # not those kept for the same scans
+    assert guessed(1) == other
+    monkeypatch.setattr(planning_section, "plan_planes", None)
+    assert guessed(1) == other  # planned once
+
+
+def test_places_are_told_without_the_decoder() -> None:
+    net = network(Planes(VIRTUAL)).eval()
+    images = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(places(net, images), predict(net, images).location)
 
 
 def test_learns_and_observes(tmp_path: Path) -> None:

@@ -61,3 +61,13 @@ def predict(network: Network, images: Tensor) -> Predicted:
         )
 
     return few_at_a_time(forward, network.backbone, images)
+
+
+def places(network: Network, images: Tensor) -> Tensor:
+    """Places ``(N,)`` alone, of ``images (N, C, rows, columns)``."""
+
+    def forward(some: Tensor) -> Tensor:
+        place: Tensor = network.heads.place(network.backbone.encode(some)[-1])
+        return place
+
+    return few_at_a_time(forward, network.backbone, images)

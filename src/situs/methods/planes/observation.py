@@ -45,7 +45,7 @@ class ObservedPlanes(Method):
             predicted.location,
             np.zeros(predicted.location.shape),
         )
-        return [*measure_lines(predicted, batch), places, *measure_planning(predicted, batch)]
+        return [*measure_lines(predicted, batch), places, *measure_planning(predicted, samples)]
 
     def sections(
         self, samples: Samples, predicted: Predictions, nets: Nets, scores: Scores

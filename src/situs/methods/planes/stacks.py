@@ -14,7 +14,7 @@ from torch import Tensor
 from situs.catalog.studies import by_role, load_rules
 from situs.methods.base import Network
 from situs.methods.planes.config import PlanesConfig
-from situs.methods.planes.heads import predict
+from situs.methods.planes.heads import places
 from situs.methods.planes.views import StudySlices, slices_of_stacks, stack_in, study_images
 from situs.methods.slices import place_curve
 from situs.observation import CurvePanel
@@ -40,7 +40,7 @@ def stack_curve(
     slices, at, name = _stack(config, item)
     planes = unposed(slices.bases, config.grid)
     images = torch.from_numpy(study_images(slices, planes, config)).to(like)
-    found = predict(network, images).location.float().cpu().numpy().astype(np.float64)
+    found = places(network, images).float().cpu().numpy().astype(np.float64)
     numbers = np.arange(len(at), dtype=np.float64)
     return place_curve(name, slices.sources[0].key, numbers, at, found, "in the stack")
 
