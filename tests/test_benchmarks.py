@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from situs.backbones import BackboneConfig, build
 from situs.methods.composition import compose
@@ -97,6 +98,18 @@ def test_every_row_has_settings_that_its_method_takes(monkeypatch: pytest.Monkey
         for small in (False, True):
             config = row.config(small)
             compose(config.method, config.options)
+
+
+def test_launches_are_counted_forward_and_backward_without_views(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.launches import dispatched  # noqa: PLC0415 - stands outside the package
+
+    x, y = (torch.ones(2, 3, requires_grad=True) for _ in range(2))
+    assert dispatched(lambda: x.mT.flatten().detach()) == 1  # the copy of what is turned
+    assert dispatched(lambda: x[0] * y[1]) == 1
+    total = (x * y).sum()
+    # The gradient that it begins with, and a product for each factor.
+    assert dispatched(total.backward) == 3
 
 
 @pytest.mark.parametrize("of", ["VOLUMES", "STACKS"])
