@@ -21,8 +21,10 @@ def test_threads_follow_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Cores(1, 0.0).threads() == 1
     assert Cores(8, 8).threads(processes=2) == 4
     assert Cores(2, 0.0).threads(processes=2) == 1
+    assert Cores(2, 0.0).why() == "chosen by what is free"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert Cores(8, 8).threads() == 5
+    assert Cores(8, 8).why() == "as OMP_NUM_THREADS says"
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -53,10 +53,15 @@ def test_a_difference_within_two_standard_errors_is_guessing() -> None:
     assert verdicts.verdict(score(value=60.0)) == "worse"
     between = score(value=40.0)  # beats guessing, but not the constant
     assert verdicts.verdict(between) == "guessing"
-    assert verdicts.judged(between) == "between guessing and a constant answer"
+    assert verdicts.judged(between) == "between guessing and a constant answer (no interval)"
+    below = score(value=45.0)  # worse than guessing, by less than can be told
+    assert verdicts.judged(below).startswith("no better than guessing or a constant answer")
+    alone = score(value=42.0, constant=None)  # nobody is told of an answer that there is not
+    assert verdicts.judged(alone) == "not clearly better than guessing (no interval)"
+    assert verdicts.judged(score(constant=None)) == "better than guessing (no interval)"
     close = score(value=31.0)  # beats the constant by less than can be told
     assert verdicts.verdict(close) == "guessing"
-    assert verdicts.judged(close) == "not clearly better than a constant answer"
+    assert verdicts.judged(close) == "not clearly better than a constant answer (no interval)"
     assert verdicts.verdict(score(value=float("nan"))) == "unknown"
 
 
@@ -66,6 +71,16 @@ def test_the_words_say_over_how_many_patients() -> None:
     assert verdicts.judged(two).endswith("(over 2 patients)")
     one = score(samples=values, groups=(0, 0, 0, 0))
     assert verdicts.judged(one).endswith("(1 patient, no interval)")
+
+
+def test_a_score_without_an_interval_must_come_5_percent_nearer_to_perfect() -> None:
+    def r2(value: float, untrained: float | None = None) -> Score:
+        return Score("r2", value, "", "higher", chance=0.0, constant=0.0, untrained=untrained)
+
+    assert verdicts.verdict(r2(0.04)) == "guessing"
+    assert verdicts.verdict(r2(0.06)) == "better"
+    assert verdicts.judged(r2(0.12, untrained=0.1)).startswith("better than guessing and a")
+    assert verdicts.judged(r2(0.2, untrained=0.1)) == "better than without anatomy (no interval)"
 
 
 def test_skill_runs_from_the_reference_to_perfect() -> None:

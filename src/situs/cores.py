@@ -33,15 +33,24 @@ class Cores:
 
     def threads(self, processes: int = 1) -> int:
         """For each of so many processes that compute at once."""
-        asked = os.environ.get(_ASKED, "")
-        if asked.isdecimal() and int(asked):
-            return int(asked)
+        if asked := _asked():
+            return asked
         wanted = max(min(_LEAST_THREADS, self.allowed), self.free) / processes
         return max(1, min(_MOST_THREADS, math.floor(wanted + 0.5)))
+
+    def why(self) -> str:
+        """What the number of threads follows."""
+        return f"as {_ASKED} says" if _asked() else "chosen by what is free"
 
     def said(self) -> str:
         """In words, for logs and ``situs doctor``."""
         return f"{self.free:.1f} of {self.allowed:g} cores free"
+
+
+def _asked() -> int:
+    """Threads that the user's environment asks for; 0 where it does not."""
+    asked = os.environ.get(_ASKED, "")
+    return int(asked) if asked.isdecimal() else 0
 
 
 def sleep_when_idle(environment: MutableMapping[str, str] | None = None) -> None:

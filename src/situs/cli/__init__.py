@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
@@ -49,9 +50,25 @@ class _Stopped(BaseException):
     """Carries a Ctrl-C past typer, which would end the process before anything could be said."""
 
 
-def _of_one(told: str, _ctx: Any) -> str:
+# What help calls a value whose type typer names as Python does; a flag takes none.
+_VALUES = {
+    "bool": "",
+    "str": "<text>",
+    **dict.fromkeys(("int", "float", "int range", "float range"), "<number>"),
+}
+
+
+def _in_words(told: str, _ctx: Any) -> str:
     """``<path>`` where typer would tell ``<list[Path]>``: the name or the help says 'several'."""
-    return re.sub(r"list\[(.*)\]", lambda found: found[1].lower(), told)
+    one = re.sub(r"list\[(.*)\]", lambda found: found[1].lower(), told)
+    return _VALUES.get(one.strip("<>"), one)
+
+
+def _told_in_words(parameters: Iterable[Any], ctx: Any) -> None:
+    for parameter in parameters:
+        told = getattr(parameter, "display_type", None)  # absent in earlier typers
+        if told is not None:
+            parameter.display_type = partial(_in_words, told(ctx))
 
 
 class InOrder(TyperGroup):
@@ -66,13 +83,17 @@ class InOrder(TyperGroup):
         return known + [verb for verb in super().list_commands(ctx) if verb not in panels]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The verb; its help names what one of several values is, not Python's type of all."""
+        """The verb; its help says in words what a value is."""
         verb = super().get_command(ctx, cmd_name)
-        for parameter in verb.params if verb is not None else ():
-            told = getattr(parameter, "display_type", None)  # absent in earlier typers
-            if told is not None and "list[" in told(ctx):
-                parameter.display_type = partial(_of_one, told(ctx))  # type: ignore[attr-defined]
+        if verb is not None:
+            _told_in_words(verb.get_params(ctx), ctx)  # --help among them
         return verb
+
+    def get_params(self, ctx: Any) -> Any:
+        """Options of situs itself, told likewise."""
+        found = super().get_params(ctx)
+        _told_in_words(found, ctx)
+        return found
 
     def make_context(self, *given: Any, **more: Any) -> Any:
         """Read the options; typer would end a Ctrl-C here without a word."""

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, ConsoleDimensions
 from rich.logging import RichHandler
+from rich.text import Text
 
 from situs.errors import SitusError
 
@@ -51,8 +52,11 @@ class _Teller(RichHandler):
 
     def render(self, **parts: Any) -> Any:
         """A record as it is printed."""
-        if parts["record"].levelno < logging.WARNING:
-            return parts["message_renderable"]
+        record, words = parts["record"], parts["message_renderable"]
+        if record.levelno < logging.WARNING:
+            return words
+        if not self.console.is_terminal:  # a log's lines end with their words
+            return Text.assemble(f"{record.levelname:<8} ", words)
         return super().render(**parts)
 
 

@@ -32,6 +32,8 @@ def doctor(json: Json = False) -> None:
     import torch
 
     cores = look()
+    threads = cores.threads()
+    taken = f"a training takes {threads} thread{'' if threads == 1 else 's'}, {cores.why()}"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts = {
         "situs": importlib.metadata.version("situs"),
@@ -40,7 +42,7 @@ def doctor(json: Json = False) -> None:
         "monai": importlib.metadata.version("monai"),
         "pytorch-lightning": importlib.metadata.version("pytorch-lightning"),
         "cores": os.cpu_count(),
-        "cores free now": f"{cores.said()}; a training takes {cores.threads()} threads",
+        "cores free now": f"{cores.said()}; {taken}",
         "gpus": ", ".join(gpus) or "none (training runs on the CPU)",
         "free disk here": f"{shutil.disk_usage('.').free / 2**30:.1f} GiB",
     }

@@ -44,10 +44,11 @@ def import_(
     source: Annotated[str, typer.Option(help="Where the file comes from, in words.")] = "",
     spacing: Annotated[
         tuple[float, float, float] | None,
-        typer.Option(help="Millimetres along R, A, S that the weights expect."),
+        typer.Option(metavar="R A S", help="Millimetres along each that the weights expect."),
     ] = None,
     ct_window: Annotated[
-        tuple[float, float] | None, typer.Option(help="HU range that the weights expect.")
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="HU range that the weights expect."),
     ] = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Accept less than 90 % of the source.")

@@ -34,7 +34,8 @@ _CONTROLS = {
 }
 
 # Without one value a sample there is no standard error; a difference smaller than this share
-# of the reference is then not called a difference.
+# of the way from the reference to perfect is then not called a difference. Of the reference itself
+# it would be nothing where that is 0, as for R².
 _NO_DIFFERENCE = 0.05
 
 
@@ -100,15 +101,26 @@ def judged(score: Score) -> str:
     """The verdict in words, with the number of patients that it is over."""
     found = verdict(score)
     line = VERDICTS[found]
-    if found == "better" and hardest(score) is not None:
-        line += ", but not than without anatomy"
     against = reference(score)
+    levels = [level for level in (score.chance, score.constant) if level is not None]
+    both = len(levels) > 1
+    if found == "better" and against is not None:
+        if not both:
+            line = f"better than {against[0]}"
+        if hardest(score) is not None:
+            line += ", but no better than without anatomy"
     if found == "guessing" and against is not None:
         if _gain(score, against[1]) > 0:
             line = f"not clearly better than {against[0]}"
-        elif None not in (score.chance, score.constant):
+        elif not both:
+            line = f"no better than {against[0]}"
+        elif any(_gain(score, level) > 0 for level in levels):
             line = "between guessing and a constant answer"
-    if found in {"given", "monitor", "unknown"} or not score.groups:
+    if found in {"given", "monitor", "unknown"}:
+        return line
+    if not score.samples:
+        return f"{line} (no interval)"
+    if not score.groups:
         return line
     count = len(set(score.groups))
     # One patient's samples tell nothing of the next patient: there is no interval over them.
@@ -141,7 +153,7 @@ def margin(score: Score, level: float) -> float:
             return float(stdtrit(count - 1, 0.975)) * error
     elif finite.sum() > 2:
         return 2 * float(samples[finite].std(ddof=1)) / math.sqrt(finite.sum())
-    return _NO_DIFFERENCE * abs(level)
+    return _NO_DIFFERENCE * abs(_perfect(score) - level)
 
 
 def explained(score: Score, control: str) -> float | None:
@@ -186,6 +198,10 @@ def _gain_of(score: Score, value: float, level: float) -> float:
     return (value - level) * (1 if score.better == "higher" else -1)
 
 
+def _perfect(score: Score) -> float:
+    return 0.0 if score.better == "lower" else 100.0 if score.unit == "%" else 1.0
+
+
 def skill(score: Score) -> float | None:
     """How far the score has come from :func:`reference` (0) to perfect (1), where that is known.
 
@@ -194,8 +210,7 @@ def skill(score: Score) -> float | None:
     against = reference(score)
     if against is None or not math.isfinite(score.value):
         return None
-    perfect = 0.0 if score.better == "lower" else 100.0 if score.unit == "%" else 1.0
-    span = perfect - against[1]
+    span = _perfect(score) - against[1]
     if span * (1 if score.better == "higher" else -1) <= 0:
         return None
     return (score.value - against[1]) / span

@@ -139,7 +139,7 @@ def _choose_threads(run: Run, config: PretrainConfig, mode: Mode, first: bool) -
     threads = int(before or cores.threads(config.devices))
     torch.set_num_threads(threads)
     if first:
-        why = "as the run was begun with" if before else "chosen by what is free"
+        why = "as the run was begun with" if before else cores.why()
         line = "%s: threads %d (%s), loader processes %d"
         _LOG.info(line, cores.said(), threads, why, config.workers)
 
