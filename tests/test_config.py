@@ -63,11 +63,10 @@ def test_problems_are_said_in_plain_words_and_in_those_of_the_interface() -> Non
     with pytest.raises(ConfigError, match=r"'options\.spacing' must be"):
         validate(Preprocessing, {"spacing": "coarse"}, "options")
     assert said(Preprocessing, {"spacing": [1, 2]}) == [
-        "'spacing' must be 'median' or 'native', or must be a list of 3 or more"
+        "'spacing' must be median, native, or mm: one number or three, as [1,1,2], got [1, 2]"
     ]
-    # Two forms that a value may take are one line, without the library's names for them.
     assert said(Preprocessing, {"spacing": "coarse"}) == [
-        "'spacing' must be 'median' or 'native', or must be a list, got 'coarse'"
+        "'spacing' must be median, native, or mm: one number or three, as [1,1,2], got 'coarse'"
     ]
     assert said(FinetuneConfig, {"data": "x", "out": "y", "patience": 3, "train": 2}) == [
         "'patience' needs validation cases; give 'validation'"

@@ -14,6 +14,9 @@ from pydantic import BaseModel
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}\S.*)*)", re.MULTILINE)
 _CODE = re.compile(r"``(.*?)``")
 _WIDTH = 96
+# Settings are written as YAML, which has its own words for these, and no roles of Sphinx.
+_WORDS = {"None": "null", "True": "true", "False": "false"}
+_PYTHON = re.compile(rf"\b({'|'.join(_WORDS)})\b|:\w+:`~?([^`]*)`")
 
 
 def described(
@@ -33,7 +36,12 @@ def described(
     for name, field in model.model_fields.items():
         if field.description:
             said[name] = field.description
-    return {name: said[name] for name in model.model_fields if name in said}
+    return {name: _in_yaml(said[name]) for name in model.model_fields if name in said}
+
+
+def _in_yaml(text: str) -> str:
+    """A meaning in the words of who writes YAML."""
+    return _PYTHON.sub(lambda found: found[2] or _WORDS[found[1]], text)
 
 
 def commented_yaml(

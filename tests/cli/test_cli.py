@@ -65,7 +65,7 @@ def test_yaml_that_cannot_be_read_is_named_in_one_line(
         (["pretrain", *_DATA, "--strategy", "fsdp"], "--strategy must be auto or ddp: each device"),
         (["finetune", *_DATA, "--set", "strategy=fsdp"], "splitting one over devices (FSDP, Deep"),
         (["pretrain", *_DATA, "--set", "optimiser.lr=-1"], "--set optimiser.lr must be greater"),
-        (["prepare", "x", "--out", "y", "--spacing", "coarse"], "--spacing must be 'median' or 'n"),
+        (["prepare", "x", "--out", "y", "--spacing", "coarse"], "--spacing must be median, native"),
         (["pretrain", *_DATA], "--data is not there: x"),
         (["scan", ".", "--out", "y"], "nothing to read in .: no NIfTI"),
     ],

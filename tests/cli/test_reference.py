@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ from situs.observation import Observation, Section
 from situs.observation.panels import ImagesPanel, Volume
 from situs.pretraining.config import PretrainConfig
 from situs.settings import described
+from situs.study.jobs import Job, JobFolders
 from situs.text import quantity
+from situs.training.record import RunRecord
 from situs.training.run import Run
 from situs.transfer.predict import Predictions
 from situs.views.source import ArraySource
@@ -113,6 +116,14 @@ def test_a_run_says_what_it_is(tmp_path: Path) -> None:
     assert repr(Run(tmp_path)) == f"Run('{tmp_path}', spatial, finished)"
 
 
+@pytest.mark.parametrize("method", available())
+def test_settings_are_told_in_words_of_yaml(method: str) -> None:
+    """Who copies ``None`` out of a comment has set a text of four letters."""
+    told = CliRunner().invoke(app, ["config", method]).stdout
+    assert "null" in told
+    assert not re.search(r"\b(None|True|False)\b|:\w+:`", told)
+
+
 def test_results_are_one_line_that_says_how_much_there_is(tmp_path: Path) -> None:
     nib.save(
         nib.Nifti1Image(np.random.default_rng(0).normal(size=(24, 24, 24)), np.eye(4)),
@@ -124,6 +135,13 @@ def test_results_are_one_line_that_says_how_much_there_is(tmp_path: Path) -> Non
     refused = [ScanRefused("empty-file", "b.nii", "empty")]
     assert repr(Predictions([{"scan": "a"}], refused)) == "Predictions(1 predicted, 1 refused)"
     assert "2 done before" in repr(Predictions(skipped=["a", "b"]))
+    job = Job("pretrain", "pretrain spatial", {}, {})
+    assert repr(job) == f"Job('pretrain spatial', pretrain, {job.key})"
+    (tmp_path / "study").mkdir()
+    shown = repr(JobFolders(tmp_path / "study"))
+    assert shown == f"JobFolders('{tmp_path / 'study'}', 0 folders)"
+    record = RunRecord(method="mae", status="stopped", step=20)
+    assert repr(record) == "RunRecord(mae, stopped, step 20)"
     seen = Observation("mae", 20, (Section("Voxels", "", (score(), score())),))
     assert repr(seen) == "Observation(mae, step 20, scores: gap_mae)"
 

@@ -86,6 +86,7 @@ def test_a_process_that_dies_ends_the_finetuning_with_one_message(
     os.kill(int(children[0]), signal.SIGKILL)
     _, err = finished(both, Exit.FAILED)
     assert err.count("error:") == 1
-    assert "process 1 of 2 ended with code -9" in err
+    assert "process 1 of 2 was killed by SIGKILL" in err
+    assert "Go on with --resume" in err
     assert not (result / "result.json").exists()
     assert list(result.glob("state/state-*.ckpt")), "what was computed is kept"

@@ -75,7 +75,8 @@ def test_a_process_that_dies_ends_all_with_one_message(settings: Path, tmp_path:
     _, err = finished(both, Exit.FAILED)
     assert err.count("error:") == 1
     assert "Warning" not in err, "of torch's own, which no user can do anything about"
-    assert "process 1 of 2 ended with code -9" in err
+    assert "process 1 of 2 was killed by SIGKILL" in err
+    assert "Go on with --resume" in err
     assert (info(run)["status"], info(run)["ended"]) == ("stopped", "failed")
     assert list((run / "checkpoints/last").glob("state-*.ckpt"))
 

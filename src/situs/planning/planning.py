@@ -107,7 +107,10 @@ def _held_out(run: Run) -> Iterator[list[Source]]:
     places = [run.path / "store", *map(Path, [data] if isinstance(data, str) else data)]
     store = next((p for p in places if Store.is_store(p)), None)
     if store is None:
-        raise RunError(f"the store that {run.path} was trained on is gone; give paths of scans")
+        raise RunError(
+            f"the store that {run.path} was trained on is not at {', '.join(map(str, places[1:]))} "
+            "(as seen from here); give its path, or those of scans"
+        )
     for study in Store.open(store).studies():
         if any(scan.key in held_out for scan in study):
             yield [*study]

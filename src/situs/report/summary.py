@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,11 +82,16 @@ def sentences(run: RunFolder) -> list[str]:
     )
     known = sum(count for verdict, count in judged.items() if verdict != "unknown")
     if known:
-        found.append(
+        better = judged["better"] + judged["anatomy"]
+        line = (
             f"On held-out scans it is better than guessing and a constant answer in "
-            f"{judged['better'] + judged['anatomy']} of {known} "
-            f"sub-task{'s' if known != 1 else ''}."
+            f"{better} of {known} sub-task{'s' if known != 1 else ''}"
         )
+        if judged["better"] and any(
+            verdicts.hardest(score) for o in run.latest for score in o.scores.values()
+        ):
+            line += f", in {judged['anatomy'] or 'none'} of them better than without anatomy"
+        found.append(f"{line}.")
     found += [
         f"{text.opening(verdicts.label(score))}: {verdicts.explanation(score)}."
         for observation in run.latest
@@ -137,7 +143,8 @@ def warnings(run: RunFolder) -> list[str]:
     if status == "running":
         found.append("The run had not ended when this report was written.")
     elif status not in {"finished", "unknown"}:
-        cause = text.printable(run.record.stopped_by or "")
+        # An error is told without the name that it has in Python.
+        cause = re.sub(r"^[A-Z]\w+: ", "", text.printable(run.record.stopped_by or ""))
         found.append(f"The run stopped early{': ' + cause if cause else ''}. Go on with --resume.")
     if run.record.held_out_is_training:
         found.append(

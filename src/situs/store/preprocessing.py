@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -49,6 +50,10 @@ class Preprocessing(Config):
     @classmethod
     def _alike_along_all(cls, spacing: Any) -> Any:
         alike = isinstance(spacing, int | float) and not isinstance(spacing, bool)
+        known = spacing in ("median", "native") if isinstance(spacing, str) else False
+        three = isinstance(spacing, Sequence) and not isinstance(spacing, str) and len(spacing) == 3
+        if not (alike or known or three):
+            raise ValueError("must be median, native, or mm: one number or three, as [1,1,2]")
         return (spacing,) * 3 if alike else spacing
 
     @model_validator(mode="after")

@@ -47,6 +47,9 @@ class Job:
     needs: tuple[str, ...] = ()
     about: dict[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        return f"Job('{self.title}', {self.kind}, {self.key})"
+
     @cached_property
     def key(self) -> str:
         """Hash of everything that decides the result."""
@@ -131,6 +134,9 @@ class JobFolders:
         present = sorted(root.iterdir()) if root.is_dir() else []
         self._folders = {_identity(path.name): path for path in present if path.is_dir()}
         self._results: dict[str, JobResult] = {}
+
+    def __repr__(self) -> str:
+        return f"JobFolders('{self.root}', {len(self._folders)} folders)"
 
     def folder(self, job: Job) -> Path:
         """The folder of ``job``."""

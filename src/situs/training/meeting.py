@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -195,7 +196,8 @@ class Met(Group):
                 with suppress(RuntimeError):
                     if store.check(["failed"]):
                         break  # it could say what of
-                text = f"process {number} of {self.size} ended with code {child.poll()}"
+                how = _ended(child.poll())
+                text = f"process {number} of {self.size} {how}. Go on with --resume"
                 return ProcessFailed(text)
         try:
             if not store.check(["failed"]):
@@ -273,3 +275,11 @@ def end_children(children: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _say(line: str) -> None:
     Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _ended(code: int) -> str:
+    """How a process ended that says nothing itself."""
+    if code >= 0:
+        return f"ended with code {code}"
+    cause = ", as the system does where memory runs out" if -code == signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{cause}"

@@ -154,6 +154,9 @@ class RunRecord(Part):
     held_out_left_out: int | None = None
     requeued: bool = False
 
+    def __repr__(self) -> str:
+        return f"RunRecord({self.method or 'unknown method'}, {self.status}, step {self.step or 0})"
+
     def document(self) -> dict[str, Any]:
         """What ``run.json`` holds: what was said, and nothing that was not."""
         return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)

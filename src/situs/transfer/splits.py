@@ -67,7 +67,7 @@ def choose(cohort: Cohort, train: Wish, validation: Wish, test: Wish, seed: int)
     for part in drawing:
         wish = wishes[part]
         if part not in parts and (wish is None or isinstance(wish, int | float)):
-            parts[part] = _draw(cohort, order, part, wish, patients)
+            parts[part] = _draw(cohort, order, part, wish, patients, _held(parts))
     for part in ("train", "test"):
         if not parts[part]:
             raise ConfigError(
@@ -89,9 +89,14 @@ def _order(cohort: Cohort, named: set[str], seed: int) -> list[list[str]]:
 
 
 def _draw(
-    cohort: Cohort, order: list[list[str]], part: str, wish: float | None, patients: int
+    cohort: Cohort,
+    order: list[list[str]],
+    part: str,
+    wish: float | None,
+    patients: int,
+    held: str,
 ) -> list[str]:
-    """Take patients for ``part`` out of ``order``, which had ``patients`` to begin with."""
+    """Take patients for ``part`` out of ``order``, which had ``patients`` before ``held``."""
     eligible = _eligible(cohort, order, part)
     eligible = _in_turns(cohort, eligible) if part == "train" else eligible[::-1]
     count: int | None = None
@@ -108,7 +113,7 @@ def _draw(
     if count is not None and len(drawn) < count:
         raise ConfigError(
             f"{setting(part)} asks for {count} cases, but {len(drawn)} are left of "
-            f"{len(cohort.names)} labelled ones"
+            f"{len(cohort.names)} labelled ones ({held})"
         )
     return drawn[:count]
 
@@ -121,6 +126,7 @@ def _share(cohort: Cohort, eligible: list[list[str]], part: str, wanted: float) 
 
 
 def _held(parts: dict[str, list[str]]) -> str:
+    """How many cases each part has so far."""
     counts = {part: len(parts.get(part, ())) for part in ("train", "validation", "test")}
     return ", ".join(f"{setting(part)} has {count}" for part, count in counts.items())
 

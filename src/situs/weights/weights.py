@@ -134,9 +134,10 @@ def weights_folder(path: str | Path) -> Path:
             "never from pickled checkpoints. Give the run folder, or a folder that "
             "'situs export --to safetensors' wrote."
         )
-    wrong = "has no weights" if path.is_dir() else "does not exist"
+    if not path.is_dir():
+        raise TransferError(f"{path} does not exist. Give a run folder or a weights folder.")
     raise TransferError(
-        f"{path} {wrong}: looked for {CARD} in it and in "
+        f"{path} has no weights: looked for {CARD} in it and in "
         f"{', '.join(p for p in _PLACES if p)}{beside_the_point(path)}. Give a run folder or a "
         "weights folder."
     )
