@@ -67,7 +67,7 @@ def choose(cohort: Cohort, train: Wish, validation: Wish, test: Wish, seed: int)
     for part in drawing:
         wish = wishes[part]
         if part not in parts and (wish is None or isinstance(wish, int | float)):
-            parts[part] = _draw(cohort, order, part, wish, patients, _held(parts))
+            parts[part] = _draw(cohort, order, part, wish, patients, parts)
     for part in ("train", "test"):
         if not parts[part]:
             raise ConfigError(
@@ -94,9 +94,9 @@ def _draw(
     part: str,
     wish: float | None,
     patients: int,
-    held: str,
+    parts: dict[str, list[str]],
 ) -> list[str]:
-    """Take patients for ``part`` out of ``order``, which had ``patients`` before ``held``."""
+    """Take patients for ``part`` out of ``order``, which had ``patients`` before ``parts``."""
     eligible = _eligible(cohort, order, part)
     eligible = _in_turns(cohort, eligible) if part == "train" else eligible[::-1]
     count: int | None = None
@@ -111,9 +111,10 @@ def _draw(
         drawn += patient
         order.remove(patient)
     if count is not None and len(drawn) < count:
+        others = ", ".join(f"{setting(p)} has {len(names)}" for p, names in parts.items() if names)
         raise ConfigError(
             f"{setting(part)} asks for {count} cases, but {len(drawn)} are left of "
-            f"{len(cohort.names)} labelled ones ({held})"
+            f"{len(cohort.names)} labelled ones{f' ({others})' if others else ''}"
         )
     return drawn[:count]
 
@@ -126,7 +127,6 @@ def _share(cohort: Cohort, eligible: list[list[str]], part: str, wanted: float) 
 
 
 def _held(parts: dict[str, list[str]]) -> str:
-    """How many cases each part has so far."""
     counts = {part: len(parts.get(part, ())) for part in ("train", "validation", "test")}
     return ", ".join(f"{setting(part)} has {count}" for part, count in counts.items())
 
