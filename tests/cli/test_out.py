@@ -68,7 +68,9 @@ def test_folders_and_files_that_are_named_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("kept")
-    assert "is a file" in said(["demo-studies", str(tmp_path / "file")], capsys)
+    told = said(["demo-studies", str(tmp_path / "file")], capsys)
+    assert told.startswith("error: folder: ")
+    assert told.endswith("is a file; give a folder\n")
     assert "is a folder" in said(["plan", "x", "--out", str(tmp_path)], capsys)
     (tmp_path / "page.html").mkdir()
     assert "is a folder" in said(["observe", "x", "--out", str(tmp_path / "page.html")], capsys)

@@ -182,6 +182,8 @@ def _options(ctx: typer.Context) -> dict[str, str]:
         if written and parameter.name:
             for name in (parameter.name, _SETTINGS.get(parameter.name, parameter.name)):
                 options[name] = written[0]
+        if parameter.name == "folder" and not written:  # an argument that files are written to
+            options["out"] = "folder"
     return options
 
 

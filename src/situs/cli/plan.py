@@ -133,7 +133,7 @@ def demo_studies(
     from situs.demo.studies import make_demo_studies
 
     if kind not in ("heart", "knee"):
-        raise typer.BadParameter(f"must be heart or knee, got '{kind}'")
+        raise typer.BadParameter(f"--kind must be heart or knee, got '{kind}'")
     chosen: Literal["heart", "knee"] = "heart" if kind == "heart" else "knee"
     written = make_demo_studies(folder, chosen, subjects, seed)
     if not quiet:
