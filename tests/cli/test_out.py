@@ -77,3 +77,12 @@ def test_folders_and_files_that_are_named_otherwise(
     (tmp_path / "c.yaml").write_text(f"data: {tmp_path}\nout: {tmp_path / 'file'}\n")
     for verb in ("pretrain", "finetune"):
         assert "is a file" in said([verb, "--config", str(tmp_path / "c.yaml")], capsys)
+
+
+@pytest.mark.parametrize("verb", ["scan", "studies"])
+def test_paths_that_are_not_there_are_no_scans_that_were_refused(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    told = said([verb, str(gone)], capsys)
+    assert told == f"error: {gone} does not exist\n"

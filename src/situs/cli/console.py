@@ -19,6 +19,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from situs.errors import SitusError
+from situs.places import url_of
 
 
 class _Output(Console):
@@ -110,6 +111,14 @@ def out_catalog(path: Path | None) -> Path | None:
             f"--out: {path}: a catalog is a FILE.parquet or FILE.json, or a folder of both"
         )
     return _writable(path, folder=folder, file="FILE.parquet")
+
+
+def some_there(paths: list[Path]) -> list[Path]:
+    """Refuse paths none of which leads anywhere; one of several is refused by name as a scan."""
+    if not any(url_of(path) or path.exists() or path.is_symlink() for path in paths):
+        names = ", ".join(map(str, paths))
+        raise SitusError(f"{names} {'does' if len(paths) == 1 else 'do'} not exist")
+    return paths
 
 
 def _writable(path: Path | None, folder: bool, file: str = "") -> Path | None:

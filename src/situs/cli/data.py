@@ -23,6 +23,7 @@ from situs.cli.console import (
     out_folder,
     print_json,
     print_remedies,
+    some_there,
 )
 from situs.cli.settings import ConfigFile, Given, Set, completes, takes_settings
 from situs.errors import SitusError
@@ -59,7 +60,8 @@ _LABELS = "label-map"  # left out as it should be, and no reason for alarm
 @app.command()
 def scan(
     paths: Annotated[
-        list[Path], typer.Argument(help="Files and folders, or one URL.", metavar="PATH")
+        list[Path],
+        typer.Argument(callback=some_there, help="Files and folders, or one URL.", metavar="PATH"),
     ],
     catalog: Annotated[
         Path | None,

@@ -8,7 +8,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from situs.cli import app
-from situs.cli.console import Json, Quiet, bar, err, out, out_file, out_folder, print_json
+from situs.cli.console import (
+    Json,
+    Quiet,
+    bar,
+    err,
+    out,
+    out_file,
+    out_folder,
+    print_json,
+    some_there,
+)
 from situs.cli.settings import completes
 from situs.cli.tables import planned
 from situs.errors import SitusError
@@ -67,7 +77,9 @@ def plan(
 
 @app.command()
 def studies(
-    paths: Annotated[list[Path], typer.Argument(help="A catalog, or DICOM folders.")],
+    paths: Annotated[
+        list[Path], typer.Argument(callback=some_there, help="A catalog, or DICOM folders.")
+    ],
     rules: Annotated[
         str,
         typer.Option(
