@@ -402,7 +402,6 @@ class TestCommand:
         assert "[b].txt" in text
         assert "not-an-image" in text
         assert self.scan(tmp_path / "[b].txt")[0] == 2
-        assert self.scan(tmp_path / "absent.nii")[0] == 2
 
     def test_json_is_one_document(self, tmp_path: Path) -> None:
         save(tmp_path / "a.nii.gz")
