@@ -114,7 +114,9 @@ def test_the_map_keeps_groups_together_with_umap_and_without(
     pytest.importorskip("umap", reason="needs the extra 'umap'")
     rng = np.random.default_rng(0)
     groups = np.repeat(np.eye(4, 12) * 8, 8, axis=0) + rng.normal(0, 0.3, (32, 12))
+    threads = torch.get_num_threads()
     places, again = (_umap(groups) for _ in range(2))
+    assert torch.get_num_threads() == threads, "what comes after it sums as before"
     assert np.array_equal(places, again), "one seed, one map"
     nearest = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(32) * 1e9
     assert (nearest.argmin(1) // 8 == np.arange(32) // 8).all()

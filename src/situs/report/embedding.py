@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from situs import text
 from situs.files import write_file
@@ -98,11 +99,14 @@ def _umap(unit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
     """
     if len(unit) < _FEW or find_spec("umap") is None:
         return None
+    threads = torch.get_num_threads()
     from umap import UMAP  # noqa: PLC0415 - an extra, which compiles as it is imported
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed leaves one thread
         made = UMAP(n_neighbors=_NEIGHBOURS, random_state=0, n_jobs=1).fit_transform(unit)
+    # Numba has set the threads of OpenMP, which are torch's, too: other sums would follow.
+    torch.set_num_threads(threads)
     return np.asarray(made, dtype=np.float64)
 
 
