@@ -62,6 +62,24 @@ def test_unchanged_patches_are_exact_copies(shape, size, seed) -> None:
         assert label.any(), "every patch was asked to hold the labelled voxel"
 
 
+def test_patches_cut_anywhere_reach_out_where_a_scan_ends_in_air() -> None:
+    """Windows of other scans may hold little but air; tissue goes on beyond a scan."""
+    one = case((12, 12, 6))
+    one.image[...] = 0
+    one.image[0, 4:, 4:8] = 100  # up to the last plane of the first axis
+    assert one.ends_in_air.tolist() == [[True, False], [True, True], [False, False]]
+    one.prepared.background = (-1.0,)
+    framing = Framing((8, 8, 8))
+    inside = sampler([one], framing, share=0.0, batch=500).batch(0)["image"][:, 0] > -0.5
+    assert torch.equal(inside.any((1, 2)).sum(1), torch.full((500,), 6)), "in the middle"
+    x, y = inside.any((2, 3)), inside.any((1, 3))
+    assert x.sum(1).min() == y.sum(1).min() == 6, "a quarter of 8 voxels may lie outside"
+    assert bool(x[:, -1].all()), "and none where the body ends"
+    assert not torch.stack([y[:, -1], y[:, 0], x[:, 0]]).all(1).any()
+    scan = replace(one, label=None, places=(), target=np.array(1))
+    assert (sampler([scan], framing, share=0.0).batch(0)["image"] > -0.5).sum() == 768
+
+
 def test_the_stream_depends_on_the_seed_only() -> None:
     cases = [case((10, 11, 12), seed=i) for i in range(3)]
     streams = [iter(sampler(cases, Framing((6, 6, 6)), Augmentation(), 0.5, s)) for s in (1, 1, 2)]

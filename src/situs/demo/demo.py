@@ -38,7 +38,7 @@ FINETUNE = {
     "steps": 250,
     "batch_size": 2,
     "patch_size": (32, 32, 32),
-    "lr": 2e-3,
+    "lr": 5e-3,
     "overlap": 0.25,
     "load_decoder": False,
 }

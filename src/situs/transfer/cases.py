@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from situs.errors import ConfigError
 from situs.store import Prepared, Preprocessing, preprocess
 from situs.store.crop import Background
 from situs.store.grid import median_spacing_of
-from situs.store.intensity import Kind
+from situs.store.intensity import Kind, foreground_box
 
 T = TypeVar("T")
 
@@ -68,6 +69,16 @@ class PreparedCase:
     def spacing(self) -> tuple[float, float, float]:
         """Millimetres along each axis of the prepared grid."""
         return self.prepared.spacing
+
+    @cached_property
+    def ends_in_air(self) -> npt.NDArray[np.bool_]:
+        """``(3, 2)``: whether nothing of the body is at the first and the last voxels of each axis.
+
+        What lies beyond is air then, and background is what it would look like.
+        """
+        kinds: list[Kind] = ["relative"] * len(self.image)  # as the values are, normalised
+        start, stop = foreground_box(self.image, self.spacing, kinds, 0.0)
+        return np.stack([np.array(start) > 0, np.array(stop) < self.shape], axis=1)
 
     @property
     def nbytes(self) -> int:

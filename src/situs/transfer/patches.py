@@ -17,6 +17,8 @@ from situs.transfer.cases import PreparedCase
 from situs.transfer.config import Augmentation
 
 Batch = dict[str, Tensor]
+REACH = 0.25
+"""How far a patch cut anywhere may reach into the air around a scan, as a share of the patch."""
 _ORDER, _DRAW = range(2)  # what a random stream is for
 
 
@@ -65,7 +67,8 @@ class PatchSampler(IterableDataset[Batch]):
         framing: Patch size and slice axis.
         batch_size: Patches a batch, of all processes together.
         augmentation: Random changes.
-        foreground_share: Of patches centred near a labelled voxel.
+        foreground_share: Of patches centred near a labelled voxel; of a segmentation the others
+            are cut anywhere, and reach out by ``REACH`` where a scan ends in air.
         seed: Of everything random.
         own: Which patches of every batch this process takes; what is drawn depends on the batch
             alone.
@@ -157,16 +160,22 @@ class PatchSampler(IterableDataset[Batch]):
     ) -> list[int]:
         shape = np.array(case.shape)
         patch = np.array(self.framing.in_volume(self.framing.patch_size))
-        anchor = rng.uniform(0, shape)
-        if case.places and rng.random() < self.foreground_share:
+        centre = rng.uniform(0, shape)
+        near = bool(case.places) and rng.random() < self.foreground_share
+        if near:
             places = case.places[int(rng.integers(len(case.places)))]
             voxel = np.array(np.unravel_index(int(rng.choice(places)), case.shape))
             # Off centre, so that the network does not learn that labels are in the middle; a
             # slice goes through the voxel itself.
-            anchor = voxel + 0.5 + rng.uniform(-0.25, 0.25, 3) * np.where(patch > 1, patch, 0)
-        # A patch stays inside the scan where the scan is large enough, else is centred on it.
-        low, high = np.minimum(patch, shape) / 2, shape - np.minimum(patch, shape) / 2
-        centre = np.clip(anchor, low, high)
+            centre = voxel + 0.5 + rng.uniform(-0.25, 0.25, 3) * np.where(patch > 1, patch, 0)
+        # A patch stays inside the scan where the scan is large enough, else lies about its middle.
+        # But those of a segmentation that are cut anywhere reach out into the air: norms over a
+        # patch make its noise as large as tissue, and a window of another scan may hold less tissue
+        # than any inside the few labelled ones.
+        reach = np.where((shape > patch) & (not near) & bool(case.places), patch * REACH, 0)
+        before, after = (reach[:, None] * case.ends_in_air).T
+        half = np.minimum(patch, shape) / 2
+        centre = np.clip(centre, half - before, shape - half + after)
         start = np.floor(centre - np.array(size) / 2 + 0.5)
         return start.astype(int).tolist()
 
