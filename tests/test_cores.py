@@ -61,6 +61,7 @@ def test_what_the_user_set_stays() -> None:
     sleep_when_idle(environment)
     assert environment["OMP_WAIT_POLICY"] == "active"
     assert environment["KMP_BLOCKTIME"] == "0"
+    assert environment["OPENBLAS_THREAD_TIMEOUT"] == "4"
 
 
 def test_the_command_line_says_so_before_torch_is_there() -> None:

@@ -14,8 +14,13 @@ _LEAST_THREADS = 2  # even beside others: they wait asleep, and the system share
 _MOST_THREADS = 16  # beyond, small networks gain nothing
 
 # Threads that have nothing to do sleep. By default they spin, which on a core that others want,
-# too, keeps the very thread from running that they wait for. Read when torch is loaded.
-_ASLEEP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+# too, keeps the very thread from running that they wait for. Read when torch and numpy are loaded.
+_ASLEEP = {
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "0",
+    "KMP_BLOCKTIME": "0",
+    "OPENBLAS_THREAD_TIMEOUT": "4",  # the least: 2 to the power of 4 turns
+}
 _ASKED = "OMP_NUM_THREADS"
 
 
@@ -54,9 +59,10 @@ def _asked() -> int:
 
 
 def sleep_when_idle(environment: MutableMapping[str, str] | None = None) -> None:
-    """Let OpenMP's threads sleep while they wait; what the user set stays.
+    """Let the threads of OpenMP and OpenBLAS sleep while they wait; what the user set stays.
 
-    Must come before torch is imported, in this process or the one whose environment it is.
+    Must come before torch and numpy are imported, in this process or the one whose environment
+    it is.
     """
     environment = os.environ if environment is None else environment
     for name, value in _ASLEEP.items():

@@ -57,6 +57,20 @@ def test_a_process_that_dies_costs_only_its_item() -> None:
 
 
 @pytest.mark.slow
+def test_a_process_for_each_core_computes_with_one_thread() -> None:
+    """Threads of OpenBLAS in two processes on two cores spun for longer than the scans took."""
+    script = (
+        "from crashing import minus_one, threads_of_blas as threads\n"
+        "from situs.scans.parallel import isolated_map\n"
+        "print(threads(0), *isolated_map(threads, [0], crashed=minus_one, workers=1))"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
+    environment |= {"OPENBLAS_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.check_output([sys.executable, "-c", script], text=True, env=environment)
+    assert said.strip() == "2 (0, 1)"
+
+
+@pytest.mark.slow
 def test_an_item_that_hangs_costs_only_itself() -> None:
     # What processes are forked from imports first, which on a busy machine takes longer.
     assert dict(isolated_map(square, [1], crashed=minus_one, workers=1)) == {1: 1}

@@ -7,6 +7,9 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+from threadpoolctl import threadpool_info
+
 
 def square(item: int) -> int:
     """The square; kills its process for numbers divisible by 7."""
@@ -51,3 +54,9 @@ def dead(item: Path) -> str:
 
 def late(item: Path) -> str:
     return "late"
+
+
+def threads_of_blas(_: int) -> int:
+    """The most threads that a product of matrices would take."""
+    np.eye(2) @ np.eye(2)
+    return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")

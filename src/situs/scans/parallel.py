@@ -13,6 +13,8 @@ from itertools import chain, islice
 from types import ModuleType
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from situs.orphans import end_with_parent
 
 # Imported once, before workers part from their server, rather than in each of them.
@@ -169,6 +171,8 @@ def _begin_process(environment: dict[str, str]) -> None:
     # without what tells where to copy and who may read (TMPDIR, AWS_PROFILE).
     os.environ.clear()
     os.environ.update(environment)
+    # There is a process for each core already.
+    threadpool_limits(1)
     # Ctrl-C is for the process that waits; workers end with it, and without tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
