@@ -51,7 +51,12 @@ def gathered(own: Tensor) -> Tensor:
 
     Every process must bring the same number of rows.
     """
-    return torch.cat(all_gather(own.contiguous())) if size() > 1 else own
+    if size() == 1:
+        return own
+    every = torch.cat(all_gather(own.contiguous()))
+    if every.requires_grad:  # torch sends the gradient on as it lies in memory
+        every.register_hook(Tensor.contiguous)
+    return every
 
 
 @torch.no_grad()

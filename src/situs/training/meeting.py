@@ -133,6 +133,8 @@ class Met(Group):
 
     def watch(self) -> None:
         """Show that this process is alive, look whether others are, and end it if it cannot."""
+        # Once before anything is computed: of one that never showed itself nothing is missed.
+        self._beat()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def before_giving_up(self, note: Callable[[ProcessFailed], None]) -> None:
