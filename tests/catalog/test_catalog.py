@@ -27,7 +27,7 @@ from situs.catalog.near_duplicates import pairs_alike, thumbnail
 from situs.cli import app
 from situs.errors import SitusError
 from situs.scans.names import escaped, unescaped
-from situs.scans.parallel import isolated_map
+from situs.scans.parallel import default_workers, isolated_map
 from situs.scans.refusals import REASONS
 from situs.store import prepare
 
@@ -67,7 +67,7 @@ def test_a_process_for_each_core_computes_with_one_thread() -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
     environment |= {"OPENBLAS_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
     said = subprocess.check_output([sys.executable, "-c", script], text=True, env=environment)
-    assert said.strip() == "2 (0, 1)"
+    assert said.strip() == f"{min(2, default_workers())} (0, 1)"
 
 
 @pytest.mark.slow
