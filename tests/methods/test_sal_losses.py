@@ -130,6 +130,34 @@ def test_near_slices_of_a_scan_are_positives_whatever_their_places() -> None:
     torch.testing.assert_close(pulled, torch.stack(by_hand).mean())
 
 
+def test_hard_negatives_of_other_scans_count_more() -> None:
+    """Held to the formula written out, its gradient to autograd's with the counts held still."""
+    generator = torch.Generator().manual_seed(5)
+    z = torch.randn(12, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    at = torch.rand(12, generator=generator)
+    group = torch.zeros(12, dtype=torch.long)
+    scan = torch.arange(12) // 4
+    kin = scan[:, None] == scan
+    beta, tau = 3.0, 0.3
+    cosine = F.normalize(z, dim=1) @ F.normalize(z, dim=1).T
+    terms = []
+    for a in range(12):
+        others = [k for k in range(12) if k != a]
+        positives = [k for k in others if abs(at[a] - at[k]) < 0.2]
+        hard = [k for k in others if k not in positives and scan[k] != scan[a]]
+        alike = torch.exp(beta * cosine[a].detach())
+        count = {k: alike[k] / alike[hard].mean() for k in hard}
+        total = sum(count.get(k, 1.0) * torch.exp(cosine[a, k] / tau) for k in others)
+        if positives:
+            terms.append(-(torch.log(torch.exp(cosine[a, positives] / tau) / total)).mean())
+    wanted = torch.stack(terms).mean()
+    (slope,) = torch.autograd.grad(wanted, z)
+    loss = position_contrast(z, at, group, 0.2, tau, hardness=beta, kin=kin)
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(torch.autograd.grad(loss, z)[0], slope)
+    assert loss > position_contrast(z, at, group, 0.2, tau)
+
+
 def test_contrast_without_positives_is_zero_with_a_gradient() -> None:
     z = torch.randn(3, 4, requires_grad=True)
     loss = position_contrast(z, torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, dtype=torch.long))

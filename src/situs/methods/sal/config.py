@@ -47,6 +47,8 @@ class SalConfig(SliceConfig):
             scan within ``max_distance_mm`` are positives whatever their positions, since
             ``local`` pulls them together.
         temperature: Of ``contrast``.
+        hardness: How much more the negatives of other scans that look alike count in
+            ``contrast``; 0 counts all once, as the paper does.
         width: Channels of a slice's embedding.
         hidden: Hidden channels of its projection head.
         pixel_width: Hidden channels of the head of ``pixel``.
@@ -86,6 +88,7 @@ class SalConfig(SliceConfig):
     position: Literal["contrast", "regress"] = "contrast"
     position_threshold: float | None = Field(None, gt=0, lt=1)
     temperature: PositiveFloat = 0.1
+    hardness: NonNegativeFloat = 0.0
     width: PositiveInt = 64
     hidden: PositiveInt = 128
     pixel_width: PositiveInt = 32

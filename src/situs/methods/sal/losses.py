@@ -196,6 +196,8 @@ def position_contrast(
     threshold: float = 0.1,
     temperature: float = 0.1,
     together: Tensor | None = None,
+    hardness: float = 0.0,
+    kin: Tensor | None = None,
 ) -> Tensor:
     """Slices at similar places along their scans are positives of each other.
 
@@ -203,6 +205,11 @@ def position_contrast(
     −1/|P(a)| Σ_p log exp(z_a·z_p/τ) / Σ_{k≠a} exp(z_a·z_k/τ), averaged over the slices that
     have a positive (positional contrastive learning, Zeng et al., arXiv 2106.09157). Under
     distributed training the slices of all processes are candidates.
+
+    With a ``hardness`` β, exp(z_a·z_n/τ) of a negative n counts w_n times, w_n = exp(β z_a·z_n) over
+    its mean among the negatives of a: those that look alike and lie elsewhere count most (Robinson
+    et al., arXiv 2010.04592, without its correction for false negatives). Ours are that w carries
+    no gradient, and that negatives of the slice's own scan count once: they look alike anyway.
 
     Args:
         embeddings: ``(N, D)``, normalised inside.
@@ -213,6 +220,9 @@ def position_contrast(
         temperature: τ.
         together: ``(N, N)`` boolean, pairs of these slices that are positives whatever their
             positions: near slices of one scan, which another term pulls together (ours).
+        hardness: β; 0 counts every negative once.
+        kin: ``(N, N)`` boolean, which of these slices are of one scan; those of other processes
+            are taken for ones of other scans.
 
     Returns:
         Scalar; 0 where no slice has a positive.
@@ -221,7 +231,25 @@ def position_contrast(
         own = unit(at_least_single(embeddings), -1)
         every = gathered(own)
         positive = _positives(positions, groups, threshold, together)
-        return known(*_contrast(own, every, positive, temperature))
+        counts = _hardness(own, every, positive, kin, hardness) if hardness else None
+        return known(*_contrast(own, every, positive, temperature, counts))
+
+
+@torch.no_grad()
+def _hardness(
+    own: Tensor, every: Tensor, positive: Tensor, kin: Tensor | None, beta: float
+) -> Tensor:
+    """``(N, W·N)``, logarithm of how often each slice counts beside another; 0 for once."""
+    strange = ~positive
+    first = rank() * len(own)
+    here = strange[:, first : first + len(own)]
+    here.fill_diagonal_(False)
+    if kin is not None:
+        here.logical_and_(~kin)
+    hard = product(own, every.T).mul_(beta)
+    mean = hard.masked_fill(~strange, -torch.inf).logsumexp(1, keepdim=True)
+    mean -= strange.sum(1, keepdim=True, dtype=hard.dtype).clamp_min(1).log()
+    return hard.sub_(mean).masked_fill_(~strange, 0)
 
 
 @torch.no_grad()
@@ -242,10 +270,16 @@ def _positives(
 
 @torch.no_grad()
 def _contrast(
-    own: Tensor, every: Tensor, positive: Tensor, temperature: float
+    own: Tensor,
+    every: Tensor,
+    positive: Tensor,
+    temperature: float,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Value and gradient of :func:`position_contrast`, of unit vectors."""
     logits = product(own, every.T).div_(temperature)
+    if counts is not None:
+        logits += counts
     first = rank() * len(own)
     logits[:, first : first + len(own)].fill_diagonal_(_ITSELF)
     log_share = logits.log_softmax(1)

@@ -116,6 +116,8 @@ class Sal(ObservedSal):
             self.config.threshold,
             self.config.temperature,
             self._together(batch),
+            self.config.hardness,
+            _kin(len(batch["axis"]), batch["axis"][0].numel(), slices.device)[0],
         )
 
     def _together(self, batch: Batch) -> Tensor:
