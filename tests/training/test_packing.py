@@ -50,17 +50,11 @@ def same(a: object, b: object) -> None:
         assert torch.equal(a, b)
 
 
-def test_a_batch_is_what_dataloader_collates_and_few_tensors_travel():
+def test_a_batch_is_what_dataloader_collates_and_travels_as_one_tensor():
     samples = [sample(seed) for seed in range(3)]
     packed = pickle.loads(pickle.dumps(collate_packed(samples)))
     assert isinstance(packed, Packed)
-    assert sorted(map(str, packed.together)) == [
-        "torch.bool",
-        "torch.float32",
-        "torch.float64",
-        "torch.int64",
-    ]
-    assert sum(t.nbytes for t in packed.together.values()) < 2**18, "large ones are not copied"
+    assert packed.memory.dtype == torch.uint8
     batch = unpacked(packed)
     same(batch, default_collate(samples))
     # In place means in its own place.
@@ -78,4 +72,10 @@ def test_dataloader_pins_what_travels_and_the_batch_stays_the_same(monkeypatch: 
     monkeypatch.setattr(Tensor, "pin_memory", copied)
     samples = [sample(seed) for seed in range(3)]
     same(unpacked(pin_memory(collate_packed(samples))), default_collate(samples))
-    assert len(pinned) == 4 + 1, "the kinds, and the large one"
+    assert len(pinned) == 1
+
+
+def test_samples_that_differ_in_size_are_refused_as_dataloader_refuses_them():
+    samples = [{"image": np.zeros((4, 3), "f4")}, {"image": np.zeros((4, 4), "f4")}]
+    with pytest.raises(RuntimeError, match="equal size"):
+        collate_packed(samples)

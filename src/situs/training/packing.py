@@ -1,92 +1,100 @@
-"""A batch on its way from a loader process: its small tensors travel together.
+"""A batch on its way from a loader process: its tensors travel as one.
 
-Each tensor that a process hands over is a file descriptor and a message of its own, about a
-millisecond on two cores, however small it is; a batch of slices with their places holds a dozen.
+Each tensor that a process hands over is a file descriptor that its peer asks for through a socket,
+with a handshake that a thread of the loader process must answer: half a millisecond on two idle
+cores, however small the tensor is, and a batch of slices with their places holds a dozen.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data._utils.collate import collate, collate_tensor_fn, default_collate_fn_map
-
-_SMALL = 2**20
-"""Bytes below which a copy costs less than a message."""
+from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 _LINE = 64
-"""Bytes that tensors of their own are aligned to: MKL promises the same rounding only for these."""
+"""Bytes that tensors are aligned to: MKL promises the same rounding only for these."""
 
 
 class _Slot(NamedTuple):
-    """Where a tensor lies in the one of its kind."""
+    """Where a tensor of a batch lies."""
 
     dtype: torch.dtype
     start: int
     shape: torch.Size
 
+    def of(self, memory: Tensor) -> Tensor:
+        """The tensor itself."""
+        end = self.start + math.prod(self.shape) * self.dtype.itemsize
+        return memory[self.start : end].view(self.dtype).view(self.shape)
+
 
 @dataclass
 class Packed:
-    """A batch whose small tensors stand in one tensor of each kind.
+    """A batch whose tensors lie in one piece of memory.
 
     Attributes:
-        batch: The batch, with places instead of those tensors.
-        together: The tensors of each kind, one behind the other.
+        batch: The batch, with places instead of tensors.
+        memory: ``(N,)`` bytes.
     """
 
     batch: Any
-    together: dict[torch.dtype, Tensor]
+    memory: Tensor
 
     def pin_memory(self) -> Packed:
         """The same in memory that a GPU reads by itself; ``DataLoader`` calls it."""
-        batch, together = apply_to_collection(
-            (self.batch, self.together), Tensor, Tensor.pin_memory
-        )
-        return Packed(batch, together)
+        return Packed(self.batch, self.memory.pin_memory())
 
 
-def _stacked(tensors: list[Tensor], **options: Any) -> Tensor:
-    """As ``DataLoader`` stacks them; small ones in memory of this process, from where they go on.
+class _Packing:
+    """Collates as ``DataLoader`` does, and notes where each tensor will lie."""
 
-    In a loader process each would be a file in shared memory first: a quarter of a millisecond.
-    """
-    if len(tensors) * tensors[0].nbytes < _SMALL:
-        return torch.stack(tensors)
-    stacked: Tensor = collate_tensor_fn(tensors, **options)
-    return stacked
+    def __init__(self) -> None:
+        self.parts: list[tuple[_Slot, list[Tensor]]] = []
+        self.bytes = 0
 
+    def stacked(self, tensors: list[Tensor], **options: Any) -> _Slot:
+        """Of one tensor for each sample."""
+        del options
+        return self._kept(tensors, torch.Size((len(tensors), *tensors[0].shape)))
 
-_COLLATE = {**default_collate_fn_map, Tensor: _stacked}
+    def after(self, collated: Callable[..., Any]) -> Callable[..., Any]:
+        """As ``collated`` does, where its tensors, of numbers, have a place, too."""
+
+        def kept(values: list[Any], **options: Any) -> Any:
+            made = collated(values, **options)
+            if not isinstance(made, Tensor):
+                return made
+            return self._kept([made[None]], made.shape)
+
+        return kept
+
+    def _kept(self, tensors: list[Tensor], shape: torch.Size) -> _Slot:
+        slot = _Slot(tensors[0].dtype, self.bytes, shape)
+        self.parts.append((slot, tensors))
+        self.bytes += -(-math.prod(shape) * slot.dtype.itemsize // _LINE) * _LINE
+        return slot
 
 
 def collate_packed(samples: list[Any]) -> Packed:
     """Collate samples as ``DataLoader`` does, and pack the batch."""
-    parts: dict[torch.dtype, list[Tensor]] = {}
-    ends: dict[torch.dtype, int] = {}
-
-    def placed(tensor: Tensor) -> Any:
-        if tensor.nbytes >= _SMALL:
-            return tensor
-        part = F.pad(tensor.reshape(-1), (0, -tensor.numel() % (_LINE // tensor.itemsize)))
-        start = ends.get(tensor.dtype, 0)
-        ends[tensor.dtype] = start + part.numel()
-        parts.setdefault(tensor.dtype, []).append(part)
-        return _Slot(tensor.dtype, start, tensor.shape)
-
-    batch = apply_to_collection(collate(samples, collate_fn_map=_COLLATE), Tensor, placed)
-    return Packed(batch, {dtype: torch.cat(tensors) for dtype, tensors in parts.items()})
+    packing = _Packing()
+    ways = {kind: packing.after(way) for kind, way in default_collate_fn_map.items()}
+    batch = collate(samples, collate_fn_map={**ways, Tensor: packing.stacked})
+    # Shared before it is written, so that nothing is copied twice.
+    memory = torch.empty(0, dtype=torch.uint8)
+    memory.set_(torch.UntypedStorage._new_shared(packing.bytes))
+    for slot, tensors in packing.parts:
+        out = slot.of(memory)
+        torch.stack(tensors, out=out.view(len(tensors), *tensors[0].shape))
+    return Packed(batch, memory)
 
 
 def unpacked(packed: Packed) -> Any:
-    """The batch as it was collated; its small tensors share memory, none with another's place."""
-
-    def taken(slot: _Slot) -> Tensor:
-        kind = packed.together[slot.dtype]
-        return kind[slot.start : slot.start + slot.shape.numel()].view(slot.shape)
-
-    return apply_to_collection(packed.batch, _Slot, taken)
+    """The batch as it was collated; its tensors share memory, none another's place."""
+    return apply_to_collection(packed.batch, _Slot, lambda slot: slot.of(packed.memory))
