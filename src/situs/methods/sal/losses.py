@@ -206,10 +206,11 @@ def position_contrast(
     have a positive (positional contrastive learning, Zeng et al., arXiv 2106.09157). Under
     distributed training the slices of all processes are candidates.
 
-    With a ``hardness`` β, exp(z_a·z_n/τ) of a negative n counts w_n times, w_n = exp(β z_a·z_n) over
-    its mean among the negatives of a: those that look alike and lie elsewhere count most (Robinson
-    et al., arXiv 2010.04592, without its correction for false negatives). Ours are that w carries
-    no gradient, and that negatives of the slice's own scan count once: they look alike anyway.
+    With a ``hardness`` β, exp(z_a·z_n/τ) of a negative n counts w_n times, w_n = exp(β z_a·z_n)
+    over its mean among the negatives of a: those that look alike and lie elsewhere count most
+    (Robinson et al., arXiv 2010.04592, without its correction for false negatives). Ours are that
+    w carries no gradient, and that negatives of the slice's own scan count once: they look alike
+    anyway.
 
     Args:
         embeddings: ``(N, D)``, normalised inside.
