@@ -46,9 +46,19 @@ def test_imports_nothing_heavy(code: str) -> None:
     assert not imported(code) - {"pydantic"}  # typer's, for a verb's options
 
 
-def test_scanning_needs_no_network_and_no_drawing() -> None:
-    absent = HEAVY - {"numpy", "pydicom", "nibabel", "pydantic", "pandas", "scipy", "SimpleITK"}
-    assert not imported("import situs; situs.read_scan; import situs.catalog") & absent
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import situs; situs.read_scan; import situs.catalog.catalog",
+        # What every process of a pool is forked from.
+        "from situs.scans.parallel import _PRELOAD; [*map(__import__, _PRELOAD)]",
+        "import situs.store",
+    ],
+    ids=["scan", "pool", "prepare"],
+)
+def test_preparing_scans_needs_no_network_and_no_drawing(code: str) -> None:
+    needed = {"numpy", "pydicom", "nibabel", "pydantic", "pandas", "scipy", "SimpleITK", "blosc2"}
+    assert not imported(code) & (HEAVY - needed)
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 Background = tuple[float, ...]
 """What lies outside a scan, one value a channel; empty where it was never decided."""
@@ -49,6 +48,8 @@ def widen(found: npt.NDArray[Any], into: npt.NDArray[np.float32]) -> None:
     """Copy voxels of any type to ``into``, of the same shape."""
     if found.dtype == np.float16 and found.flags.writeable:
         # Torch widens halves twenty times as fast as NumPy.
+        import torch  # noqa: PLC0415 - takes a second that preparing a store does without
+
         torch.from_numpy(into).copy_(torch.from_numpy(found))
     else:
         into[...] = found
