@@ -1,8 +1,9 @@
 """Processes forked from one that has imported everything: what starts a program costs seconds.
 
 They are processes like those that ``small_runs.start`` begins, with signals, sessions, environments
-and ends of their own. Only what happens while modules are imported is not theirs: where that, or
-the start itself, is what a test is about, it starts a program.
+and ends of their own, and so are the processes of Python that they start themselves, as many as
+they are told. Only what happens while modules are imported is not theirs: where that, or the start
+itself, is what a test is about, it starts a program.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import traceback
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _IMPORTED = ("cli", "store", "pretraining.process", "transfer.finetune", "study", "report")
 
@@ -31,17 +32,20 @@ _IMPORTED = ("cli", "store", "pretraining.process", "transfer.finetune", "study"
 class Forked:
     """One of them, with the part of :class:`subprocess.Popen` that tests use."""
 
-    def __init__(self, words: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, words: list[str], environment: dict[str, str], children: int = 0) -> None:
         self.args = words
         self.returncode: int | None = None
         request = {"words": words, "folder": os.getcwd(), "environment": environment}
-        self.pid, *self._told = _ask(request)
+        self.pid, *self._told = _ask({**request, "children": children})
 
     def poll(self) -> int | None:
         """Its exit code, minus the signal that ended it, or None."""
         if self.returncode is None:
-            self.returncode = _ask({"pid": self.pid})
+            self.returncode = self._look()
         return self.returncode
+
+    def _look(self) -> int | None:
+        return _ask({"pid": self.pid})  # type: ignore[no-any-return]
 
     def wait(self, timeout: float = 600) -> int:
         """Its exit code."""
@@ -96,7 +100,65 @@ def _ask(request: dict[str, Any]) -> Any:
 # --- What the server and the forked processes do --------------------------------------------
 
 
+class _Child(Forked):
+    """One that a forked process has ready since it began, when it had no thread yet."""
+
+    def __init__(self) -> None:
+        end, self._tell = os.pipe()
+        self._looking = threading.Lock()
+        self.returncode = None
+        self.pid = os.fork()
+        if self.pid:
+            os.close(end)
+            return
+        os.close(self._tell)
+        with os.fdopen(end) as asked:
+            line = asked.readline()
+        if not line:
+            os._exit(0)  # nobody wanted it
+        request = json.loads(line)
+        if request.pop("session"):
+            os.setsid()
+        _be(streams=[os.devnull, os.devnull if request.pop("mute") else None, None], **request)
+
+    def begin(self, args: list[str], **asked: Any) -> _Child:
+        """Be what :class:`subprocess.Popen` would start; its standard error is the parent's."""
+        self.args = args
+        assert asked.keys() <= {"env", "stdin", "stdout", "stderr", "start_new_session"}
+        assert asked.get("stdout") in (None, subprocess.DEVNULL)
+        assert asked.get("stderr") is None
+        request = {
+            "words": [word for word in args[1:] if word not in ("-u", "-m")],
+            "folder": os.getcwd(),
+            "environment": dict(asked["env"]),
+            "session": asked.get("start_new_session", False),
+            "mute": asked.get("stdout") is not None,
+        }
+        os.write(self._tell, f"{json.dumps(request)}\n".encode())
+        return self
+
+    def _look(self) -> int | None:
+        with self._looking:
+            if self.returncode is None:
+                done, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if done else None
+            return self.returncode
+
+
+_ready: list[_Child] = []
+
+
+class _Popen(subprocess.Popen):  # type: ignore[type-arg]
+    """What a forked process starts is forked, too, as long as there are any ready."""
+
+    def __new__(cls, args: Any, *_: Any, **asked: Any) -> Any:
+        if _ready and args[0] == sys.executable:
+            return _ready.pop().begin(list(args), **asked)
+        return super().__new__(cls)
+
+
 def _serve() -> None:
+    subprocess.Popen = _Popen  # type: ignore[misc]
     for name in _IMPORTED:
         importlib.import_module(f"situs.{name}")
     assert threading.active_count() == 1, "a thread would be missing in what is forked"
@@ -112,7 +174,8 @@ def _serve() -> None:
             told = [f"{folder}/{number}.{name}" for name in ("out", "err")]
             pid = os.fork()
             if not pid:
-                _be(told=told, **request)
+                os.setsid()
+                _be(streams=[os.devnull, *told], **request)
             living.add(pid)
             answer = [pid, *told]
         print(json.dumps(answer), flush=True)  # noqa: T201
@@ -122,13 +185,21 @@ def _serve() -> None:
     shutil.rmtree(folder)
 
 
-def _be(words: list[str], folder: str, environment: dict[str, str], told: list[str]) -> None:
+def _be(
+    words: list[str],
+    folder: str,
+    environment: dict[str, str],
+    streams: list[str | None],
+    children: int = 0,
+) -> NoReturn:
     """Become ``python -m MODULE …``, or ``python SCRIPT …``, and never return."""
     code = 1
     try:
-        os.setsid()
-        for number, file in enumerate([os.devnull, *told]):
-            os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
+        for number, file in enumerate(streams):
+            if file is not None:
+                os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
+        _ready.clear()
+        _ready.extend([_Child() for _ in range(children)])
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)

@@ -106,9 +106,12 @@ def start(*command: Any, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def forked(*command: Any, **environment: str) -> Forked:
-    """The same, without what its imports cost: forked from a process that has them."""
-    return Forked(list(map(str, command)), {**os.environ, **environment})
+def forked(*command: Any, children: int = 0, **environment: str) -> Forked:
+    """The same, without what its imports cost: forked from a process that has them.
+
+    So are as many ``children`` that it starts.
+    """
+    return Forked(list(map(str, command)), {**os.environ, **environment}, children)
 
 
 Started = subprocess.Popen[str] | Forked

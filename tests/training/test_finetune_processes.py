@@ -29,7 +29,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begun(result: Path, *words: Any) -> Any:
     """A fine-tuning in processes of its own that has saved a state."""
-    process = forked("situs", "finetune", *words, "--out", result)
+    process = forked("situs", "finetune", *words, "--out", result, children=1)
     wait_until(lambda: bool(list(result.glob("state/state-*.ckpt"))), process)
     return process
 

@@ -67,6 +67,7 @@ def test_a_process_that_dies_ends_all_with_one_message(settings: Path, tmp_path:
     both = forked(
         *("situs", "pretrain", "--no-report", "--config", settings, "--out", run),
         *("--steps", 9000, "-q"),
+        children=1,
     )
     wait_until(lambda: len(rows(run)) > 2, both)
     children = Path(f"/proc/{both.pid}/task/{both.pid}/children").read_text().split()

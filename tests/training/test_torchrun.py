@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 from command_line import here
 from small_runs import (
     FAILS,
+    Started,
     failing_after,
     finetuning,
     finished,
+    forked,
     free_port,
     info,
     pretraining,
@@ -31,9 +34,12 @@ from situs.transfer.training import Finetuning
 SMOOTH = {"name": "primus", "options": {"width": 24, "depth": 2, "heads": 2, "patch": [4]}}
 
 
-def torchrun(*command: Any) -> subprocess.Popen[str]:
+def torchrun(*command: Any, by: Callable[..., Started] = start) -> Started:
     ours = ("--nproc-per-node", 2, "--master-port", free_port())
-    return start("torch.distributed.run", *ours, *command)
+    return by("torch.distributed.run", *ours, *command)
+
+
+forking = partial(forked, children=2)
 
 
 @pytest.mark.slow
@@ -49,7 +55,8 @@ def test_pretraining_equals_one_process_and_goes_on_with_another_number_of_them(
     both = ["--devices", 2, "--batch-size", 2]
     here(Exit.DONE, *asked, "--out", base, *single, "-q")
 
-    # Two that torchrun started, of which one fails; one goes on.
+    # Two that torchrun started, of which one fails; one goes on. It is the program here, and forked
+    # with its processes below.
     _, err = finished(torchrun(script, *asked, "--out", two, "-q"), 1)
     assert err.count("error: process 1 of 2: MemoryError: made up") == 1
     ended = info(two)
@@ -60,7 +67,7 @@ def test_pretraining_equals_one_process_and_goes_on_with_another_number_of_them(
     with failing_after(4):
         assert "made up" in here(Exit.OUT_OF_MEMORY, *asked, "--out", one, *single, "-q")
     again = ["pretrain", "--no-report", "--resume", one, *both, "--json"]
-    out, err = finished(torchrun("-m", "situs", *again), 0)
+    out, err = finished(torchrun("-m", "situs", *again, by=forking), 0)
     assert json.loads(out)["status"] == "finished", "printed once"
     assert "Error" not in err, err
 
@@ -80,7 +87,7 @@ def test_finetuning_goes_on_with_two_processes_as_with_one(tmp_path: Path) -> No
     with failing_after(4, Finetuning):
         assert "made up" in here(Exit.OUT_OF_MEMORY, *asked, *single, "--out", two)
     again = ["finetune", "--resume", two, "--devices", 2, "--batch-size", 2, "--json"]
-    out, err = finished(torchrun("-m", "situs", *again), 0)
+    out, err = finished(torchrun("-m", "situs", *again, by=forking), 0)
     assert json.loads(out)["split"]["train"], "one result, printed once"
     assert "Error" not in err, err
     assert check_result(two) == []
