@@ -28,6 +28,7 @@ import torch
 from click import Command
 from pages import PAGES, ROOT, Block, blocks, inline_commands, shortened, unfenced
 from scipy import ndimage
+from small_runs import forked_workers
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -169,6 +170,7 @@ def test_a_page_can_be_followed(
         for name in made.keys() & {*re.findall(r"[\w.]+", text)}:
             made[name](Path(name))
     with ExitStack() as stack:
+        stack.enter_context(forked_workers())
         stack.callback(torch.set_grad_enabled, True)  # MONAI's bundles switch gradients off
         if "s3://my-bucket" in text:
             storage = pytest.importorskip("object_storage", exc_type=ImportError)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from kills import make_data
+from small_runs import forked_workers
 from typer.testing import CliRunner
 
 from situs.cli import app
@@ -117,7 +118,8 @@ def test_a_fine_tuning_that_was_stopped_can_be_checked(home: Path, tmp_path: Pat
 def test_each_damaged_file_of_a_study_is_named(home: Path) -> None:
     out = home / "study"
     study = ["study", str(home / "study.yaml"), "--set", f"out={out}", "--quiet"]
-    made = CliRunner().invoke(app, study)
+    with forked_workers():
+        made = CliRunner().invoke(app, study)
     assert made.exit_code == 0, made.output
     assert check_folder(out) == []
     assert unnamed(out, [f for f in below(out) if "run" not in f.relative_to(out).parts]) == []
@@ -128,7 +130,8 @@ def test_each_damaged_file_of_a_study_is_named(home: Path) -> None:
     job = next(out.glob("jobs/finetune-none-*"))
     for file in (job / "result.json", out / "cases.json", out / "cases-unlabelled.json"):
         file.write_bytes(b"{" + file.read_bytes()[5:])
-    with pytest.warns(UserWarning, match=r"result\.json is damaged.*done again"):
+    damage = pytest.warns(UserWarning, match=r"result\.json is damaged.*done again")
+    with damage, forked_workers():
         assert CliRunner().invoke(app, study).exit_code == 0
     assert check_folder(out) == []
     assert (job / "result.json.damaged").is_file()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from marked import Markers, found_in, write_labelled, write_scans
+from small_runs import forked_workers
 from typer.testing import CliRunner
 
 from situs.cli import app
@@ -90,7 +91,8 @@ class Journey:
             "near_duplicates": "group",
         }
         (self.folder / "raw" / "study.yaml").write_text(yaml.safe_dump(config))
-        self("study", "raw/study.yaml")
+        with forked_workers():
+            self("study", "raw/study.yaml")
 
     def files(self) -> list[Path]:
         """All that was written, relative to the folder."""

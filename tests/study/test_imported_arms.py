@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from dino_names import Dino
+from small_runs import forked_workers
 
 from situs.config import validate
 from situs.errors import ConfigError
@@ -45,7 +46,8 @@ def test_public_weights_are_held_against_their_own_network(
     settings |= {"finetune": {"steps": 1, "patch_size": [8, 8, 8]}, "bootstrap": 100}
     settings |= {"dataset": {"patient": r"(p\d+)_"}}
     data = {"data": str(organs), "out": str(tmp_path / "study")}
-    result = run_study(study(imported, **data, **settings))
+    with forked_workers():
+        result = run_study(study(imported, **data, **settings))
     logs = "\n".join(f.read_text() for f in tmp_path.glob("study/jobs/*/log.txt"))
     assert not result.failed, logs
     assert result.done == result.expected == 3  # the store, and a run an arm: nothing pretrained

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from small_runs import finished, forked
+from small_runs import finished, forked, forked_workers
 
 from situs.errors import ConfigError, NonFiniteLoss, RunError
 from situs.store import Preprocessing, Store
@@ -133,7 +133,8 @@ def test_a_true_study_of_classes_kept_in_one_archive(tmp_path):
         "processes": 1,
         "bootstrap": 100,
     }
-    result = run_study(study)
+    with forked_workers():
+        result = run_study(study)
     logs = "\n".join(f.read_text() for f in tmp_path.glob("study/jobs/*/log.txt"))
     assert not result.failed, logs
     assert result.summary["cases"].tolist() == [4, 4]

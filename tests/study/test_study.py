@@ -312,7 +312,7 @@ def joined(study: Path, **environment: str) -> Forked:
         "import sys; from situs.study.run import carry_out; "
         "carry_out(sys.argv[1], join=True, worker=sys.argv[2:])"
     )
-    return forked(script, study, *FAKE, **environment)
+    return forked(script, study, *FAKE, children=1, **environment)
 
 
 @pytest.mark.slow

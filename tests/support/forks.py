@@ -13,30 +13,55 @@ import importlib
 import json
 import os
 import runpy
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 _IMPORTED = ("cli", "store", "pretraining.process", "transfer.finetune", "study", "report")
+_MOST = 1 << 17  # bytes of a request
 
 
 class Forked:
     """One of them, with the part of :class:`subprocess.Popen` that tests use."""
 
-    def __init__(self, words: list[str], environment: dict[str, str], children: int = 0) -> None:
+    def __init__(
+        self, words: list[str], environment: dict[str, str], children: int = 0, **streams: Any
+    ) -> None:
         self.args = words
         self.returncode: int | None = None
+        self._told = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(2)]  # noqa: SIM115
         request = {"words": words, "folder": os.getcwd(), "environment": environment}
-        self.pid, *self._told = _ask({**request, "children": children})
+        out, err = (file.fileno() for file in self._told)
+        ends = self._ends(out, err, **streams)
+        self.pid = _ask({**request, "children": children}, ends)
+
+    def _ends(self, out: int, err: int, stdin: Any = None, stdout: Any = None) -> list[int]:
+        """What it has as standard streams; our ends of pipes are kept."""
+        self.stdin: IO[str] | None = None
+        self.stdout: IO[str] | None = None
+        if stdin == subprocess.PIPE:
+            given, own = os.pipe()
+            self.stdin = os.fdopen(own, "w", encoding="utf-8")
+        else:
+            given = os.open(os.devnull, os.O_RDONLY)
+        if stdout == subprocess.PIPE:
+            own, out = os.pipe()
+            self.stdout = os.fdopen(own, encoding="utf-8")
+        elif stdout == subprocess.DEVNULL:
+            out = os.open(os.devnull, os.O_WRONLY)
+        else:
+            out = os.dup(out)
+        return [given, out, os.dup(err)]
 
     def poll(self) -> int | None:
         """Its exit code, minus the signal that ended it, or None."""
@@ -59,7 +84,9 @@ class Forked:
     def communicate(self, timeout: float = 600) -> tuple[str, str]:
         """What it wrote to standard output and standard error until it ended."""
         self.wait(timeout)
-        out, err = (Path(file).read_text(encoding="utf-8") for file in self._told)
+        for file in self._told:
+            file.seek(0)
+        out, err = (file.read() for file in self._told)
         return out, err
 
     def send_signal(self, number: int) -> None:
@@ -75,26 +102,39 @@ class Forked:
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
-    """The process they are forked from; it ends with the tests, and all of them with it."""
+def _server() -> socket.socket:
+    """To the process they are forked from; it ends with the tests, and all of them with it."""
+    ours, its = _pair()
     server = subprocess.Popen(
-        [sys.executable, str(Path(__file__))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, str(Path(__file__)), str(its.fileno())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[its.fileno()],
         start_new_session=True,
     )
-    atexit.register(server.communicate)  # which closes its standard input
-    return server
+    its.close()
+
+    def end() -> None:
+        ours.close()
+        server.wait()
+
+    atexit.register(end)
+    return ours
 
 
-def _ask(request: dict[str, Any]) -> Any:
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    return json.loads(server.stdout.readline())
+def _pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def _tell(to: socket.socket, request: dict[str, Any], ends: Sequence[int]) -> None:
+    socket.send_fds(to, [json.dumps(request).encode()], ends)
+    for end in ends:
+        os.close(end)
+
+
+def _ask(request: dict[str, Any], ends: Sequence[int] = ()) -> Any:
+    _tell(_server(), request, ends)
+    return json.loads(_server().recv(_MOST))
 
 
 # --- What the server and the forked processes do --------------------------------------------
@@ -104,37 +144,31 @@ class _Child(Forked):
     """One that a forked process has ready since it began, when it had no thread yet."""
 
     def __init__(self) -> None:
-        end, self._tell = os.pipe()
+        self._to, its = _pair()
         self._looking = threading.Lock()
         self.returncode = None
         self.pid = os.fork()
         if self.pid:
-            os.close(end)
+            its.close()
             return
-        os.close(self._tell)
-        with os.fdopen(end) as asked:
-            line = asked.readline()
+        self._to.close()
+        line, ends, *_ = socket.recv_fds(its, _MOST, 3)
+        its.close()
         if not line:
             os._exit(0)  # nobody wanted it
-        request = json.loads(line)
-        if request.pop("session"):
-            os.setsid()
-        _be(streams=[os.devnull, os.devnull if request.pop("mute") else None, None], **request)
+        _be(ends=ends, **json.loads(line))
 
     def begin(self, args: list[str], **asked: Any) -> _Child:
         """Be what :class:`subprocess.Popen` would start; its standard error is the parent's."""
         self.args = args
-        assert asked.keys() <= {"env", "stdin", "stdout", "stderr", "start_new_session"}
-        assert asked.get("stdout") in (None, subprocess.DEVNULL)
         assert asked.get("stderr") is None
         request = {
             "words": [word for word in args[1:] if word not in ("-u", "-m")],
             "folder": os.getcwd(),
             "environment": dict(asked["env"]),
             "session": asked.get("start_new_session", False),
-            "mute": asked.get("stdout") is not None,
         }
-        os.write(self._tell, f"{json.dumps(request)}\n".encode())
+        _tell(self._to, request, self._ends(1, 2, asked.get("stdin"), asked.get("stdout")))
         return self
 
     def _look(self) -> int | None:
@@ -157,47 +191,51 @@ class _Popen(subprocess.Popen):  # type: ignore[type-arg]
         return super().__new__(cls)
 
 
-def _serve() -> None:
+def _serve(asked: socket.socket) -> None:
     subprocess.Popen = _Popen  # type: ignore[misc]
     for name in _IMPORTED:
         importlib.import_module(f"situs.{name}")
     assert threading.active_count() == 1, "a thread would be missing in what is forked"
     living: set[int] = set()
-    folder = tempfile.mkdtemp(prefix="situs-forks-")
-    for number, line in enumerate(sys.stdin):
+    while True:
+        line, ends, *_ = socket.recv_fds(asked, _MOST, 3)
+        if not line:
+            break
         request, answer = json.loads(line), None
         if "pid" in request:
             done, status = os.waitpid(request["pid"], os.WNOHANG)
             living.discard(done)
             answer = os.waitstatus_to_exitcode(status) if done else None
         else:
-            told = [f"{folder}/{number}.{name}" for name in ("out", "err")]
-            pid = os.fork()
-            if not pid:
-                os.setsid()
-                _be(streams=[os.devnull, *told], **request)
-            living.add(pid)
-            answer = [pid, *told]
-        print(json.dumps(answer), flush=True)  # noqa: T201
+            answer = os.fork()
+            if not answer:
+                asked.close()
+                _be(ends=ends, **request)
+            living.add(answer)
+            for end in ends:
+                os.close(end)
+        asked.send(json.dumps(answer).encode())
     for pid in living:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-    shutil.rmtree(folder)
 
 
 def _be(
     words: list[str],
     folder: str,
     environment: dict[str, str],
-    streams: list[str | None],
+    ends: list[int],
+    session: bool = True,
     children: int = 0,
 ) -> NoReturn:
     """Become ``python -m MODULE …``, or ``python SCRIPT …``, and never return."""
     code = 1
     try:
-        for number, file in enumerate(streams):
-            if file is not None:
-                os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
+        if session:
+            os.setsid()
+        for number, end in enumerate(ends):
+            os.dup2(end, number)
+            os.close(end)
         _ready.clear()
         _ready.extend([_Child() for _ in range(children)])
         os.chdir(folder)
@@ -210,8 +248,8 @@ def _be(
         try:
             run(words[0], run_name="__main__")
             code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except SystemExit as said:
+            code = said.code if isinstance(said.code, int) else int(said.code is not None)
         except BaseException:
             traceback.print_exc()
     finally:
@@ -222,4 +260,4 @@ def _be(
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -23,6 +24,7 @@ from forks import Forked
 
 from situs.pretraining.module import Pretraining
 from situs.store import Preprocessing, prepare
+from situs.study.scheduler import WORKER
 
 
 def pretraining(folder: Path, **changes: Any) -> Path:
@@ -115,6 +117,22 @@ def forked(*command: Any, children: int = 0, **environment: str) -> Forked:
 
 
 Started = subprocess.Popen[str] | Forked
+
+
+@contextmanager
+def forked_workers() -> Iterator[None]:
+    """Studies of this process have workers without what their imports cost."""
+
+    def hire(command: list[str], env: dict[str, str], text: bool, **streams: Any) -> Forked:
+        assert command == [*WORKER]
+        assert text
+        return Forked(["situs.study.worker"], env, **streams)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "situs.study.scheduler.subprocess", SimpleNamespace(Popen=hire, PIPE=subprocess.PIPE)
+        )
+        yield
 
 
 def slurm(
