@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,27 @@ main()
 # Beats that are waited for: only a broken connection tells; and fewer than a person would choose,
 # yet more than a busy machine takes for one.
 PATIENT, QUICK = _SITUS.format(10**6, 20.0), _SITUS.format(12, 3.0)
+# Where nobody lives who could be suspected wrongly.
+SUSPICIOUS = PATIENT.replace("from situs.cli", "meeting._SUSPECT = 2\nfrom situs.cli")
+# Writes down how often nobody was at the meeting; soon at first.
+EARLY = """
+from datetime import timedelta
+from pathlib import Path
+from situs.training import processes
+connect, asked = processes.TCPStore, Path({!r})
+def asking(*where, **how):
+    times = len(asked.read_text()) if asked.exists() else 0
+    if times < 2:
+        how["timeout"] = timedelta(seconds=1)
+    try:
+        return connect(*where, **how)
+    except RuntimeError:
+        asked.write_text("x" * (times + 1))
+        raise
+processes.TCPStore = asking
+from situs.cli import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +75,12 @@ def both(settings: Path, run: Path, command: Path) -> list[Started]:
 
 
 def test_a_first_process_that_is_late_is_waited_for(settings: Path, tmp_path: Path) -> None:
-    run, job = tmp_path / "run", free_job()
-    # Programs, as srun starts them; the other tasks of this file are forked.
-    early = slurm(1, job, "situs", *words(settings, run, 3), by=start)
-    time.sleep(12)
-    assert early.poll() is None, early.communicate()
+    run, job, asked = tmp_path / "run", free_job(), tmp_path / "asked"
+    script = tmp_path / "early.py"
+    script.write_text(EARLY.format(str(asked)))
+    early = slurm(1, job, script, *words(settings, run, 3))
+    wait_until(lambda: asked.is_file() and asked.stat().st_size > 1, early)
+    # A program, as srun starts them; the other tasks of this file are forked.
     other = slurm(0, job, "situs", *words(settings, run, 3), by=start)
     for process in (early, other):
         finished(process, Exit.DONE)
@@ -71,8 +92,8 @@ def test_a_first_process_that_is_late_is_waited_for(settings: Path, tmp_path: Pa
 def test_a_task_that_is_killed_ends_the_other_with_one_message(
     dying: int, settings: Path, tmp_path: Path
 ) -> None:
-    run, script = tmp_path / "run", tmp_path / "patient.py"
-    script.write_text(PATIENT)
+    run, script = tmp_path / "run", tmp_path / "suspicious.py"
+    script.write_text(SUSPICIOUS)
     tasks = both(settings, run, script)
     tasks[dying].send_signal(signal.SIGKILL)
     _, err = finished(tasks[1 - dying], Exit.FAILED)
