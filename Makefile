@@ -34,13 +34,15 @@ options: setup
 	$(BIN)/python tests/support/option_settings.py
 
 # One thread a process: two processes share the cores as they are. A file's tests stay together,
-# so that what they share is made once.
+# so that what they share is made once; long files come first (tests/conftest.py), and not those of
+# many tests.
+SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SHARED)
 
 # What a change is tried with while it is made: no test of more than two seconds, and no browser.
 quick: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m 'not slow and not browser'
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SHARED) -m 'not slow and not browser'
 
 # The way from scans to predictions, with the lowest versions that pyproject.toml allows.
 LOWEST := $(VENV)-lowest
@@ -54,7 +56,7 @@ lowest:
 
 # The floor for everything is in pyproject.toml; what is computed in mm and degrees is run whole.
 coverage: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SHARED) --cov --cov-report=term
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/geometry --cov=situs.geometry --cov-fail-under=100
 
 # Property tests with examples that no run has tried before; `make test` tries the same each time.

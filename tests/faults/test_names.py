@@ -57,7 +57,8 @@ class Journey:
         learnt += ["--set", "steps=2", "--set", "observe_samples=2"]
         learnt += ["--set", "observe_controls=never"]
         self("pretrain", "--data", "store", "--method", "spatial", "--out", "runs/a", *learnt)
-        self("pretrain", "--data", self.scans, "--method", "spatial", "--out", "runs/b", *learnt)
+        learnt += ["--data", self.scans, "--no-report"]  # that is drawn in full below
+        self("pretrain", "--method", "spatial", "--out", "runs/b", *learnt)
         self("finetune", "--data", self.labelled, "--init", "runs/a", "--out", "few", *tuned)
         self("finetune", "--data", self.labelled, "--init", "none", "--out", "none", *tuned, *small)
         self("predict", "few", self.scans, "--out", "predictions", code=1)

@@ -45,7 +45,7 @@ def test_a_method_of_another_package_is_trained_audited_and_reported(
     )  # fmt: skip
     learnt = (
         "pretrain", "--method", "rotation", "--data", str(scans), "--out", str(run),
-        "--steps", "4", "-q", *(part for s in settings for part in ("--set", s)),
+        "--steps", "4", "-q", "--no-report", *(part for s in settings for part in ("--set", s)),
     )  # fmt: skip
     audit = ("audit", str(run), "--steps-share", "0.5", "--json")
     said = []
