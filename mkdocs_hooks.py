@@ -51,7 +51,7 @@ def settings_page() -> str:
     """Every setting of every configuration: name, what it may be, default, meaning."""
     from situs.methods import available, method_class  # noqa: PLC0415 - imports torch
     from situs.pretraining.config import PretrainConfig  # noqa: PLC0415
-    from situs.study.config import Arm, StudyConfig  # noqa: PLC0415
+    from situs.studies.config import Arm, StudyConfig  # noqa: PLC0415
     from situs.transfer.config import FinetuneConfig  # noqa: PLC0415
 
     text = [

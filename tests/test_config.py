@@ -11,7 +11,7 @@ from situs.config import Config, load_config, placed, validate
 from situs.errors import ConfigError, speaking
 from situs.pretraining.config import PretrainConfig
 from situs.store import Preprocessing
-from situs.study.config import StudyConfig, Tuning
+from situs.studies.config import StudyConfig, Tuning
 from situs.transfer.config import FinetuneConfig
 from situs.transfer.probe import ProbeSettings
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from importlib import import_module
+from inspect import ismodule
 from pathlib import Path
 
 import situs
@@ -30,7 +32,7 @@ LAYERS = (
     {"evaluation"},
     {"transfer"},
     {"planning"},
-    {"study"},
+    {"studies"},
     {"report"},
     {"export"},
     {"demo"},
@@ -68,6 +70,15 @@ def test_nothing_imports_what_lies_above_it() -> None:
         assert own in HEIGHT, f"{own} has no place among the layers"
         upward += [f"{inside} imports {n}" for n, _ in imports(path) if HEIGHT[n] > HEIGHT[own]]
     assert not sorted(set(upward))
+
+
+def test_a_public_name_stays_what_it_is_whatever_was_imported() -> None:
+    """An import binds a part's name in the package: no part may be called as a call is."""
+    assert not HEIGHT.keys() & set(situs.__all__)
+    for part in HEIGHT:
+        import_module(f"situs.{part}")
+    assert callable(situs.study)
+    assert not [name for name in situs.__all__ if ismodule(getattr(situs, name))]
 
 
 def lazy(path: Path) -> Iterator[ast.Import | ast.ImportFrom]:

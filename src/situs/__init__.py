@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from situs.pretraining.monai_views import Viewsd
     from situs.pretraining.plain import Objective, views_dataset
     from situs.pretraining.pretrain import pretrain
-    from situs.report.study import run_study
+    from situs.report.study import study
     from situs.scans.read import read_scan
     from situs.scans.scan import Scan
     from situs.store import Store
@@ -40,7 +40,7 @@ __all__ = [
     "pretrain",
     "probe",
     "read_scan",
-    "run_study",
+    "study",
     "views_dataset",
 ]
 
@@ -59,12 +59,12 @@ _LAZY = {
     "pretrain": "situs.pretraining.pretrain",
     "probe": "situs.transfer.probe",
     "read_scan": "situs.scans.read",
-    "run_study": "situs.report.study",
+    "study": "situs.report.study",
     "views_dataset": "situs.pretraining.plain",
 }
 _PACKAGES = {
     *("backbones", "catalog", "datasets", "evaluation", "export", "geometry", "methods"),
-    *("observation", "planning", "pretraining", "report", "scans", "splits", "store", "study"),
+    *("observation", "planning", "pretraining", "report", "scans", "splits", "store", "studies"),
     *("training", "transfer", "views", "weights"),
 }
 

@@ -29,7 +29,7 @@ from situs.places import url_of
 from situs.remote import Unreachable
 from situs.scans import afar
 from situs.store import Preprocessing, Store, prepare
-from situs.study.unlabelled import read_unlabelled
+from situs.studies.unlabelled import read_unlabelled
 
 RULES = Preprocessing(spacing="native", crop=False)
 

@@ -103,7 +103,7 @@ VERBS = {
         },
     ),
     "study": Verb(
-        ("situs.report.study:run_study", "situs.study.submit:submit"),
+        ("situs.report.study:study", "situs.studies.submit:submit"),
         named={"settings": "overrides", "submit": "jobs", "slurm": "parameters"},
         own={"dry_run": "lists the jobs"},
         unasked={
@@ -145,7 +145,7 @@ VERBS = {
     ),
     "compare": Verb(("situs.report.compare:write_comparison",), named={"out_path": "out"}),
     "serve": Verb(("situs.report.serve:make_server",), named={"folder": "root"}),
-    "check": Verb(("situs.study.check:check_folder",), named={"paths": "path"}, unasked=BAR),
+    "check": Verb(("situs.studies.check:check_folder",), named={"paths": "path"}, unasked=BAR),
     "replay": Verb(("situs.training.offending:load_offending",)),
     "config": Verb(("situs.methods:method_class",), named={"method": "name"}),
     "doctor": Verb(),

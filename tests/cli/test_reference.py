@@ -32,7 +32,7 @@ from situs.observation import Observation, Section
 from situs.observation.panels import ImagesPanel, Volume
 from situs.pretraining.config import PretrainConfig
 from situs.settings import described
-from situs.study.jobs import Job, JobFolders
+from situs.studies.jobs import Job, JobFolders
 from situs.text import quantity
 from situs.training.record import RunRecord
 from situs.training.run import Run

@@ -24,7 +24,7 @@ from test_out import VERBS
 import situs.report.study
 from situs.cli.exits import GOES_ON, Exit, exit_of, stopped
 from situs.errors import Interrupted, Terminated
-from situs.report.study import run_study
+from situs.report.study import study
 from situs.store import Store
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -79,7 +79,7 @@ def test_a_study_says_that_its_jobs_save_and_goes_on_with_what_is_missing(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = (sys.executable, str(Path(fake_worker.__file__)))
-    monkeypatch.setattr(situs.report.study, "run_study", partial(run_study, worker=worker))
+    monkeypatch.setattr(situs.report.study, "study", partial(study, worker=worker))
     monkeypatch.setenv("FAKE_SECONDS", "0.2")
     write_collection(tmp_path / "data", cases=12)
     monkeypatch.chdir(tmp_path)

@@ -15,8 +15,8 @@ from situs.cli import app
 from situs.config import load_config
 from situs.methods import available, method_class
 from situs.pretraining.config import PretrainConfig
-from situs.study.arms import Arm
-from situs.study.config import StudyConfig
+from situs.studies.arms import Arm
+from situs.studies.config import StudyConfig
 from situs.transfer.config import FinetuneConfig
 
 pytest.importorskip("mkdocs", reason="the pages are built with the extra 'docs'")

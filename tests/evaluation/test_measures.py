@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_sco
 
 from situs.evaluation.measures import METRICS, case_scores, mean_score
 from situs.report.study.wording import finding
-from situs.study.config import StudyConfig
+from situs.studies.config import StudyConfig
 
 NAMES = ["a thing", "b", "c"]
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from situs.cli import app
 from situs.errors import SitusError
-from situs.study.check import check_folder
+from situs.studies.check import check_folder
 
 pytestmark = pytest.mark.slow
 

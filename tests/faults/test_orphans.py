@@ -18,7 +18,7 @@ from situs.errors import ProcessFailed
 from situs.methods.composition import compose
 from situs.orphans import PARENT
 from situs.pretraining.data import EndlessSampler, ViewDataset, loader
-from situs.study.scheduler import WORKER
+from situs.studies.scheduler import WORKER
 from situs.views import ArraySource
 
 pytestmark = pytest.mark.slow

@@ -62,7 +62,7 @@ def answer(folder: Path) -> str:
 
 if __name__ == "__main__":
     if "FAKE_CLAIM" in os.environ:  # the true protocol; forked, its imports are there
-        from situs.study.worker import serve
+        from situs.studies.worker import serve
 
         serve(carry_out)
     for line in sys.stdin:

@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-_IMPORTED = ("cli", "store", "pretraining.process", "transfer.finetune", "study", "report")
+_IMPORTED = ("cli", "store", "pretraining.process", "transfer.finetune", "studies", "report")
 _MOST = 1 << 17  # bytes of a request
 
 

@@ -252,7 +252,7 @@ def main(kills: int, seed: int, seconds: float, stages: list[str], record: Path 
     """Spread the kills over the stages."""
     for name in ("cli", "store", "pretraining.process", "transfer.finetune", "transfer.predict"):
         importlib.import_module(f"situs.{name}")
-    for name in ("study", "report"):
+    for name in ("studies", "report"):
         importlib.import_module(f"situs.{name}")
     lines = record.read_text().splitlines() if record is not None and record.is_file() else []
     rows = [json.loads(line) for line in lines]

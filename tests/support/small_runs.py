@@ -24,7 +24,7 @@ from forks import Forked
 
 from situs.pretraining.module import Pretraining
 from situs.store import Preprocessing, prepare
-from situs.study.scheduler import WORKER
+from situs.studies.scheduler import WORKER
 
 
 def pretraining(folder: Path, **changes: Any) -> Path:
@@ -126,11 +126,11 @@ def forked_workers() -> Iterator[None]:
     def hire(command: list[str], env: dict[str, str], text: bool, **streams: Any) -> Forked:
         assert command == [*WORKER]
         assert text
-        return Forked(["situs.study.worker"], env, **streams)
+        return Forked(["situs.studies.worker"], env, **streams)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "situs.study.scheduler.subprocess", SimpleNamespace(Popen=hire, PIPE=subprocess.PIPE)
+            "situs.studies.scheduler.subprocess", SimpleNamespace(Popen=hire, PIPE=subprocess.PIPE)
         )
         yield
 

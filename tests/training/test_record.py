@@ -9,7 +9,7 @@ import pytest
 
 from situs.errors import RunError
 from situs.report.folder import read_transfer
-from situs.study.jobs import Job, JobFolders
+from situs.studies.jobs import Job, JobFolders
 from situs.training.record import DataRecord, read_record
 from situs.training.run import Run
 from situs.transfer import Result

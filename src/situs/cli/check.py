@@ -27,7 +27,7 @@ def check(
 
     Exit code 0 where all is whole, 1 where a fault was found.
     """
-    from situs.study.check import check_folder
+    from situs.studies.check import check_folder
 
     faults: list[Fault] = []
     for path in paths:

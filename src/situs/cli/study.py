@@ -42,15 +42,15 @@ def study(
 
     A second call goes on where the first one stopped. Exit code 1 if a job failed.
     """
-    from situs.report.study import run_study
-    from situs.study import describe
+    from situs.report.study import study as run_study
+    from situs.studies import describe
 
     if dry_run:
         graph, folders = describe(config, overrides=settings or ())
         _print_jobs(graph, folders, json)
         return
     if submit is not None:
-        from situs.study.submit import submit as queue
+        from situs.studies.submit import submit as queue
 
         jobs = queue(config, submit, overrides=settings or (), parameters=slurm or ())
         out.print(f"queued: {', '.join(jobs)}", markup=False, highlight=False)

@@ -10,8 +10,8 @@ import pandas as pd
 from situs.evaluation.measures import Metric
 from situs.report import style
 from situs.report.svg import Tile, tile
-from situs.study.arms import SCRATCH
-from situs.study.summary import best_of
+from situs.studies.arms import SCRATCH
+from situs.studies.summary import best_of
 
 
 def looks(arms: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:

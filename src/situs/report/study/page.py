@@ -35,18 +35,18 @@ from situs.report.study.wording import (
 )
 from situs.scans.aliases import Names
 from situs.scans.refusals import REASONS
-from situs.study.config import StudyConfig
-from situs.study.graph import JobGraph, StudyCases
-from situs.study.results import StudyResult
-from situs.study.run import carry_out
-from situs.study.scheduler import WORKER, Event
+from situs.studies.config import StudyConfig
+from situs.studies.graph import JobGraph, StudyCases
+from situs.studies.results import StudyResult
+from situs.studies.run import carry_out
+from situs.studies.scheduler import WORKER, Event
 
 Record = dict[Any, Any]
 # What stands behind the source of a refused scan.
 _REASON = re.compile(rf": (?:{'|'.join(REASONS)})(?=: |$)")
 
 
-def run_study(
+def study(
     config: Mapping[str, Any] | str | Path | StudyConfig,
     *,
     overrides: Sequence[str] = (),
@@ -59,7 +59,7 @@ def run_study(
     """Carry out what is missing of a study, compare what is there, and write the page.
 
     Args:
-        config: A mapping, the path of a YAML file, or a :class:`situs.study.StudyConfig`.
+        config: A mapping, the path of a YAML file, or a :class:`situs.studies.StudyConfig`.
         overrides: ``key.path=value`` strings.
         report: Called with each event, the number of finished jobs and of all jobs.
         only_report: Run nothing; compare what has been finished so far.

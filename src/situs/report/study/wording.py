@@ -11,10 +11,10 @@ import pandas as pd
 
 from situs import text
 from situs.evaluation.measures import Metric
-from situs.study.arms import Arm
-from situs.study.config import StudyConfig
-from situs.study.results import StudyResult
-from situs.study.summary import best_of, lost_in, selected
+from situs.studies.arms import Arm
+from situs.studies.config import StudyConfig
+from situs.studies.results import StudyResult
+from situs.studies.summary import best_of, lost_in, selected
 
 Record = Mapping[Any, Any]
 

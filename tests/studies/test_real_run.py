@@ -11,13 +11,14 @@ import pytest
 import yaml
 from small_runs import finished, forked, forked_workers
 
+import situs
 from situs.errors import ConfigError, NonFiniteLoss, RunError
 from situs.store import Preprocessing, Store
-from situs.study import describe, run_study
-from situs.study.cost import Cost, package_energy
-from situs.study.graph import JobGraph
-from situs.study.jobs import JobResult
-from situs.study.worker import Worker
+from situs.studies import describe
+from situs.studies.cost import Cost, package_energy
+from situs.studies.graph import JobGraph
+from situs.studies.jobs import JobResult
+from situs.studies.worker import Worker
 from situs.training.run import Run, write_json
 
 CODE = """
@@ -62,7 +63,7 @@ def test_a_true_study_from_scans_to_page_with_code_of_its_own(organs, tmp_path, 
         "processes": 1,
         "bootstrap": 100,
     }
-    result = run_study(study)
+    result = situs.study(study)
     logs = "\n".join(f.read_text() for f in tmp_path.glob("study/jobs/*/log.txt"))
     assert not result.failed, logs
     assert result.done == result.expected == 4
@@ -93,7 +94,7 @@ def test_a_true_study_from_scans_to_page_with_code_of_its_own(organs, tmp_path, 
         assert cost["peak_memory_mib"] > 50
     settings = yaml.safe_load((tmp_path / "study" / "study.yaml").read_text())
     assert settings["labels"] == [2]
-    assert run_study(settings).done == 4
+    assert situs.study(settings).done == 4
 
 
 def _archive(path, rng):
@@ -134,7 +135,7 @@ def test_a_true_study_of_classes_kept_in_one_archive(tmp_path):
         "bootstrap": 100,
     }
     with forked_workers():
-        result = run_study(study)
+        result = situs.study(study)
     logs = "\n".join(f.read_text() for f in tmp_path.glob("study/jobs/*/log.txt"))
     assert not result.failed, logs
     assert result.summary["cases"].tolist() == [4, 4]
@@ -201,7 +202,7 @@ def test_cost_of_a_resumed_job_counts_what_was_spent_before(tmp_path):
 
 def test_a_job_that_fails_stops_its_clock_and_goes_on_from_there(tmp_path, monkeypatch):
     """One worker does many jobs; what it does after a failure is no cost of the failed one."""
-    monkeypatch.setattr("situs.study.cost._EVERY_SECONDS", 0.02)
+    monkeypatch.setattr("situs.studies.cost._EVERY_SECONDS", 0.02)
     worker = Worker()
 
     def fail(config, out):
@@ -229,7 +230,7 @@ def test_a_job_that_fails_stops_its_clock_and_goes_on_from_there(tmp_path, monke
 def test_cost_counts_time_and_memory_from_its_own_start(tmp_path):
     # In a process of its own: what other tests leave behind is given back to the system meanwhile.
     code = """
-from situs.study.cost import Cost
+from situs.studies.cost import Cost
 block = b"x" * 80_000_000
 del block
 cost = Cost()

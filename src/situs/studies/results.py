@@ -14,10 +14,10 @@ import pandas as pd
 
 from situs.errors import SitusError
 from situs.evaluation.measures import mean_score
-from situs.study.config import StudyConfig
-from situs.study.graph import JobGraph
-from situs.study.jobs import RUN, JobFolders, JobResult
-from situs.study.summary import decided, rivals, summarise
+from situs.studies.config import StudyConfig
+from situs.studies.graph import JobGraph
+from situs.studies.jobs import RUN, JobFolders, JobResult
+from situs.studies.summary import decided, rivals, summarise
 from situs.tables import read_csv
 from situs.text import number
 

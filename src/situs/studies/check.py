@@ -12,8 +12,8 @@ from situs.places import spelled, url_of
 from situs.scans.aliases import MAPPING
 from situs.store import Store
 from situs.store.check import check_store
-from situs.study.config import DECIDES
-from situs.study.jobs import COST, JOB, RESULT, RUN
+from situs.studies.config import DECIDES
+from situs.studies.jobs import COST, JOB, RESULT, RUN
 from situs.tables import read_csv
 from situs.training.check import check_run, check_weights, tried
 from situs.transfer.check import check_predictions, check_result

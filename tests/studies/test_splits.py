@@ -17,10 +17,10 @@ from situs.catalog.near_duplicates import likeness, pairs_alike, thumbnail
 from situs.datasets.dataset import DatasetOptions, open_dataset
 from situs.errors import SitusError
 from situs.scans.privacy import digest_patient
-from situs.study import describe
-from situs.study.cases import CaseFacts, contents, fingerprint, inspect, near_duplicates
-from situs.study.splits import LeakError, split_cases, training_cases, without_leaks
-from situs.study.unlabelled import read_unlabelled, unknown_to_test
+from situs.studies import describe
+from situs.studies.cases import CaseFacts, contents, fingerprint, inspect, near_duplicates
+from situs.studies.splits import LeakError, split_cases, training_cases, without_leaks
+from situs.studies.unlabelled import read_unlabelled, unknown_to_test
 
 PATIENT = r"(p\d+)_"
 RULE = DatasetOptions(patient=PATIENT)

@@ -8,9 +8,9 @@ import pytest
 
 from situs.config import load_config
 from situs.errors import ConfigError
-from situs.study import StudyConfig, describe
-from situs.study.arms import SCRATCH
-from situs.study.run import check_settings
+from situs.studies import StudyConfig, describe
+from situs.studies.arms import SCRATCH
+from situs.studies.run import check_settings
 
 FOLDER = Path(__file__).parents[2] / "examples"
 EXAMPLES = sorted(

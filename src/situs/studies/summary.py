@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from situs.evaluation.statistics import crossed_bootstrap, holm, labels_for, paired_test
-from situs.study.arms import Arm
-from situs.study.config import StudyConfig
+from situs.studies.arms import Arm
+from situs.studies.config import StudyConfig
 
 
 def score_table(cases: pd.DataFrame, arm: str, labels: int) -> pd.DataFrame:

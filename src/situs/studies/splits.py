@@ -11,7 +11,7 @@ import numpy as np
 from situs.catalog.links import linked
 from situs.errors import SitusError, setting
 from situs.splits.split import Split
-from situs.study.cases import CaseFacts, near_duplicates
+from situs.studies.cases import CaseFacts, near_duplicates
 
 
 class LeakError(SitusError):

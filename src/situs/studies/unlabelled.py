@@ -15,8 +15,8 @@ from situs.places import ON_DISK, check_local
 from situs.scans.formats import stem
 from situs.scans.names import unescaped
 from situs.scans.privacy import digest_patient
-from situs.study.cases import CaseFacts, near_duplicates
-from situs.study.splits import LeakError
+from situs.studies.cases import CaseFacts, near_duplicates
+from situs.studies.splits import LeakError
 
 _FORMAT = 3  # of the cache; another one is read anew
 

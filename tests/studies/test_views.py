@@ -9,8 +9,8 @@ import pytest
 from situs.config import validate
 from situs.errors import ConfigError
 from situs.report.study.wording import unlike_views
-from situs.study import StudyConfig
-from situs.study.checks import check_settings
+from situs.studies import StudyConfig
+from situs.studies.checks import check_settings
 
 FINETUNE = {"patch_size": [32, 16, 16]}
 

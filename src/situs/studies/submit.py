@@ -10,8 +10,8 @@ import yaml
 
 from situs.config import load_config
 from situs.errors import ConfigError, require
-from situs.study.checks import check_settings
-from situs.study.config import StudyConfig
+from situs.studies.checks import check_settings
+from situs.studies.config import StudyConfig
 
 FOLDER = "slurm"
 """In the study's folder: submitit's scripts and logs."""

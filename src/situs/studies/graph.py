@@ -16,11 +16,11 @@ from typing import Any
 from situs.evaluation.measures import Metric, case_scores, mean_score
 from situs.files import file_sha256, sha256
 from situs.splits.split import Split
-from situs.study.arms import SCRATCH, Arm
-from situs.study.cases import CaseFacts, fingerprint
-from situs.study.config import StudyConfig
-from situs.study.jobs import RUN, Job, JobResult
-from situs.study.splits import training_cases
+from situs.studies.arms import SCRATCH, Arm
+from situs.studies.cases import CaseFacts, fingerprint
+from situs.studies.config import StudyConfig
+from situs.studies.jobs import RUN, Job, JobResult
+from situs.studies.splits import training_cases
 from situs.weights import weights_folder
 
 Results = Callable[[Job], JobResult | None]

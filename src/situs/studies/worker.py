@@ -27,8 +27,8 @@ from situs.locks import LEASE_S, holding
 from situs.observation import verdicts
 from situs.pretraining.pretrain import pretrain
 from situs.store import Preprocessing, prepare
-from situs.study.cost import Cost
-from situs.study.jobs import COST, JOB, LOG, RESULT, RUN, JobRecord
+from situs.studies.cost import Cost
+from situs.studies.jobs import COST, JOB, LOG, RESULT, RUN, JobRecord
 from situs.training.record import read_record
 from situs.training.run import Run
 from situs.transfer.cases import Cohort

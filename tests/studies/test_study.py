@@ -21,6 +21,7 @@ from forks import Forked
 from small_runs import forked, wait_until
 from typer.testing import CliRunner
 
+import situs
 from situs.cli import app
 from situs.config import validate
 from situs.errors import ConfigError, RunError, SitusError
@@ -35,16 +36,16 @@ from situs.report.study.wording import (
     uncompared,
     unstable,
 )
-from situs.study import StudyConfig, describe, run_study
-from situs.study.checks import check_settings
-from situs.study.graph import JobGraph
-from situs.study.jobs import Job, JobFolders, JobResult
-from situs.study.results import lost_classes
-from situs.study.run import carry_out
-from situs.study.scheduler import Scheduler
-from situs.study.splits import split_cases
-from situs.study.submit import FOLDER, submit
-from situs.study.summary import decided, summarise
+from situs.studies import StudyConfig, describe
+from situs.studies.checks import check_settings
+from situs.studies.graph import JobGraph
+from situs.studies.jobs import Job, JobFolders, JobResult
+from situs.studies.results import lost_classes
+from situs.studies.run import carry_out
+from situs.studies.scheduler import Scheduler
+from situs.studies.splits import split_cases
+from situs.studies.submit import FOLDER, submit
+from situs.studies.summary import decided, summarise
 
 TWINS = (("fast", 1.0), ("slow", 0.5))
 HERE = Path(__file__).parent
@@ -81,7 +82,7 @@ def finished(organs, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
     events = []
     study = config(organs, out)
-    result = run_study(
+    result = situs.study(
         study, worker=FAKE, report=lambda e, done, all_: events.append((e, done, all_))
     )
     return study, result, events
@@ -109,10 +110,10 @@ def test_a_second_call_runs_nothing_and_a_new_seed_only_what_is_new(finished, or
     out = tmp_path / "moved"
     shutil.copytree(study["out"], out)
     (out / "jobs" / "order.txt").write_text("")
-    again = run_study({**study, "out": str(out), "finetune": {"steps": 2}}, worker=FAKE)
+    again = situs.study({**study, "out": str(out), "finetune": {"steps": 2}}, worker=FAKE)
     assert order(out) == []
     pd.testing.assert_frame_equal(again.summary, result.summary)
-    run_study({**study, "out": str(out), "seeds": [0, 1, 2]}, worker=FAKE)
+    situs.study({**study, "out": str(out), "seeds": [0, 1, 2]}, worker=FAKE)
     assert len(order(out)) == 6
     assert all("finetune" in line and "seed2" in line for line in order(out))
 
@@ -158,7 +159,7 @@ def test_arms_may_take_the_rate_of_their_scratch_arm(finished):
 def test_an_arm_that_names_its_rate_keeps_it(organs, tmp_path):
     weak = {"name": "weak", "method": "none", "finetune": {"lr": 0.0001}}
     study = config(organs, tmp_path, arms=["none", weak])
-    result = run_study(study, worker=FAKE)
+    result = situs.study(study, worker=FAKE)
     assert result.done == result.expected
     assert set(result.tuning["arm"]) == {"none"}
     rates = result.runs.groupby("arm")["lr"].agg(set)
@@ -278,14 +279,14 @@ def test_a_failed_job_stops_only_what_builds_on_it(organs, tmp_path, monkeypatch
     study = config(organs, tmp_path, tune={}, seeds=[0], finetune={"steps": 2, "lr": 0.01})
     monkeypatch.setenv("FAKE_FAIL", "pretrain mae")
     monkeypatch.setenv("FAKE_DIE", "finetune both 2 labels")
-    result = run_study(study, worker=FAKE)
+    result = situs.study(study, worker=FAKE)
     assert {name.split("-")[0] for name in result.failed} == {"pretrain", "finetune"}
     assert set(result.runs["arm"]) == {"none", "both"}
     assert "jobs are still to be done" in result.page.read_text()
     monkeypatch.delenv("FAKE_FAIL")
     monkeypatch.delenv("FAKE_DIE")
     before = order(tmp_path)
-    healed = run_study(study, worker=FAKE)
+    healed = situs.study(study, worker=FAKE)
     assert not healed.failed
     assert healed.done == healed.expected
     assert len(order(tmp_path)) == len(before) + 4
@@ -299,9 +300,9 @@ def test_a_kill_in_the_middle_loses_only_the_running_job(organs, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(study, worker=FAKE, report=stop)
+        situs.study(study, worker=FAKE, report=stop)
     assert len(order(tmp_path)) in (5, 6)
-    result = run_study(study, worker=FAKE)
+    result = situs.study(study, worker=FAKE)
     assert result.done == result.expected == len(set(order(tmp_path)))
 
 
@@ -309,7 +310,7 @@ def joined(study: Path, **environment: str) -> Forked:
     """Another process on a study, in a process group of its own, as on another machine."""
     script = study.with_name("joined.py")
     script.write_text(
-        "import sys; from situs.study.run import carry_out; "
+        "import sys; from situs.studies.run import carry_out; "
         "carry_out(sys.argv[1], join=True, worker=sys.argv[2:])"
     )
     return forked(script, study, *FAKE, children=1, **environment)
@@ -335,7 +336,7 @@ def test_two_processes_carry_out_one_study_and_one_takes_over_what_the_other_lef
     _, said = second.communicate()
     assert second.returncode == 0, said
     assert first.wait() == -signal.SIGKILL
-    result = run_study(values, only_report=True)
+    result = situs.study(values, only_report=True)
     assert result.done == result.expected
     finished = order(out)
     assert len(finished) == len(set(finished)), "no job was done twice"
@@ -346,7 +347,7 @@ def test_two_processes_carry_out_one_study_and_one_takes_over_what_the_other_lef
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump({**values, "seeds": [5]}))
     with pytest.raises(ConfigError, match=r"other settings \(seeds\)"):
-        run_study(other, join=True, worker=FAKE)
+        situs.study(other, join=True, worker=FAKE)
 
 
 @pytest.mark.slow
@@ -358,7 +359,7 @@ def test_submitted_jobs_join_the_study(organs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--slurm must look like name=value, got 'fast'"):
         submit(file, 1, parameters=["fast"])
     overrides = ["finetune.steps=1"]
-    run_study(file, overrides=overrides, worker=FAKE)  # so that nothing but joining is left to do
+    situs.study(file, overrides=overrides, worker=FAKE)  # so that nothing but joining is left to do
     (job,) = submit(file, 1, overrides=overrides, parameters=["timeout_min=9"], cluster="local")
     begun = submitit.LocalJob(folder=out / FOLDER, job_id=job)
     wait_until(begun.paths.result_pickle.exists)  # submitit itself gives up after 15 seconds
@@ -368,7 +369,7 @@ def test_submitted_jobs_join_the_study(organs: Path, tmp_path: Path) -> None:
 
 def test_two_studies_do_not_share_a_folder_at_a_time(organs, tmp_path):
     with holding(tmp_path, "situs study"), pytest.raises(RunError, match="in use by process"):
-        run_study(config(organs, tmp_path), worker=FAKE)
+        situs.study(config(organs, tmp_path), worker=FAKE)
 
 
 @pytest.mark.parametrize(
@@ -448,7 +449,7 @@ def test_only_arms_with_a_pretrained_encoder_may_freeze_it():
 
 def test_an_arm_runs_with_its_own_label_counts_only(organs, tmp_path):
     study = config(organs, tmp_path, arms=["none", {"method": "mae", "labels": [2]}])
-    result = run_study(study, worker=FAKE)
+    result = situs.study(study, worker=FAKE)
     points = result.summary.groupby("arm")["labels"].apply(list).to_dict()
     assert points == {"none": [2, 4], "mae": [2]}
     graph, _ = describe(study)
@@ -465,7 +466,7 @@ def test_arms_that_differ_in_their_fine_tuning_share_the_pretraining(organs, tmp
     one, other = (graph.pretraining(arm, 0) for arm in graph.study.arms[1:])
     assert one.key == other.key
     assert folders.folder(one) == folders.folder(other)
-    result = run_study(study, worker=FAKE)
+    result = situs.study(study, worker=FAKE)
     assert sum(title.startswith("pretrain") for title in order(tmp_path)) == 1
     assert result.done == result.expected
     assert result.pretrainings["arm"].tolist() == ["fast and slow"]
@@ -488,7 +489,7 @@ def test_arms_that_differ_in_their_fine_tuning_share_the_pretraining(organs, tmp
 def test_no_arm_flips_where_one_of_them_learned_position(organs, tmp_path, arms, asked, expected):
     finetune = {"augmentation": asked} if asked else {}
     short = {"labels": [2], "seeds": [0], "tune": {}}
-    run_study(config(organs, tmp_path, arms=arms, finetune=finetune, **short), worker=FAKE)
+    situs.study(config(organs, tmp_path, arms=arms, finetune=finetune, **short), worker=FAKE)
     files = list((tmp_path / "jobs").glob("finetune-*/job.json"))
     assert len(files) == len(arms)
     for file in files:
@@ -498,7 +499,7 @@ def test_no_arm_flips_where_one_of_them_learned_position(organs, tmp_path, arms,
 
 
 def test_distances_are_better_when_smaller(organs, tmp_path):
-    result = run_study(config(organs, tmp_path, metric="hd95_mm"), worker=FAKE)
+    result = situs.study(config(organs, tmp_path, metric="hd95_mm"), worker=FAKE)
     assert result.runs["lr"].eq(0.01).all(), "the rate with the smallest distance"
     table = result.summary.set_index(["arm", "labels"])
     assert table.loc[("mae", 2), "gain"] == pytest.approx(1.0), "smaller by 1 mm"
@@ -509,13 +510,13 @@ def test_distances_are_better_when_smaller(organs, tmp_path):
 
 def test_any_arm_may_be_the_reference_and_the_best_is_held_against_the_rest(organs, tmp_path):
     both = {"name": "both", "method": "mae+simclr", "against": "mae"}
-    result = run_study(config(organs, tmp_path / "a", arms=["none", "mae", both]), worker=FAKE)
+    result = situs.study(config(organs, tmp_path / "a", arms=["none", "mae", both]), worker=FAKE)
     table = result.summary.set_index(["arm", "labels"])
     assert table.loc[("both", 2), "against"] == "mae"
     assert table.loc[("both", 2), "gain"] == pytest.approx(0.0)
     assert result.rivals.empty, "nothing else has the same reference"
     both.pop("against")
-    result = run_study(config(organs, tmp_path / "a", arms=["none", "mae", both]), worker=FAKE)
+    result = situs.study(config(organs, tmp_path / "a", arms=["none", "mae", both]), worker=FAKE)
     assert result.rivals[["labels", "against"]].values.tolist() == [[2, "both"], [4, "both"]]
     assert result.rivals["gain"].abs().max() < 1e-9
     assert "The best beside the other methods" in result.page.read_text()
@@ -528,7 +529,7 @@ def named_after(study: dict, **how) -> int:
 def test_what_is_named_beforehand_counts_in_its_order_and_the_rest_is_corrected(organs, tmp_path):
     decides = [{"arm": "mae", "labels": 2}, {"arm": "both", "against": "mae", "labels": 2}]
     study = config(organs, tmp_path, decides=[*decides, {"arm": "mae", "labels": 4}])
-    result = run_study(study, worker=FAKE)
+    result = situs.study(study, worker=FAKE)
     shown, equal, late = (sentence for sentence, _ in decisions(result))
     assert shown.startswith("Named beforehand: mae against none with 2 labels: +")
     assert shown.endswith("shown to be better.")
@@ -536,7 +537,7 @@ def test_what_is_named_beforehand_counts_in_its_order_and_the_rest_is_corrected(
     assert late.endswith("it counts for nothing, since what was named before it was not shown.")
     assert (tmp_path / "decided.csv").read_text().count("\n") == 4
     # Named again after a look, the same comparison is told as that.
-    result = run_study({**study, "decides": decides[:1]}, only_report=True)
+    result = situs.study({**study, "decides": decides[:1]}, only_report=True)
     ((told, _),) = decisions(result)
     assert told.startswith("Named when 12 results were there: mae against none with 2 labels: +")
     assert told.endswith("shows nothing by itself.")
@@ -570,7 +571,7 @@ def test_what_is_named_beforehand_counts_in_its_order_and_the_rest_is_corrected(
     assert named_after({**study, "decides": decides[:1]}, only_report=True) == 12
     # A study of other settings cannot join, nor unsay what was named.
     with pytest.raises(ConfigError, match="other settings"):
-        run_study({**study, "decides": decides[:1]}, worker=FAKE, join=True)
+        situs.study({**study, "decides": decides[:1]}, worker=FAKE, join=True)
     assert named_after(study, only_report=True) == 0
     with pytest.raises(ConfigError, match=r"'decides' names 'mae' with 3 labels"):
         describe({**study, "decides": [{"arm": "mae", "labels": 3}]})
@@ -645,7 +646,7 @@ def test_workers_are_dealt_one_gpu_each(tmp_path):
 
 
 def test_a_report_before_anything_is_finished_says_so(organs, tmp_path):
-    result = run_study(config(organs, tmp_path), only_report=True)
+    result = situs.study(config(organs, tmp_path), only_report=True)
     assert (result.done, result.expected) == (0, 24)
     assert result.page.is_file()
     assert "24 of 24 jobs are still to be done" in findings(result)[0]
@@ -673,7 +674,7 @@ def test_an_arm_of_which_a_run_diverged_is_told_and_not_tested(organs, tmp_path,
     study = config(organs, tmp_path, decides=decides, tune={}, seeds=[0, 1, 2])
     gone = "finetune mae 2 labels seed1;finetune both 4 labels"
     monkeypatch.setenv("FAKE_DIVERGE", gone)
-    result = run_study(study, worker=FAKE)
+    result = situs.study(study, worker=FAKE)
     assert not result.failed
     assert result.done == result.expected, "that a rate is too high is a result"
     rows = result.summary.set_index(["arm", "labels"])
@@ -696,11 +697,11 @@ def test_an_arm_of_which_a_run_diverged_is_told_and_not_tested(organs, tmp_path,
     assert all(escape(sentence) in page for sentence in (first[0], *told))
     assert "2\u00a0of\u00a03,\u00a0\u200b1\u00a0diverged" in page
     # A report, or another call, says the same, and a rate of its own makes other runs.
-    again = run_study(study, only_report=True)
+    again = situs.study(study, only_report=True)
     assert unstable(again) == told
     assert again.done == again.expected
     monkeypatch.delenv("FAKE_DIVERGE")
-    lower = run_study({**study, "finetune": {"steps": 2, "lr": 0.001}}, worker=FAKE)
+    lower = situs.study({**study, "finetune": {"steps": 2, "lr": 0.001}}, worker=FAKE)
     assert unstable(lower) == []
     assert lower.summary["p"].notna().sum() == 4
 
@@ -709,7 +710,7 @@ def test_rates_that_all_diverge_are_told_in_one_sentence(organs, tmp_path, monke
     study = config(organs, tmp_path, arms=["none", "mae"])
     monkeypatch.setenv("FAKE_DIVERGE", "mae 4 labels lr")
     (tmp_path / "study.yaml").write_text(json.dumps(study))
-    result = run_study(study, worker=FAKE)
+    result = situs.study(study, worker=FAKE)
     (sentence,) = unstable(result)
     assert sentence == (
         "Every rate of tune.lr (0.001, 0.01, 0.1) diverged in a trial of mae with 2 labels, mae "
@@ -726,7 +727,7 @@ def test_rates_that_all_diverge_are_told_in_one_sentence(organs, tmp_path, monke
 
 def test_folds_are_one_study_in_which_no_case_is_tested_twice(organs, tmp_path):
     single = config(organs, tmp_path, arms=["none", "mae"], decides=[{"arm": "mae", "labels": 2}])
-    run_study(single, worker=FAKE)
+    situs.study(single, worker=FAKE)
     kept = set(order(tmp_path))
     study = {**single, "folds": 3}
     graph, folders = describe(study)
@@ -746,11 +747,11 @@ def test_folds_are_one_study_in_which_no_case_is_tested_twice(organs, tmp_path):
     done = [job for job in graph.jobs() if folders.result(job) is not None]
     assert len(done) == len(kept) == 1 + 1 + 6 + 8
     assert {fold.store.key for fold in graph.folds} >= {done[0].key}
-    early = run_study(study, only_report=True)
+    early = situs.study(study, only_report=True)
     assert (early.done, early.expected) == (16, 48)
     assert early.decided["p"].notna().all()
     assert early.decided["p_sequence"].isna().all()
-    result = run_study(study, worker=FAKE)
+    result = situs.study(study, worker=FAKE)
     assert result.done == result.expected == len(order(tmp_path)) == 48
     assert len(set(order(tmp_path))) == 48, "each fold says which it is"
     rows = result.summary.set_index(["arm", "labels"])
@@ -766,7 +767,7 @@ def test_folds_are_one_study_in_which_no_case_is_tested_twice(organs, tmp_path):
     assert "1,\u00a0fold\u00a02" in page
     split = json.loads((tmp_path / "split.json").read_text())
     assert [len(fold["test"]) for fold in split["folds"]] == [8, 8, 8]
-    again = run_study(study, worker=FAKE)
+    again = situs.study(study, worker=FAKE)
     assert len(order(tmp_path)) == 48
     pd.testing.assert_frame_equal(again.summary, result.summary)
     (tmp_path / "study.yaml").write_text(json.dumps(study))
@@ -796,7 +797,7 @@ def test_an_arm_without_a_reference_is_told(organs, tmp_path):
 
 def test_labels_are_saved_from_scratch_whatever_an_arm_is_tested_against(organs, tmp_path):
     both = {"name": "both", "method": "mae+simclr", "against": "mae"}
-    result = run_study(config(organs, tmp_path, arms=["none", "mae", both]), worker=FAKE)
+    result = situs.study(config(organs, tmp_path, arms=["none", "mae", both]), worker=FAKE)
     table = result.summary.set_index(["arm", "labels"])["scratch_labels_is"]
     assert table[("both", 2)] == table[("mae", 2)] == "≥"
 

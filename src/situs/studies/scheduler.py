@@ -15,9 +15,9 @@ from pathlib import Path
 
 from situs.cores import sleep_when_idle
 from situs.orphans import PARENT
-from situs.study.jobs import Job, JobFolders
+from situs.studies.jobs import Job, JobFolders
 
-WORKER: tuple[str, ...] = (sys.executable, "-m", "situs.orphans", "situs.study.worker")
+WORKER: tuple[str, ...] = (sys.executable, "-m", "situs.orphans", "situs.studies.worker")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOG = logging.getLogger(__name__)
 

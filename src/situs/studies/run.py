@@ -16,16 +16,16 @@ from situs.errors import ConfigError, setting
 from situs.files import check_writable, read_json, write_file, write_json
 from situs.locks import holding
 from situs.scans.aliases import Names
-from situs.study.archives import image_files
-from situs.study.cases import CaseFacts, contents, inspect
-from situs.study.checks import check_settings
-from situs.study.config import DECIDES, StudyConfig
-from situs.study.graph import JobGraph, StudyCases
-from situs.study.jobs import Job, JobFolders
-from situs.study.results import StudyResult, collect
-from situs.study.scheduler import WORKER, Event, Scheduler
-from situs.study.splits import split_cases, without_leaks
-from situs.study.unlabelled import read_unlabelled, unknown_to_test
+from situs.studies.archives import image_files
+from situs.studies.cases import CaseFacts, contents, inspect
+from situs.studies.checks import check_settings
+from situs.studies.config import DECIDES, StudyConfig
+from situs.studies.graph import JobGraph, StudyCases
+from situs.studies.jobs import Job, JobFolders
+from situs.studies.results import StudyResult, collect
+from situs.studies.scheduler import WORKER, Event, Scheduler
+from situs.studies.splits import split_cases, without_leaks
+from situs.studies.unlabelled import read_unlabelled, unknown_to_test
 from situs.tables import cell
 
 
@@ -41,7 +41,7 @@ def carry_out(
 ) -> tuple[StudyResult, JobGraph]:
     """Carry out what is missing of a study, and compare what is there; draw nothing.
 
-    :func:`situs.report.study.run_study` also writes the page.
+    :func:`situs.report.study.study` also writes the page.
 
     Args:
         config: A mapping, the path of a YAML file, or a :class:`StudyConfig`.

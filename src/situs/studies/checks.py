@@ -10,8 +10,8 @@ from situs.errors import ConfigError
 from situs.methods.base import Method
 from situs.methods.composition import compose
 from situs.pretraining.config import PretrainConfig
-from situs.study.arms import SCRATCH, Arm
-from situs.study.config import StudyConfig
+from situs.studies.arms import SCRATCH, Arm
+from situs.studies.config import StudyConfig
 from situs.transfer.config import FinetuneConfig
 
 # What methods call the size of what goes through the network.

@@ -23,7 +23,7 @@ from situs.evaluation.measures import DEFAULT, METRICS, Metric
 from situs.methods import method_class
 from situs.methods.composition import compose
 from situs.store import Preprocessing
-from situs.study.arms import SCRATCH, Arm, Comparison
+from situs.studies.arms import SCRATCH, Arm, Comparison
 from situs.transfer.laterality import positional
 
 # Kept beside the results: what a study was to decide, and how many results it had by then.

@@ -10,11 +10,11 @@ import torch
 from dino_names import Dino
 from small_runs import forked_workers
 
+import situs
 from situs.config import validate
 from situs.errors import ConfigError
-from situs.study import run_study
-from situs.study.arms import Arm
-from situs.study.config import StudyConfig
+from situs.studies.arms import Arm
+from situs.studies.config import StudyConfig
 from situs.weights import load_card
 from situs.weights.foreign import import_weights
 
@@ -47,7 +47,7 @@ def test_public_weights_are_held_against_their_own_network(
     settings |= {"dataset": {"patient": r"(p\d+)_"}}
     data = {"data": str(organs), "out": str(tmp_path / "study")}
     with forked_workers():
-        result = run_study(study(imported, **data, **settings))
+        result = situs.study(study(imported, **data, **settings))
     logs = "\n".join(f.read_text() for f in tmp_path.glob("study/jobs/*/log.txt"))
     assert not result.failed, logs
     assert result.done == result.expected == 3  # the store, and a run an arm: nothing pretrained
