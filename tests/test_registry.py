@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import here
+from typer.testing import CliRunner
 
 from situs import backbones, methods
 from situs.backbones import AdaptedBackbone, Backbone, BackboneConfig
+from situs.cli import app
 from situs.cli.exits import Exit
 from situs.errors import ConfigError
 from situs.methods.mae import Mae
@@ -130,6 +133,17 @@ def test_a_class_can_be_named_by_its_place() -> None:
 def test_what_is_no_method_is_refused_by_name(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         methods.build(name)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("cnnn", "cnn"), ("vits", "vit_s")])
+def test_an_unknown_network_is_told_with_all_that_situs_backbones_lists(
+    typed: str, meant: str
+) -> None:
+    listed = CliRunner().invoke(app, ["backbones", "--json"]).stdout
+    with pytest.raises(ConfigError, match=rf"'{typed}' \(did you mean '{meant}'\?\)") as told:
+        backbones.build(BackboneConfig(name=typed))
+    known = str(told.value).partition("known: ")[2].split(", ")
+    assert known == [*(row["name"] for row in json.loads(listed)), "package.module:Name"]
 
 
 def test_code_that_only_a_file_names_must_be_imported_already() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
@@ -33,12 +33,19 @@ class Registry:
         own: Name → ``module`` or ``module:attribute`` of situs.
         base: Class that a loaded class must derive from, or the attributes that a module or
             object must have.
+        short: Names that settings replace by others before anything is loaded; errors list them.
     """
 
     def __init__(
-        self, kind: str, group: str, own: Mapping[str, str], base: type | tuple[str, ...]
+        self,
+        kind: str,
+        group: str,
+        own: Mapping[str, str],
+        base: type | tuple[str, ...],
+        short: Collection[str] = (),
     ) -> None:
         self.kind = kind
+        self._short = short
         self._group = group
         self._own = dict(own)
         self._base = base
@@ -67,7 +74,9 @@ class Registry:
         if point := self._others().get(name):
             return self._checked(name, self._loaded(name, point))
         if not _CODE.fullmatch(name):
-            raise unknown_name(self.kind, name, [*self.names(), "package.module:Name"])
+            raise unknown_name(
+                self.kind, name, [*self.names(), *self._short, "package.module:Name"]
+            )
         return self._checked(name, self._imported(name, trusted))
 
     def accepts(self, name: str) -> bool:

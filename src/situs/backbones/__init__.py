@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from situs.backbones.adapted import AdaptedBackbone
 from situs.backbones.base import Backbone, BackboneConfig
+from situs.backbones.presets import PRESETS
 from situs.registry import Registry
 
 __all__ = [
@@ -28,6 +29,7 @@ _REGISTRY = Registry(
         "vit": "situs.backbones.vit:Vit",
     },
     Backbone,
+    short=PRESETS,
 )
 
 
