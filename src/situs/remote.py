@@ -21,6 +21,18 @@ _WAITS_S = (0.5, 2.0, 8.0)
 _PIECE = 2**22
 _QUERY = re.compile(r"\?[^\s'\"<>)]+")
 _FINAL = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
+# Of botocore and Google's library, which only who reads from there has.
+_NO_CREDENTIALS = {
+    *("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"),
+    *("CredentialRetrievalError", "DefaultCredentialsError"),
+}
+_CREDENTIALS = (
+    "credentials are those of the provider's own tools (environment or configuration file)"
+)
+_S3_CREDENTIALS = (
+    "name a profile of ~/.aws in AWS_PROFILE, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
+    "a public bucket is read without any where FSSPEC_S3_ANON=true is set"
+)
 
 T = TypeVar("T")
 
@@ -187,18 +199,35 @@ class Remote:
             except _FINAL as error:
                 if missing and isinstance(error, FileNotFoundError):
                     raise
-                raise Unreachable(f"{self.url} cannot be used: {_why(error)}") from None
+                refused = isinstance(error, PermissionError)
+                what = self._credentials("access was refused", error) if refused else _why(error)
+                raise Unreachable(f"{self.url} cannot be used: {what}") from None
             except NotWritten:
                 raise
             except Exception as error:
                 # Each provider has errors of its own, without a common base.
+                if type(error).__name__ in _NO_CREDENTIALS:
+                    what = self._credentials("no usable credentials", error)
+                    raise Unreachable(f"{self.url} cannot be used: {what}") from None
                 if wait is None:
                     tries = len(_WAITS_S) + 1
                     raise Unreachable(
-                        f"{self.url} cannot be reached ({tries} tries): {_why(error)}"
+                        f"{self.url} cannot be reached ({tries} tries): {_why(error)}; see whether "
+                        f"the network is there and {self._address()} is right"
                     ) from None
                 time.sleep(wait)
         raise AssertionError  # not reached
+
+    def _credentials(self, what: str, error: BaseException) -> str:
+        """What is wrong with them, and where they are given."""
+        where = _S3_CREDENTIALS if self._on_s3() else _CREDENTIALS
+        return f"{what} ({_said(error)}); {where}"
+
+    def _address(self) -> str:
+        return "AWS_ENDPOINT_URL, if it is set," if self._on_s3() else "the URL"
+
+    def _on_s3(self) -> bool:
+        return urlsplit(self.url).scheme in ("s3", "s3a")
 
 
 def remote(url: str) -> Remote:
@@ -245,6 +274,12 @@ def _make_folder(fs: Any, path: str) -> None:
 
 
 def _why(error: BaseException) -> str:
-    # A server may have sent us on to a signed URL.
-    said = _QUERY.sub("?…", " ".join(str(error).split()))
+    said = _said(error)
+    if " " in said:  # a sentence
+        return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _said(error: BaseException) -> str:
+    # A server may have sent us on to a signed URL.
+    return _QUERY.sub("?…", " ".join(str(error).split())).rstrip(".")

@@ -181,7 +181,7 @@ def test_a_place_that_fails_and_a_full_disk_end_it_and_refuse_no_scan(
 
     for error, seen, words in (
         (ConnectionError("cut"), Unreachable, "cannot be reached"),
-        (ConnectionError("at 'https://host/x?sig=hush', cut"), Unreachable, r"x\?…', cut$"),
+        (ConnectionError("at 'https://host/x?sig=hush', cut"), Unreachable, r"x\?…', cut; see"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), NotWritten, "cannot write to"),
     ):
         with served("memory", scans) as url, monkeypatch.context() as patch:

@@ -81,6 +81,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture
+def no_credentials(there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a machine on which nobody has given any."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # else it asks a cloud's machine
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    connect_anew()
+    yield
+    connect_anew()
+
+
+def connect_anew() -> None:
+    """Connections know the credentials of when they were made."""
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    remote_module._system.cache_clear()
+
+
 def forget() -> None:
     """What this process knows of the cache, as a new one does."""
     open_array.cache_clear()
@@ -478,6 +497,52 @@ def test_a_place_that_does_not_answer_is_no_damage(
     assert len(tries) == 2
     assert not issubclass(Unreachable, StoreError)
     monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("no_credentials")
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "cannot be used: no usable credentials (Unable to locate credentials); name a "),
+        ({"AWS_PROFILE": "nobody"}, "no usable credentials (The config profile (nobody) could"),
+        ({"AWS_ACCESS_KEY_ID": "a"}, "in env, missing: AWS_SECRET_ACCESS_KEY); name a profile"),
+        (
+            {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+            | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            "cannot be reached (2 tries): Could not connect to the endpoint URL: "
+            '"http://127.0.0.1:9/scans?…"; see whether the network is there and AWS_ENDPOINT_URL',
+        ),
+    ],
+)
+def test_a_bucket_without_credentials_or_address_says_what_to_do(
+    environment: dict[str, str],
+    said: str,
+    there: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = here(Exit.REFUSED, "scan", there, "--out", str(tmp_path / "catalog.parquet"))
+    assert said in told
+    assert told.count("\n") == 1
+    assert "Error" not in told
+
+
+def test_a_public_bucket_needs_no_credentials_and_another_names_them(
+    local: Store, there: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, root = fsspec.core.url_to_fs(there)
+    assert owner.ls(root)  # connects, while there are credentials
+    request.getfixturevalue("no_credentials")
+    public: dict[str, dict[str, str]] = {}
+    fsspec.config.set_conf_env(public, {"FSSPEC_S3_ANON": "true"})  # as it does when imported
+    monkeypatch.setitem(fsspec.config.conf, "s3", public["s3"])
+    said = r"cannot be used: access was refused \(Forbidden\); name a profile of .* AWS_PROFILE"
+    with pytest.raises(Unreachable, match=said):
+        Store.open(there)
+    owner.chmod(root, "public-read", recursive=True)
+    assert np.array_equal(Store.open(there)[0].array(), local[0].array())
 
 
 def test_the_bound_of_the_cache_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
