@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from situs.report import style
 from situs.report.figures import anatomy
 
 ORDERS = list(
@@ -73,6 +74,31 @@ def test_right_is_on_the_left_of_the_page_and_anterior_up() -> None:
     assert corners[(0.98, 0.5)] == "L"
     assert corners[(0.5, 0.98)] == "A"
     assert corners[(0.5, 0.02)] == "P"
+
+
+@pytest.mark.parametrize("taken", range(5))
+def test_a_scale_bar_lies_on_no_mark_while_a_corner_is_free(taken: int) -> None:
+    array, affine, _ = scan_with_landmark()
+    view = anatomy.slice_view(anatomy.canonical(array, affine), "axial")
+    with style.figure(*anatomy.figure_size(view)) as figure:
+        axes = anatomy.image_axes(figure)
+        anatomy.draw_slice(axes, view, bar=False)
+        corners = [(0.1, 0.06), (0.85, 0.06), (0.1, 0.88), (0.85, 0.88)]
+        marks = [axes.text(*at, "7", transform=axes.transAxes) for at in corners[:taken]]
+        before = len(axes.texts), len(axes.lines)
+        anatomy.scale_bar(axes, view, marks)
+        assert (len(axes.texts), len(axes.lines)) == (before[0] + 1, before[1] + 1)
+        drawn = [axes.texts[-1].get_window_extent(), axes.lines[-1].get_window_extent()]
+        on = [box.overlaps(mark.get_window_extent()) for mark in marks for box in drawn]
+        assert any(on) == (taken == 4)
+        middle = drawn[1].get_points().mean(axis=0)
+        u, v = axes.transAxes.inverted().transform(middle)
+        wanted = [(True, True), (False, True), (True, False), (False, False), (True, True)][taken]
+        assert (u < 0.5, v < 0.5) == wanted
+        (length,) = np.ptp(axes.lines[-1].get_xdata()[None], axis=1)
+        assert axes.texts[-1].get_text() == f"{length:g} mm"
+        whole = axes.get_window_extent()
+        assert all(whole.contains(*corner) for box in drawn for corner in box.get_points())
 
 
 def test_proportions_are_true_for_anisotropic_voxels() -> None:

@@ -6,13 +6,14 @@ image, anterior or superior at the top, anterior on the left of a sagittal slice
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from matplotlib import patheffects
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -30,6 +31,10 @@ _SECOND_LETTER = 0.35
 # Up to this tilt, an axis is labelled with the scanner's own coordinates.
 _ALIGNED = 0.985
 _THIN_VOX = 4
+# Where a scale bar may be: at the left of the page, and at its bottom; the first is usual.
+_CORNERS = ((True, True), (False, True), (True, False), (False, False))
+# Pixels around it: letters of a browser are not quite as wide as they were measured.
+_CLEAR = 3
 HALO: list[patheffects.AbstractPathEffect] = [
     patheffects.withStroke(linewidth=2.4, foreground="#000000a0")
 ]
@@ -206,9 +211,16 @@ def image_axes(figure: Figure, ticks: bool = True, right: float = _EDGE) -> Axes
 
 
 def draw_slice(
-    axes: Axes, view: SliceView, limits: tuple[float, float] | None = None, ticks: bool = True
+    axes: Axes,
+    view: SliceView,
+    limits: tuple[float, float] | None = None,
+    ticks: bool = True,
+    bar: bool = True,
 ) -> None:
-    """The slice in grey, with directions, a scale bar and ticks in mm."""
+    """The slice in grey, with directions, a scale bar and ticks in mm.
+
+    Without ``bar``, :func:`scale_bar` is for who has drawn more.
+    """
     image = view.image()
     axes.set_facecolor("#000000")
     if image.ndim == 3:
@@ -224,10 +236,10 @@ def draw_slice(
             origin="lower",
             aspect="equal",
         )
-    frame(axes, view, ticks)
+    frame(axes, view, ticks, bar)
 
 
-def frame(axes: Axes, view: SliceView, ticks: bool = True) -> None:
+def frame(axes: Axes, view: SliceView, ticks: bool = True, bar: bool = True) -> None:
     """Directions, scale bar and ticks around an image that is already drawn."""
     left, right, bottom, top = view.extent
     # The patient's right (and anterior, on a sagittal slice) belongs on the left of the page.
@@ -244,7 +256,8 @@ def frame(axes: Axes, view: SliceView, ticks: bool = True) -> None:
         axes.set_yticks([])
     _, h, v = view.axes
     directions(axes, view.volume.affine[:3, h], view.volume.affine[:3, v])
-    _scale_bar(axes, view)
+    if bar:
+        scale_bar(axes, view)
 
 
 def directions(axes: Axes, to_left: Array, up: Array) -> None:
@@ -275,30 +288,53 @@ def directions(axes: Axes, to_left: Array, up: Array) -> None:
         )
 
 
-def _scale_bar(axes: Axes, view: SliceView) -> None:
+def scale_bar(axes: Axes, view: SliceView, clear_of: Iterable[Artist] = ()) -> None:
+    """A length in mm, in the lower left corner or the next that is free.
+
+    Args:
+        axes: That the image is drawn in.
+        view: What is drawn.
+        clear_of: What it must not lie on. Where every corner holds some, it is the lower left.
+    """
+    taken = [artist.get_window_extent().padded(_CLEAR) for artist in clear_of]
+    for corner in _CORNERS if taken else ():
+        drawn = _draw_bar(axes, view, *corner)
+        boxes = [artist.get_window_extent() for artist in drawn]
+        if not any(box.overlaps(other) for box in boxes for other in taken):
+            return
+        for artist in drawn:
+            artist.remove()
+    _draw_bar(axes, view, *_CORNERS[0])
+
+
+def _draw_bar(axes: Axes, view: SliceView, at_left: bool, at_bottom: bool) -> tuple[Artist, Artist]:
+    """The bar and its label in a corner of the page."""
     left, right, bottom, top = view.extent
     length = _round_length(0.3 * (right - left))
-    x = right - 0.05 * (right - left)
-    y = bottom + 0.045 * (top - bottom)
-    axes.plot(
-        [x, x - length],
+    inset = 0.05 * (right - left)
+    # On the page x grows to the left. A bar may be shorter than its label, which goes inwards.
+    x, inwards = (right - inset, -length) if at_left else (left + inset, length)
+    y = bottom + 0.045 * (top - bottom) if at_bottom else top - 0.045 * (top - bottom)
+    (bar,) = axes.plot(
+        [x, x + inwards],
         [y, y],
         color="#ffffff",
         linewidth=2,
         solid_capstyle="butt",
         path_effects=HALO,
     )
-    axes.annotate(
+    label = axes.annotate(
         f"{length:g} mm",
         (x, y),
-        xytext=(0, 2.5),
+        xytext=(0, 2.5 if at_bottom else -2.5),
         textcoords="offset points",
         color="#ffffff",
         fontsize=11,
-        ha="left" if axes.xaxis_inverted() else "right",  # inwards: a bar may be shorter
-        va="bottom",
+        ha="left" if at_left == axes.xaxis_inverted() else "right",
+        va="bottom" if at_bottom else "top",
         path_effects=HALO,
     )
+    return bar, label
 
 
 def _round_length(most: float) -> float:

@@ -115,12 +115,13 @@ def _numbered(
     """Markers with numbers on a slice; with the truth, tied to where each point truly is."""
     with style.figure(*anatomy.figure_size(view)) as figure:
         axes = anatomy.image_axes(figure)
-        anatomy.draw_slice(axes, view)
+        anatomy.draw_slice(axes, view, bar=False)
         if true is not None:
             _truth(axes, view.plot(true[~good]), view.plot(points[~good]))
         for n, (point, ok) in enumerate(zip(view.plot(points), good, strict=True), start=1):
             if np.isfinite(point).all():
                 _marker(axes, point, str(n), "right" if ok else "wrong")
+        anatomy.scale_bar(axes, view, [*axes.texts, *axes.lines])
         return tile(figure, alt, heading)
 
 
