@@ -6,9 +6,11 @@ import logging
 import re
 
 import pytest
+from rich.console import Group
+from rich.table import Table
 from scores_made import score
 
-from situs.cli.console import hush, log_to_terminal
+from situs.cli.console import hush, log_to_terminal, out
 from situs.cli.scores import print_scores, score_rows
 from situs.observation import Observation, Score, Section
 
@@ -55,6 +57,25 @@ def test_a_terminal_of_any_width_shows_every_fact_whole(
     for fact in ("41.5 mm", "42.5 mm", "43.5 mm", "guessing", "emptied", "untrained"):
         assert fact in shown
     assert "than" in shown, "the verdict"
+
+
+def test_no_line_is_wrapped_where_no_terminal_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    sentence = "a sentence that goes on and on, " * 100 + "and ends"
+    table = Table("name", "what")
+    table.add_row("one", sentence)
+    log_to_terminal()
+    out.print(table)
+    out.print(Group(Table("a"), sentence))
+    logging.getLogger("situs").info(sentence)
+    logging.getLogger("situs").warning(sentence)
+    told = capsys.readouterr()
+    assert sentence in told.out.splitlines()
+    assert sum(sentence in line for line in told.out.splitlines()) == 2
+    assert max(map(len, told.out.splitlines())) < len(sentence) + 20
+    assert told.err.splitlines() == [sentence, f"WARNING  {sentence}"]
 
 
 def test_rows_carry_the_verdict() -> None:

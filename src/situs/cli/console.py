@@ -41,7 +41,8 @@ class _Output(Console):
         self.width, self.height = new_size
 
 
-_PIPE_COLUMNS = 400
+_PIPE_COLUMNS = 100_000
+"""More than any line has: what is printed there takes the room that it needs, and no more."""
 
 
 out = _Output()
