@@ -283,6 +283,16 @@ def test_a_failed_job_stops_only_what_builds_on_it(organs, tmp_path, monkeypatch
     assert {name.split("-")[0] for name in result.failed} == {"pretrain", "finetune"}
     assert set(result.runs["arm"]) == {"none", "both"}
     assert "jobs are still to be done" in result.page.read_text()
+    # A report of later tells them as well.
+    again = situs.study(study, only_report=True)
+    assert set(again.failed) == set(result.failed)
+    assert all(f"jobs/{name}/log.txt" in again.page.read_text() for name in result.failed)
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    told = CliRunner().invoke(app, ["study", str(tmp_path / "study.yaml"), "--only-report"])
+    assert told.exit_code == 1
+    words = "".join(told.output.split())
+    assert "2jobsfailed,andthenextcalltriesthemagain.Why:" in words
+    assert all(str(tmp_path / "jobs" / name / "log.txt") in words for name in result.failed)
     monkeypatch.delenv("FAKE_FAIL")
     monkeypatch.delenv("FAKE_DIE")
     before = order(tmp_path)
@@ -290,6 +300,10 @@ def test_a_failed_job_stops_only_what_builds_on_it(organs, tmp_path, monkeypatch
     assert not healed.failed
     assert healed.done == healed.expected
     assert len(order(tmp_path)) == len(before) + 4
+    assert not situs.study(study, only_report=True).failed
+    told = CliRunner().invoke(app, ["study", str(tmp_path / "study.yaml"), "--only-report"])
+    assert told.exit_code == 0
+    assert "tries them again" not in told.output
 
 
 def test_a_kill_in_the_middle_loses_only_the_running_job(organs, tmp_path):

@@ -137,6 +137,7 @@ def _print_summary(result: Any) -> None:
     from situs.report.study.wording import (
         counted,
         difference,
+        failures,
         findings,
         interval,
         number,
@@ -166,4 +167,6 @@ def _print_summary(result: Any) -> None:
     out.print(table)
     for sentence in findings(result):
         out.print(sentence, highlight=False, markup=False)
+    for sentence in failures(result):  # names files
+        out.print(sentence, highlight=False, markup=False, soft_wrap=True)
     out.print(f"page: {result.page}", soft_wrap=True, highlight=False, markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,8 @@ from situs.files import sha256, write_json
 from situs.training.record import Part, read_record
 
 RESULT, JOB, LOG, RUN, COST = "result.json", "job.json", "log.txt", "run", "cost.json"
+FAILED = "failed"
+"""Empty; beside the log of a job that failed, until it is tried again."""
 
 _AGAIN = "the job is done again, and the file kept as .damaged"
 
@@ -167,10 +170,21 @@ class JobFolders:
             if its_kind == kind
         )
 
+    def note_failed(self, job: Job) -> None:
+        """Keep that a job failed, for reports of later, until it is tried again."""
+        with suppress(OSError):  # of a full disk the job died, and others may still end
+            (self.folder(job) / FAILED).touch()
+
+    def failed(self, jobs: Iterable[Job]) -> list[str]:
+        """Folders of those that failed when they were last tried."""
+        folders = [self.folder(job) for job in jobs if self.result(job) is None]
+        return [folder.name for folder in folders if (folder / FAILED).exists()]
+
     def write(self, job: Job) -> Path:
         """Make the folder with everything that a worker must know."""
         folder = self.folder(job)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / FAILED).unlink(missing_ok=True)
         told = JobRecord.model_validate(job, from_attributes=True)
         write_json(folder / JOB, told.model_dump(mode="json"))
         return folder

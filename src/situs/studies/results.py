@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ class StudyResult:
         versions: Of situs, that finished jobs were made with.
         done: Finished jobs.
         expected: Jobs of the whole study.
-        failed: Titles of jobs that ended without a result.
+        failed: Folders of jobs that failed when they were last tried.
         page: The HTML page, once written.
     """
 
@@ -79,9 +79,7 @@ class StudyResult:
         )
 
 
-def collect(
-    graph: JobGraph, folders: JobFolders, failed: Iterable[str] = (), named_after: int = 0
-) -> StudyResult:
+def collect(graph: JobGraph, folders: JobFolders, named_after: int = 0) -> StudyResult:
     """Read every finished job of ``graph`` and compare the arms.
 
     What the study decides has tests of its own only where no result was there when it was named.
@@ -112,7 +110,7 @@ def collect(
         expected=graph.expected(),
         refused=tuple(reason for result in finished for reason in result.refusals),
         versions=tuple(sorted({result.situs for result in finished})),
-        failed=tuple(failed),
+        failed=tuple(folders.failed(graph.jobs())),
         named_after=named_after,
     )
 

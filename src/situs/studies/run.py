@@ -21,7 +21,7 @@ from situs.studies.cases import CaseFacts, contents, inspect
 from situs.studies.checks import check_settings
 from situs.studies.config import DECIDES, StudyConfig
 from situs.studies.graph import JobGraph, StudyCases
-from situs.studies.jobs import Job, JobFolders
+from situs.studies.jobs import JobFolders
 from situs.studies.results import StudyResult, collect
 from situs.studies.scheduler import WORKER, Event, Scheduler
 from situs.studies.splits import split_cases, without_leaks
@@ -68,7 +68,6 @@ def carry_out(
     check_writable(study.out, folder=True)
     study.out.mkdir(parents=True, exist_ok=True)
     graph, folders = open_graph(study)
-    failed: dict[str, Job] = {}
     if only_report:
         named_after = _named_after(study, graph, folders, keep=False)
     else:
@@ -86,8 +85,7 @@ def carry_out(
                     report(event, done, total)
 
             scheduler.run(graph.jobs, on_event)
-            failed = scheduler.failed
-    result = collect(graph, folders, [job.name for job in failed.values()], named_after)
+    result = collect(graph, folders, named_after)
     _write_tables(result, graph, Names(shown=names))
     return result, graph
 

@@ -136,6 +136,7 @@ class Scheduler:
             good = answer == "done" and self.folders.result(job) is not None
             if not good:
                 self.failed[key] = job
+                self.folders.note_failed(job)
             seconds = time.perf_counter() - start
             what = "done" if good else "failed"
             events.append(Event(what, job, self.folders.folder(job), seconds))

@@ -13,10 +13,12 @@ from situs import text
 from situs.evaluation.measures import Metric
 from situs.studies.arms import Arm
 from situs.studies.config import StudyConfig
+from situs.studies.jobs import LOG
 from situs.studies.results import StudyResult
 from situs.studies.summary import best_of, lost_in, selected
 
 Record = Mapping[Any, Any]
+_LOGS = 3  # named where jobs failed
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -99,6 +101,18 @@ def unstable(result: StudyResult) -> list[str]:
         *_unscored(result),
         *_lost(result),
     ]
+
+
+def failures(result: StudyResult) -> list[str]:
+    """Jobs that failed when they were last tried, one sentence for all."""
+    if not result.failed:
+        return []
+    count = len(result.failed)
+    many = f"{count} jobs" if count > 1 else "1 job"
+    logs = ", ".join(str(result.study.out / "jobs" / name / LOG) for name in result.failed[:_LOGS])
+    more = f" and {count - _LOGS} more that the page lists" if count > _LOGS else ""
+    again = "them" if count > 1 else "it"
+    return [f"{many} failed, and the next call tries {again} again. Why: {logs}{more}"]
 
 
 def uncompared(study: StudyConfig) -> list[str]:
