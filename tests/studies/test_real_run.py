@@ -273,3 +273,25 @@ def test_a_trial_that_diverges_is_a_result(tmp_path, monkeypatch):
     write_json(tmp_path / "job.json", job)
     assert worker.carry_out(tmp_path)["diverged"]
     assert json.loads((tmp_path / "result.json").read_text())["cases"] == []
+
+
+def test_a_pretraining_that_diverges_is_a_result_and_so_is_what_would_begin_with_it(
+    tmp_path, monkeypatch
+):
+    def diverge(*_, **__):
+        (tmp_path / "jobs" / "pretrain-mae-1" / "run").mkdir()
+        raise NonFiniteLoss("total", ["a"], 7)
+
+    monkeypatch.setattr("situs.studies.worker.pretrain", diverge)
+    worker = Worker()
+    start, job = tmp_path / "jobs" / "pretrain-mae-1", tmp_path / "jobs" / "tune-mae-2"
+    said = {"title": "t", "key": "k", "about": {}}
+    start.mkdir(parents=True)
+    job.mkdir()
+    write_json(start / "job.json", {**said, "kind": "pretrain", "config": {"method": "mae"}})
+    assert worker.carry_out(start)["diverged"]
+    kept = json.loads((start / "result.json").read_text())
+    assert (kept["diverged"], kept["scores"]) == (True, {})
+    config = {"init": str((start / "run").resolve())}
+    write_json(job / "job.json", {**said, "kind": "tune", "config": config})
+    assert worker.carry_out(job)["diverged"], "without a fine-tuning, for which this lacks all"

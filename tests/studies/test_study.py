@@ -739,6 +739,44 @@ def test_rates_that_all_diverge_are_told_in_one_sentence(organs, tmp_path, monke
     assert sentence in " ".join(told.output.split()), told.output
 
 
+def test_a_pretraining_that_diverges_is_told_as_the_runs_that_were_to_begin_with_it(
+    organs, tmp_path, monkeypatch
+):
+    tune = {"lr": [0.001, 0.01], "labels": [4], "seeds": [0, 1]}
+    seeds = {"seeds": [0, 1, 2], "pretrain_per_seed": True}
+    study = config(organs, tmp_path / "one", arms=["none", "mae"], tune=tune, **seeds)
+    monkeypatch.setenv("FAKE_DIVERGE", "pretrain mae seed1;finetune mae 4 labels seed0")
+    result = situs.study(study, worker=FAKE)
+    assert not result.failed
+    assert result.done == result.expected
+    rows = result.summary.set_index(["arm", "labels"])
+    assert rows.loc[("mae", 2), ["runs", "diverged"]].tolist() == [2, 1]
+    assert rows.loc[("mae", 4), ["runs", "diverged"]].tolist() == [1, 2]
+    assert rows.loc[[("mae", 2), ("mae", 4)], "p_holm"].isna().all()
+    assert set(result.runs["lr"]) == {0.01}, "by the trials that began"
+    assert not result.summary["no_rate"].any()
+    lost, early, both = unstable(result)
+    assert lost.startswith("1 of 3 pretrainings of mae diverged: a loss term or the gradient")
+    assert "mae with 2 labels diverged: the loss of their pretraining became infinite" in early
+    assert "finetune.lr" not in early
+    assert "mae with 4 labels diverged: their loss or that of their pretraining became" in both
+    assert "finetune.lr" in both
+    page = result.page.read_text()
+    assert all(escape(sentence) in page for sentence in (lost, early, both))
+    assert "<b>mae</b>: diverged" in page
+    gone = result.pretrainings.query("diverged")["folder"].item()
+    assert f"{gone}/run" not in page, "there is no report"
+    count = len(order(tmp_path / "one"))
+    assert unstable(situs.study(study, worker=FAKE)) == [lost, early, both]
+    assert len(order(tmp_path / "one")) == count, "no call does it again"
+    # Where all are lost, no trial tells which rate to take.
+    monkeypatch.setenv("FAKE_DIVERGE", "pretrain mae")
+    result = situs.study({**study, "out": str(tmp_path / "all")}, worker=FAKE)
+    assert result.summary.set_index(["arm", "labels"])["diverged"].tolist() == [0, 0, 3, 3]
+    assert result.summary["no_rate"].tolist() == [False, False, True, True]
+    assert any(told.startswith("3 of 3 pretrainings of mae diverged") for told in unstable(result))
+
+
 def test_folds_are_one_study_in_which_no_case_is_tested_twice(organs, tmp_path):
     single = config(organs, tmp_path, arms=["none", "mae"], decides=[{"arm": "mae", "labels": 2}])
     situs.study(single, worker=FAKE)

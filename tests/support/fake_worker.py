@@ -1,8 +1,8 @@
 """A worker that does no work: answers from a formula, so that scheduling can be tested alone.
 
 With FAKE_CLAIM in the environment it holds each job's folder as the true one does; with FAKE_FAIL
-it fails jobs whose title contains it, with FAKE_DIE it dies; fine-tunings and trials whose title
-contains one of FAKE_DIVERGE (``;`` between them) diverge.
+it fails jobs whose title contains it, with FAKE_DIE it dies; trainings whose title contains one of
+FAKE_DIVERGE (``;`` between them) diverge, and what begins with one that did.
 """
 
 import json
@@ -20,6 +20,15 @@ def dice(config: dict, case: str) -> float:
     return 0.5 + 0.05 * len(config["train"]) ** 0.5 + learned - rate + luck
 
 
+def diverges(title: str) -> bool:
+    return any(part in title for part in os.environ.get("FAKE_DIVERGE", "\0").split(";"))
+
+
+def begins_with_diverged(config: dict) -> bool:
+    started = Path(config.get("init", "none")).parent / "result.json"
+    return started.is_file() and json.loads(started.read_text()).get("diverged", False)
+
+
 def carry_out(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
     title = f"{job['kind']} {job['title']}"
@@ -34,10 +43,10 @@ def carry_out(folder: Path) -> None:
     result = {"kind": job["kind"], "about": job["about"], "seconds": 1.0, "peak_memory_mib": 10}
     if job["kind"] == "store":
         result["rules"] = {**config["rules"], "spacing": [1.0, 1.0, 1.0]}
+    elif diverges(title) or begins_with_diverged(config):
+        result |= {"cases": [], "diverged": True}
     elif job["kind"] == "pretrain":
         result["scores"] = {"gap_mae": 3.0}
-    elif any(part in title for part in os.environ.get("FAKE_DIVERGE", "\0").split(";")):
-        result |= {"cases": [], "diverged": True}
     else:
         organ = {"name": "organ", "presence": "both"}
         scores = {case: dice(config, case) for case in config["test"]}

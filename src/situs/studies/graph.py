@@ -249,12 +249,14 @@ class JobGraph:
     def _best_rate(self, tuning: dict[float, list[tuple[Job, Job]]]) -> float | None:
         """The rate with the best mean over seeds; None while a trial is missing.
 
-        A rate at which a trial diverged is out; of equals the smallest is taken.
+        A rate at which a trial diverged is out, where its pretraining did not; of equals the
+        smallest is taken.
         """
         metric = self.study.score.for_tuning
         means: dict[float, float] = {}
-        for lr, trials in tuning.items():
-            found = [result for _, trial in trials if (result := self.results(trial)) is not None]
+        for lr, pairs in tuning.items():
+            trials = self._telling(pairs)
+            found = [result for trial in trials if (result := self.results(trial)) is not None]
             if len(found) < len(trials):
                 return None
             mean = sum(metric.sign * mean_score(self.scores(r, metric)) for r in found) / len(found)
@@ -267,8 +269,20 @@ class JobGraph:
         if prepared is None or tuned is None:
             return False
         tuning = self._tunings(tuned, self._tuned_at(labels), prepared.rules or {})
-        found = ([self.results(trial) for _, trial in pairs] for pairs in tuning.values())
+        found = ([self.results(trial) for trial in self._telling(p)] for p in tuning.values())
         return all(any(r is not None and r.diverged for r in results) for results in found)
+
+    def _telling(self, pairs: Sequence[tuple[Job, Job]]) -> list[Job]:
+        """Trials that say something of a rate: of a pretraining that diverged none could begin.
+
+        All, where every pretraining did.
+        """
+        begun = []
+        for start, trial in pairs:
+            began = self.results(start)
+            if began is None or not began.diverged:
+                begun.append(trial)
+        return begun or [trial for _, trial in pairs]
 
     def scores(self, result: JobResult, metric: Metric) -> dict[str, float]:
         """One value a case of a finished fine-tuning; none if it diverged."""

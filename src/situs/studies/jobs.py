@@ -101,7 +101,8 @@ class JobResult(Part):
         explained: What controls say of a pretraining's scores, in words.
         rules: How a store was prepared; None of other jobs.
         refusals: Scans that a store could not use, and why.
-        diverged: Whether the loss of a trial or fine-tuning became infinite: its rate is too high.
+        diverged: Whether the loss became infinite, or that of the pretraining which a trial or
+            fine-tuning was to begin with.
         seconds: Wall time.
         cpu_seconds: Of all processes.
         peak_memory_mib: Of the largest process.

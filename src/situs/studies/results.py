@@ -38,7 +38,7 @@ class StudyResult:
             or every rate of its tuning did, classes that it found nowhere, where its loss began
             and ended, cost, folder.
         cases: One row a fine-tuning and test case.
-        pretrainings: One row a pretraining: scores, cost, folder.
+        pretrainings: One row a pretraining: scores, whether it diverged, cost, folder.
         tuning: One row a tuning run.
         decided: What the study was to decide, one row each.
         named_after: Fine-tunings that were finished when that was named; 0 for all told beforehand.
@@ -157,6 +157,7 @@ def _rows(graph: JobGraph, folders: JobFolders) -> dict[str, list[dict[str, Any]
         else:
             row |= {
                 "arm": " and ".join(graph.sharing(job)),
+                "diverged": result.diverged,
                 "scores": result.scores,
                 "explained": list(result.explained),
             }

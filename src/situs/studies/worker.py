@@ -28,7 +28,7 @@ from situs.observation import verdicts
 from situs.pretraining.pretrain import pretrain
 from situs.store import Preprocessing, prepare
 from situs.studies.cost import Cost
-from situs.studies.jobs import COST, JOB, LOG, RESULT, RUN, JobRecord
+from situs.studies.jobs import COST, JOB, LOG, RESULT, RUN, JobRecord, JobResult
 from situs.training.record import read_record
 from situs.training.run import Run
 from situs.transfer.cases import Cohort
@@ -87,7 +87,11 @@ class Worker:
         mode: Literal["resume", "new"] = "resume" if resumed else "new"
         if not resumed and out.exists():
             _set_aside(out)
-        run = pretrain({**config, "out": str(out)}, mode=mode, quiet=True)
+        try:
+            run = pretrain({**config, "out": str(out)}, mode=mode, quiet=True)
+        except NonFiniteLoss as error:
+            print(error, flush=True)  # noqa: T201 - the job's log
+            return {"scores": {}, "diverged": True, "run": RUN}
         if run.status != "finished":
             raise RunError(f"{out} was stopped before its last step")
         scores = {
@@ -104,9 +108,9 @@ class Worker:
         return {"scores": scores, "explained": explained, "run": RUN}
 
     def _finetune(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
-        start = Path(config.get("init", "none"))
-        if start.is_dir() and start.is_relative_to(out.resolve().parents[1]):
-            # Pretrained by this very study, whose configuration named the backbone.
+        start = _pretrained_here(config, out)
+        if start is not None:
+            # The study's configuration named the backbone.
             backbone_class(load_card(start).backbone.name)
         values = {**config, "out": str(out), "overwrite": True}
         cohort = self._cohort_for(config)
@@ -119,7 +123,14 @@ class Worker:
         return {"scores": result.scores, "cases": result.cases(), "run": RUN}
 
     def _tried(self, config: dict[str, Any], out: Path) -> dict[str, Any]:
-        """A fine-tuning or a trial; that its learning rate is too high is a result, too."""
+        """A fine-tuning or a trial; that its learning rate is too high is a result, too.
+
+        So is a pretraining that diverged: there are no weights to begin with.
+        """
+        start = _pretrained_here(config, out)
+        if start is not None and _diverged(start.parent):
+            print(f"{start} diverged: there is nothing to begin with", flush=True)  # noqa: T201 - the job's log
+            return {"scores": {}, "cases": [], "diverged": True}
         try:
             return self._finetune(config, out)
         except NonFiniteLoss as error:
@@ -135,6 +146,18 @@ class Worker:
             cohort = Cohort(dataset, Preprocessing.model_validate(preprocessing))
             self._cohort = (key, cohort)
         return self._cohort[1]
+
+
+def _pretrained_here(config: dict[str, Any], out: Path) -> Path | None:
+    """The run that a fine-tuning begins with, where this very study pretrained it."""
+    start = Path(config.get("init", "none"))
+    here = start.is_dir() and start.is_relative_to(out.resolve().parents[1])
+    return start if here else None
+
+
+def _diverged(folder: Path) -> bool:
+    """Whether the job of a folder, which is finished, did."""
+    return read_record(JobResult, folder / RESULT, "start the study again").diverged
 
 
 def _resumable(run: Path) -> bool:

@@ -122,7 +122,7 @@ def view(result: StudyResult, graph: JobGraph, names: Names) -> dict[str, Any]:
         "costs": [_cost_row(row) for row in result.pretrainings.to_dict("records")],
         "sharing": _sharing(study),
         "learned": [
-            {"arm": row["arm"], "scores": _scores(row["scores"]), "explained": row["explained"]}
+            {"arm": row["arm"], "scores": _scores(row), "explained": row["explained"]}
             for row in result.pretrainings.to_dict("records")
         ],
         "run_headings": _run_headings(study),
@@ -196,7 +196,8 @@ def _cost_row(row: Record) -> dict[str, Any]:
         _with_unit(row["gpu_memory_mib"], 0, "MiB"),
         _with_unit(row["energy_kj"], 1, "kJ"),
     )
-    return {"cells": cells, "folder": row["folder"], "file": "run/report/index.html"}
+    file = "" if row["diverged"] else "run/report/index.html"
+    return {"cells": cells, "folder": row["folder"], "file": file}
 
 
 def _run_headings(study: StudyConfig) -> tuple[str, ...]:
@@ -302,8 +303,9 @@ def _fairness(result: StudyResult, folds: Sequence[StudyCases]) -> list[str]:
     ]
 
 
-def _scores(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {number(value)}" for name, value in scores.items())
+def _scores(row: Record) -> str:
+    told = [f"{name} {number(value)}" for name, value in row["scores"].items()]
+    return "diverged" if row["diverged"] else ", ".join(told)
 
 
 def _with_unit(value: Any, digits: int, unit: str) -> str:

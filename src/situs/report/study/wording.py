@@ -97,6 +97,7 @@ def unstable(result: StudyResult) -> list[str]:
         *uncompared(result.study),
         *unlike_views(result.study),
         *_without_rate(result),
+        *_pretrainings_lost(result),
         *_diverged(result),
         *_unscored(result),
         *_lost(result),
@@ -154,15 +155,48 @@ def _without_rate(result: StudyResult) -> list[str]:
     ]
 
 
+def _pretrainings_lost(result: StudyResult) -> list[str]:
+    """Pretrainings that diverged, one sentence for all those of an arm."""
+    if result.pretrainings.empty:
+        return []
+    told = []
+    for arm, rows in result.pretrainings.groupby("arm", sort=False):
+        if count := int(rows["diverged"].sum()):
+            told.append(
+                f"{count} of {len(rows)} pretrainings of {arm} diverged: a loss term or the "
+                "gradient became infinite. Nothing begins with them, and the runs that were to "
+                "do so count as diverged. Lower pretrain.lr, for all arms or for this one; the "
+                "log of the job names the term and the scans."
+            )
+    return told
+
+
 def _diverged(result: StudyResult) -> list[str]:
-    return [
-        f"{row['diverged']} of {row['runs'] + row['diverged']} runs of {row['arm']} with "
-        f"{labelled(result.study, row['labels'])} diverged: their loss became infinite. What is "
-        "told of it is of the others, a selection, so no comparison with it is tested. Lower "
-        "finetune.lr for all arms, or give lower rates in tune.lr."
-        for row in result.summary.to_dict("records")
-        if row["diverged"]
-    ]
+    told = []
+    for row in result.summary.to_dict("records"):
+        if not row["diverged"]:
+            continue
+        without = _without_start(result, row)
+        whose = {0: "their loss", row["diverged"]: "the loss of their pretraining"}
+        mend = "Lower finetune.lr for all arms, or give lower rates in tune.lr."
+        told.append(
+            f"{row['diverged']} of {row['runs'] + row['diverged']} runs of {row['arm']} with "
+            f"{labelled(result.study, row['labels'])} diverged: "
+            f"{whose.get(without, 'their loss or that of their pretraining')} became infinite. "
+            "What is told of it is of the others, a selection, so no comparison with it is tested."
+            + (f" {mend}" if without < row["diverged"] else "")
+        )
+    return told
+
+
+def _without_start(result: StudyResult, row: Record) -> int:
+    """How many runs of a row of the summary diverged because their pretraining did."""
+    if result.pretrainings.empty:
+        return 0
+    lost = set(result.pretrainings.loc[result.pretrainings["diverged"].astype(bool), "key"])
+    runs = result.runs
+    own = runs[(runs["arm"] == row["arm"]) & (runs["labels"] == row["labels"])]
+    return int(own["start"].isin(lost).sum())
 
 
 def ended(row: Record) -> str:
