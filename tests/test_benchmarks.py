@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import finished, forked
 
 from situs.backbones import BackboneConfig, build
 from situs.methods.composition import compose
@@ -22,12 +22,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(out: Path, *options: str) -> dict[str, dict[str, Any]]:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--small", "--out", str(out), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        said, _ = finished(forked("benchmarks.gpu", "--small", "--out", out, *options), 0)
     found = json.loads((out / "gpu.json").read_text())
     assert found["machine"]["torch"]
     assert found["matrix_tflops"] > 0
-    assert (out / "gpu.md").read_text().strip() in done.stdout
+    assert (out / "gpu.md").read_text().strip() in said
     return {row["name"]: row for row in found["rows"]}
 
 

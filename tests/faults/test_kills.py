@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from small_runs import finished, forked
 
 SCRIPT = Path(__file__).parents[1] / "support" / "kills.py"
 # `make faults` kills a hundred times, in all stages: each method's pretraining, the test of a
@@ -27,9 +26,7 @@ ALL = pytest.param(
 def test_killed_at_random_moments_everything_goes_on_to_the_same_numbers(
     stages: list[str], wanted: int
 ) -> None:
-    arguments = [str(SCRIPT), str(wanted), "0", "7200", *stages]
-    done = subprocess.run([sys.executable, *arguments], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    kills = re.search(r"(\d+) kills in all", done.stdout)
+    said, _ = finished(forked(SCRIPT, wanted, 0, 7200, *stages), 0, timeout=9000)
+    kills = re.search(r"(\d+) kills in all", said)
     assert kills is not None
     assert int(kills[1]) >= wanted

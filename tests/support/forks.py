@@ -243,6 +243,7 @@ def _be(
         os.environ.update(environment)
         script = words[0].endswith(".py")
         sys.argv = list(words)
+        sys.path[0] = str(Path(words[0]).parent) if script else folder
         sys.orig_argv = [sys.executable, *([] if script else ["-m"]), *words]
         run = runpy.run_path if script else runpy.run_module
         try:
