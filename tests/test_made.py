@@ -47,7 +47,8 @@ CALLS = {
     "prepare store --out NEW": f"{STORE}; give the folder of the scans themselves",
     "prepare run --out NEW": "run is a run of 'situs pretrain'",
     "observe store": "it has no run.json; it is a store of 'situs prepare'",
-    "observe result": "it has no run.json; it is a result of 'situs finetune'",
+    "observe result": "it is a result of 'situs finetune', which the report of a run shows: situs "
+    "observe RUN --transfer result",
     "observe absent": "absent does not exist",
     "compare result begun": "it is a result of 'situs finetune'",
     "check absent": "absent does not exist",

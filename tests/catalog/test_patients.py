@@ -96,6 +96,7 @@ def test_a_pattern_tells_whose_scans_with_other_names_are(tmp_path: Path) -> Non
     told = scanned(r"(patient\d+)_", "--out", str(out))
     assert told.exit_code == 0, told.output
     assert "--patient matches 3 of 4 scans" in told.output
+    assert ", patients 3, " in told.output, "one is of nobody known, and so of its own"
     patients = {e.path.split(".")[0]: e.patient for e in Catalog.load(out).accepted}
     first, second = (digest_patient(f"patient00{n}") for n in (1, 2))
     assert patients == {

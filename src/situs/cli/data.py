@@ -143,7 +143,8 @@ def scan(
     ):
         if told:
             err.print(f"warning: {told}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(2 if not found.accepted else int(bool(_summary(found)["refused"])))
+    refused = any(e.reason != _LABELS for e in found.refused)
+    raise typer.Exit(2 if not found.accepted else int(refused))
 
 
 @app.command()
@@ -309,13 +310,20 @@ def _print_refused(refused: list["Entry"], rows: int) -> None:
 
 
 def _summary(catalog: "Catalog") -> dict[str, int]:
+    from situs.splits.groups import scan_groups
+
     labels = sum(e.reason == _LABELS for e in catalog.refused)
+    marks = ("key", "near_duplicate_of", "patient", "study", "series")
+    records = [
+        {mark: getattr(e, mark) for mark in marks} | {"source": e.path} for e in catalog.unique
+    ]
     return {
         "accepted": len(catalog.accepted),
         "refused": len(catalog.refused) - labels,
         "label_maps": labels,
         "duplicates": len(catalog.accepted) - len(catalog.unique),
         "near_duplicates": sum(bool(e.near_duplicate_of) for e in catalog.accepted),
+        "patients": len(set(scan_groups(records).values())),
         "studies": len(catalog.studies()),
         "burned_in": sum(e.burned_in for e in catalog.accepted),
         "ignored": catalog.ignored,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from situs.errors import RunError
 from situs.files import read_json
+from situs.made import made
 from situs.observation import Observation, Score
 from situs.scans.aliases import Names
 from situs.tables import read_csv
@@ -138,7 +139,14 @@ def read_run(
     Raises:
         RunError: If ``path`` is no run folder, or a file in it cannot be read.
     """
-    run = Run.open(path)
+    try:
+        run = Run.open(path)
+    except RunError as error:
+        if not made(Path(path)).startswith("a result"):
+            raise
+        raise RunError(
+            f"{error}, which the report of a run shows: situs observe RUN --transfer {path}"
+        ) from None
     found = sorted(file.parent for file in (run.path / "transfer").glob("*/result.json"))
     try:
         return RunFolder(
