@@ -57,9 +57,12 @@ def test_a_batch_is_what_dataloader_collates_and_travels_as_one_tensor():
     assert packed.memory.dtype == torch.uint8
     batch = unpacked(packed)
     same(batch, default_collate(samples))
-    # In place means in its own place.
+    # In place means in its own place, and autograd takes nothing else for written.
+    large = batch["views"]["sal"]["large"]
+    before = large._version
     batch["views"]["sal"]["image"].zero_()
     same(batch["views"]["sal"]["pairs"], default_collate(samples)["views"]["sal"]["pairs"])
+    assert large._version == before
 
 
 def test_dataloader_pins_what_travels_and_the_batch_stays_the_same(monkeypatch: pytest.MonkeyPatch):
@@ -73,6 +76,12 @@ def test_dataloader_pins_what_travels_and_the_batch_stays_the_same(monkeypatch: 
     samples = [sample(seed) for seed in range(3)]
     same(unpacked(pin_memory(collate_packed(samples))), default_collate(samples))
     assert len(pinned) == 1
+
+
+def test_samples_of_several_types_are_of_the_type_that_holds_them_all():
+    for types in (("f4", "f8"), ("i8", "f4"), ("?", "u1")):
+        samples = [{"image": np.full(3, 0.1).astype(kind)} for kind in types]
+        same(unpacked(collate_packed(samples)), default_collate(samples))
 
 
 def test_samples_that_differ_in_size_are_refused_as_dataloader_refuses_them():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -29,9 +30,10 @@ class _Slot(NamedTuple):
     shape: torch.Size
 
     def of(self, memory: Tensor) -> Tensor:
-        """The tensor itself."""
-        end = self.start + math.prod(self.shape) * self.dtype.itemsize
-        return memory[self.start : end].view(self.dtype).view(self.shape)
+        """The tensor itself, no view of another: autograd counts what is written to it alone."""
+        tensor, start = torch.empty(0, dtype=self.dtype), self.start // self.dtype.itemsize
+        storage = memory.untyped_storage()
+        return tensor.set_(storage, start, self.shape)  # type: ignore[call-overload]
 
 
 @dataclass
@@ -75,7 +77,9 @@ class _Packing:
         return kept
 
     def _kept(self, tensors: list[Tensor], shape: torch.Size) -> _Slot:
-        slot = _Slot(tensors[0].dtype, self.bytes, shape)
+        # Of several types the one that holds them all, as without loader processes.
+        dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+        slot = _Slot(dtype, self.bytes, shape)
         self.parts.append((slot, tensors))
         self.bytes += -(-math.prod(shape) * slot.dtype.itemsize // _LINE) * _LINE
         return slot
