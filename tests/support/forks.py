@@ -251,6 +251,8 @@ def _be(
             code = 0
         except SystemExit as said:
             code = said.code if isinstance(said.code, int) else int(said.code is not None)
+            if said.code is not None and not isinstance(said.code, int):
+                print(said.code, file=sys.stderr)  # noqa: T201 - as an interpreter does
         except BaseException:
             traceback.print_exc()
     finally:
