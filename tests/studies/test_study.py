@@ -615,7 +615,8 @@ def test_a_sequence_ends_for_good_where_one_of_it_is_not_shown(organs, tmp_path)
         cases[["arm", "labels", "seed"]]
         .drop_duplicates()
         .assign(
-            diverged=False, no_rate=False, lost="", lr=0.1, seconds=1.0, peak_memory_mib=1, start=""
+            **dict.fromkeys(("diverged", "no_rate", "untried"), False),
+            **{"lost": "", "lr": 0.1, "seconds": 1.0, "peak_memory_mib": 1, "start": ""},
         )
     )
     table = decided(study, cases, runs)
@@ -769,12 +770,23 @@ def test_a_pretraining_that_diverges_is_told_as_the_runs_that_were_to_begin_with
     count = len(order(tmp_path / "one"))
     assert unstable(situs.study(study, worker=FAKE)) == [lost, early, both]
     assert len(order(tmp_path / "one")) == count, "no call does it again"
-    # Where all are lost, no trial tells which rate to take.
+    # Where those of all trials are lost, none tells which rate to take, and none was too high.
+    monkeypatch.setenv("FAKE_DIVERGE", "pretrain mae seed0;pretrain mae seed1")
+    result = situs.study({**study, "out": str(tmp_path / "two")}, worker=FAKE)
+    assert result.summary["untried"].tolist() == [False, False, True, True]
+    assert not result.summary["no_rate"].any()
+    told, *_ = unstable(result)
+    assert told == (
+        "No rate of tune.lr was tried for mae with 2 labels, mae with 4 labels: the pretrainings "
+        "that the trials were to begin with diverged. The smallest, 0.001, was taken."
+    )
+    assert result.page.read_text().count("0.001\u00a0(untried)") == 2
     monkeypatch.setenv("FAKE_DIVERGE", "pretrain mae")
     result = situs.study({**study, "out": str(tmp_path / "all")}, worker=FAKE)
     assert result.summary.set_index(["arm", "labels"])["diverged"].tolist() == [0, 0, 3, 3]
-    assert result.summary["no_rate"].tolist() == [False, False, True, True]
     assert any(told.startswith("3 of 3 pretrainings of mae diverged") for told in unstable(result))
+    assert "tune.lr was tried" not in " ".join(unstable(result))
+    assert "Every rate" not in " ".join(unstable(result))
 
 
 def test_folds_are_one_study_in_which_no_case_is_tested_twice(organs, tmp_path):

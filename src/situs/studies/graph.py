@@ -265,12 +265,23 @@ class JobGraph:
 
     def none_held(self, arm: Arm, labels: int) -> bool:
         """Whether every candidate rate of an arm diverged, so that its runs have the smallest."""
+        tuning = self._tuning_of(arm, labels)
+        found = ([self.results(trial) for trial in self._telling(p)] for p in tuning.values())
+        held = (not any(r is not None and r.diverged for r in results) for results in found)
+        return bool(tuning) and not any(held) and not self.untried(arm, labels)
+
+    def untried(self, arm: Arm, labels: int) -> bool:
+        """Whether an arm's runs have the smallest rate since no pretraining of its trials ended."""
+        pairs = [pair for trials in self._tuning_of(arm, labels).values() for pair in trials]
+        found = [self.results(start) for start, _ in pairs]
+        return bool(found) and all(r is not None and r.diverged for r in found)
+
+    def _tuning_of(self, arm: Arm, labels: int) -> dict[float, list[tuple[Job, Job]]]:
+        """What an arm's rate is chosen by; empty where it is not tuned, or before the store is."""
         prepared, tuned = self.results(self.store), self.study.tuned_for(arm)
         if prepared is None or tuned is None:
-            return False
-        tuning = self._tunings(tuned, self._tuned_at(labels), prepared.rules or {})
-        found = ([self.results(trial) for trial in self._telling(p)] for p in tuning.values())
-        return all(any(r is not None and r.diverged for r in results) for results in found)
+            return {}
+        return self._tunings(tuned, self._tuned_at(labels), prepared.rules or {})
 
     def _telling(self, pairs: Sequence[tuple[Job, Job]]) -> list[Job]:
         """Trials that say something of a rate: of a pretraining that diverged none could begin.

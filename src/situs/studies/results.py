@@ -35,8 +35,8 @@ class StudyResult:
         study: What was asked.
         summary: One row an arm and label count: means, intervals, tests, costs.
         runs: One row a fine-tuning: arm, labels, seed, learning rate, score, whether it diverged
-            or every rate of its tuning did, classes that it found nowhere, where its loss began
-            and ended, cost, folder.
+            or every rate of its tuning did or none could be tried, classes that it found nowhere,
+            where its loss began and ended, cost, folder.
         cases: One row a fine-tuning and test case.
         pretrainings: One row a pretraining: scores, whether it diverged, cost, folder.
         tuning: One row a tuning run.
@@ -135,6 +135,7 @@ def _rows(graph: JobGraph, folders: JobFolders) -> dict[str, list[dict[str, Any]
                 "score": mean_score(scores),
                 "diverged": result.diverged,
                 "no_rate": graph.none_held(arm, labels),
+                "untried": graph.untried(arm, labels),
                 "lost": ", ".join(lost_classes(result.cases)),
                 **_loss(result.folder / RUN / "metrics.csv"),
                 **_cost(result),

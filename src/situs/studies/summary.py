@@ -230,6 +230,7 @@ def _run_costs(
     row: dict[str, Any] = {
         "lr": ", ".join(f"{v:g}" for v in sorted(set(own["lr"].dropna()))),
         "no_rate": bool(own["no_rate"].any()),
+        "untried": bool(own["untried"].any()),
         "lost": int((own["lost"] != "").sum()),
         "lost_classes": ", ".join(lost_in(own)),
         "finetune_seconds": float(own["seconds"].mean()),

@@ -142,17 +142,26 @@ def _scratch_for(study: StudyConfig, arm: Arm) -> str:
 
 
 def _without_rate(result: StudyResult) -> list[str]:
-    """Arms of which every candidate rate diverged, one sentence for all."""
-    rows = [row for row in result.summary.to_dict("records") if row["no_rate"]]
-    if not rows:
-        return []
-    who = ", ".join(f"{row['arm']} with {labelled(result.study, row['labels'])}" for row in rows)
-    rates = result.study.tune.lr
-    return [
-        f"Every rate of tune.lr ({', '.join(f'{lr:g}' for lr in sorted(rates))}) diverged in a "
-        f"trial of {who}. The smallest, {min(rates):g}, was taken all the same: give lower rates "
-        "in tune.lr."
-    ]
+    """Arms of which every candidate rate diverged, or none was tried: one sentence for all."""
+    rows, rates, told = result.summary.to_dict("records"), result.study.tune.lr, []
+    if who := _points(result, [row for row in rows if row["no_rate"]]):
+        told.append(
+            f"Every rate of tune.lr ({', '.join(f'{lr:g}' for lr in sorted(rates))}) diverged in a "
+            f"trial of {who}. The smallest, {min(rates):g}, was taken all the same: give lower "
+            "rates in tune.lr."
+        )
+    # Runs without a start have no use of any rate.
+    if who := _points(result, [row for row in rows if row["untried"] and row["runs"]]):
+        told.append(
+            f"No rate of tune.lr was tried for {who}: the pretrainings that the trials were to "
+            f"begin with diverged. The smallest, {min(rates):g}, was taken."
+        )
+    return told
+
+
+def _points(result: StudyResult, rows: Sequence[Record]) -> str:
+    """Arms and label counts of rows of the summary."""
+    return ", ".join(f"{row['arm']} with {labelled(result.study, row['labels'])}" for row in rows)
 
 
 def _pretrainings_lost(result: StudyResult) -> list[str]:
@@ -212,7 +221,8 @@ def ended(row: Record) -> str:
 
 def rate(row: Record) -> str:
     """Learning rates of a row of the summary, marked where none held in tuning."""
-    return f"{row['lr'] or 'default'}{' (all diverged)' if row['no_rate'] else ''}"
+    mark = " (all diverged)" if row["no_rate"] else " (untried)" if row["untried"] else ""
+    return f"{row['lr'] or 'default'}{mark}"
 
 
 def _selection(row: Record) -> str:
