@@ -279,7 +279,6 @@ def test_a_pretraining_that_diverges_is_a_result_and_so_is_what_would_begin_with
     tmp_path, monkeypatch
 ):
     def diverge(*_, **__):
-        (tmp_path / "jobs" / "pretrain-mae-1" / "run").mkdir()
         raise NonFiniteLoss("total", ["a"], 7)
 
     monkeypatch.setattr("situs.studies.worker.pretrain", diverge)
@@ -292,6 +291,6 @@ def test_a_pretraining_that_diverges_is_a_result_and_so_is_what_would_begin_with
     assert worker.carry_out(start)["diverged"]
     kept = json.loads((start / "result.json").read_text())
     assert (kept["diverged"], kept["scores"]) == (True, {})
-    config = {"init": str((start / "run").resolve())}
+    config = {"init": str((start / "run").resolve())}  # which somebody has deleted
     write_json(job / "job.json", {**said, "kind": "tune", "config": config})
     assert worker.carry_out(job)["diverged"], "without a fine-tuning, for which this lacks all"

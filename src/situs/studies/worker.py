@@ -151,8 +151,7 @@ class Worker:
 def _pretrained_here(config: dict[str, Any], out: Path) -> Path | None:
     """The run that a fine-tuning begins with, where this very study pretrained it."""
     start = Path(config.get("init", "none"))
-    here = start.is_dir() and start.is_relative_to(out.resolve().parents[1])
-    return start if here else None
+    return start if start.is_relative_to(out.resolve().parents[1]) else None
 
 
 def _diverged(folder: Path) -> bool:
