@@ -21,17 +21,19 @@ _WAITS_S = (0.5, 2.0, 8.0)
 _PIECE = 2**22
 _QUERY = re.compile(r"\?[^\s'\"<>)]+")
 _FINAL = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
-# Of botocore and Google's library, which only who reads from there has.
+# Classes and bases of botocore and Google's library, which only who reads from there has.
 _NO_CREDENTIALS = {
     *("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"),
-    *("CredentialRetrievalError", "DefaultCredentialsError"),
+    *("CredentialRetrievalError", "UnknownCredentialError", "DefaultCredentialsError"),
+    *("SSOError", "LoginError", "TokenRetrievalError", "InvalidConfigError", "ConfigParseError"),
 }
 _CREDENTIALS = (
     "credentials are those of the provider's own tools (environment or configuration file)"
 )
 _S3_CREDENTIALS = (
-    "name a profile of ~/.aws in AWS_PROFILE, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
-    "a public bucket is read without any where FSSPEC_S3_ANON=true is set"
+    "name a profile of ~/.aws in AWS_PROFILE, after 'aws sso login' where it is one of a single "
+    "sign-on, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; a public bucket is read without "
+    "any where FSSPEC_S3_ANON=true is set"
 )
 
 T = TypeVar("T")
@@ -206,7 +208,7 @@ class Remote:
                 raise
             except Exception as error:
                 # Each provider has errors of its own, without a common base.
-                if type(error).__name__ in _NO_CREDENTIALS:
+                if not _NO_CREDENTIALS.isdisjoint(kind.__name__ for kind in type(error).__mro__):
                     what = self._credentials("no usable credentials", error)
                     raise Unreachable(f"{self.url} cannot be used: {what}") from None
                 if wait is None:

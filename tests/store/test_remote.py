@@ -499,6 +499,16 @@ def test_a_place_that_does_not_answer_is_no_damage(
     monkeypatch.undo()
 
 
+# Of a profile that nobody has logged in to yet, and of one that builds on another.
+SIGN_ON = {
+    "sso_start_url": "https://a.example/start",
+    "sso_region": "eu-west-1",
+    "sso_account_id": "012345678901",
+    "sso_role_name": "reader",
+}
+BUILT = {"role_arn": "arn:aws:iam::012345678901:role/reader", "source_profile": "nobody"}
+
+
 @pytest.mark.usefixtures("no_credentials")
 @pytest.mark.parametrize(
     ("environment", "said"),
@@ -506,6 +516,8 @@ def test_a_place_that_does_not_answer_is_no_damage(
         ({}, "cannot be used: no usable credentials (Unable to locate credentials); name a "),
         ({"AWS_PROFILE": "nobody"}, "no usable credentials (The config profile (nobody) could"),
         ({"AWS_ACCESS_KEY_ID": "a"}, "in env, missing: AWS_SECRET_ACCESS_KEY); name a profile"),
+        (SIGN_ON, "example/start does not exist); name a profile of ~/.aws in AWS_PROFILE, after"),
+        (BUILT, 'cannot be used: no usable credentials (The source_profile "nobody" referenced'),
         (
             {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
             | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
@@ -521,12 +533,18 @@ def test_a_bucket_without_credentials_or_address_says_what_to_do(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    profile = ["[default]"]
     for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+        if name.isupper():
+            monkeypatch.setenv(name, value)
+        else:
+            profile.append(f"{name} = {value}")
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "config").write_text("\n".join(profile))
     told = here(Exit.REFUSED, "scan", there, "--out", str(tmp_path / "catalog.parquet"))
     assert said in told
     assert told.count("\n") == 1
-    assert "Error" not in told
+    assert "Error:" not in told, "a sentence, no name of a class"
 
 
 def test_a_public_bucket_needs_no_credentials_and_another_names_them(
