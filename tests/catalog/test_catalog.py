@@ -19,7 +19,7 @@ from crashing import minus_one, minus_two, slow_square, square
 from dicom_files import SAGITTAL, common, edit, noise, write_enhanced, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
+from scipy import ndimage, stats
 from typer.testing import CliRunner
 
 from situs.catalog.catalog import Catalog, build_catalog
@@ -244,6 +244,12 @@ def test_copies_with_other_voxels_are_found_but_not_within_a_patient(tmp_path: P
     assert first.patient == entries["sub-1_b.nii.gz"].patient
     assert not entries["sub-1_b.nii.gz"].near_duplicate_of
     assert entries["sub-2_a.nii.gz"].near_duplicate_of == first.key
+
+
+def test_a_thumbnail_holds_ranks_of_which_equal_values_share_the_mean() -> None:
+    scan = np.random.default_rng(0).integers(0, 40, (16, 16, 16))
+    wanted = stats.rankdata(scan.ravel()) / scan.size
+    assert np.array_equal(thumbnail(scan[None], np.eye(4)), wanted.astype(np.float16))
 
 
 def test_what_looks_alike_over_several_steps_is_marked_with_the_earliest(tmp_path: Path) -> None:
