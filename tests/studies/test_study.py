@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -304,6 +305,20 @@ def test_a_failed_job_stops_only_what_builds_on_it(organs, tmp_path, monkeypatch
     told = CliRunner().invoke(app, ["study", str(tmp_path / "study.yaml"), "--only-report"])
     assert told.exit_code == 0
     assert "tries them again" not in told.output
+
+
+def test_a_failed_job_is_told_though_a_full_disk_takes_no_note_of_it(tmp_path, monkeypatch):
+    folders, job = JobFolders(tmp_path), Job("tune", "a", {}, {})
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folders.write(job)
+    monkeypatch.setattr(Path, "touch", full)
+    folders.note_failed(job)
+    assert folders.failed([job]) == [job.name]
+    folders.write(job)
+    assert folders.failed([job]) == []
 
 
 def test_a_kill_in_the_middle_loses_only_the_running_job(organs, tmp_path):

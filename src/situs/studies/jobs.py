@@ -138,6 +138,7 @@ class JobFolders:
         present = sorted(root.iterdir()) if root.is_dir() else []
         self._folders = {_identity(path.name): path for path in present if path.is_dir()}
         self._results: dict[str, JobResult] = {}
+        self._unnoted: set[str] = set()
 
     def __repr__(self) -> str:
         return f"JobFolders('{self.root}', {len(self._folders)} folders)"
@@ -173,19 +174,26 @@ class JobFolders:
 
     def note_failed(self, job: Job) -> None:
         """Keep that a job failed, for reports of later, until it is tried again."""
-        with suppress(OSError):  # of a full disk the job died, and others may still end
+        try:
             (self.folder(job) / FAILED).touch()
+        except OSError:  # of a full disk the job died, and others may still end
+            self._unnoted.add(job.key)
 
     def failed(self, jobs: Iterable[Job]) -> list[str]:
         """Folders of those that failed when they were last tried."""
-        folders = [self.folder(job) for job in jobs if self.result(job) is None]
-        return [folder.name for folder in folders if (folder / FAILED).exists()]
+        undone = [(job.key, self.folder(job)) for job in jobs if self.result(job) is None]
+        return [
+            folder.name
+            for key, folder in undone
+            if key in self._unnoted or (folder / FAILED).exists()
+        ]
 
     def write(self, job: Job) -> Path:
         """Make the folder with everything that a worker must know."""
         folder = self.folder(job)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILED).unlink(missing_ok=True)
+        self._unnoted.discard(job.key)
         told = JobRecord.model_validate(job, from_attributes=True)
         write_json(folder / JOB, told.model_dump(mode="json"))
         return folder
