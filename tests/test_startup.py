@@ -13,7 +13,7 @@ from situs.cli import app
 HEAVY = {
     *("torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "tensorboard", "monai"),
     *("numpy", "pandas", "scipy", "sklearn", "matplotlib", "blosc2", "pydantic", "nibabel"),
-    *("pydicom", "SimpleITK", "nilearn", "onnx", "torch._dynamo"),
+    *("pydicom", "SimpleITK", "nilearn", "onnx", "torch._dynamo", "scipy.stats"),
 }
 
 
