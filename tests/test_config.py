@@ -16,6 +16,12 @@ from situs.transfer.config import FinetuneConfig
 from situs.transfer.probe import ProbeSettings
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_are_finite(value: float) -> None:
+    with pytest.raises(ConfigError, match="'optimiser.lr' must be a finite number"):
+        validate(PretrainConfig, {"optimiser": {"lr": value}})
+
+
 @pytest.mark.parametrize(
     ("model", "key", "several"),
     [

@@ -13,7 +13,7 @@ import situs
 
 # From the ground up. A part may import itself and what stands in the lines above its own.
 LAYERS = (
-    {"cores", "errors", "text", "files", "places", "version"}
+    {"cores", "errors", "lazy", "text", "files", "places", "version"}
     | {"locks", "made", "orphans", "ranks", "remote", "signals", "tables", "tensors"},
     {"config", "registry", "settings"},
     {"geometry"},
@@ -79,6 +79,13 @@ def test_a_public_name_stays_what_it_is_whatever_was_imported() -> None:
         import_module(f"situs.{part}")
     assert callable(situs.study)
     assert not [name for name in situs.__all__ if ismodule(getattr(situs, name))]
+
+
+def test_names_that_are_imported_late_are_those_that_a_package_lists() -> None:
+    for package in (situs, situs.geometry):
+        assert {*package.__all__} <= {*dir(package)}
+        assert all(callable(getattr(package, name)) for name in package.__all__ if name[0] != "_")
+    assert situs.geometry.gaps.gap_matrix is situs.geometry.gap_matrix
 
 
 def lazy(path: Path) -> Iterator[ast.Import | ast.ImportFrom]:

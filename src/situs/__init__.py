@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from situs.errors import ScanRefused, SitusError
+from situs.lazy import lazily
 from situs.version import __version__
 
 if TYPE_CHECKING:
@@ -76,16 +77,7 @@ _SHOWN = (
 )
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    if name in _PACKAGES:
-        return import_module(f"situs.{name}")
-    raise AttributeError(f"module 'situs' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, *_PACKAGES})
+__getattr__, __dir__ = lazily("situs", _LAZY, _PACKAGES)
 
 
 def load_ipython_extension(shell: Any) -> None:

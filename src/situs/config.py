@@ -24,7 +24,9 @@ from situs.errors import ConfigError, setting
 class Config(BaseModel):
     """Base of every configuration in situs: frozen, and strict about unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=False, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="after")
     @classmethod

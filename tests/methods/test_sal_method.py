@@ -338,6 +338,20 @@ def test_learns_and_observes(position: str) -> None:
     assert kinds == {"matches", "scatter", "curve"}
 
 
+def test_hard_negatives_are_those_of_other_scans() -> None:
+    """With one scan in a batch there are none, and nothing changes; with more the loss is larger."""
+    sources = [scan((30, 30, 24), (1, 1, 1), seed) for seed in range(3)]
+    plain = Sal(SalConfig(axes=(2,), weights={"local": 0, "spread": 0})).resolve_for_data(sources)
+    hard = Sal(plain.config.model_copy(update={"hardness": 3.0}))
+    net = network(plain)
+    samples = [plain.sample(s, np.random.default_rng(i)) for i, s in enumerate(sources)]
+    for some, larger in ((samples[:1], False), (samples, True)):
+        batch = torch.utils.data.default_collate(some)
+        torch.manual_seed(0)
+        first, second = (m.step(batch, net, None, torch.Generator()).losses for m in (plain, hard))
+        assert (second["global"] > first["global"]) == larger
+
+
 def test_observation_survives_a_file(tmp_path) -> None:
     sources = [scan((30, 30, 24), (1, 1, 1), 0)]
     method = Sal(SalConfig(pairs=1)).resolve_for_data(sources)

@@ -1,7 +1,8 @@
 """Pure functions on coordinates: gaps, planes, correspondence."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from situs.lazy import lazily
 
 if TYPE_CHECKING:
     from situs.geometry.correspondence import (
@@ -38,35 +39,29 @@ __all__ = [
     "turn_lps_ras",
 ]
 
-# Public name → where it lives: whoever only reads files asks for axes and planes, and goes without
-# torch, whose import takes longer than reading many a scan.
+# Whoever only reads files asks for axes and planes, and goes without torch, whose import takes
+# longer than reading many a scan.
 _LAZY = {
-    "Plane": "situs.geometry.planes",
-    "PlaneArray": "situs.geometry.planes",
-    "chunk_offsets": "situs.geometry.gaps",
-    "clip_lines": "situs.geometry.lines",
-    "cycle_sums": "situs.geometry.gaps",
-    "gap_matrix": "situs.geometry.gaps",
-    "intersect": "situs.geometry.planes",
-    "line_heatmap": "situs.geometry.lines",
-    "map_tokens": "situs.geometry.correspondence",
-    "match_matrix": "situs.geometry.correspondence",
-    "match_targets": "situs.geometry.correspondence",
-    "mutual_matches": "situs.geometry.correspondence",
-    "route_sums": "situs.geometry.gaps",
-    "token_affine": "situs.geometry.correspondence",
-    "token_centres": "situs.geometry.correspondence",
-    "transform_lines": "situs.geometry.lines",
-    "turn_affine_lps_ras": "situs.geometry.frames",
-    "turn_lps_ras": "situs.geometry.frames",
+    "Plane": "planes",
+    "PlaneArray": "planes",
+    "chunk_offsets": "gaps",
+    "clip_lines": "lines",
+    "cycle_sums": "gaps",
+    "gap_matrix": "gaps",
+    "intersect": "planes",
+    "line_heatmap": "lines",
+    "map_tokens": "correspondence",
+    "match_matrix": "correspondence",
+    "match_targets": "correspondence",
+    "mutual_matches": "correspondence",
+    "route_sums": "gaps",
+    "token_affine": "correspondence",
+    "token_centres": "correspondence",
+    "transform_lines": "lines",
+    "turn_affine_lps_ras": "frames",
+    "turn_lps_ras": "frames",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'situs.geometry' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+__getattr__, __dir__ = lazily(
+    __name__, {name: f"{__name__}.{module}" for name, module in _LAZY.items()}, {*_LAZY.values()}
+)

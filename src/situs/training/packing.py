@@ -1,8 +1,8 @@
 """A batch on its way from a loader process: its tensors travel as one.
 
 Each tensor that a process hands over is a file descriptor that its peer asks for through a socket,
-with a handshake that a thread of the loader process must answer: half a millisecond on two idle
-cores, however small the tensor is, and a batch of slices with their places holds a dozen.
+with a handshake that a thread of the loader process must answer, however small the tensor is; a
+batch of slices with their places holds a dozen.
 """
 
 from __future__ import annotations

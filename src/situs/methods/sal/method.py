@@ -109,25 +109,24 @@ class Sal(ObservedSal):
         positions, axes = batch["position"].flatten(), batch["axis"].flatten()
         if self.config.position == "regress":
             return losses.position_regression(slices, positions, axes)
+        scans = len(batch["axis"])
+        scan, pair = _kin(scans, len(axes) // scans, axes.device)
         return losses.position_contrast(
             slices,
             positions,
             axes,
             self.config.threshold,
             self.config.temperature,
-            self._together(batch),
+            # Neighbours that lie farther apart are a pair of `local` all the same.
+            self._near(batch["slice_mm"].flatten()).logical_or_(pair).logical_and_(scan),
             self.config.hardness,
-            _kin(len(batch["axis"]), batch["axis"][0].numel(), slices.device)[0],
+            scan,
         )
 
-    def _together(self, batch: Batch) -> Tensor:
-        """``(N, N)``, which slices lie within ``max_distance_mm`` of each other in one scan."""
-        depth = batch["slice_mm"]
-        same, pair = _kin(len(depth), depth[0].numel(), depth.device)
-        depth = depth.flatten()[:, None]
-        apart = torch.cdist(depth, depth, p=1)
-        # Neighbours that lie farther apart are a pair of `local` all the same.
-        return (apart <= self.config.max_distance_mm).logical_or_(pair).logical_and_(same)
+    def _near(self, slice_mm: Tensor) -> Tensor:
+        """``(N, N)``, which slices lie within ``max_distance_mm``, were they of one scan."""
+        depth = slice_mm[:, None]
+        return torch.cdist(depth, depth, p=1) <= self.config.max_distance_mm
 
     def predict(self, batch: Batch, nets: Nets) -> Embedded:
         """Embeddings of all positions and slices."""
