@@ -13,6 +13,7 @@ import pytest
 import report_samples as samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.patches import Patch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
@@ -29,10 +30,10 @@ from situs.observation import (
     Volume,
 )
 from situs.report import figures, scene, style
-from situs.report.figures.boxes import roles_of
+from situs.report.figures.boxes import legend_tile, roles_of
 from situs.report.figures.data import intensity_histogram
 from situs.report.figures.lines import clip, line_errors, upright
-from situs.report.figures.training import loss_tiles
+from situs.report.figures.training import loss_caption, loss_tiles
 
 ALL = samples.panels(np.random.default_rng(0))
 
@@ -277,3 +278,16 @@ def test_tissue_is_seen_beside_a_background_of_one_value():
     most = np.where(np.arange(20)[:, None, None] < 13, -2.0, tissue)
     drawn = intensity_histogram([Volume(most, np.eye(4))]).svg
     assert re.search(r"65 % lie at −(2|1\.9)", drawn)
+
+
+def test_the_caption_of_losses_speaks_of_an_average_where_one_is_drawn() -> None:
+    short, long = ({"loss/total": np.r_[np.ones(n), np.nan]} for n in (49, 50))
+    assert "averaged" not in loss_caption(short)
+    assert "averaged over 4 % of the run" in loss_caption(long)
+
+
+def test_a_legend_is_as_wide_as_its_words() -> None:
+    """Of the demo's five none scrolls beside the contents, in a window of 1280 pixels."""
+    names = ("CSF and other", "grey matter", "white matter", "true: filled", "predicted: outline")
+    drawn = legend_tile([Patch(label=name) for name in names], "Labels")
+    assert 650 < drawn.width < 900

@@ -49,6 +49,7 @@ class _Report:
     sections: list[TaskSection]
     transfer: dict[str, Any]
     losses: list[Tile]
+    losses_caption: str
     score_curves: list[Tile]
     data: dict[str, Any]
     methods: list[dict[str, Any]]
@@ -135,6 +136,7 @@ def _render(run: RunFolder, detail: Detail, beside: Path | None) -> str:
         sections=sections,
         transfer=transfer,
         losses=training.loss_tiles({run.name: run.metrics}),
+        losses_caption=training.loss_caption(run.metrics),
         score_curves=training.score_tiles({run.name: run.metrics}, score_columns(run)),
         data=data_section(run),
         methods=methods,

@@ -129,8 +129,8 @@ def legend(roles: list[str], views: Mapping[str, str] | None = None, markers: bo
 
 def legend_tile(handles: Sequence[Artist], alt: str) -> Tile:
     """Handles in one row, as a tile that stands above the images."""
-    longest = max((len(str(h.get_label())) for h in handles), default=0)
-    with style.figure((64 + 7.4 * longest) * max(len(handles), 1), 20) as figure:
+    width = sum(64 + 7.4 * len(str(h.get_label())) for h in handles)
+    with style.figure(max(width, 64), 20) as figure:
         figure.legend(
             handles=handles,
             loc="center left",

@@ -37,6 +37,17 @@ def loss_tiles(runs: Mapping[str, Columns]) -> list[Tile]:
     return [_loss_tile(term, runs) for term in terms]
 
 
+def loss_caption(columns: Columns) -> str:
+    """What the lines in the loss charts of a run are."""
+    logged = int(np.isfinite(columns.get("loss/total", np.array([]))).sum())
+    if not _reach(logged):
+        return "Over optimiser steps, as logged."
+    return (
+        "Over optimiser steps; faint: as logged, strong: averaged over "
+        f"{100 * _SMOOTHING:g} % of the run."
+    )
+
+
 def score_tiles(runs: Mapping[str, Columns], scores: Mapping[str, Score]) -> list[Tile]:
     """One chart a score, in its unit, with the levels of guessing and of a constant answer.
 
@@ -153,10 +164,15 @@ def _finite(
     return x[kept], y[kept]
 
 
+def _reach(points: int) -> int:
+    """How many points to each side the average takes; 0 where the run is too short for one."""
+    return int(_SMOOTHING * points / 2)
+
+
 def _smooth(y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """A centred moving average whose window shrinks at both ends, so that it starts true."""
-    half = int(_SMOOTHING * len(y) / 2)
-    if half < 1:
+    half = _reach(len(y))
+    if not half:
         return y
     total = np.concatenate([[0.0], np.cumsum(y)])
     at = np.arange(len(y))
