@@ -18,7 +18,7 @@ from situs.transfer.probe import ProbeSettings
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_numbers_are_finite(value: float) -> None:
-    with pytest.raises(ConfigError, match="'optimiser.lr' must be a finite number"):
+    with pytest.raises(ConfigError, match=r"'optimiser\.lr' must be a finite number"):
         validate(PretrainConfig, {"optimiser": {"lr": value}})
 
 

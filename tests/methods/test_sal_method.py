@@ -339,7 +339,7 @@ def test_learns_and_observes(position: str) -> None:
 
 
 def test_hard_negatives_are_those_of_other_scans() -> None:
-    """With one scan in a batch there are none, and nothing changes; with more the loss is larger."""
+    """With one scan in a batch there are none, and nothing changes; with more the loss grows."""
     sources = [scan((30, 30, 24), (1, 1, 1), seed) for seed in range(3)]
     plain = Sal(SalConfig(axes=(2,), weights={"local": 0, "spread": 0})).resolve_for_data(sources)
     hard = Sal(plain.config.model_copy(update={"hardness": 3.0}))
