@@ -63,13 +63,15 @@ def test_a_masked_slice_is_where_its_affine_says() -> None:
     (scan,) = stacks(1)
     method = compose("mae", METHODS["mae"])
     views = method.sample([scan], np.random.default_rng(0))["mae"]
-    x, y, z = views["start"].tolist()
-    assert views["extent"].tolist() == [16, 16, 1]
+    x, y, z = views["start"][0].tolist()
+    assert views["extent"].tolist() == [[16, 16, 1]]
     np.testing.assert_array_equal(
-        views["image"][0].numpy(), scan.array[0, x : x + 16, y : y + 16, z]
+        views["image"][0, 0].numpy(), scan.array[0, x : x + 16, y : y + 16, z]
     )
     across = compose("mae", {**METHODS["mae"], "axes": [0]})
-    assert across.sample([scan], np.random.default_rng(0))["mae"]["extent"].tolist() == [1, 16, 16]
+    assert across.sample([scan], np.random.default_rng(0))["mae"]["extent"].tolist() == [
+        [1, 16, 16]
+    ]
 
 
 def test_blocks_of_slices_tile_them() -> None:

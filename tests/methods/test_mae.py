@@ -19,7 +19,7 @@ from situs.methods.base import Network
 from situs.methods.mae import Mae, MaeConfig, reconstruction, sparse_encoding
 from situs.methods.mae.losses import from_blocks, to_blocks
 from situs.methods.mae.sparse import at_size
-from situs.methods.mae.views import fitted_block, random_blocks, to_voxels
+from situs.methods.mae.views import every_view, fitted_block, random_blocks, to_voxels
 from situs.observation import Observation
 
 SMALL = {"view_size": (12, 8, 8), "block_size": (4, 4, 4)}
@@ -229,10 +229,11 @@ def test_a_transformer_computes_what_is_seen_and_learns_nothing_else():
     source = smooth_sources(1, (16, 8, 8))[0]
     batch = stack([method.sample(source, np.random.default_rng(i)) for i in range(3)])
 
-    image = batch["image"].requires_grad_()
-    rebuilt, _ = method.rebuild({**batch, "image": image}, network)
+    images, seen, _ = every_view(batch)
+    image, seen = images.requires_grad_(), ~seen
+    rebuilt, _ = method.rebuild(image, ~seen, network)
     rebuilt.square().sum().backward()
-    hidden = to_voxels(batch["hidden"], image.shape[2:])
+    hidden = to_voxels(~seen, image.shape[2:])
     assert not image.grad[hidden].any()
     assert image.grad[~hidden].all()
 
@@ -241,20 +242,42 @@ def test_a_transformer_computes_what_is_seen_and_learns_nothing_else():
             call()
         return counter.get_total_flops()
 
-    seen = ~batch["hidden"]
     some = operations(lambda: [b(x, None) for b in backbone.encoder.blocks for x in [tokens(4)]])
-    part = operations(lambda: backbone.encode_seen(batch["image"], seen))
-    embedding = operations(lambda: backbone.encoder.embed(batch["image"]))
+    part = operations(lambda: backbone.encode_seen(image, seen))
+    embedding = operations(lambda: backbone.encoder.embed(image))
     assert part == embedding + some
 
-    everything = backbone.encode_seen(batch["image"], torch.ones_like(seen))[0]
-    assert torch.allclose(everything, backbone.encode(batch["image"])[0], atol=1e-6)
+    everything = backbone.encode_seen(image, torch.ones_like(seen))[0]
+    assert torch.allclose(everything, backbone.encode(image)[0], atol=1e-6)
     with pytest.raises(ConfigError, match="'tokens' needs a transformer"):
         Mae(validate(MaeConfig, {**SMALL, "masking": "tokens"})).build_heads(TinyBackbone())
 
 
 def tokens(number: int) -> torch.Tensor:
     return torch.zeros(3, number, 24)
+
+
+def test_several_views_of_a_scan_count_as_so_many_scans_of_one():
+    torch.manual_seed(0)
+    backbone = TinyBackbone()
+    many = Mae(validate(MaeConfig, {**SMALL, "views": 3}))
+    network = Network(backbone, many.build_heads(backbone)).eval()
+    items = [[scan] for scan in smooth_sources(2, (14, 12, 10))]
+    batch = stack([many.sample(item[0], np.random.default_rng(n)) for n, item in enumerate(items)])
+    assert batch["image"].shape == (2, 3, 1, 12, 8, 8)
+    assert len({tuple(start) for start in batch["start"][0].tolist()}) > 1
+    one = {key: value.flatten(0, 1)[:, None] for key, value in batch.items()}
+
+    def step(views: dict[str, torch.Tensor]) -> torch.Tensor:
+        return many.step(views, network, None, torch.Generator()).losses["total"]
+
+    assert step(batch).item() == pytest.approx(step(one).item(), rel=1e-6)
+    with torch.no_grad():
+        apart, together = (
+            many.observe(views, network, None, scans, 0).scores["reconstruction_rmse"].value
+            for views, scans in ((one, [i for i in items for _ in range(3)]), (batch, items))
+        )
+    assert together == pytest.approx(apart, rel=0.02), "errors of as many voxels, pooled by scan"
 
 
 @pytest.mark.parametrize("masking", ["auto", "input"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from situs.errors import ConfigError
 from situs.methods.config import MethodConfig, Size
@@ -16,6 +16,8 @@ class MaeConfig(MethodConfig):
     Attributes:
         view_size: Voxels of the sub-volume along each axis; two numbers for slices, which lie
             across the stack's axis and train a network of two dimensions.
+        views: Sub-volumes of a scan in each sample, hidden each by itself; more of them fill a
+            batch of few scans for one read of each.
         axes: Array axes that slices lie across, 0 sagittal, 1 coronal, 2 axial; None takes the
             stack's own where there is one, and any axis otherwise.
         block_size: Voxels of a hidden block; must divide ``view_size``, and for sparse masking
@@ -32,6 +34,7 @@ class MaeConfig(MethodConfig):
 
     default_weights: ClassVar[dict[str, float]] = {"reconstruction": 1.0}
     view_size: Size = (32, 32, 32)
+    views: PositiveInt = 1
     axes: tuple[Literal[0, 1, 2], ...] | None = None
     block_size: Size | None = None
     mask_ratio: float = Field(0.6, gt=0, lt=1)

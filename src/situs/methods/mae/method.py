@@ -18,7 +18,7 @@ from situs.methods.mae.heads import MaeHeads
 from situs.methods.mae.losses import reconstruction
 from situs.methods.mae.observation import ObservedMae, Predicted
 from situs.methods.mae.sparse import at_size, is_convolutional, sparse_encoding
-from situs.methods.mae.views import fitted_block, sample_masked, to_voxels
+from situs.methods.mae.views import every_view, fitted_block, sample_masked, to_voxels
 from situs.methods.passes import few_at_a_time
 from situs.methods.projection import pooled
 from situs.views.source import Source
@@ -50,10 +50,10 @@ class Mae(ObservedMae):
         return type(self)(validate(MaeConfig, filled))
 
     def sample(self, scan: Source, rng: np.random.Generator) -> Batch:
-        """One masked sub-volume; see :func:`~situs.methods.mae.views.sample_masked`."""
+        """Masked sub-volumes; see :func:`~situs.methods.mae.views.sample_masked`."""
         config = self.config
         return sample_masked(
-            scan, config.view_size, config.blocks, config.mask_ratio, rng, config.axes
+            scan, config.views, config.view_size, config.blocks, config.mask_ratio, rng, config.axes
         )
 
     def heads(self, backbone: Backbone) -> nn.Module:
@@ -63,20 +63,24 @@ class Mae(ObservedMae):
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """Rebuild the hidden blocks of one batch."""
+        image, hidden, inside = every_view(batch)
+        rebuilt, _ = self.rebuild(image, hidden, nets.student)
         loss = reconstruction(
-            self.rebuild(batch, nets.student)[0],
-            batch["image"],
-            batch["hidden"],
-            batch["inside"],
-            self.config.blocks,
-            self.config.normalise,
+            rebuilt, image, hidden, inside, self.config.blocks, self.config.normalise
         )
         return Losses({"reconstruction": loss})
 
-    def rebuild(self, batch: Batch, network: Network) -> tuple[Tensor, list[Tensor]]:
-        """The image as the network imagines it, ``(B, C, *spatial)``, and its features."""
-        image = batch["image"]
-        visible = (~to_voxels(batch["hidden"], image.shape[2:])).to(image.dtype)
+    def rebuild(
+        self, image: Tensor, hidden: Tensor, network: Network
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Images ``(N, C, *view)`` as the network imagines them, and its features of them.
+
+        Args:
+            image: ``(N, C, *view)``.
+            hidden: ``(N, *grid)`` boolean.
+            network: Its heads are those of this method.
+        """
+        visible = (~to_voxels(hidden, image.shape[2:])).to(image.dtype)
         heads: MaeHeads = network.heads
         backbone, masking = network.backbone, self._masking(network.backbone)
         if masking == "input":
@@ -95,13 +99,16 @@ class Mae(ObservedMae):
         return heads.to_image(backbone.decode(complete)), features
 
     def predict(self, batch: Batch, nets: Nets) -> Predicted:
-        """The image as the student imagines it, and its coarsest features."""
+        """The images as the student imagines them, and its coarsest features."""
+        image, hidden, _ = every_view(batch)
 
         def forward(image: Tensor, hidden: Tensor) -> Predicted:
-            rebuilt, features = self.rebuild({"image": image, "hidden": hidden}, nets.student)
+            rebuilt, features = self.rebuild(image, hidden, nets.student)
             return Predicted(rebuilt.float(), pooled(features))
 
-        return few_at_a_time(forward, nets.student.backbone, batch["image"], batch["hidden"])
+        seen = few_at_a_time(forward, nets.student.backbone, image, hidden)
+        views = batch["image"].shape[:2]
+        return Predicted(*(each.unflatten(0, views) for each in seen))
 
     def _masking(self, backbone: Backbone) -> str:
         if self.config.masking != "auto":

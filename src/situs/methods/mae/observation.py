@@ -13,7 +13,7 @@ from torch import Tensor
 from situs.methods.base import Batch, Method, Nets, Samples, Scores
 from situs.methods.mae.config import MaeConfig
 from situs.methods.mae.losses import block_statistics, denormalise, from_blocks, to_blocks
-from situs.methods.mae.views import to_voxels
+from situs.methods.mae.views import every_view, to_voxels
 from situs.methods.measured import Measured
 from situs.observation import ImagesPanel, OverlayPanel, Panel, Section, Volume
 from situs.text import times
@@ -24,17 +24,30 @@ _SHOWN = 2
 
 
 class Predicted(NamedTuple):
-    """What was rebuilt, ``(B, C, *spatial)`` in units of the (normalised) target, and features."""
+    """What was rebuilt of each view, in units of the (normalised) target, and features.
+
+    Attributes:
+        rebuilt: ``(B, V, C, *view)``.
+        features: ``(B, V, D)``.
+    """
 
     rebuilt: Tensor
     features: Tensor
 
 
 class Rebuilt(NamedTuple):
-    """Image, rebuilt image ``(B, C, *spatial)`` in intensities, and the hidden voxels inside."""
+    """Views and what was made of them, in intensities.
+
+    Attributes:
+        image: ``(B, V, C, *view)``.
+        guess: The same as rebuilt.
+        flat: The same with every block painted with its mean.
+        hidden: ``(B, V, 1, *view)`` boolean, the hidden voxels inside the scan.
+    """
 
     image: Tensor
     guess: Tensor
+    flat: Tensor
     hidden: Tensor
 
 
@@ -46,11 +59,7 @@ class ObservedMae(Method):
 
     def measure(self, samples: Samples, predicted: Predicted) -> list[Measured]:
         """Structure explained, and the error, beside blocks painted flat with their true mean."""
-        config, batch = self.config, samples.batch
-        image, guess, hidden = self._beside(batch, predicted)
-        blocks = to_blocks(image, config.blocks)
-        mean, _ = block_statistics(blocks, to_blocks(batch["inside"][:, None], config.blocks))
-        flat = from_blocks(mean.expand_as(blocks), config.blocks, image.shape[2:])
+        image, guess, flat, hidden = self._beside(samples.batch, predicted)
         error, spread = _per_sample(guess - image, hidden), _per_sample(flat - image, hidden)
         return [
             Measured(
@@ -91,19 +100,24 @@ class ObservedMae(Method):
 
     def _beside(self, batch: Batch, predicted: Predicted) -> Rebuilt:
         """Prediction and truth in the scan's own intensities."""
-        image, inside = batch["image"].float(), batch["inside"]
-        hidden = to_voxels(batch["hidden"], image.shape[2:]) & inside[:, None]
-        guess = predicted.rebuilt
+        (image, hidden, inside), block = every_view(batch), self.config.blocks
+        image, size = image.float(), image.shape[2:]
+        guess = predicted.rebuilt.flatten(0, 1)
         if self.config.normalise:
-            guess = denormalise(guess, image, inside, self.config.blocks)
-        return Rebuilt(image, guess, hidden)
+            guess = denormalise(guess, image, inside, block)
+        blocks = to_blocks(image, block)
+        mean, _ = block_statistics(blocks, to_blocks(inside[:, None], block))
+        flat = from_blocks(mean.expand_as(blocks), block, size)
+        seen = (image, guess, flat, to_voxels(hidden, size) & inside[:, None])
+        return Rebuilt(*(each.unflatten(0, batch["image"].shape[:2]) for each in seen))
 
 
 def _panels(b: int, beside: Rebuilt, batch: Batch, source: Source) -> tuple[Panel, Panel]:
-    affine = crop_affine(source.affine, batch["start"][b].tolist())
+    """Of the first view of a sample, and its first channel."""
+    affine = crop_affine(source.affine, batch["start"][b, 0].tolist())
     # A slice is a volume one voxel thick.
-    extent = batch["extent"][b].tolist()
-    true, guess, shut = (tensor[b, 0].reshape(extent) for tensor in beside)
+    extent = batch["extent"][b, 0].tolist()
+    true, guess, _, shut = (tensor[b, 0, 0].reshape(extent) for tensor in beside)
     pasted = torch.where(shut, guess, true)
     masked = torch.where(shut, true.min(), true)
     volumes = tuple(
@@ -131,6 +145,6 @@ def _panels(b: int, beside: Rebuilt, batch: Batch, source: Source) -> tuple[Pane
 
 
 def _per_sample(difference: Tensor, where: Tensor) -> Tensor:
-    """Mean square over the voxels ``where``, one value a sample."""
+    """Mean square over the voxels ``where`` of all views, one value a sample."""
     weight = where.expand_as(difference).flatten(1)
     return (difference.flatten(1).square() * weight).sum(1) / weight.sum(1).clamp_min(1)

@@ -1,4 +1,4 @@
-"""One sub-volume and the blocks of it that are hidden."""
+"""Sub-volumes of a scan and the blocks of them that are hidden."""
 
 from __future__ import annotations
 
@@ -55,31 +55,44 @@ def random_blocks(
 
 def sample_masked(
     source: Source,
+    views: int,
     view_size: Sequence[int],
     block_size: Sequence[int],
     ratio: float,
     rng: np.random.Generator,
     axes: Sequence[int] | None = None,
 ) -> Batch:
-    """A random sub-volume, or slice, with its mask.
+    """Random sub-volumes, or slices, each with its mask.
 
     Returns:
-        ``image (C, *view)``; ``hidden (*grid)`` boolean, one entry a block; ``inside (*view)``
-        boolean, false on padding; ``start (3,)`` and ``extent (3,)`` first voxel and voxels of
-        the view in the scan.
+        ``image (V, C, *view)``; ``hidden (V, *grid)`` boolean, one entry a block; ``inside
+        (V, *view)`` boolean, false on padding; ``start (V, 3)`` and ``extent (V, 3)`` first voxel
+        and voxels of each view in the scan.
     """
-    axis = slice_axis(source, len(view_size), rng, axes)
-    extent = spanned(view_size, axis)
-    start = random_start(source.shape, extent, rng)
-    image, inside = read_crop(source, start, extent), inside_mask(source.shape, start, extent)
     grid = [v // b for v, b in zip(view_size, block_size, strict=True)]
+    images, masks, insides, starts, extents = [], [], [], [], []
+    for _ in range(views):
+        axis = slice_axis(source, len(view_size), rng, axes)
+        extent = spanned(view_size, axis)
+        start = random_start(source.shape, extent, rng)
+        images.append(read_crop(source, start, extent).reshape(-1, *view_size))
+        insides.append(inside_mask(source.shape, start, extent).reshape(tuple(view_size)))
+        masks.append(random_blocks(grid, ratio, rng))
+        starts.append(start)
+        extents.append(extent)
     return {
-        "image": torch.from_numpy(image.reshape(-1, *view_size)),
-        "hidden": torch.from_numpy(random_blocks(grid, ratio, rng)),
-        "inside": torch.from_numpy(inside.reshape(tuple(view_size))),
-        "start": torch.tensor(start),
-        "extent": torch.tensor(extent),
+        "image": torch.from_numpy(np.stack(images)),
+        "hidden": torch.from_numpy(np.stack(masks)),
+        "inside": torch.from_numpy(np.stack(insides)),
+        "start": torch.tensor(starts),
+        "extent": torch.tensor(extents),
     }
+
+
+def every_view(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """``image``, ``hidden`` and ``inside`` of all views of a batch along one axis, ``B · V``."""
+    image, hidden, inside = (batch[key].flatten(0, 1) for key in ("image", "hidden", "inside"))
+    return image, hidden, inside
 
 
 def to_voxels(blocks: Tensor, size: Sequence[int]) -> Tensor:
