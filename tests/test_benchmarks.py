@@ -113,6 +113,25 @@ def test_launches_are_counted_forward_and_backward_without_views(monkeypatch: py
     assert dispatched(total.backward) == 3
 
 
+def test_what_a_step_holds_is_counted_until_nobody_holds_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.held import NO_VALUES, Held  # noqa: PLC0415 - stands outside the package
+
+    mib = 2**20
+    with NO_VALUES, Held() as count:
+        x = torch.empty(2**18, requires_grad=True)
+        y = x.exp()  # kept for the gradient
+        assert count.now == 2 * mib
+        z = (y[:10].view(2, 5) * 2).sum()  # a view, and 512 bytes a small tensor
+        assert 2 * mib < count.now < 2 * mib + 2048
+        del y
+        assert count.now > 2 * mib
+        z.backward()
+        assert count.most >= 3 * mib
+        del z
+        assert count.now == 2 * mib  # x and its gradient
+
+
 @pytest.mark.parametrize("of", ["VOLUMES", "STACKS"])
 def test_what_is_learned_of_anatomy_is_asked_of_views_that_the_network_takes(
     of: str, monkeypatch: pytest.MonkeyPatch

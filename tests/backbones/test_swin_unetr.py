@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from situs.backbones import Backbone, BackboneConfig, build
+from situs.backbones import Backbone, BackboneConfig, build, window_attention
 from situs.backbones.swin_unetr import from_monai
+from situs.backbones.window_attention import FusedWindowAttention, fuse_attention
 from situs.files import sha256
 from situs.weights import Card, load_encoder, save_weights
 from situs.weights.ledger import Ledger, fill
@@ -44,11 +46,12 @@ def test_weights_of_monai_start_the_same_network(v2: bool) -> None:
     ledger = Ledger(source="monai", entries=tuple(entries))
     assert ledger.problems() == []
     assert set(parts["other"]) == {"out.conv.conv.weight", "out.conv.conv.bias"}
-    x = torch.randn(1, 1, 32, 64, 32)
-    assert torch.allclose(reference(x), reference.out(ours(x)), atol=1e-5)
+    reference, ours = reference.double(), ours.double()
+    x = torch.randn(1, 1, 32, 64, 32, dtype=torch.float64)
+    assert torch.allclose(reference(x), reference.out(ours(x)), atol=1e-12)
     hidden = reference.swinViT(x, reference.normalize)
     for got, want in zip(ours.encode(x), [x, *hidden], strict=True):
-        assert torch.allclose(got, want, atol=1e-6)
+        assert torch.allclose(got, want, atol=1e-12)
 
 
 def as_pretrained(name: str) -> str:
@@ -75,6 +78,7 @@ def test_the_names_that_wrappers_leave_are_known(naming) -> None:
 
 def test_encoding_costs_the_transformer_and_no_skip_branch() -> None:
     ours, reference, x = network(0), monai(0), torch.randn(1, 1, 64, 64, 64)
+    fuse_attention(reference)  # torch counts nothing of what the CPU fuses
 
     def operations(call) -> int:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -108,3 +112,29 @@ def rewrite(folder: Path, part: str, state: dict[str, Tensor]) -> None:
     card = json.loads((folder / "card.json").read_text())
     card["checksums"][file.name] = sha256(file.read_bytes())
     (folder / "card.json").write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize(("dims", "size"), [(3, (2, 1, 64, 32, 32)), (2, (3, 1, 96, 64))])
+def test_fused_attention_is_monais_and_so_is_its_gradient(
+    dims: int, size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    # Windows of 5 in maps of 16 to 48: shifted and padded ones are among them.
+    reference = SwinUNETR(1, 1, spatial_dims=dims, feature_size=12, window_size=5).swinViT.double()
+    fused = copy.deepcopy(reference)
+    fuse_attention(fused)
+    assert any(isinstance(m, FusedWindowAttention) for m in fused.modules())
+    assert fused.state_dict().keys() == reference.state_dict().keys()
+    monkeypatch.setattr(window_attention, "has_kernel", lambda x: True)  # as on a GPU
+    image = torch.randn(size, dtype=torch.float64)
+    found, wanted = ([f.square().mean() for f in net(image)] for net in (fused, reference))
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+    sum(found).backward()
+    sum(wanted).backward()
+    trained = 0
+    for (name, got), want in zip(fused.named_parameters(), reference.parameters(), strict=True):
+        assert (got.grad is None) == (want.grad is None), name
+        if got.grad is not None:
+            torch.testing.assert_close(got.grad, want.grad, rtol=1e-9, atol=1e-14)
+            trained += "relative_position_bias_table" in name
+    assert trained == 8

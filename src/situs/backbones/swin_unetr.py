@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from situs.backbones.base import Backbone
 from situs.backbones.options import Norm, Positive, min_coarse_voxels, monai_norm
+from situs.backbones.window_attention import fuse_attention
 from situs.config import Config
 
 _STAGES = 4  # fixed in MONAI's class
@@ -123,6 +124,7 @@ class SwinUnetr(Backbone):
             use_v2=options.use_v2,
             spatial_dims=spatial_dims,
         )
+        fuse_attention(network)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         self.channels = (in_channels, size, 2 * size, 4 * size, 8 * size, 16 * size)

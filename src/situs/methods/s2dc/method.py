@@ -73,37 +73,44 @@ class S2dc(ObservedS2dc):
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """The student encodes the region, the teacher the moved copy; all terms."""
-        student, teacher = nets.student, nets.teacher or nets.student
+        student, teacher = nets
+        assert teacher is not None
+        matching, contrast = self.wants("p2p", "p2s"), self.wants("global")
+        # The teacher looks first: what a pass needs for a moment would otherwise come on top of
+        # all that the student's keeps for its gradient.
+        with torch.no_grad():
+            far = encode_region(self.config, batch["moved"], teacher) if matching else None
+            keys = self._keys(batch, teacher) if contrast else None
         near = encode_region(self.config, batch["source"], student)
         terms: dict[str, Tensor] = {}
         scores: dict[str, StepScore] = {}
-        if self.wants("p2p", "p2s"):
-            with torch.no_grad():
-                far = encode_region(self.config, batch["moved"], teacher)
+        if far is not None:
             problem = correspondence(self.config, batch, student.backbone)
             terms, scores = self._matching(near, far, problem, student)
-        if self.wants("global"):
-            terms["global"] = self._global(batch, near, student, teacher)
+        if keys is not None:
+            terms["global"] = self._global(batch["augmented_crop"], near, keys, student)
         return Losses(terms, scores)
 
-    def _global(self, batch: Batch, near: Encoded, student: Network, teacher: Network) -> Tensor:
+    def _keys(self, batch: Batch, teacher: Network) -> Tensor:
+        """What the teacher makes of each chosen crop's copies, ``(B, copies, D)``."""
+        views, chosen = batch["augmented"], batch["augmented_crop"]
+        if self.config.queue_of == "unmoved":
+            views = torch.cat([views, _chosen(batch["source"], chosen)], dim=1)
+        features = pooled(encode_crops(views.flatten(0, 1), teacher.backbone))
+        keys: Tensor = teacher.heads.crops(features).unflatten(0, views.shape[:2])
+        return keys
+
+    def _global(self, chosen: Tensor, near: Encoded, keys: Tensor, student: Network) -> Tensor:
         """Each chosen crop against the teacher's copy of it, other copies and the queue."""
         config, heads = self.config, student.heads
-        views, chosen = batch["augmented"], batch["augmented_crop"]
-        rows = torch.arange(len(chosen), device=chosen.device)[:, None]
-        if config.queue_of == "unmoved":
-            views = torch.cat([views, batch["source"][rows, chosen]], dim=1)
-        with torch.no_grad():
-            features = pooled(encode_crops(views.flatten(0, 1), teacher.backbone))
-            projected = teacher.heads.crops(features).unflatten(0, views.shape[:2])
-        keys, kept = projected[:, : chosen.shape[1]], projected[:, -chosen.shape[1] :]
+        copies, kept = keys[:, : chosen.shape[1]], keys[:, -chosen.shape[1] :]
         # All crops of the region go through the head, so that batch statistics are of more
         # than the few that are asked for.
-        queries = heads.crops(near.crops)[rows, chosen]
+        queries = _chosen(heads.crops(near.crops), chosen)
         negatives, stored = heads.queue.slots()
         term = info_nce(
             queries.flatten(0, 1),
-            keys.flatten(0, 1),
+            copies.flatten(0, 1),
             negatives,
             config.global_temperature,
             config.global_unit,
@@ -135,3 +142,8 @@ class S2dc(ObservedS2dc):
                 terms["p2s"] = consistency(similarity, matches, valid)
         right = 100 * top1_accuracy(similarity.detach(), matches, valid)
         return terms, {"match_accuracy": StepScore(right, "%", "higher")}
+
+
+def _chosen(of_crops: Tensor, chosen: Tensor) -> Tensor:
+    """Rows ``chosen (B, n)`` of ``of_crops (B, V, …)``."""
+    return of_crops[torch.arange(len(chosen), device=chosen.device)[:, None], chosen]

@@ -101,9 +101,10 @@ class Spatial(ObservedSpatial):
             rows = torch.arange(len(views), device=views.device)[:, None]
             views, centers_mm = views[rows, order], centers_mm[rows, order]
         role = roles(count, self.config.symmetric, views.device)
-        near = encode(student, views[:, role.student].flatten(0, 1))
+        # The teacher first, while the student has kept nothing yet for its gradient.
         with torch.no_grad():
             far = encode(teacher, views[:, role.teacher].flatten(0, 1))
+        near = encode(student, views[:, role.student].flatten(0, 1))
         return self._terms(near, far, nets, role, centers_mm, batch["spacing_mm"])
 
     def _terms(

@@ -57,12 +57,15 @@ class Voco(ObservedVoco):
 
     def losses(self, batch: Batch, nets: Nets, generator: torch.Generator) -> Losses:
         """Embed bases and crops in one pass and compare them."""
-        own = _embed(batch, nets.student)
-        if nets.teacher is None:
-            found = predicted_overlap(own.crops, own.bases.detach())
-        else:
+        still = None
+        if nets.teacher is not None:
+            # Before the student keeps anything for its gradient.
             with torch.no_grad():
                 still = _embed(batch, nets.teacher)
+        own = _embed(batch, nets.student)
+        if still is None:
+            found = predicted_overlap(own.crops, own.bases.detach())
+        else:
             there = predicted_overlap(own.crops, still.bases)
             back = predicted_overlap(still.crops, own.bases)
             found = (there + back) / 2
