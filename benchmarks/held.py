@@ -103,7 +103,7 @@ def emptied(tensor: Any) -> Any:
 def fused(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropped: float, scale: float
 ) -> Any:
-    """Attention by the kernel that CUDA takes with a mask; the CPU's forms whole matrices."""
+    """Attention by the kernel that CUDA takes where a mask wants a gradient."""
     bias = None if mask is None else mask.expand(*q.shape[:-1], k.shape[-2])
     kernel = torch.ops.aten._scaled_dot_product_efficient_attention
     return kernel(q, k, v, bias, True, dropped, scale=scale)[0]
@@ -123,7 +123,7 @@ def as_on_a_gpu() -> None:
     """No parts that fit a processor's cache, and nothing is asked of values."""
     gpu.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
     passes._AT_ONCE = {}
-    window_attention.has_kernel = lambda x: True
+    window_attention.has_kernel = lambda x, width: True
     F.scaled_dot_product_attention = fused  # type: ignore[assignment]
     for owner, name in IN_FLOAT32:
         setattr(owner, name, in_float32(getattr(owner, name)))

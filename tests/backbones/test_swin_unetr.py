@@ -125,7 +125,7 @@ def test_fused_attention_is_monais_and_so_is_its_gradient(
     fuse_attention(fused)
     assert any(isinstance(m, FusedWindowAttention) for m in fused.modules())
     assert fused.state_dict().keys() == reference.state_dict().keys()
-    monkeypatch.setattr(window_attention, "has_kernel", lambda x: True)  # as on a GPU
+    monkeypatch.setattr(window_attention, "has_kernel", lambda x, width: True)  # as on a GPU
     image = torch.randn(size, dtype=torch.float64)
     found, wanted = ([f.square().mean() for f in net(image)] for net in (fused, reference))
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
@@ -138,3 +138,20 @@ def test_fused_attention_is_monais_and_so_is_its_gradient(
             torch.testing.assert_close(got.grad, want.grad, rtol=1e-9, atol=1e-14)
             trained += "relative_position_bias_table" in name
     assert trained == 8
+
+
+@torch.no_grad()
+def test_fused_attention_rounds_no_worse_under_autocast() -> None:
+    torch.manual_seed(0)
+    reference = SwinUNETR(1, 1, feature_size=12, window_size=5).swinViT
+    fused = copy.deepcopy(reference)
+    fuse_attention(fused)
+    image = torch.randn(1, 1, 64, 32, 32)
+    exact = reference(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = [net(image) for net in (reference, fused)]
+    theirs, ours = (
+        [float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+        for found in rounded
+    )
+    assert all(0 < our < 1.5 * their for our, their in zip(ours, theirs, strict=True))

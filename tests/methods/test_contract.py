@@ -225,6 +225,8 @@ def test_every_observation_can_be_held_against_controls(method: Method) -> None:
     controls = Controls({"emptied": batch_of(method, [Emptied(s) for s in scans])}, nets)
     with torch.no_grad():
         seen = method.observe(batch, *nets, [[s] for s in scans], 0, controls)
+        watched = method.features(method.predict(batch, nets))
+    assert watched is None or watched.ndim == 2, "one row a view, not a matrix a sample"
     judged = [s for s in seen.scores.values() if s.collapsed is None]
     assert judged
     for score in judged:

@@ -274,10 +274,15 @@ def test_several_views_of_a_scan_count_as_so_many_scans_of_one():
     assert step(batch).item() == pytest.approx(step(one).item(), rel=1e-6)
     with torch.no_grad():
         apart, together = (
-            many.observe(views, network, None, scans, 0).scores["reconstruction_rmse"].value
+            many.observe(views, network, None, scans, 0).scores
             for views, scans in ((one, [i for i in items for _ in range(3)]), (batch, items))
         )
-    assert together == pytest.approx(apart, rel=0.02), "errors of as many voxels, pooled by scan"
+    # Errors of as many voxels, pooled by scan; features are watched view by view.
+    rmse = "reconstruction_rmse"
+    assert together[rmse].value == pytest.approx(apart[rmse].value, rel=0.02)
+    for watched in ("feature_variance", "feature_rank"):
+        assert together[watched].value == pytest.approx(apart[watched].value, rel=1e-4)
+        assert 0 < together[watched].value < 8
 
 
 @pytest.mark.parametrize("masking", ["auto", "input"])

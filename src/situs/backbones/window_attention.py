@@ -1,8 +1,9 @@
 """Swin's attention within windows by torch's fused kernels, which keep no attention matrix.
 
-Of one crop of 96³ MONAI's SwinUNETR has 343 windows of 343 tokens in its first stage, so that the
-matrices, kept twice for the gradient, are four fifths of all that a step holds
-(``benchmarks/held.py``). The formula is that of Liu et al., ICCV 2021 (arXiv 2103.14030, equation
+Of one crop of 96³ MONAI's SwinUNETR has 343 windows of 343 tokens in its first stage alone, so that
+matrices, kept twice for the gradient, are three quarters of what a step holds
+(``benchmarks/held.py``). What remains of them is the gradient of what is added to them, of one
+block at a time. The formula is that of Liu et al., ICCV 2021 (arXiv 2103.14030, equation
 4), softmax(q kᵀ / √d + B) v.
 """
 
@@ -27,7 +28,7 @@ class FusedWindowAttention(WindowAttention):
         Returns:
             ``(B · W, N, C)``.
         """
-        if not has_kernel(x):
+        if not has_kernel(x, x.shape[-1] // self.num_heads):
             whole: Tensor = super().forward(x, mask)
             return whole
         count, tokens, _ = x.shape
@@ -37,7 +38,7 @@ class FusedWindowAttention(WindowAttention):
         windows = 1 if mask is None else len(mask)
         if mask is not None:
             bias = bias + mask[:, None]
-        # Windows stand beside heads, so that one bias serves all images and is never repeated.
+        # Windows stand beside heads, so that one bias serves all images.
         q, k, v = (
             self.qkv(x)
             .view(count // windows, windows, tokens, 3, self.num_heads, -1)
@@ -58,9 +59,15 @@ class FusedWindowAttention(WindowAttention):
         return projected
 
 
-def has_kernel(x: Tensor) -> bool:
-    """Whether torch fuses attention there; on a CPU not with a gradient of what is added to it."""
-    return x.device.type != "cpu" or not torch.is_grad_enabled()
+def has_kernel(x: Tensor, width: int) -> bool:
+    """Whether torch fuses attention of these windows; MONAI's own code runs otherwise.
+
+    On a CPU it does not where a gradient of what is added is wanted, on CUDA not for heads whose
+    width is no multiple of 8, nor for more windows than a launch may have blocks along an axis.
+    """
+    if x.device.type == "cpu":
+        return not torch.is_grad_enabled()
+    return x.device.type == "cuda" and width % 8 == 0 and len(x) < 2**16
 
 
 def fuse_attention(network: nn.Module) -> None:

@@ -16,8 +16,7 @@ class MaeConfig(MethodConfig):
     Attributes:
         view_size: Voxels of the sub-volume along each axis; two numbers for slices, which lie
             across the stack's axis and train a network of two dimensions.
-        views: Sub-volumes of a scan in each sample, hidden each by itself; more of them fill a
-            batch of few scans for one read of each.
+        views: Sub-volumes of a scan in each sample, cut and hidden each by itself.
         axes: Array axes that slices lie across, 0 sagittal, 1 coronal, 2 axial; None takes the
             stack's own where there is one, and any axis otherwise.
         block_size: Voxels of a hidden block; must divide ``view_size``, and for sparse masking

@@ -81,6 +81,10 @@ class ObservedMae(Method):
             ),
         ]
 
+    def features(self, predicted: Predicted) -> Tensor:
+        """Pooled features of all views, ``(B · V, D)``."""
+        return predicted.features.flatten(0, 1)
+
     def sections(
         self, samples: Samples, predicted: Predicted, nets: Nets, scores: Scores
     ) -> list[Section]:
