@@ -85,7 +85,7 @@ def test_monai_transformer_alone(tmp_path: Path):
     image = torch.randn(1, 1, 64, 64, 64)
     transformer = ours.encoder.get_submodule("swinViT")
     for a, b in zip(transformer(image), theirs.swinViT(image), strict=True):
-        assert torch.equal(a, b)
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)  # as far as its attention rounds
     card = imported.card
     assert card.preprocessing["ct_range"] == [0.0, 1.0]
     assert (card.licence, card.decoder_trained) == ("Apache-2.0", False)
