@@ -9,8 +9,8 @@ first; intervals and p values are a study's, for new cases and new draws.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,15 @@ def told(gains: Array) -> str:
 
 def main() -> None:
     """Two or three lines a pair."""
-    scorer, first = Scorer(Path(sys.argv[1])), None
-    for pair in sys.argv[2:]:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path, help="folder of a study")
+    parser.add_argument("pairs", nargs="+", help="ARM,ARM")
+    arguments = parser.parse_args()
+    scorer, first = Scorer(arguments.study), None
+    for pair in arguments.pairs:
         names = pair.split(",")
+        if missing := [name for name in names if name not in scorer.folders]:
+            parser.error(f"{arguments.study} keeps no model of {', '.join(missing)}")
         dice = scorer.pair(*names)
         means = dice.mean((1, 2))
         alone = ", ".join(f"{n} {m:.3f}" for n, m in zip(names, means[:2], strict=True))
@@ -97,7 +103,6 @@ def main() -> None:
             first = dice
         else:
             print(f"  over the first pair {told(dice[2] - first[2])}")
-        sys.stdout.flush()
 
 
 if __name__ == "__main__":
