@@ -90,14 +90,14 @@ def main() -> None:
     parser.add_argument("pairs", nargs="+", help="ARM,ARM")
     arguments = parser.parse_args()
     scorer, first = Scorer(arguments.study), None
-    for pair in arguments.pairs:
-        names = pair.split(",")
-        if missing := [name for name in names if name not in scorer.folders]:
-            parser.error(f"{arguments.study} keeps no model of {', '.join(missing)}")
+    pairs = [pair.split(",") for pair in arguments.pairs]
+    if missing := {name for pair in pairs for name in pair} - scorer.folders.keys():
+        parser.error(f"{arguments.study} keeps no model of {', '.join(sorted(missing))}")
+    for names in pairs:
         dice = scorer.pair(*names)
         means = dice.mean((1, 2))
         alone = ", ".join(f"{n} {m:.3f}" for n, m in zip(names, means[:2], strict=True))
-        print(f"{pair}: together {means[2]:.3f} ({alone}), {dice.shape[1]} draws")
+        print(f"{','.join(names)}: together {means[2]:.3f} ({alone}), {dice.shape[1]} draws")
         print(f"  over the better one {told(dice[2] - dice[int(means[1] > means[0])])}")
         if first is None:
             first = dice

@@ -167,6 +167,13 @@ ROWS = [
 ]
 
 
+def noise(small: bool) -> ArraySource:
+    """The scan that views are drawn from."""
+    shape = (40, 40, 24) if small else (400, 400, 128)
+    array = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
+    return ArraySource(array, air=(-4.0,))
+
+
 def sync() -> None:
     if CUDA:
         torch.cuda.synchronize()
@@ -557,9 +564,7 @@ def run(chosen: Sequence[Row], late: Sequence[Row], arguments: argparse.Namespac
     """Measure rows, then ``late`` ones compiled; what there is is written after each."""
     begin, limit = time.perf_counter(), 60 * arguments.minutes
     warnings.simplefilter("ignore")
-    shape = (40, 40, 24) if arguments.small else (400, 400, 128)
-    noise = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
-    scan = ArraySource(noise, air=(-4.0,))
+    scan = noise(arguments.small)
     rate = matrix_rate()
     pace = min(3.0, limit / 150)
     rows: list[dict[str, Any]] = []

@@ -12,20 +12,18 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks import gpu
+from benchmarks import gpu, launches
+from benchmarks.launches import Watching
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from situs.backbones import window_attention
-from situs.methods import passes
 from situs.methods.s2dc import sinkhorn
 from situs.views import ArraySource
 
@@ -35,7 +33,7 @@ NO_VALUES = FakeTensorMode(allow_non_fake_inputs=True)
 IN_FLOAT32 = ((F, "layer_norm"), (F, "group_norm"), (Tensor, "softmax"))
 
 
-class Held(TorchDispatchMode):
+class Held(Watching):
     """Counts bytes of storages while active; ``most`` is the largest sum so far."""
 
     def __init__(self) -> None:
@@ -58,19 +56,11 @@ class Held(TorchDispatchMode):
         self._known.discard(key)
         self.now -= size
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """One operation and what it gives."""
-        out = func(*args, **(kwargs or {}))
+    def seen(self, func: Any, out: Any) -> None:
+        """Count what an operation gives."""
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self.add(leaf)
-        return out
 
 
 def held(row: gpu.Row, scan: ArraySource) -> tuple[int, int]:
@@ -120,9 +110,8 @@ def in_float32(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def as_on_a_gpu() -> None:
-    """No parts that fit a processor's cache, and nothing is asked of values."""
-    gpu.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
-    passes._AT_ONCE = {}
+    """As for launches; fused kernels, float32 where CUDA keeps it, nothing asked of values."""
+    launches.as_on_a_gpu()
     window_attention.has_kernel = lambda x, width: True
     F.scaled_dot_product_attention = fused  # type: ignore[assignment]
     for owner, name in IN_FLOAT32:
@@ -140,8 +129,7 @@ def main() -> None:
     """One line a row."""
     warnings.simplefilter("ignore")
     as_on_a_gpu()
-    noise = np.random.default_rng(0).standard_normal((1, 400, 400, 128), dtype=np.float32)
-    scan = ArraySource(noise, air=(-4.0,))
+    scan = gpu.noise(small=False)
     print(f"{'GiB':40s}between    most")
     for row in gpu.ROWS:
         if not sys.argv[1:] or any(word in row.name for word in sys.argv[1:]):

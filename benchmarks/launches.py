@@ -14,23 +14,23 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from benchmarks import gpu
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from situs.geometry import lines
 from situs.methods import passes
-from situs.views import ArraySource
 
 USUAL = ("sal", "planes", "dino")
 STARTS_NOTHING = ("empty", "new_empty", "_unsafe_view", "promote_types")
 
 
-class Dispatched(TorchDispatchMode):
-    """Counts operations while active."""
+class Watching(TorchDispatchMode):
+    """Sees every operation that torch dispatches while active, and what it gives."""
 
-    count = 0
+    def seen(self, func: Any, out: Any) -> None:
+        """One of them; for classes derived."""
+        raise NotImplementedError
 
     def __torch_dispatch__(
         self,
@@ -40,9 +40,20 @@ class Dispatched(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """One operation."""
+        out = func(*args, **(kwargs or {}))
+        self.seen(func, out)
+        return out
+
+
+class Dispatched(Watching):
+    """Counts operations while active."""
+
+    count = 0
+
+    def seen(self, func: Any, out: Any) -> None:
+        """Count it, unless nothing is started by it."""
         space, _, name = func.name().partition("::")
         self.count += space == "aten" and not (func.is_view or name.startswith(STARTS_NOTHING))
-        return func(*args, **(kwargs or {}))
 
 
 def dispatched(run: Callable[[], object]) -> int:
@@ -52,14 +63,17 @@ def dispatched(run: Callable[[], object]) -> int:
     return counter.count
 
 
+def as_on_a_gpu() -> None:
+    """Under autocast, and no parts that fit a processor's cache."""
+    gpu.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    passes._AT_ONCE, lines._BLOCK_BYTES = {}, 2**40
+
+
 def main() -> None:
     """One line a row."""
     warnings.simplefilter("ignore")
-    # As on a GPU: no parts that fit a processor's cache.
-    gpu.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
-    passes._AT_ONCE, lines._BLOCK_BYTES = {}, 2**40
-    noise = np.random.default_rng(0).standard_normal((1, 400, 400, 128), dtype=np.float32)
-    scan = ArraySource(noise, air=(-4.0,))
+    as_on_a_gpu()
+    scan = gpu.noise(small=False)
     print(f"{'':22s} network  losses")
     for row in gpu.ROWS:
         if any(word in row.name for word in sys.argv[1:] or USUAL):

@@ -69,23 +69,29 @@ def sample_masked(
         (V, *view)`` boolean, false on padding; ``start (V, 3)`` and ``extent (V, 3)`` first voxel
         and voxels of each view in the scan.
     """
+    drawn = [_masked(source, view_size, block_size, ratio, rng, axes) for _ in range(views)]
+    return {key: torch.stack([view[key] for view in drawn]) for key in drawn[0]}
+
+
+def _masked(
+    source: Source,
+    view_size: Sequence[int],
+    block_size: Sequence[int],
+    ratio: float,
+    rng: np.random.Generator,
+    axes: Sequence[int] | None,
+) -> Batch:
+    axis = slice_axis(source, len(view_size), rng, axes)
+    extent = spanned(view_size, axis)
+    start = random_start(source.shape, extent, rng)
+    image, inside = read_crop(source, start, extent), inside_mask(source.shape, start, extent)
     grid = [v // b for v, b in zip(view_size, block_size, strict=True)]
-    images, masks, insides, starts, extents = [], [], [], [], []
-    for _ in range(views):
-        axis = slice_axis(source, len(view_size), rng, axes)
-        extent = spanned(view_size, axis)
-        start = random_start(source.shape, extent, rng)
-        images.append(read_crop(source, start, extent).reshape(-1, *view_size))
-        insides.append(inside_mask(source.shape, start, extent).reshape(tuple(view_size)))
-        masks.append(random_blocks(grid, ratio, rng))
-        starts.append(start)
-        extents.append(extent)
     return {
-        "image": torch.from_numpy(np.stack(images)),
-        "hidden": torch.from_numpy(np.stack(masks)),
-        "inside": torch.from_numpy(np.stack(insides)),
-        "start": torch.tensor(starts),
-        "extent": torch.tensor(extents),
+        "image": torch.from_numpy(image.reshape(-1, *view_size)),
+        "hidden": torch.from_numpy(random_blocks(grid, ratio, rng)),
+        "inside": torch.from_numpy(inside.reshape(tuple(view_size))),
+        "start": torch.tensor(start),
+        "extent": torch.tensor(extent),
     }
 
 
